@@ -1,0 +1,201 @@
+"""The single home of every option's name, type, default, range and help. Standard library only.
+
+Classes are grouped as the work is: what the encoder is, what is optimised, how, and what a run reports. Commands
+combine the groups by inheritance, so an option means the same thing, and has the same default, wherever it appears.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nst_fast.errors import UsageError
+from nst_fast.options import Options, option
+from nst_fast.taps import CONVS_PER_BLOCK, check_taps
+
+
+def parse_taps(text: str) -> dict[str, float]:
+    """``relu1_1:1.0,relu2_1`` -> ``{"relu1_1": 1.0, "relu2_1": 1.0}``: taps and their weights within the term."""
+    weights: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        tap, colon, number = part.partition(":")
+        try:
+            weights[tap.strip()] = float(number) if colon else 1.0
+        except ValueError:
+            raise UsageError(
+                f"tap {part!r}: {number!r} is not a weight", "Write TAP or TAP:WEIGHT, as relu2_1:0.8"
+            ) from None
+        if not 0 <= weights[tap.strip()] < float("inf"):
+            raise UsageError(f"tap {part!r}: the weight must be a finite number of at least 0")
+    return weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(Options):
+    """Encoder."""
+
+    network: str = option("vgg19", "The network whose features are compared.", choices=tuple(CONVS_PER_BLOCK))
+    weights: str = option(
+        "imagenet",
+        "Its weights: 'imagenet' (torchvision's, downloaded once), a .safetensors or .pth file, or 'random[:SEED]'.",
+        metavar="SOURCE",
+    )
+    pooling: str = option("max", "Pooling between blocks; average pooling is rescaled.", choices=("max", "average"))
+    padding: str = option(
+        "zeros",
+        "Padding of the first convolution; 'replicate' lessens artefacts at the border.",
+        choices=("zeros", "replicate", "reflect"),
+    )
+    input_normalization: str = option(
+        "imagenet", "What is done to pixels before the network.", choices=("imagenet", "none")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions(EncoderOptions):
+    """Objective."""
+
+    content_taps: str = option(
+        "relu4_2", "Taps of the content loss, with optional weights: TAP[:WEIGHT],...", metavar="TAPS"
+    )
+    style_taps: str = option(
+        "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1",
+        "Taps of the style loss, with optional weights: TAP[:WEIGHT],...",
+        metavar="TAPS",
+    )
+    content_weight: float = option(1.0, "Weight of the content loss.", minimum=0)
+    style_weight: float = option(100.0, "Weight of the style loss.", minimum=0)
+    tv_weight: float = option(0.0, "Weight of the total variation loss, which smooths.", minimum=0)
+    content_normalization: str = option(
+        "relative",
+        "Divisor of the content loss; see docs/objective.md.",
+        choices=("relative", "mean", "half_sum", "size"),
+    )
+    gram_normalization: str = option(
+        "hw", "Divisor of the Gram matrix: positions, channels x positions, or none.", choices=("hw", "chw", "none")
+    )
+    style_normalization: str = option(
+        "relative",
+        "Divisor of the style loss; see docs/objective.md.",
+        choices=("relative", "mean", "sum", "gatys"),
+    )
+
+    @property
+    def content_tap_weights(self) -> dict[str, float]:
+        return parse_taps(self.content_taps) if self.content_weight else {}
+
+    @property
+    def style_tap_weights(self) -> dict[str, float]:
+        return parse_taps(self.style_taps) if self.style_weight else {}
+
+    @property
+    def taps(self) -> list[str]:
+        """Every tap that the objective needs, without repeats."""
+        return list(dict.fromkeys([*self.content_tap_weights, *self.style_tap_weights]))
+
+    def contradictions(self) -> list[str]:
+        check_taps(self.network, [*parse_taps(self.content_taps), *parse_taps(self.style_taps)])
+        if not self.taps:
+            return ["nothing to optimise: --content-weight or --style-weight must be above 0, with at least one tap"]
+        return super().contradictions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions(Options):
+    """Optimiser."""
+
+    optimizer: str = option("adam", "The optimiser of the pixels.", choices=("adam", "lbfgs"))
+    steps: int = option(300, "Optimiser updates.", minimum=1, maximum=1_000_000)
+    learning_rate: float | None = option(
+        None,
+        "Step size in pixel units of [0, 1]; by default 0.02 for Adam and 1 for L-BFGS.",
+        minimum=1e-8,
+        maximum=1e3,
+    )
+    schedule: str = option(
+        "constant", "How the learning rate falls over the run.", choices=("constant", "exponential", "cosine")
+    )
+    decay_rate: float = option(
+        0.96, "Exponential schedule: the factor applied every --decay-steps steps.", minimum=1e-6, maximum=1
+    )
+    decay_steps: int = option(100, "Exponential schedule: steps per factor of --decay-rate.", minimum=1)
+    final_learning_rate: float = option(
+        0.05, "Cosine schedule: the rate at the end, as a fraction of the rate at the start.", minimum=0, maximum=1
+    )
+    adam_beta1: float = option(0.9, "Adam: decay of the mean of gradients.", minimum=0, maximum=0.9999)
+    adam_beta2: float = option(0.999, "Adam: decay of the mean of squared gradients.", minimum=0, maximum=0.999999)
+    adam_epsilon: float = option(1e-8, "Adam: added to the root of the second moment.", minimum=0, maximum=1)
+    lbfgs_history: int = option(20, "L-BFGS: pairs kept; each costs two images of memory.", minimum=1, maximum=200)
+    line_search: str = option(
+        "none", "L-BFGS: a line search costs evaluations and buys safety.", choices=("none", "strong_wolfe")
+    )
+    init: str = option(
+        "content", "Where the pastiche starts: 'content', 'noise', or an image file.", metavar="content|noise|FILE"
+    )
+    seed: int = option(0, "Seed of everything random.", minimum=0, maximum=2**63 - 1)
+
+    @property
+    def initial_learning_rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.02 if self.optimizer == "adam" else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(Options):
+    """Device."""
+
+    device: str = option("auto", "Where gradients are computed: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    engine: str = option("eager", "How a step is computed.", choices=("eager",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorOptions(Options):
+    """Monitor."""
+
+    monitor_every: int = option(
+        25, "Evaluate a snapshot with ONNX Runtime every N steps; 0 turns the monitor off.", minimum=0, cosmetic=True
+    )
+    monitor_provider: str = option(
+        "cpu",
+        "The ONNX Runtime provider of the monitor.",
+        choices=("cpu", "cuda", "tensorrt"),
+        cosmetic=True,
+    )
+    allow_fallback: bool = option(False, "Accept another provider when the one asked for does not work.", cosmetic=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Options):
+    """Images."""
+
+    image_size: int = option(512, "Longest side of the pastiche, in pixels.", minimum=16, maximum=32768)
+    style_scale: float = option(
+        1.0, "Longest side of the style image, as a fraction of --image-size.", minimum=0.05, maximum=20
+    )
+    background: str = option("white", "The colour behind transparent pixels.", metavar="COLOUR")
+    max_megapixels: float = option(
+        179, "Refuse input files of more pixels than this (decompression bombs).", minimum=0.001, cosmetic=True
+    )
+    save_every: int = option(0, "Save a numbered snapshot every N steps; 0 saves none.", minimum=0, cosmetic=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StylizeConfig(MonitorOptions, DeviceOptions, OptimizerOptions, ObjectiveOptions, ImageOptions):
+    """Everything that decides what one run of ``stylize`` does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(ObjectiveOptions):
+    """Everything that decides what ``export`` writes."""
+
+    graph: str = option(
+        "objective",
+        "What is exported: 'objective' (Grams and content features) or 'encoder' (every tap).",
+        choices=("objective", "encoder"),
+    )
+    opset: int = option(18, "ONNX operator set; 18 and 20 are read by TensorRT 10.", minimum=18, maximum=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(DeviceOptions, OptimizerOptions, ObjectiveOptions):
+    """Everything that decides what ``bench`` measures."""

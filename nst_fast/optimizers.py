@@ -1,0 +1,100 @@
+"""Optimisers of pixels and learning-rate schedules: PyTorch's own Adam and L-BFGS behind one small interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nst_fast.config import OptimizerOptions
+from nst_fast.evaluators import Evaluation, Evaluator
+
+
+def learning_rate_at(options: OptimizerOptions, step: int) -> float:
+    """The learning rate of the update that follows ``step`` updates.
+
+    ``exponential``: rate · decay_rate^(step / decay_steps), continuous as Keras' ExponentialDecay. ``cosine``: half a
+    cosine from the initial rate to its fraction ``final_learning_rate`` (Loshchilov & Hutter 2017, eq. 5, no restart).
+    """
+    rate = options.initial_learning_rate
+    if options.schedule == "exponential":
+        return rate * math.pow(options.decay_rate, step / options.decay_steps)
+    if options.schedule == "cosine":
+        done = step / max(1, options.steps - 1)
+        floor = options.final_learning_rate
+        return rate * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
+    return rate
+
+
+class PixelOptimizer(Protocol):
+    """Changes the pastiche in place, one update at a time."""
+
+    pastiche: Tensor
+
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
+        """One update, given the evaluation of the pastiche as it is; ``evaluate`` serves line searches only."""
+        ...
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980) on pixels, clamped to [0, 1] after every update."""
+
+    def __init__(self, pastiche: Tensor, options: OptimizerOptions) -> None:
+        self.pastiche = pastiche
+        self._adam = torch.optim.Adam(
+            [pastiche],
+            lr=options.initial_learning_rate,
+            betas=(options.adam_beta1, options.adam_beta2),
+            eps=options.adam_epsilon,
+        )
+
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
+        self._adam.param_groups[0]["lr"] = learning_rate
+        self.pastiche.grad = evaluation.gradient
+        self._adam.step()
+        self.pastiche.grad = None
+        self.pastiche.clamp_(0, 1)
+
+
+class LBFGS:
+    """L-BFGS (Liu & Nocedal 1989) on pixels. Not clamped: clipping breaks the curvature pairs; saving clips.
+
+    The thresholds of ``torch.optim.LBFGS`` are absolute and would end a run whose losses are means over megapixels
+    at once, so they are off; ``steps`` decides.
+    """
+
+    def __init__(self, pastiche: Tensor, options: OptimizerOptions) -> None:
+        self.pastiche = pastiche
+        self._lbfgs = torch.optim.LBFGS(
+            [pastiche],
+            lr=options.initial_learning_rate,
+            max_iter=1,
+            max_eval=25,  # bounds the line search; without one an iteration is a single evaluation
+            tolerance_grad=0,
+            tolerance_change=0,
+            history_size=options.lbfgs_history,
+            line_search_fn=None if options.line_search == "none" else options.line_search,
+        )
+
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
+        self._lbfgs.param_groups[0]["lr"] = learning_rate
+        pending: list[Evaluation] = [evaluation]  # the optimiser's first call asks for what is already known
+
+        def closure() -> Tensor:
+            current = pending.pop() if pending else evaluate(self.pastiche)
+            self.pastiche.grad = current.gradient
+            return current.total.sum()
+
+        self._lbfgs.step(closure)  # type: ignore[no-untyped-call]
+        self.pastiche.grad = None
+
+
+OPTIMIZERS: dict[str, Callable[[Tensor, OptimizerOptions], PixelOptimizer]] = {"adam": Adam, "lbfgs": LBFGS}
+
+
+def make_optimizer(pastiche: Tensor, options: OptimizerOptions) -> PixelOptimizer:
+    """The optimiser that the options name, for a pastiche [B, 3, H, W] that it will change in place."""
+    return OPTIMIZERS[options.optimizer](pastiche, options)
