@@ -6,6 +6,7 @@ combine the groups by inheritance, so an option means the same thing, and has th
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from nst_fast.errors import UsageError
@@ -185,6 +186,14 @@ class StylizeConfig(MonitorOptions, DeviceOptions, OptimizerOptions, ObjectiveOp
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoConfig(StylizeConfig):
+    """Demo."""
+
+    image_size: int = option(320, "Longest side of the pastiche, in pixels.", minimum=64, maximum=4096)
+    steps: int = option(100, "Optimiser updates.", minimum=1, maximum=1_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig(ObjectiveOptions):
     """Everything that decides what ``export`` writes."""
 
@@ -194,6 +203,12 @@ class ExportConfig(ObjectiveOptions):
         choices=("objective", "encoder"),
     )
     opset: int = option(18, "ONNX operator set; 18 and 20 are read by TensorRT 10.", minimum=18, maximum=20)
+
+    @classmethod
+    def serving(cls, objective: ObjectiveOptions) -> ExportConfig:
+        """What to export for the monitor of a run with this objective."""
+        names = {field.name for field in dataclasses.fields(ObjectiveOptions)}
+        return cls(**{name: getattr(objective, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Their anatomy is data in :mod:`nst_fast.taps`; where the weights come from is th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,8 @@ class Encoder(nn.Module):
     def _layer(self, name: str, shapes: Mapping[str, tuple[int, int, int]]) -> nn.Module:
         if name.startswith("conv"):
             _, inputs, outputs = shapes[name]
-            padding_mode = self.padding if name == "conv1_1" else "zeros"
+            mode = self.padding if name == "conv1_1" else "zeros"
+            padding_mode = cast(Literal["zeros", "reflect", "replicate"], mode)  # the config has checked it
             return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding_mode)
         if name.startswith("relu"):
             return nn.ReLU()  # not in place: a conv tap must keep its negative values

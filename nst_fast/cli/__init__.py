@@ -1,0 +1,79 @@
+"""The command line: one file per command, heavy imports inside the commands, errors turned into exit codes here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import typer
+
+from nst_fast import __version__
+from nst_fast.cli import demo, doctor, export, info, stylize, taps
+from nst_fast.errors import NstFastError
+
+EPILOG = "Two commands to a picture: `nst-fast demo`, then `nst-fast stylize CONTENT STYLE -o OUT.png`."
+
+app = typer.Typer(
+    name="nst-fast",
+    help="Neural style transfer by optimisation (Gatys et al. 2016), fast and trustworthy.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("stylize")(stylize.stylize)
+app.command("export")(export.export)
+app.command("demo")(demo.demo)
+app.command("info")(info.info)
+app.command("taps")(taps.taps)
+app.command("doctor")(doctor.doctor)
+
+
+def show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"nst-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", help="Show the version.", callback=show_version, is_eager=True),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.", envvar="NST_FAST_DEBUG"),
+) -> None:
+    """Neural style transfer by optimisation (Gatys et al. 2016), fast and trustworthy."""
+    if debug:
+        os.environ["NST_FAST_DEBUG"] = "1"
+
+
+def main() -> NoReturn:
+    """Run the command line; every error of ours ends as one line on stderr and its exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except NstFastError as error:
+        code = report(error, error.exit_code)
+    except typer.TyperException as error:
+        code = report(error, error.exit_code, error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:  # the reader of our output went away; what we were asked for is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:  # the last line of defence: a fault of ours must still end in one line and code 1
+        hint = "This is a fault of nst-fast: please report it with the output of --debug"
+        code = report(error, 1, f"{type(error).__name__}: {error}. {hint}")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def report(error: Exception, code: int, message: str | None = None) -> int:
+    """Print the error as one line on stderr, and as one JSON object on stdout when --json was asked for."""
+    if os.environ.get("NST_FAST_DEBUG"):
+        traceback.print_exception(error)
+    text = " ".join((message or str(error)).split())
+    sys.stderr.write(f"error: {text}\n")
+    if "--json" in sys.argv:
+        kind = type(error).__name__
+        sys.stdout.write(json.dumps({"status": "error", "code": code, "kind": kind, "message": text}) + "\n")
+    return code

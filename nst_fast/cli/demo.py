@@ -1,0 +1,41 @@
+"""``nst-fast demo``: from nothing to a picture, without any file of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nst_fast.cli.console import Messages, emit, progress
+from nst_fast.cli.options import takes
+from nst_fast.cli.signals import graceful_stop
+from nst_fast.cli.stylize import conclude
+from nst_fast.config import DemoConfig
+
+
+@takes(DemoConfig)
+def demo(
+    config: DemoConfig,
+    folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("nst-fast-demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the pictures of an earlier demo.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+) -> None:
+    """Draw a scene and a painting by code, export the network, and paint the one like the other.
+
+    Writes pastiche.png, its record and loss curve, both sources, and comparison.png with the three side by side.
+    The pretrained weights are used when they are cached or can be fetched, else random ones, which is said.
+    """
+    messages = Messages(quiet=quiet)
+    messages.say("loading")
+    from nst_fast.demonstration import demonstrate
+    from nst_fast.transfer import Listeners
+
+    with graceful_stop(messages.say) as stop, progress(messages) as display:
+        listeners = Listeners(event=display, note=messages.note, stop=stop)
+        result = demonstrate(folder, config, overwrite=overwrite, listeners=listeners)
+    messages.say(f"model: {result.model}")
+    conclude(result.pastiche.record, result.sheet if not as_json else result.picture, messages, as_json=as_json)
+    if stop():
+        raise typer.Exit(stop.exit_code)

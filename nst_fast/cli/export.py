@@ -1,0 +1,62 @@
+"""``nst-fast export``: the encoder or the objective as an ONNX file that has been proven against PyTorch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nst_fast.cli.console import Messages, emit
+from nst_fast.cli.options import takes
+from nst_fast.config import ExportConfig
+
+if TYPE_CHECKING:
+    from nst_fast.publish import Published
+
+
+@takes(ExportConfig)
+def export(
+    config: ExportConfig,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The .onnx file to write; by default it goes to the user's cache."),
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option("--provider", help="Prove parity on this ONNX Runtime provider; may be given again. [cpu]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+) -> None:
+    """Export to ONNX, check the file, and prove that ONNX Runtime computes what PyTorch computes.
+
+    Example: nst-fast export --weights imagenet
+
+    Without -o the file goes where `nst-fast stylize` finds it for its monitor. If any tap differs beyond the tolerance
+    on any provider, no file is written and the exit code is 9.
+    """
+    messages = Messages(quiet=quiet)
+    messages.say("exporting")
+    from nst_fast.publish import export_model
+
+    published = export_model(config, output, providers=provider or ["cpu"], overwrite=overwrite)
+    if as_json:
+        emit(json.dumps({"status": "complete", "output": str(published.path), "manifest": published.manifest}))
+        return
+    show_parity(published, messages)
+    emit(str(published.path))
+
+
+def show_parity(published: Published, messages: Messages) -> None:
+    """The parity table on stderr: one row per provider, size and tap."""
+    from rich.table import Table
+
+    table = Table("provider", "size", "tap", "max abs error", "relative error", title="PyTorch against ONNX Runtime")
+    for row in published.rows:
+        size = f"{row.size[1]}x{row.size[0]}"
+        table.add_row(row.provider, size, row.tap, f"{row.max_abs_err:.2e}", f"{row.relative_err:.2e}")
+    if not messages.quiet:
+        messages.console.print(table)

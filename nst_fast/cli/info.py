@@ -1,0 +1,48 @@
+"""``nst-fast info``: the record that a picture carries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nst_fast.cli.console import emit
+
+
+def info(
+    picture: Annotated[Path, typer.Argument(help="A picture made by nst-fast, or the .json beside it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The whole record as JSON.")] = False,
+) -> None:
+    """Show how a picture was made: options, inputs, machine, speed, losses."""
+    from nst_fast.record import read_record
+
+    record = read_record(picture)
+    if as_json:
+        emit(json.dumps(record, ensure_ascii=False))
+        return
+    for line in describe(record):
+        emit(line)
+
+
+def describe(record: dict[str, Any]) -> list[str]:
+    """The record for people: a few lines of facts, then every option."""
+    inputs = record["inputs"]
+    pictures = [("content", inputs.get("content")), *(("style", style) for style in inputs.get("styles", []))]
+    lines = [
+        f"{record['output']}: {record['status']}, made {record['created']} by nst-fast {record['nst_fast']}",
+        *(
+            f"{kind:<12} {p['name']} {p['size'][0]}x{p['size'][1]} sha256 {p['sha256'][:16]}"
+            for kind, p in pictures
+            if p
+        ),
+        f"{'weights':<12} {record['weights']['source']} sha256 {record['weights']['sha256'][:16]}",
+        f"{'ran on':<12} {record['device']}, engine {record['engine']}, {record['precision']}",
+        f"{'speed':<12} {record['steps']} steps in {record['seconds']:.1f} s, {record['steps_per_second']:.2f} steps/s, "
+        f"peak {record['peak_memory_mib']:.0f} MiB",
+        f"{'losses':<12} " + ", ".join(f"{name} {value:.4g}" for name, value in record["losses"].items()),
+    ]
+    lines += [f"{'warning':<12} {warning}" for warning in record["warnings"]]
+    lines.append("options")
+    return lines + [f"  --{name.replace('_', '-')} {value}" for name, value in record["options"].items()]

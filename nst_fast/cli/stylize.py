@@ -1,0 +1,63 @@
+"""``nst-fast stylize``: content and style in, pastiche out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nst_fast.cli.console import Messages, emit, progress
+from nst_fast.cli.options import takes
+from nst_fast.cli.signals import graceful_stop
+from nst_fast.config import StylizeConfig
+
+if TYPE_CHECKING:
+    from nst_fast.record import RunRecord
+
+JSON_FIELDS = (
+    *("status", "output", "steps", "seconds", "steps_per_second", "losses", "device", "engine", "precision"),
+    *("provider", "peak_memory_mib", "warnings"),
+)
+
+
+@takes(StylizeConfig)
+def stylize(
+    config: StylizeConfig,
+    content: Annotated[Path, typer.Argument(help="The picture whose scene is kept.", show_default=False)],
+    style: Annotated[list[Path], typer.Argument(help="The picture, or pictures, to paint like.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+) -> None:
+    """Paint CONTENT in the style of STYLE.
+
+    Example: nst-fast stylize photo.jpg painting.jpg -o out.png --image-size 512
+
+    Beside OUT.png it writes OUT.json (the record of the run, which is also inside the picture) and OUT-losses.png.
+    Ctrl-C ends the step, writes the picture as it is, and exits with 130.
+    """
+    messages = Messages(quiet=quiet)
+    messages.say("loading")
+    from nst_fast import transfer
+
+    with graceful_stop(messages.say) as stop, progress(messages) as display:
+        listeners = transfer.Listeners(event=display, note=messages.note, stop=stop)
+        pastiche = transfer.stylize(content, style, config, output=output, overwrite=overwrite, listeners=listeners)
+    conclude(pastiche.record, output, messages, as_json=as_json)
+    if stop():
+        raise typer.Exit(stop.exit_code)
+
+
+def conclude(record: RunRecord, output: Path, messages: Messages, *, as_json: bool) -> None:
+    """The last word of a run: the picture's path on stdout, or one JSON object; the summary on stderr."""
+    rate = f"{record.steps_per_second:.2f} steps/s on {record.device}"
+    memory = f"peak memory {record.peak_memory_mib:.0f} MiB"
+    messages.say(f"{record.status}: {record.steps} steps in {record.seconds:.1f} s ({rate}, {memory})")
+    if as_json:
+        facts = record.as_dict()
+        emit(json.dumps({name: facts[name] for name in JSON_FIELDS} | {"output": str(output)}))
+    else:
+        emit(str(output))

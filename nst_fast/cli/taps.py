@@ -1,0 +1,36 @@
+"""``nst-fast taps``: the names under which the activations of a network are known."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from nst_fast.cli.console import emit
+from nst_fast.config import EncoderOptions
+from nst_fast.taps import channels_of, layer_names, tap_size
+
+
+def taps(
+    network: Annotated[str, typer.Option("--network", help="vgg16 or vgg19.")] = EncoderOptions().network,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="List only the taps that this file can serve.", metavar="SOURCE")
+    ] = None,
+    image_size: Annotated[int, typer.Option("--image-size", help="Show sizes for a square image.", min=16)] = 512,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """List the taps of a network: conv (before the ReLU), relu (after it) and pool, block by block."""
+    EncoderOptions(network=network)  # refuses an unknown network
+    names = layer_names(network)
+    if weights is not None:
+        from nst_fast.weights import available_taps
+
+        names = available_taps(weights, network)
+    sizes = {name: (channels_of(name), *tap_size(name, image_size, image_size)) for name in names}
+    if as_json:
+        emit(json.dumps({"network": network, "image_size": image_size, "taps": sizes}))
+        return
+    emit(f"{network}: tap, channels, size for an image of {image_size}x{image_size}")
+    for name, (channels, height, width) in sizes.items():
+        emit(f"{name:<8} {channels:>4}  {width}x{height}")

@@ -1,0 +1,49 @@
+"""The files of a run: the picture, the record and the loss curve beside it, numbered snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from nst_fast.files import check_writable
+from nst_fast.images import check_output_suffix, save_image
+from nst_fast.plots import save_loss_curve
+from nst_fast.record import RunRecord
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """Where the files of one run go; everything is named after the picture."""
+
+    picture: Path
+
+    @property
+    def record(self) -> Path:
+        return self.picture.with_suffix(".json")
+
+    @property
+    def loss_curve(self) -> Path:
+        return self.picture.with_name(f"{self.picture.stem}-losses.png")
+
+    def snapshot(self, step: int) -> Path:
+        return self.picture.with_name(f"{self.picture.stem}-{step:06d}{self.picture.suffix}")
+
+    def check(self, *, overwrite: bool, inputs: Iterable[Path]) -> None:
+        """Raise, before any work, if the picture could not be written or would destroy something."""
+        check_output_suffix(self.picture)
+        inputs = list(inputs)
+        for path in (self.picture, self.record, self.loss_curve):
+            check_writable(path, overwrite=overwrite, inputs=inputs)
+
+    def save_snapshot(self, image: Tensor, step: int) -> None:
+        save_image(image, self.snapshot(step))
+
+    def save(self, image: Tensor, record: RunRecord) -> None:
+        """Write the picture with its record inside, then the record and the curve beside it."""
+        record.output = self.picture.name
+        save_image(image, self.picture, text=record.as_text())
+        record.save(self.record)
+        save_loss_curve(record.as_dict(), self.loss_curve)

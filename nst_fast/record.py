@@ -1,0 +1,122 @@
+"""The run record: one JSON object that says everything about a run. Written beside the picture and inside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nst_fast import __version__
+from nst_fast.errors import InputError
+from nst_fast.files import write_atomic
+from nst_fast.images import read_text
+
+SCHEMA = "nst-fast/run/1"
+TEXT_KEY = "nst-fast"  # the name of the text chunk that carries the record inside a picture
+EMBEDDED_ROWS = 200  # the record inside the picture keeps at most so many rows of the loss history
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """What a run was asked, on what it ran, and what came of it. File names are stored without their folders.
+
+    Attributes:
+        options: every option of the config, so that ``--from`` can replay the run.
+        inputs: name, sha256 and size in pixels of each picture read.
+        weights: source and sha256 of the network's weights.
+        device, engine, precision: what really ran.
+        provider: the monitor's ONNX Runtime provider, requested and actual; empty when the monitor was off.
+        machine: hardware and versions, as :func:`nst_fast.machine.describe_machine` gives them.
+        losses: final weighted terms and their ``total``.
+        history: column name -> one value per step, starting before the first update.
+        monitor: readings of the ONNX Runtime side, and how many were dropped.
+    """
+
+    options: dict[str, Any]
+    inputs: dict[str, Any]
+    weights: dict[str, str]
+    device: str
+    engine: str
+    precision: str
+    machine: dict[str, Any]
+    status: str = "running"
+    steps: int = 0
+    seconds: float = 0.0
+    steps_per_second: float = 0.0
+    peak_memory_mib: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    history: dict[str, list[float]] = field(default_factory=dict)
+    provider: dict[str, str] = field(default_factory=dict)
+    monitor: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    output: str = ""
+    schema: str = SCHEMA
+    nst_fast: str = __version__
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def as_dict(self, *, history_rows: int | None = None) -> dict[str, Any]:
+        """Plain data; ``history_rows`` thins the loss history to at most so many evenly spaced rows."""
+        data = asdict(self)
+        if history_rows is not None:
+            data["history"] = {name: thin(column, history_rows) for name, column in self.history.items()}
+        return data
+
+    def to_json(self, *, history_rows: int | None = None, indent: int | None = None) -> str:
+        return json.dumps(_rounded(self.as_dict(history_rows=history_rows)), indent=indent, ensure_ascii=False)
+
+    def save(self, path: Path) -> None:
+        write_atomic(path, (self.to_json(indent=1) + "\n").encode())
+
+    def as_text(self) -> dict[str, str]:
+        """The record as the text chunk that a picture carries."""
+        return {TEXT_KEY: self.to_json(history_rows=EMBEDDED_ROWS)}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The run record of a picture made by nst-fast, or of the JSON file beside one.
+
+    Raises:
+        InputError: the file is missing, carries no record, or carries a damaged one.
+    """
+    if path.suffix.lower() == ".json":
+        text = _read(path)
+    else:
+        text = read_text(path).get(TEXT_KEY, "")
+    if not text:
+        raise InputError(f"{path}: carries no run record", "Give a picture made by nst-fast, or the .json beside it")
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the run record is damaged ({error})") from None
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        found = record.get("schema") if isinstance(record, dict) else type(record).__name__
+        raise InputError(f"{path}: not a run record of this version ({found!r}, expected {SCHEMA!r})")
+    return record
+
+
+def thin(column: list[float], rows: int) -> list[float]:
+    """At most ``rows`` evenly spaced values of a column, the first and the last among them."""
+    if len(column) <= rows:
+        return column
+    last = len(column) - 1
+    return [column[round(index * last / (rows - 1))] for index in range(rows)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file") from None
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to 7 significant digits: a float32 holds no more."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value

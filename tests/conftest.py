@@ -1,0 +1,56 @@
+"""Shared fixtures: a cache of its own for every session, small encoders, the optional assets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from nst_fast.vgg import Encoder
+from nst_fast.weights import make_encoder
+
+ASSETS = Path(os.environ.get("NST_FAST_ASSETS", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or writes the user's cache, and none reaches the network by accident."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NST_FAST_CACHE", str(folder))
+        patch.setenv("NST_FAST_OFFLINE", "1")
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Real pictures and weights, where somebody has put them; they are not part of the project."""
+    if not ASSETS.is_dir():
+        pytest.skip(f"no assets at {ASSETS} (set NST_FAST_ASSETS)")
+    return ASSETS
+
+
+@pytest.fixture(scope="session")
+def shallow_encoder() -> Encoder:
+    """VGG-19 up to relu2_1 with random weights: enough for everything that does not depend on depth."""
+    encoder, _ = make_encoder(
+        "random:0", "vgg19", ["relu1_1", "relu2_1"], pooling="max", padding="zeros", normalize_input=True
+    )
+    return encoder
+
+
+@pytest.fixture
+def picture() -> torch.Tensor:
+    """A smooth seeded picture [1, 3, 24, 32] in [0, 1]."""
+    coarse = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(7))
+    return torch.nn.functional.interpolate(coarse, (24, 32), mode="bicubic").clamp(0, 1)
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device("cuda")

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nst_fast.config import OptimizerOptions
+from nst_fast.evaluators import Evaluation
+from nst_fast.loop import LossHistory, StepEvent, optimize
+from nst_fast.optimizers import make_optimizer
+
+
+def bowl(pastiche: torch.Tensor) -> Evaluation:
+    total = pastiche.square().sum((1, 2, 3))
+    return Evaluation(total, {"bowl": total}, 2 * pastiche)
+
+
+def events(steps: int, every: int, stop_at: int | None = None) -> tuple[list[tuple[StepEvent, float]], LossHistory]:
+    pastiche = torch.full((1, 3, 4, 4), 0.9)
+    options = OptimizerOptions(steps=steps, learning_rate=0.05)
+    history = LossHistory(["bowl"], steps, pastiche.device)
+    seen: list[tuple[StepEvent, float]] = []
+    stops = iter(range(10_000))
+    for event in optimize(
+        bowl,
+        make_optimizer(pastiche, options),
+        history,
+        steps,
+        learning_rate=lambda step: 0.05,
+        due=lambda step: step % every == 0,
+        stop=lambda: stop_at is not None and next(stops) >= stop_at,
+    ):
+        seen.append((event, event.pastiche.square().sum().item()))
+    return seen, history
+
+
+def test_an_event_reports_the_loss_of_the_very_picture_it_carries() -> None:
+    seen, _ = events(steps=10, every=3)
+    assert [event.step for event, _ in seen] == [0, 3, 6, 9, 10]
+    for event, energy in seen:
+        assert event.terms["total"] == pytest.approx(energy, rel=1e-6)
+
+
+def test_the_history_has_a_row_before_the_first_and_after_every_update() -> None:
+    seen, history = events(steps=10, every=100)
+    rows = history.rows()
+    assert len(rows["total"]) == 11
+    assert rows["total"][0] == pytest.approx(48 * 0.81, rel=1e-6)
+    assert rows["total"][-1] == pytest.approx(seen[-1][1], rel=1e-6)
+    assert rows["total"] == sorted(rows["total"], reverse=True)
+
+
+def test_a_stopped_run_ends_with_an_event_for_what_it_has() -> None:
+    seen, history = events(steps=100, every=1000, stop_at=4)
+    assert seen[-1][0].step == 4
+    assert len(history.rows()["total"]) == 5
+
+
+def test_nothing_is_read_from_the_device_between_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a tensor goes through item, tolist, numpy, bool or float; losses and pictures have at least one axis.
+
+    Adam's step counter has none and lives on the host, where PyTorch reads it without waiting for a device.
+    """
+    reads: list[str] = []
+    for name in ("item", "tolist", "numpy", "__bool__", "__float__"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self: torch.Tensor, *args: object, _name: str = name, _original: object = original) -> object:
+            if self.ndim:
+                reads.append(_name)
+            return _original(self, *args)  # type: ignore[operator]
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    seen, _ = events(steps=20, every=20)
+    assert reads == ["tolist"] * len(seen)
+    assert len(seen) == 2

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nst_fast.config import OptimizerOptions
+from nst_fast.evaluators import Evaluation
+from nst_fast.optimizers import learning_rate_at, make_optimizer
+
+
+class Bowl:
+    """A quadratic with its minimum at ``target``, badly scaled between pixels; counts its evaluations."""
+
+    def __init__(self, target: torch.Tensor) -> None:
+        self.target = target
+        self.scale = torch.linspace(0.5, 4, target.numel()).view_as(target)
+        self.calls = 0
+
+    def __call__(self, pastiche: torch.Tensor) -> Evaluation:
+        self.calls += 1
+        difference = pastiche - self.target
+        total = (self.scale * difference.square()).sum((1, 2, 3))
+        return Evaluation(total, {"bowl": total}, 2 * self.scale * difference)
+
+
+def run(options: OptimizerOptions, bowl: Bowl, start: torch.Tensor) -> torch.Tensor:
+    pastiche = start.clone()
+    optimizer = make_optimizer(pastiche, options)
+    for step in range(options.steps):
+        optimizer.update(bowl(pastiche), bowl, learning_rate_at(options, step))
+    return pastiche
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        OptimizerOptions(optimizer="adam", steps=300),
+        OptimizerOptions(optimizer="adam", steps=300, learning_rate=0.05, schedule="cosine"),
+        OptimizerOptions(optimizer="lbfgs", steps=40, learning_rate=0.5),
+        OptimizerOptions(optimizer="lbfgs", steps=15, line_search="strong_wolfe"),
+    ],
+    ids=["adam", "adam-cosine", "lbfgs", "lbfgs-wolfe"],
+)
+def test_optimizers_reach_the_minimum(options: OptimizerOptions) -> None:
+    target = torch.linspace(0.2, 0.8, 48).view(1, 3, 4, 4)
+    torch.testing.assert_close(run(options, Bowl(target), torch.zeros_like(target)), target, atol=5e-3, rtol=0)
+
+
+def test_adam_follows_torch_adam_step_by_step() -> None:
+    target = torch.linspace(0.2, 0.8, 48).view(1, 3, 4, 4)
+    reference = torch.full_like(target, 0.5).requires_grad_(True)
+    theirs = torch.optim.Adam([reference], lr=0.01, betas=(0.8, 0.9), eps=1e-6)
+    bowl = Bowl(target)
+    for _ in range(20):
+        theirs.zero_grad()
+        (bowl.scale * (reference - target).square()).sum().backward()
+        theirs.step()
+    options = OptimizerOptions(steps=20, learning_rate=0.01, adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-6)
+    torch.testing.assert_close(run(options, bowl, torch.full_like(target, 0.5)), reference.detach())
+
+
+def test_adam_keeps_pixels_within_the_unit_range() -> None:
+    outside = torch.full((1, 3, 4, 4), 1.7)
+    pastiche = run(OptimizerOptions(steps=100, learning_rate=0.1), Bowl(outside), torch.full_like(outside, 0.5))
+    assert pastiche.max().item() == 1.0
+
+
+def test_lbfgs_without_line_search_spends_one_evaluation_a_step() -> None:
+    bowl = Bowl(torch.full((1, 3, 4, 4), 0.5))
+    run(OptimizerOptions(optimizer="lbfgs", steps=7, learning_rate=0.3), bowl, torch.zeros(1, 3, 4, 4))
+    assert bowl.calls == 7
+
+
+def test_schedules_start_and_end_where_they_should() -> None:
+    cosine = OptimizerOptions(schedule="cosine", steps=11, learning_rate=0.4, final_learning_rate=0.25)
+    assert learning_rate_at(cosine, 0) == pytest.approx(0.4)
+    assert learning_rate_at(cosine, 5) == pytest.approx((0.4 + 0.1) / 2)
+    assert learning_rate_at(cosine, 10) == pytest.approx(0.1)
+    keras = OptimizerOptions(schedule="exponential", learning_rate=100.0, decay_steps=100, decay_rate=0.96)
+    assert learning_rate_at(keras, 250) == pytest.approx(100 * 0.96**2.5)
+    assert learning_rate_at(OptimizerOptions(), 250) == OptimizerOptions().initial_learning_rate
