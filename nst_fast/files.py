@@ -1,0 +1,261 @@
+"""The only code that writes a file: atomic writes, the checks before them, locks, hashes and the cache folder.
+
+A file that nst-fast writes is either the old one or the whole new one, at every moment and after every failure:
+:func:`write_atomic` writes a temporary file in the same folder, forces it to the disk and renames it into place.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from nst_fast.errors import BusyError, InputError, OutputError
+
+AnyPath = str | os.PathLike[str]
+
+TEMP_PREFIX = ".nst-fast-"  # a crash can leave one behind; nothing else has this name
+CACHE_VARIABLE = "NST_FAST_CACHE"
+PROBE_BYTES = 4096  # one block: enough for a full disk to say so
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space, or write to another disk",
+    errno.EDQUOT: "Free some of your quota, or write to another disk",
+    errno.EACCES: "Choose a folder that you may write to",
+    errno.EPERM: "Choose a folder that you may write to",
+    errno.EROFS: "Choose a folder on a disk that is not read-only",
+    errno.ENOENT: "Create the folder first",
+    errno.ENOTDIR: "Choose another folder: a part of this path is a file",
+    errno.EEXIST: "Choose another folder: a part of this path is a file",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.EFBIG: "Choose a smaller size, or a disk that holds files this large",
+}
+# What an OS answers when it has no way to force a folder to the disk; anything else means that it tried and failed.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF}
+
+
+def shown(path: AnyPath) -> str:
+    """A path on one line for a message: what a terminal cannot print (newline, bytes that are not UTF-8) is escaped."""
+    text = os.fspath(path)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """SHA-256 in lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of(path: AnyPath) -> str:
+    """SHA-256 of a file in lower-case hex, read in pieces. Raises :class:`InputError` if it cannot be read."""
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{shown(path)}: cannot be read: {_reason(error)}") from error
+
+
+def cache_dir(name: str = "") -> Path:
+    """The user's cache folder for nst-fast, or the part of it with this name (``weights``).
+
+    Nothing is created: :func:`write_atomic` does that when there is something to keep. The environment
+    variable ``NST_FAST_CACHE`` overrides the platform's choice.
+    """
+    override = os.environ.get(CACHE_VARIABLE)
+    # Path.expanduser raises where there is no home folder; this one leaves the tilde.
+    home = os.path.expanduser(override or "")  # noqa: PTH111
+    root = Path(home) if override else platformdirs.user_cache_path("nst-fast", appauthor=False)
+    return root.absolute() / name
+
+
+def make_folder(folder: AnyPath) -> Path:
+    """Create a folder and those above it unless they exist. Raises :class:`OutputError`."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return Path(folder)
+
+
+def write_atomic(path: AnyPath, data: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write a file so that a failure or a crash at any moment leaves the old file or the new one, never a mix.
+
+    A symbolic link is followed: the file it points to is replaced, the link stays. An existing file's permissions are
+    kept. The folder must exist, except in the cache, where it is made.
+
+    Args:
+        path: the file to write.
+        data: its content, or a function that writes the content to the stream it is given; an ``OSError`` that it lets
+            through counts as a failure to write.
+
+    Raises:
+        OutputError: no space, no permission, no folder, not a regular file. The old file is intact.
+    """
+    target = _real(path)
+    temp = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
+    _refuse_special(target)
+    if target.is_relative_to(_real(cache_dir())):
+        make_folder(target.parent)
+    try:
+        _write_synced(temp, data)
+        _keep_mode(target, temp)
+        os.replace(temp, target)  # noqa: PTH105 - the tests make this very call fail
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with suppress(OSError):
+            temp.unlink(missing_ok=True)
+
+
+def _write_synced(temp: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
+    with temp.open("xb") as stream:
+        if callable(data):
+            data(stream)
+        else:
+            stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _keep_mode(target: Path, temp: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.copymode(target, temp)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the rename to the disk. Windows opens no folders, and some network disks refuse: there it is up to them."""
+    if os.name == "nt":
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def check_writable(path: AnyPath, overwrite: bool, inputs: Iterable[AnyPath] = ()) -> None:
+    """Refuse an output before any work is done for it. Creates its folder if that is missing.
+
+    Args:
+        path: the file that will be written.
+        overwrite: whether an existing file may be replaced.
+        inputs: files that are read; the output may be none of them, under whatever name, even with ``overwrite``.
+
+    Raises:
+        OutputError: says which of these it is.
+    """
+    target = _real(path)
+    for given in inputs:
+        if _same_file(target, given):
+            raise OutputError(f"{shown(path)} is the input {shown(given)}", "Choose another name for the output")
+    _refuse_special(target)
+    if target.exists() and not overwrite:
+        raise OutputError(f"{shown(path)} exists", "Use --overwrite to replace it, or choose another name")
+    make_folder(target.parent)
+    _probe(target)
+
+
+def _probe(target: Path) -> None:
+    """Write and remove a small file: permission bits say little (root, network disks, full disks), this says all."""
+    probe = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.probe")
+    try:
+        _write_synced(probe, bytes(PROBE_BYTES))
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path: AnyPath) -> Iterator[None]:
+    """Hold the right to write this output; a second run of this user on this machine stops at once.
+
+    The operating system frees the lock when its owner dies. The lock file lives in the cache folder, keyed by the
+    output's real path, so that no litter appears beside the output.
+
+    Raises:
+        BusyError: somebody holds it; the message names process and host.
+        OutputError: the cache folder cannot be written.
+    """
+    key = sha256_bytes(os.fsencode(os.path.normcase(_real(path))))[:32]
+    folder = cache_dir("locks")
+    owner = folder / f"{key}.owner"
+    guard = FileLock(folder / f"{key}.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        guard.acquire(timeout=0)
+    except Timeout as error:
+        raise BusyError(
+            f"{shown(path)} is being written by {_read_owner(owner)}", "Wait for it to end, or choose another output"
+        ) from error
+    except OSError as error:
+        remedy = f"Set {CACHE_VARIABLE} to a folder that you may write to"
+        raise OutputError(f"{shown(folder)}: cannot lock: {_reason(error)}", remedy) from error
+    try:
+        write_atomic(owner, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        with suppress(OSError):
+            owner.unlink(missing_ok=True)
+        guard.release()
+
+
+def _read_owner(owner: Path) -> str:
+    """Who holds a lock; the file can be missing for the instant between locking and naming."""
+    try:
+        return owner.read_text("utf-8", errors="replace")
+    except OSError:
+        return "another run"
+
+
+def _real(path: AnyPath) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError) as error:  # a loop of links; a NUL in the name
+        raise OutputError(f"{shown(path)} is not a usable path", "Choose another name for the output") from error
+
+
+def _refuse_special(target: Path) -> None:
+    """A rename would replace a device or a pipe (``-o /dev/null`` as root) by a regular file."""
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    if stat.S_ISDIR(mode):
+        raise OutputError(f"{shown(target)} is a folder", "Give the name of a file in it")
+    if not stat.S_ISREG(mode):
+        raise OutputError(f"{shown(target)} is not a regular file", "Choose another name for the output")
+
+
+def _same_file(target: Path, given: AnyPath) -> bool:
+    try:
+        return target.samefile(given)
+    except (OSError, ValueError):  # one of the two does not exist; reading it will say so
+        return False
+
+
+def _unwritable(path: AnyPath, error: OSError) -> OutputError:
+    return OutputError(f"{shown(path)}: cannot be written: {_reason(error)}", _REMEDIES.get(error.errno or 0, ""))
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
