@@ -10,8 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from nst_fast.errors import UsageError
-from nst_fast.options import Options, option
-from nst_fast.taps import CONVS_PER_BLOCK, check_taps
+from nst_fast.options import Options, declared, option
+from nst_fast.taps import CONVS_PER_BLOCK, check_taps, smallest_side
 
 
 def parse_taps(text: str) -> dict[str, float]:
@@ -212,5 +212,71 @@ class ExportConfig(ObjectiveOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig(DeviceOptions, OptimizerOptions, ObjectiveOptions):
-    """Everything that decides what ``bench`` measures."""
+class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
+    """Benchmark."""
+
+    sizes: str = option("256,512", "Sizes of the pictures, in pixels: SIDE or WIDTHxHEIGHT,...", metavar="SIZES")
+    engines: str = option(
+        DeviceOptions.engine,
+        "Engines of the loop: ENGINE,...; eager, the measure of all others, is always added. None: ''.",
+        metavar="ENGINES",
+    )
+    providers: str = option(
+        "cpu,cuda,tensorrt", "ONNX Runtime providers of the evaluation: PROVIDER,... None: ''.", metavar="PROVIDERS"
+    )
+    device: str = option(DeviceOptions.device, "Where PyTorch runs: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    weights: str = option("random:0", "The network's weights, as in `stylize`; they do not change speed.")
+    init: str = option("content", "Where the pastiche starts.", choices=("content", "noise"))
+    warmup: int = option(3, "Steps, or evaluations, before the first that is timed.", minimum=1, maximum=10_000)
+    repeats: int = option(9, "Timed turns of every row; rows that are compared take turns.", minimum=1, maximum=1000)
+    turn_seconds: float = option(0.3, "How long a turn lasts at least; a turn is at least one step.", minimum=0.001)
+    steps: int = option(
+        50, "Length of the run whose final loss is compared with eager's; 0 leaves it out.", minimum=0, maximum=100_000
+    )
+    memory: bool = option(True, "Measure peak memory, each row in a fresh process.")
+
+    @property
+    def image_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of every picture."""
+        return [self._size(part) for part in _split(self.sizes)]
+
+    @property
+    def engine_names(self) -> list[str]:
+        """The engines to time, ``eager`` first; empty when none was asked for."""
+        names = _split(self.engines)
+        return list(dict.fromkeys(["eager", *names])) if names else []
+
+    @property
+    def provider_names(self) -> list[str]:
+        return list(dict.fromkeys(_split(self.providers)))
+
+    def contradictions(self) -> list[str]:
+        problems = super().contradictions()
+        known = {
+            "engines": _choices(DeviceOptions, "engine"),
+            "providers": _choices(MonitorOptions, "monitor_provider"),
+        }
+        for flag, names in {"engines": self.engine_names, "providers": self.provider_names}.items():
+            unknown = [name for name in names if name not in known[flag]]
+            problems += [f"--{flag} {name}: must be among {', '.join(known[flag])}" for name in unknown]
+        if not problems and min(map(min, self.image_sizes), default=0) < smallest_side(self.taps):
+            problems.append(
+                f"--sizes {self.sizes!r}: the taps need sides of at least {smallest_side(self.taps)} pixels"
+            )
+        return problems
+
+    @staticmethod
+    def _size(text: str) -> tuple[int, int]:
+        width, cross, height = text.partition("x")
+        try:
+            return int(height if cross else width), int(width)
+        except ValueError:
+            raise UsageError(f"--sizes {text!r} is no size", "Write SIDE or WIDTHxHEIGHT, as 256,512x384") from None
+
+
+def _split(text: str) -> list[str]:
+    return [part for part in (part.strip() for part in text.split(",")) if part]
+
+
+def _choices(config_class: type, name: str) -> tuple[str, ...]:
+    return next(item.option.choices for item in declared(config_class) if item.name == name)
