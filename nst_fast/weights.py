@@ -1,0 +1,163 @@
+"""Where VGG weights come from: torchvision's ImageNet file, a file of the user's, or seeded random numbers.
+
+``imagenet`` is the business of :mod:`nst_fast.download`, what a file may hold of :mod:`nst_fast.weight_files`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nst_fast.download import pretrained_features
+from nst_fast.errors import UsageError, nearest
+from nst_fast.files import sha256_of
+from nst_fast.taps import CONVS_PER_BLOCK, block_of, convolutions, cut, layer_names
+from nst_fast.vgg import Encoder
+from nst_fast.weight_files import check_network, read_features, select, servable_taps
+
+# Random weights: variance of a filter's sum, relative to the mean square of its inputs. He et al. 2015
+# (arXiv:1502.01852) give 2 for inputs behind a ReLU. These are larger because the filters lose energy to the two
+# reductions below; after a pool a little less is needed. Tuned on photographs, paintings and 1/f noise, 64 to 512 px.
+FIRST_GAIN, CONV_GAIN, POOLED_GAIN = 4.0, 3.2, 2.9
+# Random filters with their low frequencies reduced by this share: maximum and (doubled) average pooling then give the
+# same magnitude. With plain He filters smooth pictures double at every average pool, to 10 in block 5.
+LOW_FREQUENCY_REDUCTION = 1 / 3
+_RANDOM_RECIPE = 1  # to be raised with every change of the random numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The tensors that an encoder needs and where they came from.
+
+    Attributes:
+        state: ``features.N.weight`` [out, in, 3, 3] and ``features.N.bias`` [out], float32 on the CPU, for exactly the
+            convolutions up to the deepest tap.
+        sha256: names the source whatever the cut: of the file's bytes for a path, of the cached features-only copy
+            for ``imagenet``, of recipe, network and seed for ``random``.
+        source: for people: a path, or ``imagenet (torchvision)``, or ``random, seed 0``.
+        network: ``vgg16`` or ``vgg19``.
+    """
+
+    state: dict[str, Tensor]
+    sha256: str
+    source: str
+    network: str
+
+
+def load_weights(spec: str, network: str, taps: Iterable[str]) -> Weights:
+    """Load what the network needs up to its deepest tap.
+
+    Args:
+        spec: ``imagenet``, ``random``, ``random:SEED``, or the path of a .safetensors, .pth or .pt file.
+        network: ``vgg16`` or ``vgg19``.
+        taps: the taps that will be read.
+
+    Raises:
+        UsageError: an unknown network or tap, a seed that is no number.
+        WeightsError: weights that are missing, damaged, of another network, or that lack a needed layer.
+    """
+    _check(network)
+    taps = tuple(taps)
+    layers = cut(network, taps)
+    if (seed := _random_seed(spec)) is not None:
+        recipe = f"nst-fast random weights {_RANDOM_RECIPE}: {network} {seed}"
+        digest = hashlib.sha256(recipe.encode()).hexdigest()
+        return Weights(random_state(network, layers, seed), digest, f"random, seed {seed}", network)
+    if spec == "imagenet":
+        features, digest, path = pretrained_features(network)
+        return Weights(select(features, network, taps, path), digest, "imagenet (torchvision)", network)
+    path = Path(spec).expanduser()
+    state = select(read_features(path), network, taps, path)
+    return Weights(state, sha256_of(path), str(path), network)
+
+
+def make_encoder(
+    spec: str,
+    network: str,
+    taps: Iterable[str],
+    *,
+    pooling: str = "max",
+    padding: str = "zeros",
+    normalize_input: bool = True,
+) -> tuple[Encoder, Weights]:
+    """An encoder with its weights loaded, and the weights' provenance. Raises what :func:`load_weights` raises."""
+    taps = tuple(taps)
+    weights = load_weights(spec, network, taps)
+    encoder = Encoder(network, taps, pooling=pooling, padding=padding, normalize_input=normalize_input)
+    return encoder.load_features(weights.state), weights
+
+
+def available_taps(spec: str, network: str) -> list[str]:
+    """The taps that a source of weights can serve, in order; all of them for ``imagenet`` and ``random``.
+
+    Raises:
+        UsageError: an unknown network, a seed that is no number.
+        WeightsError: a file that cannot be read or has another network's weights.
+    """
+    _check(network)
+    if spec == "imagenet" or _random_seed(spec) is not None:
+        return layer_names(network)
+    path = Path(spec).expanduser()
+    features = read_features(path)
+    check_network(features, network, path)
+    return servable_taps(features, network)
+
+
+def random_state(network: str, layers: Iterable[str], seed: int) -> dict[str, Tensor]:
+    """Random filters for the given layers whose ReLU activations keep a root mean square near 1 at every depth.
+
+    Every layer has a generator of its own, so that neither the cut nor the depth of other blocks changes it, and the
+    numbers are the same on every machine: uniform ones are multiples of 2^-24, whose sums are exact in float64.
+    """
+    state = {}
+    shapes = convolutions(network)
+    wanted = set(layers)
+    previous = None
+    for name, (index, inputs, outputs) in shapes.items():
+        if name in wanted:
+            state[f"features.{index}.weight"] = _random_filters(name, previous, outputs, inputs, seed)
+            state[f"features.{index}.bias"] = torch.zeros(outputs)
+        previous = name
+    return state
+
+
+def _random_filters(name: str, previous: str | None, outputs: int, inputs: int, seed: int) -> Tensor:
+    """Filters [outputs, inputs, 3, 3] of one layer; ``previous`` is the convolution before it, None for the first."""
+    key = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:4], "big"))  # torch's CPU generator takes 32 bits
+    uniform = torch.rand(outputs, inputs, 3, 3, generator=generator).double() * 2 - 1
+    low = uniform.sum((2, 3), keepdim=True) / 9
+    filters = uniform - LOW_FREQUENCY_REDUCTION * low
+    gain = FIRST_GAIN
+    if previous is not None:
+        # What comes out of a ReLU has a mean. Filters that sum to zero do not see it: else it would grow to be all
+        # there is, and every place of every picture would look alike in the deep taps.
+        overall = uniform.sum((1, 2, 3), keepdim=True) / (9 * inputs)
+        filters = filters - (1 - LOW_FREQUENCY_REDUCTION) * overall
+        gain = CONV_GAIN if block_of(name) == block_of(previous) else POOLED_GAIN
+    return (filters * math.sqrt(3 * gain / (9 * inputs))).float()  # the variance of uniform(-1, 1) is 1/3
+
+
+def _random_seed(spec: str) -> int | None:
+    """The seed of ``random[:SEED]``, None for any other spec."""
+    name, colon, text = spec.partition(":")
+    if name != "random":
+        return None
+    if not colon:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise UsageError(f"{text!r} in --weights {spec!r} is no seed", "Seeds are whole numbers: random:0, random:7")
+    return int(text)
+
+
+def _check(network: str) -> None:
+    if network not in CONVS_PER_BLOCK:
+        hint = nearest(network, CONVS_PER_BLOCK)
+        raise UsageError(f"unknown network {network!r}", f"{hint} Networks are {', '.join(CONVS_PER_BLOCK)}".strip())
