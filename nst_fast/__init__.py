@@ -1,3 +1,31 @@
-"""nst-fast: optimisation-based neural style transfer (Gatys et al. 2016), fast and trustworthy."""
+"""nst-fast: optimisation-based neural style transfer (Gatys et al. 2016), fast and trustworthy.
+
+The Python API is the command line's: ``stylize`` takes every option of ``nst-fast stylize`` by its name.
+
+    from nst_fast import stylize
+    pastiche = stylize("photo.jpg", "painting.jpg", image_size=512, steps=200)
+    pastiche.save("out.png")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nst_fast.config import StylizeConfig
+from nst_fast.errors import NstFastError
+
+if TYPE_CHECKING:
+    from nst_fast.transfer import Listeners, Networks, Pastiche, stylize
 
 __version__ = "0.1.0"
+
+__all__ = ["Listeners", "Networks", "NstFastError", "Pastiche", "StylizeConfig", "__version__", "stylize"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs torch only when it is asked for."""
+    if name in __all__:
+        from nst_fast import transfer
+
+        return getattr(transfer, name)
+    raise AttributeError(f"module 'nst_fast' has no attribute {name!r}")

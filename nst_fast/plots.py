@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SMALLEST_SHARE = 1000  # terms below this share of the smallest total are not shown
+
 
 def save_loss_curve(record: Mapping[str, Any], path: Path) -> None:
     """The loss terms of a run on a logarithmic axis, with the monitor's readings as marks."""
@@ -35,6 +37,8 @@ def draw_losses(axes: Axes, record: Mapping[str, Any]) -> None:
             label = "ONNX Runtime monitor" if name == "total" else None
             axes.plot(steps, monitored[name], "o", color=colour, markersize=3.5, fillstyle="none", label=label)
     axes.set_yscale("log")
+    if "total" in columns:  # a content loss that starts at rounding error must not stretch the axis
+        axes.set_ylim(bottom=min(columns["total"]) / SMALLEST_SHARE)
     axes.set_xlabel("step")
     axes.set_ylabel("weighted loss")
     axes.grid(True, which="both", alpha=0.25, linewidth=0.5)

@@ -17,11 +17,12 @@ from nst_fast.evaluators import ENGINES
 from nst_fast.images import LoadedImage, load_image, resize_to
 from nst_fast.loop import LossHistory, StepEvent, optimize
 from nst_fast.machine import describe_machine, resolve_device
-from nst_fast.monitor import Monitor, open_monitor
+from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective, build_targets
 from nst_fast.optimizers import learning_rate_at, make_optimizer
 from nst_fast.options import known
 from nst_fast.outputs import OutputFiles
+from nst_fast.publish import open_monitor
 from nst_fast.record import RunRecord
 from nst_fast.vgg import Encoder
 from nst_fast.weights import make_encoder
@@ -224,7 +225,8 @@ def monitoring(problem: Problem, config: StylizeConfig, listeners: Listeners) ->
     if not config.monitor_every:
         yield None
         return
-    with open_monitor(problem.encoder, problem.objective, config, problem.record.weights, listeners.note) as monitor:
+    weights = problem.record.weights["sha256"]
+    with open_monitor(problem.encoder, problem.objective, config, weights, listeners.note) as monitor:
         yield monitor
 
 

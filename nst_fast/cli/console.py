@@ -1,4 +1,4 @@
-"""What a command says while it works: messages on stderr, results on stdout, a bar on a terminal, plain lines off it."""
+"""What a command says while it works: messages on stderr, results on stdout, a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 

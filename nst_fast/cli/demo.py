@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nst_fast.cli.console import Messages, emit, progress
+from nst_fast.cli.console import Messages, progress
 from nst_fast.cli.options import takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.stylize import conclude

@@ -39,8 +39,8 @@ def describe(record: dict[str, Any]) -> list[str]:
         ),
         f"{'weights':<12} {record['weights']['source']} sha256 {record['weights']['sha256'][:16]}",
         f"{'ran on':<12} {record['device']}, engine {record['engine']}, {record['precision']}",
-        f"{'speed':<12} {record['steps']} steps in {record['seconds']:.1f} s, {record['steps_per_second']:.2f} steps/s, "
-        f"peak {record['peak_memory_mib']:.0f} MiB",
+        f"{'speed':<12} {record['steps']} steps in {record['seconds']:.1f} s, {record['steps_per_second']:.2f} steps/s",
+        f"{'peak memory':<12} {record['peak_memory_mib']:.0f} MiB",
         f"{'losses':<12} " + ", ".join(f"{name} {value:.4g}" for name, value in record["losses"].items()),
     ]
     lines += [f"{'warning':<12} {warning}" for warning in record["warnings"]]

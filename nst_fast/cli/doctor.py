@@ -1,0 +1,62 @@
+"""``nst-fast doctor``: what works on this machine, and what to install for the rest."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from nst_fast.cli.console import emit
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show versions, devices, and which ONNX Runtime providers really work; say how to get those that do not.
+
+    Every provider is tried with a real convolution. Nothing is downloaded.
+    """
+    report = examine()
+    if as_json:
+        emit(json.dumps(report))
+        return
+    for line in describe(report):
+        emit(line)
+
+
+def examine() -> dict[str, Any]:
+    """Everything the doctor looks at, as plain data."""
+    from nst_fast.files import cache_dir
+    from nst_fast.libraries import provider_libraries, runtime_packages
+    from nst_fast.machine import describe_machine, resolve_device
+    from nst_fast.providers import PROVIDERS
+    from nst_fast.runtime import probe_provider
+
+    providers = [probe_provider(name) for name in PROVIDERS]
+    libraries = {
+        name: [
+            {"library": item.name, "found": str(item.path) if item.path else ""} for item in provider_libraries(name)
+        ]
+        for name in ("cuda", "tensorrt")
+    }
+    return {
+        "machine": describe_machine(),
+        "device": str(resolve_device("auto")),
+        "runtime_packages": list(runtime_packages()),
+        "providers": [vars(status) for status in providers],
+        "libraries": libraries,
+        "cache": str(cache_dir()),
+    }
+
+
+def describe(report: dict[str, Any]) -> list[str]:
+    """The report for people, one fact a line."""
+    lines = [f"{key:<18} {value}" for key, value in report["machine"].items()]
+    lines += [f"{'device':<18} {report['device']}", f"{'cache':<18} {report['cache']}", ""]
+    for status in report["providers"]:
+        verdict = "works" if status["works"] else "does not work"
+        lines.append(f"provider {status['name']:<9} {verdict}: {status['detail']}")
+        if status["remedy"]:
+            lines.append(f"{'':<18} fix: {status['remedy']}")
+    return lines
