@@ -15,7 +15,8 @@ from nst_fast.config import StylizeConfig
 from nst_fast.errors import NstFastError
 
 if TYPE_CHECKING:
-    from nst_fast.transfer import Listeners, Networks, Pastiche, stylize
+    from nst_fast.problem import Networks
+    from nst_fast.transfer import Listeners, Pastiche, stylize
 
 __version__ = "0.1.0"
 

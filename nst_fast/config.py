@@ -181,7 +181,19 @@ class ImageOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StylizeConfig(MonitorOptions, DeviceOptions, OptimizerOptions, ObjectiveOptions, ImageOptions):
+class ScaleOptions(Options):
+    """Coarse to fine."""
+
+    scales: int = option(
+        1, "How many sizes the picture passes through; 1 works at the final size only.", minimum=1, maximum=16
+    )
+    scale_factor: float = option(2.0, "Growth from one size to the next.", minimum=1.1, maximum=4)
+    min_size: int = option(96, "Sizes whose longest side would be shorter are left out.", minimum=16)
+    scale_steps_ratio: float = option(1.0, "Steps at a scale relative to the next finer one.", minimum=0.05, maximum=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StylizeConfig(MonitorOptions, DeviceOptions, ScaleOptions, OptimizerOptions, ObjectiveOptions, ImageOptions):
     """Everything that decides what one run of ``stylize`` does."""
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from nst_fast.config import EncoderOptions, ExportConfig, StylizeConfig
 from nst_fast.errors import WeightsError
 from nst_fast.images import from_uint8, save_image, to_uint8
-from nst_fast.machine import resolve_device
+from nst_fast.problem import Networks
 from nst_fast.publish import find_or_export
 from nst_fast.sample_art import draw_content, draw_style
 from nst_fast.sheet import Cell, contact_sheet
-from nst_fast.transfer import Listeners, Networks, Pastiche, stylize
+from nst_fast.transfer import Listeners, Pastiche, stylize
 from nst_fast.weights import load_weights
 
 RANDOM_WEIGHTS = "random:0"
@@ -37,8 +37,7 @@ def demonstrate(folder: Path, config: StylizeConfig, *, overwrite: bool, listene
     config = config.replace(weights=reachable_weights(config, listeners))
     draw_pictures(content, style, config.image_size)
     networks = Networks()
-    encoder, weights = networks.encoder(config, config.taps, resolve_device(config.device))
-    published = find_or_export(ExportConfig.serving(config), encoder, weights["sha256"])
+    published = find_or_export(ExportConfig.serving(config), note=listeners.note)
     pastiche = stylize(
         content, style, config, output=picture, overwrite=overwrite, listeners=listeners, networks=networks
     )

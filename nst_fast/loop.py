@@ -1,4 +1,4 @@
-"""One scale of optimisation: evaluate, report when an event is due, update. Nothing reads the device in between."""
+"""The loop: evaluate, report when an event is due, update. Nothing reads the device in between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nst_fast.clock import make_clock
 from nst_fast.evaluators import Evaluation, Evaluator
 from nst_fast.machine import peak_memory_mib
 from nst_fast.optimizers import PixelOptimizer
@@ -20,10 +19,10 @@ class StepEvent:
 
     Attributes:
         scale: index of the scale, from 0 (coarsest).
-        step: updates done at this scale; ``steps`` of them are planned.
+        step: updates done, at all scales; ``steps`` of them are planned.
         terms: weighted terms and ``total``, as Python floats (means over the batch).
-        seconds: since the loop started, the device synchronised.
-        steps_per_second: over the whole loop so far; 0 before the first update.
+        seconds: since the run started, the device synchronised.
+        steps_per_second: over the whole run so far; 0 before the first update.
         peak_memory_mib: highest memory so far; on a GPU its own, on a CPU the process's.
         pastiche: the live tensor [B, 3, H, W]; copy it before the generator goes on.
     """
@@ -64,45 +63,64 @@ class LossHistory:
         return dict(zip(self.names, columns, strict=True))
 
 
+@dataclass(frozen=True)
+class Span:
+    """Which part of a run a loop covers: ``steps`` updates at a scale, after ``first`` earlier ones, of ``total``."""
+
+    scale: int
+    first: int
+    steps: int
+    total: int
+
+    @property
+    def end(self) -> int:
+        return self.first + self.steps
+
+
 def optimize(
     evaluate: Evaluator,
     optimizer: PixelOptimizer,
     history: LossHistory,
-    steps: int,
+    span: Span,
     *,
     learning_rate: Callable[[int], float],
     due: Callable[[int], bool],
+    elapsed: Callable[[], float],
     stop: Callable[[], bool] = lambda: False,
-    scale: int = 0,
 ) -> Iterator[StepEvent]:
-    """Run the loop; yield an event at every step for which ``due`` says so, and always one at the end.
+    """Run the loop; yield an event at every step for which ``due`` says so, and one when the run ends.
+
+    A scale that is not the last one ends with its last update, without an event: the next scale's first event shows
+    the picture that it made.
 
     Args:
         evaluate: the engine.
         optimizer: holds the pastiche and changes it in place.
         history: receives the terms of every step.
-        steps: updates planned.
+        span: the steps to do.
         learning_rate: step -> rate of the update that follows.
         due: step -> whether to report; must not look at the device.
+        elapsed: seconds since the run began, on the host.
         stop: asked once a step; the run ends early, in good order, when it returns True.
-        scale: the index put into the events.
     """
-    clock = make_clock(optimizer.pastiche.device)
-    started = clock()
+    device = optimizer.pastiche.device
 
     def event(step: int) -> StepEvent:
-        terms = history.last()
-        seconds = clock() - started
+        terms = history.last()  # waits for the device, so the time that follows is true
+        seconds = elapsed()
         rate = step / seconds if step else 0.0
-        memory = peak_memory_mib(optimizer.pastiche.device)
-        return StepEvent(scale, step, steps, terms, seconds, rate, memory, optimizer.pastiche)
+        pastiche = optimizer.pastiche
+        return StepEvent(span.scale, step, span.total, terms, seconds, rate, peak_memory_mib(device), pastiche)
 
-    for step in range(steps + 1):
+    for step in range(span.first, span.end):
         evaluation = evaluate(optimizer.pastiche)
         history.append(evaluation)
-        if step == steps or stop():
+        if stop():
             yield event(step)
             return
         if due(step):
             yield event(step)
         optimizer.update(evaluation, evaluate, learning_rate(step))
+    if span.end == span.total:
+        history.append(evaluate(optimizer.pastiche))
+        yield event(span.end)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nst_fast.config import OptimizerOptions
 from nst_fast.evaluators import Evaluation, Evaluator
@@ -58,6 +59,18 @@ class Adam:
         self.pastiche.grad = None
         self.pastiche.clamp_(0, 1)
 
+    def take_over(self, coarser: Adam) -> None:
+        """Start with the moments of a coarser scale, resized; the second moment stays non-negative."""
+        state = coarser._adam.state.get(coarser.pastiche)
+        if not state:
+            return
+        size = self.pastiche.shape[2:]
+        self._adam.state[self.pastiche] = {
+            "step": state["step"].clone(),
+            "exp_avg": functional.interpolate(state["exp_avg"], size, mode="bicubic"),
+            "exp_avg_sq": functional.interpolate(state["exp_avg_sq"], size, mode="bilinear").relu_(),
+        }
+
 
 class LBFGS:
     """L-BFGS (Liu & Nocedal 1989) on pixels. Not clamped: clipping breaks the curvature pairs; saving clips.
@@ -95,6 +108,15 @@ class LBFGS:
 OPTIMIZERS: dict[str, Callable[[Tensor, OptimizerOptions], PixelOptimizer]] = {"adam": Adam, "lbfgs": LBFGS}
 
 
-def make_optimizer(pastiche: Tensor, options: OptimizerOptions) -> PixelOptimizer:
-    """The optimiser that the options name, for a pastiche [B, 3, H, W] that it will change in place."""
-    return OPTIMIZERS[options.optimizer](pastiche, options)
+def make_optimizer(
+    pastiche: Tensor, options: OptimizerOptions, previous: PixelOptimizer | None = None
+) -> PixelOptimizer:
+    """The optimiser that the options name, for a pastiche [B, 3, H, W] that it will change in place.
+
+    ``previous`` is the optimiser of the coarser scale: Adam carries its moments over (crowsonkb), resized; L-BFGS
+    begins anew, because its curvature pairs belong to another space.
+    """
+    optimizer = OPTIMIZERS[options.optimizer](pastiche, options)
+    if isinstance(optimizer, Adam) and isinstance(previous, Adam):
+        optimizer.take_over(previous)
+    return optimizer

@@ -80,10 +80,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, carries no record, or carries a damaged one.
     """
-    if path.suffix.lower() == ".json":
-        text = _read(path)
-    else:
-        text = read_text(path).get(TEXT_KEY, "")
+    text = _read(path) if path.suffix.lower() == ".json" else read_text(path).get(TEXT_KEY, "")
     if not text:
         raise InputError(f"{path}: carries no run record", "Give a picture made by nst-fast, or the .json beside it")
     try:

@@ -11,19 +11,22 @@ PACKAGE = Path(__file__).parents[1] / "nst_fast"
 
 ROOMS = [
     ["errors"],
-    ["options", "taps"],
+    ["options", "taps", "tiles"],
     ["config", "presets"],
-    ["files", "losses", "session", "libraries", "providers", "machine", "clock", "vgg"],
-    ["images", "plots", "sample_art", "weight_files"],
-    ["download", "record", "sheet"],
-    ["weights", "outputs", "objective"],
+    ["scales", "losses", "vgg", "files", "clock", "machine", "providers"],
+    ["libraries", "sources", "colour", "resizing", "plots", "sample_art", "weight_files"],
+    ["runtime", "decoding", "download"],
+    ["session", "images", "weights"],
+    ["record", "sheet"],
+    ["outputs", "objective"],
     ["onnx_export"],
     ["evaluators", "parity", "monitor"],
-    ["optimizers", "publish"],
-    ["loop"],
+    ["optimizers", "publish", "planner"],
+    ["loop", "problem"],
     ["transfer"],
-    ["demonstration", "benchmark"],
+    ["demonstration", "benchmark", "benchmark_report"],
     ["cli"],
+    ["__main__"],
 ]
 
 

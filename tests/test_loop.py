@@ -5,7 +5,7 @@ import torch
 
 from nst_fast.config import OptimizerOptions
 from nst_fast.evaluators import Evaluation
-from nst_fast.loop import LossHistory, StepEvent, optimize
+from nst_fast.loop import LossHistory, Span, StepEvent, optimize
 from nst_fast.optimizers import make_optimizer
 
 
@@ -24,8 +24,9 @@ def events(steps: int, every: int, stop_at: int | None = None) -> tuple[list[tup
         bowl,
         make_optimizer(pastiche, options),
         history,
-        steps,
+        Span(scale=0, first=0, steps=steps, total=steps),
         learning_rate=lambda step: 0.05,
+        elapsed=lambda: 1.0,
         due=lambda step: step % every == 0,
         stop=lambda: stop_at is not None and next(stops) >= stop_at,
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nst_fast.config import DeviceOptions
 from nst_fast.evaluators.base import Evaluation, Evaluator
 from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.objective import Objective
@@ -11,4 +12,10 @@ from nst_fast.vgg import Encoder
 
 ENGINES: dict[str, Callable[[Encoder, Objective], Evaluator]] = {"eager": EagerEvaluator}
 
-__all__ = ["ENGINES", "Evaluation", "Evaluator"]
+
+def make_evaluator(options: DeviceOptions, encoder: Encoder, objective: Objective) -> Evaluator:
+    """The evaluator of the engine that the options name."""
+    return ENGINES[options.engine](encoder, objective)
+
+
+__all__ = ["ENGINES", "Evaluation", "Evaluator", "make_evaluator"]

@@ -1,0 +1,48 @@
+"""Coarse to fine: at which sizes a picture is optimised, and with how many steps at each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nst_fast.config import ScaleOptions
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One level of coarse-to-fine.
+
+    Attributes:
+        index: from 0, the coarsest.
+        height, width: of the pastiche at this scale, in pixels.
+        fraction: of the final size, 1.0 at the last scale; style images shrink by the same fraction.
+        first: updates done before this scale.
+        steps: updates at this scale.
+    """
+
+    index: int
+    height: int
+    width: int
+    fraction: float
+    first: int
+    steps: int
+
+
+def plan_scales(options: ScaleOptions, steps: int, height: int, width: int) -> list[Scale]:
+    """The scales of a run, coarsest first; sizes grow by ``scale_factor`` and end exactly at the final size.
+
+    ``steps`` are shared out in proportion to ``scale_steps_ratio`` to the power of the distance from the final scale:
+    with 2, every scale gets twice the steps of the next finer one. At least one step falls to each.
+    """
+    count = options.scales
+    fractions = [options.scale_factor ** -(count - 1 - index) for index in range(count)]
+    fractions = [f for f in fractions if max(height, width) * f >= options.min_size or f == 1.0]
+    shares = [options.scale_steps_ratio ** (len(fractions) - 1 - index) for index in range(len(fractions))]
+    scales: list[Scale] = []
+    first = 0
+    for index, fraction in enumerate(fractions):
+        end = steps if index == len(fractions) - 1 else round(steps * sum(shares[: index + 1]) / sum(shares))
+        end = min(max(end, first + 1), steps - (len(fractions) - 1 - index))
+        size = (max(1, round(height * fraction)), max(1, round(width * fraction)))
+        scales.append(Scale(index, *size, fraction, first, max(1, end - first)))
+        first = end
+    return scales
