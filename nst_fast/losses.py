@@ -46,11 +46,21 @@ def content_loss(features: Tensor, target: Tensor, normalization: str) -> Tensor
     size        sum d² / (4 C H W)               deeplearning.ai course
     ==========  ===============================  ==========================================
     """
-    squared = (features - target).square().sum((1, 2, 3))
-    size = target[0].numel()
-    if normalization == "relative":
-        return squared / _energy(target)
-    return squared * {"mean": 1.0 / size, "half_sum": 0.5, "size": 0.25 / size}[normalization]
+    energy = target.square().sum((1, 2, 3)) if normalization == "relative" else None
+    return (features - target).square().sum((1, 2, 3)) * content_factor(normalization, target[0].numel(), energy)
+
+
+def content_factor(normalization: str, size: int, energy: Tensor | None) -> Tensor | float:
+    """What the sum of squared differences is multiplied by: a number, or one per image [B].
+
+    Args:
+        normalization: see :func:`content_loss`.
+        size: C H W of the target.
+        energy: the target's sum of squares [B]; needed by ``relative`` alone.
+    """
+    if normalization == "relative" and energy is not None:
+        return 1 / _above_zero(energy)
+    return {"mean": 1.0 / size, "half_sum": 0.5, "size": 0.25 / size}[normalization]
 
 
 def style_loss(gram: Tensor, target: Tensor, normalization: str, factor: float, positions: int) -> Tensor:
@@ -66,7 +76,7 @@ def style_loss(gram: Tensor, target: Tensor, normalization: str, factor: float, 
     squared = (gram - target).square().sum((1, 2))
     channels = gram.shape[1]
     if normalization == "relative":
-        return squared / _energy(target)
+        return squared / _above_zero(target.square().sum((1, 2)))
     divisor = {"mean": channels**2, "sum": 1, "gatys": 4 * channels**2 * positions**2}[normalization]
     return squared * (factor**2 / divisor)
 
@@ -76,11 +86,20 @@ def tv_loss(image: Tensor) -> Tensor:
 
     Mahendran & Vedaldi 2015 with beta = 2, as jcjohnson/neural-style; a mean, so that it does not grow with size.
     """
-    down = (image[:, :, 1:, :] - image[:, :, :-1, :]).square().mean((1, 2, 3))
-    right = (image[:, :, :, 1:] - image[:, :, :, :-1]).square().mean((1, 2, 3))
-    return down + right
+    down, right = tv_counts(image.shape[1], image.shape[2], image.shape[3])
+    return squared_differences(image, 2) / down + squared_differences(image, 3) / right
 
 
-def _energy(target: Tensor) -> Tensor:
-    """Sum of squares per image [B]; never 0, so that an all-dark target gives no division by zero."""
-    return target.square().flatten(1).sum(1).clamp_min(torch.finfo(target.dtype).tiny)
+def squared_differences(image: Tensor, axis: int) -> Tensor:
+    """The sum of squared differences of neighbours along one axis of an image [B, C, H, W], [B]."""
+    return image.diff(dim=axis).square().sum((1, 2, 3))
+
+
+def tv_counts(channels: int, height: int, width: int) -> tuple[int, int]:
+    """How many pairs of neighbours an image has: one above the other, side by side."""
+    return channels * (height - 1) * width, channels * height * (width - 1)
+
+
+def _above_zero(energy: Tensor) -> Tensor:
+    """A sum of squares [B], never 0, so that an all-dark target gives no division by zero."""
+    return energy.clamp_min(torch.finfo(energy.dtype).tiny)

@@ -1,0 +1,155 @@
+"""Geometry of exact tiling: which pixels a tile owns, which it has to see, and which cells of a tap are its own.
+
+A picture is cut into a grid of tiles whose inner edges lie on the deepest pooling grid in use, so that every pooling
+window of the picture is a pooling window of exactly one tile. A tile is computed from a crop: its own pixels and a
+halo around them. The halo is as wide as the taps look beyond their own cells, rounded up to the pooling grid; at the
+borders of the picture there is none, because padding is what the network sees there anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nst_fast.errors import UsageError
+from nst_fast.taps import cut, smallest_side
+
+
+def reach(network: str, taps: Iterable[str]) -> int:
+    """How many pixels the taps look beyond the square of their own cell, on each side: 70 for ``relu5_1`` of VGG-19.
+
+    Every 3x3 convolution adds one cell of its own grid.
+    """
+    pixels, stride = 0, 1
+    for layer in cut(network, taps):
+        pixels += stride if layer.startswith("conv") else 0
+        stride *= 2 if layer.startswith("pool") else 1
+    return pixels
+
+
+def stride_of(tap: str) -> int:
+    """The side of one cell of a tap in pixels: 16 for ``relu5_1``."""
+    return smallest_side([tap])
+
+
+def halo_of(network: str, taps: Iterable[str]) -> int:
+    """The halo in pixels: the reach of the taps, rounded up to the deepest pooling grid among them."""
+    taps = list(taps)
+    grid = smallest_side(taps)
+    return -(-reach(network, taps) // grid) * grid
+
+
+@dataclass(frozen=True)
+class Span:
+    """One axis of a tile, in pixels of the picture: its own ``start:stop`` within the crop ``low:high``."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+
+    def cells(self, stride: int) -> slice:
+        """The tile's own cells of a tap, as indices into the whole picture's features; they may be none."""
+        return slice(self.start // stride, self.stop // stride)
+
+    def cells_in_crop(self, stride: int) -> slice:
+        """The same cells as indices into the features of the crop."""
+        first = self.low // stride
+        return slice(self.start // stride - first, self.stop // stride - first)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile: its rows and its columns. All methods give index tuples for ``[B, C, H, W]`` tensors."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def crop(self) -> tuple[slice, ...]:
+        """Own pixels and halo: what the encoder sees, and where the gradient is added."""
+        return _index(slice(self.rows.low, self.rows.high), slice(self.columns.low, self.columns.high))
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        return self.rows.high - self.rows.low, self.columns.high - self.columns.low
+
+    def cells(self, stride: int) -> tuple[slice, ...]:
+        """Own cells in the features of the whole picture."""
+        return _index(self.rows.cells(stride), self.columns.cells(stride))
+
+    def cells_in_crop(self, stride: int) -> tuple[slice, ...]:
+        """Own cells in the features of the crop."""
+        return _index(self.rows.cells_in_crop(stride), self.columns.cells_in_crop(stride))
+
+
+def _index(rows: slice, columns: slice) -> tuple[slice, ...]:
+    return (slice(None), slice(None), rows, columns)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A picture of ``height`` x ``width`` pixels cut into ``tiles``, each with its halo."""
+
+    height: int
+    width: int
+    grid: tuple[int, int]
+    halo: int
+    tiles: tuple[Tile, ...]
+
+    @property
+    def largest_crop(self) -> int:
+        """Pixels of the largest crop: what decides the memory."""
+        return max(height * width for height, width in (tile.crop_size for tile in self.tiles))
+
+    @property
+    def overhead(self) -> float:
+        """Pixels of all crops over pixels of the picture: what the halos cost in time."""
+        return sum(height * width for height, width in (tile.crop_size for tile in self.tiles)) / (
+            self.height * self.width
+        )
+
+
+def make_tiling(
+    network: str, taps: Iterable[str], height: int, width: int, grid: tuple[int, int], *, halo: int | None = None
+) -> Tiling:
+    """Cut a picture into ``grid`` (rows, columns) tiles of nearly equal size, exact for the given taps.
+
+    Args:
+        network: ``vgg16`` or ``vgg19``.
+        taps: every tap that is used; they decide halo and grid.
+        height, width: of the picture in pixels.
+        grid: at most so many tiles; fewer when the picture is too small for as many.
+        halo: overrides the halo that the taps need, which makes the result wrong when it is smaller.
+
+    Raises:
+        UsageError: the grid is empty.
+    """
+    taps = list(taps)
+    if min(grid) < 1:
+        raise UsageError(f"a grid of {grid[0]}x{grid[1]} tiles", "Give at least one tile each way")
+    alignment = smallest_side(taps)
+    halo = halo_of(network, taps) if halo is None else halo
+    rows = _spans(height, grid[0], alignment, halo)
+    columns = _spans(width, grid[1], alignment, halo)
+    tiles = tuple(Tile(row, column) for row in rows for column in columns)
+    return Tiling(height, width, (len(rows), len(columns)), halo, tiles)
+
+
+def _spans(length: int, count: int, alignment: int, halo: int) -> list[Span]:
+    """Cut one axis into at most ``count`` spans; every inner edge is a multiple of the alignment."""
+    cells = max(1, -(-length // alignment))
+    count = min(count, cells)
+    edges = [number * cells // count * alignment for number in range(count)] + [length]
+    return [
+        Span(start, stop, max(0, start - halo), min(length, stop + halo))
+        for start, stop in zip(edges, edges[1:], strict=False)
+    ]
+
+
+def grid_for_side(taps: Iterable[str], height: int, width: int, side: int) -> tuple[int, int]:
+    """The smallest grid whose tiles are at most ``side`` pixels each way (but at least one pooling window)."""
+    alignment = smallest_side(taps)
+    cells = max(1, side // alignment)
+    return -(-(-(-height // alignment)) // cells), -(-(-(-width // alignment)) // cells)
+
