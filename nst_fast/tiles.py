@@ -8,6 +8,7 @@ borders of the picture there is none, because padding is what the network sees t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,11 +37,11 @@ def halo_of(network: str, taps: Iterable[str]) -> int:
     """The halo in pixels: the reach of the taps, rounded up to the deepest pooling grid among them."""
     taps = list(taps)
     grid = smallest_side(taps)
-    return -(-reach(network, taps) // grid) * grid
+    return _ceil_div(reach(network, taps), grid) * grid
 
 
 @dataclass(frozen=True)
-class Span:
+class Extent:
     """One axis of a tile, in pixels of the picture: its own ``start:stop`` within the crop ``low:high``."""
 
     start: int
@@ -62,13 +63,25 @@ class Span:
 class Tile:
     """A tile: its rows and its columns. All methods give index tuples for ``[B, C, H, W]`` tensors."""
 
-    rows: Span
-    columns: Span
+    rows: Extent
+    columns: Extent
 
     @property
     def crop(self) -> tuple[slice, ...]:
         """Own pixels and halo: what the encoder sees, and where the gradient is added."""
         return _index(slice(self.rows.low, self.rows.high), slice(self.columns.low, self.columns.high))
+
+    @property
+    def and_below(self) -> tuple[slice, ...]:
+        """Own pixels and the row below them, where there is one."""
+        rows = slice(self.rows.start, min(self.rows.stop + 1, self.rows.high))
+        return _index(rows, slice(self.columns.start, self.columns.stop))
+
+    @property
+    def and_right(self) -> tuple[slice, ...]:
+        """Own pixels and the column to their right, where there is one."""
+        columns = slice(self.columns.start, min(self.columns.stop + 1, self.columns.high))
+        return _index(slice(self.rows.start, self.rows.stop), columns)
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -130,20 +143,20 @@ def make_tiling(
         raise UsageError(f"a grid of {grid[0]}x{grid[1]} tiles", "Give at least one tile each way")
     alignment = smallest_side(taps)
     halo = halo_of(network, taps) if halo is None else halo
-    rows = _spans(height, grid[0], alignment, halo)
-    columns = _spans(width, grid[1], alignment, halo)
+    rows = _extents(height, grid[0], alignment, halo)
+    columns = _extents(width, grid[1], alignment, halo)
     tiles = tuple(Tile(row, column) for row in rows for column in columns)
     return Tiling(height, width, (len(rows), len(columns)), halo, tiles)
 
 
-def _spans(length: int, count: int, alignment: int, halo: int) -> list[Span]:
-    """Cut one axis into at most ``count`` spans; every inner edge is a multiple of the alignment."""
-    cells = max(1, -(-length // alignment))
+def _extents(length: int, count: int, alignment: int, halo: int) -> list[Extent]:
+    """Cut one axis into at most ``count`` extents; every inner edge is a multiple of the alignment."""
+    cells = _ceil_div(length, alignment)
     count = min(count, cells)
     edges = [number * cells // count * alignment for number in range(count)] + [length]
     return [
-        Span(start, stop, max(0, start - halo), min(length, stop + halo))
-        for start, stop in zip(edges, edges[1:], strict=False)
+        Extent(start, stop, max(0, start - halo), min(length, stop + halo))
+        for start, stop in itertools.pairwise(edges)
     ]
 
 
@@ -151,5 +164,9 @@ def grid_for_side(taps: Iterable[str], height: int, width: int, side: int) -> tu
     """The smallest grid whose tiles are at most ``side`` pixels each way (but at least one pooling window)."""
     alignment = smallest_side(taps)
     cells = max(1, side // alignment)
-    return -(-(-(-height // alignment)) // cells), -(-(-(-width // alignment)) // cells)
+    rows, columns = (_ceil_div(_ceil_div(length, alignment), cells) for length in (height, width))
+    return rows, columns
 
+
+def _ceil_div(number: int, divisor: int) -> int:
+    return -(-number // divisor)

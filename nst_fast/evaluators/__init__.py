@@ -7,10 +7,12 @@ from collections.abc import Callable
 from nst_fast.config import DeviceOptions
 from nst_fast.evaluators.base import Evaluation, Evaluator
 from nst_fast.evaluators.eager import EagerEvaluator
+from nst_fast.evaluators.tile_engine import EagerTileEngine, TileEngine
 from nst_fast.objective import Objective
 from nst_fast.vgg import Encoder
 
 ENGINES: dict[str, Callable[[Encoder, Objective], Evaluator]] = {"eager": EagerEvaluator}
+TILE_ENGINES: dict[str, Callable[[Encoder], TileEngine]] = {"eager": EagerTileEngine}
 
 
 def make_evaluator(options: DeviceOptions, encoder: Encoder, objective: Objective) -> Evaluator:
@@ -18,4 +20,4 @@ def make_evaluator(options: DeviceOptions, encoder: Encoder, objective: Objectiv
     return ENGINES[options.engine](encoder, objective)
 
 
-__all__ = ["ENGINES", "Evaluation", "Evaluator", "make_evaluator"]
+__all__ = ["ENGINES", "TILE_ENGINES", "Evaluation", "Evaluator", "make_evaluator"]

@@ -1,0 +1,198 @@
+"""Exact evaluation of a picture of any size in tiles: memory grows with the tile, the answer does not change.
+
+The total depends on a picture through Gram matrices, which are sums over positions, and through terms that are sums
+over positions themselves (content, total variation). So:
+
+1. every tile adds the Grams of its own cells, computed from a crop with a halo and without a graph;
+2. the derivative of the style terms with respect to the Grams is formed once, by autograd on the Grams alone;
+3. every tile is computed again, and back-propagates the derivative of the total with respect to its own cells; the
+   gradient is added over the whole crop, because a cell looks into the halo.
+
+Two forward passes and one backward instead of one and one. Tiling each tile as a picture by itself, as earlier
+programs do, gives seams; here there is none, because the sum of the tiles' gradients is the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nst_fast import losses
+from nst_fast.config import ObjectiveOptions
+from nst_fast.evaluators.base import Evaluation
+from nst_fast.evaluators.tile_engine import TileEngine
+from nst_fast.objective import Objective, Statistics, blend_grams
+from nst_fast.taps import tap_size
+from nst_fast.tiles import Tile, Tiling, stride_of
+
+
+class TiledEvaluator:
+    """The objective and its gradient, tile by tile. The twin of the whole evaluation with the same engine.
+
+    Args:
+        engine: computes one crop.
+        objective: what is minimised; its content targets may be kept in half precision (:func:`halved`).
+        tiling: of the pastiche, made for the objective's taps.
+    """
+
+    def __init__(self, engine: TileEngine, objective: Objective, tiling: Tiling) -> None:
+        self.engine = engine
+        self.objective = objective
+        self.tiling = tiling
+        self._content_factors = {tap: self._content_factor(tap) for tap in objective.content_taps}
+
+    def __call__(self, pastiche: Tensor) -> Evaluation:
+        image = pastiche.detach()
+        terms = {name: image.new_zeros(image.shape[0]) for name in self.objective.term_names}
+        slopes = self._style_slopes(image, terms)
+        gradient = torch.zeros_like(image)
+        for tile in self.tiling.tiles:
+            seed = _TileSeed(tile, slopes, self._content_factors, self.objective.targets.content, terms)
+            gradient[tile.crop] += self.engine.gradient(image[tile.crop], seed)
+            if self.objective.options.tv_weight:
+                self._add_total_variation(image, tile, terms, gradient)
+        return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
+
+    def _style_slopes(self, image: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fill in the style terms; tap -> [B, C, C], to be multiplied by features F for the derivative by F."""
+        taps = list(self.objective.style_taps)
+        grams = mean_grams(self.engine, image, self.tiling, taps) if taps else {}
+        slopes = {}
+        for tap, gram in grams.items():
+            positions = positions_of(tap, image)
+            leaf = gram.requires_grad_(True)
+            with torch.enable_grad():
+                term = self.objective.style_term(tap, leaf, positions)
+                (slope,) = torch.autograd.grad(term.sum(), leaf)
+            terms[f"style/{tap}"] = term.detach()
+            slopes[tap] = (slope + slope.transpose(1, 2)) / positions
+        return slopes
+
+    def _content_factor(self, tap: str) -> Tensor:
+        """What the sum of squared differences at a tap is multiplied by, weights included, [B]."""
+        options = self.objective.options
+        target = self.objective.targets.content[tap]
+        # Row by row: the squares of a whole target would take as much memory as the target.
+        energy = torch.stack([_wide(row).square().sum((1, 2)) for row in target.unbind(2)]).sum(0)
+        factor = losses.content_factor(options.content_normalization, target[0].numel(), energy)
+        return torch.ones_like(energy) * options.content_weight * self.objective.content_taps[tap] * factor
+
+    def _add_total_variation(self, image: Tensor, tile: Tile, terms: dict[str, Tensor], gradient: Tensor) -> None:
+        """Add the differences from the tile's own pixels to their lower and right neighbours, and their gradient."""
+        counts = losses.tv_counts(image.shape[1], image.shape[2], image.shape[3])
+        for axis, count, region in zip((2, 3), counts, (tile.and_below, tile.and_right), strict=True):
+            pixels = image[region].clone().requires_grad_(True)
+            with torch.enable_grad():
+                term = self.objective.options.tv_weight / count * losses.squared_differences(pixels, axis)
+                (slope,) = torch.autograd.grad(term.sum(), pixels)
+            gradient[region] += slope
+            terms["tv"] += term.detach()
+
+
+@dataclass(frozen=True)
+class _TileSeed:
+    """Derivative of the total with respect to a tap's features: that of the tile's own cells, zero in the halo."""
+
+    tile: Tile
+    slopes: Mapping[str, Tensor]
+    content_factors: Mapping[str, Tensor]
+    content_targets: Mapping[str, Tensor]
+    terms: dict[str, Tensor]  # the content terms are added up here, as a by-product
+
+    @torch.no_grad()
+    def __call__(self, tap: str, features: Tensor) -> Tensor:
+        stride = stride_of(tap)
+        inside = self.tile.cells_in_crop(stride)
+        own = features[inside]
+        seed = torch.zeros_like(features)
+        if tap in self.slopes:
+            rows = own.flatten(2)  # [B, C, h*w]
+            seed[inside] += (self.slopes[tap].to(rows.dtype) @ rows).view(own.shape)
+        if tap in self.content_factors:
+            difference = _wide(own) - self.content_targets[tap][self.tile.cells(stride)]
+            factor = self.content_factors[tap]
+            self.terms[f"content/{tap}"] += factor * difference.square().sum((1, 2, 3))
+            seed[inside] += difference.mul_(2 * factor.view(-1, 1, 1, 1))
+        return seed
+
+
+@torch.no_grad()
+def mean_grams(engine: TileEngine, image: Tensor, tiling: Tiling, taps: Iterable[str]) -> dict[str, Tensor]:
+    """Tap -> mean Gram matrix [B, C, C] of an image [B, 3, H, W], added up over the own cells of its tiles."""
+    sums: dict[str, Tensor] = {}
+    taps = list(taps)
+    for tile in tiling.tiles:
+        features = dict(engine.features(image[tile.crop]))
+        for tap in taps:
+            own = features.pop(tap)[tile.cells_in_crop(stride_of(tap))]
+            part = losses.gram_sum(_wide(own))
+            sums[tap] = sums[tap].add_(part) if tap in sums else part
+    return {tap: total / positions_of(tap, image) for tap, total in sums.items()}
+
+
+@torch.no_grad()
+def tiled_features(
+    engine: TileEngine, image: Tensor, tiling: Tiling, taps: Iterable[str], *, halve: bool = False
+) -> dict[str, Tensor]:
+    """Tap -> features [B, C, h, w] of an image [B, 3, H, W], put together from its tiles.
+
+    ``halve`` keeps them in :func:`halved` precision, which is half the memory of what may be the largest tensor of all.
+    """
+    whole: dict[str, Tensor] = {}
+    taps = list(taps)
+    for tile in tiling.tiles:
+        features = engine.features(image[tile.crop])
+        for tap in taps:
+            found = features[tap]
+            if tap not in whole:
+                size = (found.shape[0], found.shape[1], *tap_size(tap, image.shape[2], image.shape[3]))
+                whole[tap] = found.new_empty(size, dtype=HALF if halve else _wide(found[:, :, :0]).dtype)
+            own = found[tile.cells_in_crop(stride_of(tap))]
+            whole[tap][tile.cells(stride_of(tap))] = halved(own) if halve else own
+    return whole
+
+
+def tiled_targets(
+    engine: TileEngine,
+    options: ObjectiveOptions,
+    tiling_of: Callable[[int, int], Tiling],
+    content_image: Tensor | None,
+    style_images: Sequence[Tensor],
+    style_weights: Sequence[float] | None = None,
+    *,
+    halve_content: bool = False,
+) -> Statistics:
+    """What :func:`nst_fast.objective.build_targets` builds, computed in tiles; ``tiling_of`` (height, width) cuts."""
+    content: dict[str, Tensor] = {}
+    if options.content_tap_weights and content_image is not None:
+        tiling = tiling_of(content_image.shape[2], content_image.shape[3])
+        content = tiled_features(engine, content_image, tiling, options.content_tap_weights, halve=halve_content)
+    grams = [
+        mean_grams(engine, image, tiling_of(image.shape[2], image.shape[3]), options.style_tap_weights)
+        for image in (style_images if options.style_tap_weights else ())
+    ]
+    blended = blend_grams(grams, style_weights or [1.0] * len(grams)) if grams else {}
+    return Statistics(content, blended, {})
+
+
+HALF = torch.float16
+
+
+def halved(features: Tensor) -> Tensor:
+    """Features in half precision, saturated: 11 bits, so a relative error of at most 2^-12 in each target value."""
+    largest = torch.finfo(HALF).max
+    return features.clamp(-largest, largest).to(HALF)
+
+
+def positions_of(tap: str, image: Tensor) -> int:
+    """How many cells a tap has for an image [B, 3, H, W]."""
+    height, width = tap_size(tap, image.shape[2], image.shape[3])
+    return height * width
+
+
+def _wide(features: Tensor) -> Tensor:
+    """At least single precision: sums over positions overflow half precision and round it away."""
+    return features.float() if features.element_size() < 4 else features
