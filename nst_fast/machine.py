@@ -1,0 +1,255 @@
+"""What ran this: processor, memory, GPU and driver, versions, threads; and which PyTorch device a name stands for."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from nst_fast import __version__
+from nst_fast.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+MIB = 2**20
+# What decides how fast convolutions run on a processor, as /proc/cpuinfo spells it (x86, then Arm).
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "bf16", "i8mm", "sve")
+RECORDED_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow")
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+# CUdevice_attribute in NVIDIA's cuda.h.
+COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
+CUDA_ERROR_NO_DEVICE = 100
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU. ``sm`` is its compute capability without the dot: 90 for a Hopper."""
+
+    name: str
+    sm: int
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class CudaDriver:
+    """The NVIDIA driver: the newest CUDA it serves, and its GPUs. ``error`` is cuInit's code, 0 when all is well."""
+
+    cuda_version: tuple[int, int]
+    gpus: tuple[Gpu, ...]
+    error: int = 0
+
+
+def cuda_driver(load: Callable[[str], Any] = ctypes.CDLL) -> CudaDriver | None:
+    """Ask the NVIDIA driver's own library, without PyTorch and without nvidia-smi; None where there is no driver."""
+    try:
+        library = load(DRIVER_LIBRARY)
+    except OSError:
+        return None
+    number = ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(number))
+    version = (number.value // 1000, number.value % 1000 // 10)
+    error = library.cuInit(0)
+    if error:
+        return CudaDriver(version, (), error)
+    library.cuDeviceGetCount(ctypes.byref(number))
+    return CudaDriver(version, tuple(_gpu(library, index) for index in range(number.value)))
+
+
+def _gpu(library: Any, index: int) -> Gpu:
+    device, value, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(256)
+    library.cuDeviceGet(ctypes.byref(device), index)
+    library.cuDeviceGetName(name, len(name), device)
+    library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    library.cuDeviceGetAttribute(ctypes.byref(value), COMPUTE_CAPABILITY_MAJOR, device)
+    major = value.value
+    library.cuDeviceGetAttribute(ctypes.byref(value), COMPUTE_CAPABILITY_MINOR, device)
+    return Gpu(name.value.decode(errors="replace"), 10 * major + value.value, memory.value // MIB)
+
+
+def driver_problem(driver: CudaDriver | None, needed_cuda: int) -> str:
+    """What stands between the driver and a library built for a major version of CUDA; empty when nothing does."""
+    if driver is None:
+        return f"{DRIVER_LIBRARY} (the NVIDIA driver) not found"
+    if driver.cuda_version[0] < needed_cuda:
+        return "the NVIDIA driver serves CUDA {}.{}, CUDA {} is needed".format(*driver.cuda_version, needed_cuda)
+    if driver.error not in (0, CUDA_ERROR_NO_DEVICE):
+        return f"the NVIDIA driver does not start (CUDA error {driver.error})"
+    if not driver.gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return "the NVIDIA driver finds no GPU" + (
+            f" (CUDA_VISIBLE_DEVICES is {visible!r})" if visible is not None else ""
+        )
+    return ""
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a package, read from its metadata and not by importing it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, without hyper-threads: the number of threads that convolutions profit from."""
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return min(physical, len(os.sched_getaffinity(0))) if sys.platform == "linux" else physical
+
+
+def describe_machine() -> dict[str, Any]:
+    """Plain data for run records and benchmark rows. Names no user, no host and no path: records travel in pictures."""
+    import torch
+
+    driver = cuda_driver()
+    return {
+        "os": f"{platform.system()} {platform.release()}",
+        "cpu": _cpu_model(),
+        "cpu_flags": _cpu_flags(),
+        "cores_physical": physical_cores(),
+        "cores_logical": os.cpu_count(),
+        "memory_mib": psutil.virtual_memory().total // MIB,
+        "python": platform.python_version(),
+        "packages": {name: found for name in RECORDED_PACKAGES if (found := version_of(name))},
+        "torch_cuda": torch.version.cuda,
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [asdict(gpu) for gpu in driver.gpus] if driver else [],
+        "driver": _driver_version(),
+        "driver_cuda": "{}.{}".format(*driver.cuda_version) if driver else None,
+        "nst_fast": __version__,
+        "commit": git_commit(Path(__file__).parents[1]),
+    }
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+    match = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1] if match else ""
+
+
+def _cpu_model() -> str:
+    if sys.platform == "darwin":
+        return _output_of(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> list[str]:
+    known = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    return [flag for flag in CPU_FLAGS if flag in known]
+
+
+def _driver_version() -> str | None:
+    """The NVIDIA driver's own number (580.65.06), which only its kernel module tells."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    match = re.search(r"\d{3}\.\d+(\.\d+)?", text)
+    return match[0] if match else None
+
+
+def git_commit(checkout: Path) -> str | None:
+    """The commit of a checkout, ending in ``-dirty`` when files differ from it; None outside one.
+
+    The ``.git`` must lie right there: an installed package inside somebody else's repository is not a checkout.
+    """
+    if not (checkout / ".git").exists():
+        return None
+    git = ["git", "--no-optional-locks", "-C", str(checkout)]
+    return _output_of([*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
+
+
+def _output_of(command: list[str]) -> str | None:
+    program = shutil.which(command[0])
+    if program is None:
+        return None
+    try:
+        done = subprocess.run([program, *command[1:]], check=True, capture_output=True, text=True, timeout=10)
+    except subprocess.SubprocessError:
+        return None
+    return done.stdout.strip() or None
+
+
+def peak_memory_mib(device: torch.device | str = "cpu") -> float:
+    """The highest memory since the last reset, in MiB: of PyTorch's tensors on CUDA, else of the whole process."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / MIB
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / MIB
+    if sys.platform == "linux":
+        # The kernel's VmHWM and not getrusage's maximum, because only VmHWM can be reset.
+        match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        if match:
+            return int(match[1]) / 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, the others KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+
+
+def reset_peak_memory(device: torch.device | str = "cpu") -> bool:
+    """Start a new peak for :func:`peak_memory_mib`; False where the system has no way to do so."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size
+    except OSError:
+        return False
+    return True
+
+
+def resolve_device(name: str) -> torch.device:
+    """The PyTorch device of a name: auto, cpu, cuda, cuda:1 or mps; ``auto`` takes the best that exists.
+
+    Raises:
+        DeviceError: the name is unknown or this machine has no such device; what exists is listed.
+    """
+    import torch
+
+    present, reason = _present_devices()
+    if name == "auto":
+        return torch.device(present[0])
+    wanted = "cuda:0" if name == "cuda" else name
+    if wanted in present:
+        return torch.device(wanted)
+    because = f": {reason}" if reason and name.startswith("cuda") else ""
+    raise DeviceError(f"device {name!r} is not available{because}", f"This machine has: {', '.join(present)}")
+
+
+def _present_devices() -> tuple[list[str], str]:
+    """Device names, best first, and why there is no CUDA device among them, if there is none."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count:
+        reason = ""
+    elif torch.version.cuda is None:
+        reason = "the installed PyTorch is built without CUDA"
+    else:
+        said = str(caught[0].message).partition("(Triggered")[0].strip() if caught else "PyTorch finds no GPU"
+        reason = driver_problem(cuda_driver(), int(torch.version.cuda.partition(".")[0])) or said
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [f"cuda:{index}" for index in range(count)] + mps + ["cpu"], reason
