@@ -155,8 +155,7 @@ def _extents(length: int, count: int, alignment: int, halo: int) -> list[Extent]
     count = min(count, cells)
     edges = [number * cells // count * alignment for number in range(count)] + [length]
     return [
-        Extent(start, stop, max(0, start - halo), min(length, stop + halo))
-        for start, stop in itertools.pairwise(edges)
+        Extent(start, stop, max(0, start - halo), min(length, stop + halo)) for start, stop in itertools.pairwise(edges)
     ]
 
 

@@ -36,7 +36,9 @@ def test_every_cell_of_every_tap_belongs_to_exactly_one_tile(
     for earlier in layer_names(network)[: layer_names(network).index(tap) + 1]:
         stride = stride_of(earlier)
         for axis, length in (("rows", height), ("columns", width)):
-            extents: list[Extent] = sorted({getattr(tile, axis) for tile in tiling.tiles}, key=lambda extent: extent.start)
+            extents: list[Extent] = sorted(
+                {getattr(tile, axis) for tile in tiling.tiles}, key=lambda extent: extent.start
+            )
             cells = [cell for extent in extents for cell in range(length)[extent.cells(stride)]]
             assert cells == list(range(length // stride))
             for extent in extents:
