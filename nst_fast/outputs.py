@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nst_fast.files import check_writable
-from nst_fast.images import check_output_suffix, save_image
+from nst_fast.files import check_writable, sha256_bytes, write_atomic
+from nst_fast.images import check_output_suffix, encode_image, save_image
 from nst_fast.plots import save_loss_curve
 from nst_fast.record import RunRecord
 
@@ -43,7 +43,13 @@ class OutputFiles:
 
     def save(self, image: Tensor, record: RunRecord) -> None:
         """Write the picture with its record inside, then the record and the curve beside it."""
-        record.output = self.picture.name
-        save_image(image, self.picture, text=record.as_text())
-        record.save(self.record)
+        self.save_picture(image, record)
         save_loss_curve(record.as_dict(), self.loss_curve)
+
+    def save_picture(self, image: Tensor, record: RunRecord) -> None:
+        """Write the picture, then the record, whose hash of the picture says that both are whole."""
+        record.output, record.output_sha256 = self.picture.name, ""
+        data = encode_image(image, self.picture.suffix, text=record.as_text())
+        write_atomic(self.picture, data)
+        record.output_sha256 = sha256_bytes(data)
+        record.save(self.record)

@@ -32,6 +32,8 @@ class RunRecord:
         losses: final weighted terms and their ``total``.
         history: column name -> one value per step, starting before the first update.
         monitor: readings of the ONNX Runtime side, and how many were dropped.
+        size: width and height of the pastiche in pixels.
+        output_sha256: of the picture's bytes; empty in the copy that the picture itself carries.
     """
 
     options: dict[str, Any]
@@ -51,7 +53,9 @@ class RunRecord:
     provider: dict[str, str] = field(default_factory=dict)
     monitor: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    size: list[int] = field(default_factory=list)
     output: str = ""
+    output_sha256: str = ""
     schema: str = SCHEMA
     nst_fast: str = __version__
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -64,7 +68,7 @@ class RunRecord:
         return data
 
     def to_json(self, *, history_rows: int | None = None, indent: int | None = None) -> str:
-        return json.dumps(_rounded(self.as_dict(history_rows=history_rows)), indent=indent, ensure_ascii=False)
+        return json.dumps(rounded(self.as_dict(history_rows=history_rows)), indent=indent, ensure_ascii=False)
 
     def save(self, path: Path) -> None:
         write_atomic(path, (self.to_json(indent=1) + "\n").encode())
@@ -110,10 +114,10 @@ def _read(path: Path) -> str:
         raise InputError(f"{path}: not a text file") from None
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Floats to 7 significant digits: a float32 holds no more."""
     if isinstance(value, float):
         return float(f"{value:.7g}")
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -202,6 +202,7 @@ def new_record(problem: Problem) -> RunRecord:
         device=str(problem.device),
         engine=problem.config.engine,
         precision="fp32",
+        size=[problem.width, problem.height],
         machine=describe_machine(),
         warnings=list(problem.notes),
     )
