@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
+from nst_fast.control import ControlOptions, FinishOptions, FitOptions, ReportOptions, ScaleOptions
 from nst_fast.errors import UsageError
 from nst_fast.options import Options, declared, option
 from nst_fast.taps import CONVS_PER_BLOCK, check_taps, smallest_side
@@ -130,7 +132,15 @@ class OptimizerOptions(Options):
         "none", "L-BFGS: a line search costs evaluations and buys safety.", choices=("none", "strong_wolfe")
     )
     init: str = option(
-        "content", "Where the pastiche starts: 'content', 'noise', or an image file.", metavar="content|noise|FILE"
+        "content",
+        "Where the pastiche starts: 'content', 'noise', 'content+noise', or an image file.",
+        metavar="content|noise|content+noise|FILE",
+    )
+    noise: float = option(
+        0.8, "Init content+noise: uniform noise from 0 to this is added and clipped.", minimum=0, maximum=1
+    )
+    smooth_every: int = option(
+        0, "Average-pool the pastiche by 2 and upsample it after every N steps; 0: never.", minimum=0
     )
     seed: int = option(0, "Seed of everything random.", minimum=0, maximum=2**63 - 1)
 
@@ -181,20 +191,29 @@ class ImageOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleOptions(Options):
-    """Coarse to fine."""
-
-    scales: int = option(
-        1, "How many sizes the picture passes through; 1 works at the final size only.", minimum=1, maximum=16
-    )
-    scale_factor: float = option(2.0, "Growth from one size to the next.", minimum=1.1, maximum=4)
-    min_size: int = option(96, "Sizes whose longest side would be shorter are left out.", minimum=16)
-    scale_steps_ratio: float = option(1.0, "Steps at a scale relative to the next finer one.", minimum=0.05, maximum=20)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StylizeConfig(MonitorOptions, DeviceOptions, ScaleOptions, OptimizerOptions, ObjectiveOptions, ImageOptions):
+class StylizeConfig(
+    ReportOptions,
+    MonitorOptions,
+    DeviceOptions,
+    FinishOptions,
+    ScaleOptions,
+    OptimizerOptions,
+    ControlOptions,
+    ObjectiveOptions,
+    FitOptions,
+    ImageOptions,
+):
     """Everything that decides what one run of ``stylize`` does."""
+
+    def dialled(self) -> Self:
+        """The config with the weights that ``strength`` comes to, and the dial at 1."""
+        factor = self.style_factor
+        return self.replace(style_weight=self.style_weight * factor, tv_weight=self.tv_weight * factor, strength=1.0)
+
+    def contradictions(self) -> list[str]:
+        if self.strength < 1 and not self.content_tap_weights:
+            return [f"--strength {self.strength:g}: needs a content loss, which style is weighed against"]
+        return super().contradictions()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nst_fast.config import ScaleOptions
+from nst_fast.control import ScaleOptions
 
 
 @dataclass(frozen=True)

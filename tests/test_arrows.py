@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "nst_fast"
 ROOMS = [
     ["errors"],
     ["options", "taps", "tiles"],
+    ["control"],
     ["config", "presets"],
     ["scales", "losses", "vgg", "files", "clock", "machine", "providers"],
     ["libraries", "sources", "colour", "resizing", "plots", "sample_art", "weight_files"],
@@ -19,7 +20,7 @@ ROOMS = [
     ["session", "images", "weights"],
     ["record", "sheet"],
     ["outputs", "objective"],
-    ["onnx_export"],
+    ["onnx_export", "targets"],
     ["evaluators", "parity", "monitor"],
     ["optimizers", "publish", "planner"],
     ["loop", "problem"],

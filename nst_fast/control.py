@@ -1,0 +1,111 @@
+"""Options of control, fit, scales, finish and report; :mod:`nst_fast.config` combines them with the others.
+
+Standard library only. They stand in a file of their own so that neither file is too long for one reading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nst_fast.errors import UsageError
+from nst_fast.options import Options, option
+
+# The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps of the dial.
+STRENGTH_RANGE = 1000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlOptions(Options):
+    """Control."""
+
+    strength: float = option(
+        1.0, "How much style is applied; 0 is the content image itself, 1 the weights as given.", minimum=0, maximum=1
+    )
+    style_weight_each: str = option(
+        "", "Blend weights of several style images, in their order: NUMBER,...; by default equal.", metavar="NUMBERS"
+    )
+
+    @property
+    def style_factor(self) -> float:
+        """What the weights of style and total variation are multiplied by: (R^s - 1) / (R - 1), s the strength.
+
+        Style weights are felt by their ratio, so the dial is geometric with R = ``STRENGTH_RANGE``; taking 1 away from
+        both ends makes it exactly 0 at 0 and exactly 1 at 1. It grows with s, everywhere.
+        """
+        return float((STRENGTH_RANGE**self.strength - 1) / (STRENGTH_RANGE - 1))
+
+    @property
+    def blend_weights(self) -> list[float] | None:
+        """One weight per style image, or None for equal shares."""
+        try:
+            weights = [float(part) for part in self.style_weight_each.split(",") if part.strip()]
+        except ValueError:
+            raise UsageError(f"--style-weight-each {self.style_weight_each!r}: not numbers", "Write 0.7,0.3") from None
+        return weights or None
+
+    def contradictions(self) -> list[str]:
+        weights = self.blend_weights
+        if weights is not None and (not all(0 <= weight < float("inf") for weight in weights) or not sum(weights)):
+            return [f"--style-weight-each {self.style_weight_each}: must be at least 0 and not all 0"]
+        return super().contradictions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(Options):
+    """Fit."""
+
+    content_fit: str = option(
+        "keep",
+        "Shape of the pastiche: the content image's own, or stretched to a square.",
+        choices=("keep", "square"),
+    )
+    style_fit: str = option(
+        "keep",
+        "Shape of the style images: their own, or stretched to exactly the size of the pastiche.",
+        choices=("keep", "match"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions(Options):
+    """Coarse to fine."""
+
+    scales: int = option(
+        1, "How many sizes the picture passes through; 1 works at the final size only.", minimum=1, maximum=16
+    )
+    scale_factor: float = option(2.0, "Growth from one size to the next.", minimum=1.1, maximum=4)
+    min_size: int = option(96, "Sizes whose longest side would be shorter are left out.", minimum=16)
+    scale_steps_ratio: float = option(1.0, "Steps at a scale relative to the next finer one.", minimum=0.05, maximum=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishOptions(Options):
+    """Finish."""
+
+    color: str = option(
+        "none",
+        "Colours: 'keep' takes the content's chroma for the final picture; 'match' gives the style image the "
+        "content's colour statistics first; 'luma' transfers luminance only.",
+        choices=("none", "keep", "match", "luma"),
+    )
+    denoise: float = option(
+        0.0, "Strength of an edge-preserving filter on the final picture; 0 is none.", minimum=0, maximum=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    """Report."""
+
+    save_format: str = option(
+        "same", "Format of the snapshots: the output's own, or another.", choices=("same", "png", "jpg"), cosmetic=True
+    )
+    log_every: int = option(
+        0, "A log line every N steps on standard error; 0: progress as time passes.", minimum=0, cosmetic=True
+    )
+    log_format: str = option(
+        "plain",
+        "The log line: 'step N/M total ...', 'run [N]: Style Loss: ...', or 'Epoch N, Loss: ...'.",
+        choices=("plain", "run", "epoch"),
+        cosmetic=True,
+    )
