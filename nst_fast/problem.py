@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,18 +12,22 @@ from torch import Tensor
 from nst_fast.config import EncoderOptions, ImageOptions, StylizeConfig
 from nst_fast.images import LoadedImage, load_image
 from nst_fast.machine import resolve_device
-from nst_fast.objective import Objective, Statistics, build_targets
+from nst_fast.objective import Objective, Statistics
 from nst_fast.resizing import resize_to
 from nst_fast.scales import Scale, plan_scales
+from nst_fast.taps import cut
+from nst_fast.targets import TargetCache
 from nst_fast.vgg import Encoder
-from nst_fast.weights import make_encoder
+from nst_fast.weights import Weights, load_weights
 
 
 class Networks:
-    """Encoders by what decides them, so that several runs in one process load a network once."""
+    """Encoders and targets by what decides them, so that several runs in one process load a network once."""
 
     def __init__(self) -> None:
+        self.targets = TargetCache()
         self._made: dict[tuple[object, ...], tuple[Encoder, dict[str, str]]] = {}
+        self._weights: dict[tuple[str, str], Weights] = {}
 
     def encoder(
         self, options: EncoderOptions, taps: Sequence[str], device: torch.device
@@ -32,16 +36,24 @@ class Networks:
         kind = (options.network, options.weights, options.pooling, options.padding, options.input_normalization)
         key = (*kind, tuple(taps), str(device))
         if key not in self._made:
-            encoder, weights = make_encoder(
-                options.weights,
+            weights = self.weights(options, taps)
+            encoder = Encoder(
                 options.network,
                 taps,
                 pooling=options.pooling,
                 padding=options.padding,
                 normalize_input=options.input_normalization == "imagenet",
-            )
+            ).load_features(weights.state)
             self._made[key] = (encoder.to(device), {"source": weights.source, "sha256": weights.sha256})
         return self._made[key]
+
+    def weights(self, options: EncoderOptions, taps: Sequence[str]) -> Weights:
+        """Weights that reach the deepest of the taps; loaded again only for taps deeper than any before."""
+        key = (options.weights, options.network)
+        needed = sum(layer.startswith("conv") for layer in cut(options.network, taps))
+        if key not in self._weights or len(self._weights[key].state) < 2 * needed:  # a weight and a bias each
+            self._weights[key] = load_weights(options.weights, options.network, taps)
+        return self._weights[key]
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class Problem:
         height, width: of the pastiche at the final scale.
         encoder, weights: the network on its device, and where its weights come from.
         device: where the loop runs.
+        targets: built for this and for other runs.
     """
 
     config: StylizeConfig
@@ -65,6 +78,7 @@ class Problem:
     encoder: Encoder
     weights: dict[str, str]
     device: torch.device
+    targets: TargetCache = field(default_factory=TargetCache)
 
     @property
     def scales(self) -> list[Scale]:
@@ -89,7 +103,7 @@ class Problem:
         return [at_size(image, *size).to(self.device) for image, size in zip(images, sizes, strict=True)]
 
     def targets_at(self, scale: Scale) -> Statistics:
-        return build_targets(self.encoder, self.config, self.content_at(scale), self.styles_at(scale))
+        return self.targets.build(self.encoder, self.config, self.content_at(scale), self.styles_at(scale))
 
     def objective_at(self, scale: Scale) -> Objective:
         """The objective at a scale: its targets are those of the pictures at that scale."""
@@ -134,7 +148,7 @@ def load_problem(
             content_image.tensor.shape if content_image is not None else (1, 3, config.image_size, config.image_size)
         )
         size = (shape[2], shape[3])
-    return Problem(config, content_image, style_images, *size, encoder, weights, device)
+    return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets)
 
 
 def read_picture(path: Path, options: ImageOptions, longest_side: int) -> LoadedImage:
