@@ -1,0 +1,102 @@
+"""The fast engine: the same objective through straight-line code, with Grams of one product each way.
+
+Convolutions run in the precision asked for; statistics, losses, the picture and the optimiser's state stay in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nst_fast import losses
+from nst_fast.evaluators.base import Evaluation
+from nst_fast.evaluators.seeds import content_factor, style_slopes, wide
+from nst_fast.evaluators.straight import StraightNetwork
+from nst_fast.objective import Objective
+from nst_fast.vgg import Encoder
+
+# A low-precision product is rounded to low precision when it is stored, on the CPU also where sums are kept in
+# float32. Summing a Gram from so many parts in float32 divides that error by the root of their number.
+GRAM_PARTS = 16
+
+
+class FastEvaluator:
+    """The twin of the eager evaluator.
+
+    Args:
+        encoder: whose weights are copied in the precision and layout of the engine.
+        objective: what is minimised.
+        dtype: of convolutions and features.
+    """
+
+    def __init__(self, encoder: Encoder, objective: Objective, dtype: torch.dtype = torch.float32) -> None:
+        self.network = StraightNetwork(encoder, dtype)
+        self.objective = objective
+        self.content_factors = {tap: content_factor(objective, tap) for tap in objective.content_taps}
+
+    @torch.no_grad()
+    def __call__(self, pastiche: Tensor) -> Evaluation:
+        image = pastiche.detach()
+        kept = self.network.forward(image)
+        grams = {tap: mean_gram(kept[tap]) for tap in self.objective.style_taps}
+        positions = {tap: kept[tap].shape[2] * kept[tap].shape[3] for tap in grams}
+        terms, slopes = style_slopes(self.objective, grams, positions)
+        seed = _Seed(slopes, self.content_factors, self.objective.targets.content, terms)
+        gradient = self.network.backward(kept, seed)
+        if self.objective.options.tv_weight:
+            terms["tv"], slope = total_variation(image, self.objective.options.tv_weight)
+            gradient += slope
+        terms = {name: terms[name] for name in self.objective.term_names}
+        return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """The derivative of the total with respect to a tap's features; content terms are a by-product."""
+
+    slopes: Mapping[str, Tensor]
+    content_factors: Mapping[str, Tensor]
+    content_targets: Mapping[str, Tensor]
+    terms: dict[str, Tensor]
+
+    def __call__(self, tap: str, features: Tensor) -> Tensor:
+        seed = None
+        if tap in self.slopes:
+            batch, channels, height, width = features.shape
+            rows = features.permute(0, 2, 3, 1).reshape(batch, height * width, channels)  # a view: channels last
+            product = rows @ self.slopes[tap].to(features.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
+            seed = product.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        if tap in self.content_factors:
+            factor = self.content_factors[tap]
+            difference = wide(features) - self.content_targets[tap]
+            self.terms[f"content/{tap}"] = factor * difference.square().sum((1, 2, 3))
+            slope = difference.mul_(2 * factor.view(-1, 1, 1, 1)).to(features.dtype)
+            seed = slope if seed is None else seed.add_(slope)
+        assert seed is not None  # every tap of the encoder serves a term
+        return seed
+
+
+def mean_gram(features: Tensor) -> Tensor:
+    """The mean Gram matrix [B, C, C] of channels-last features [B, C, H, W], at least float32, one product."""
+    batch, channels, height, width = features.shape
+    positions = height * width
+    rows = features.permute(0, 2, 3, 1).reshape(batch, positions, channels)
+    if features.element_size() >= 4:
+        return rows.transpose(1, 2) @ rows / positions
+    if features.is_cuda:
+        return torch.bmm(rows.transpose(1, 2), rows, out_dtype=torch.float32) / positions
+    size = -(-positions // GRAM_PARTS)
+    parts = [part.transpose(1, 2) @ part for part in torch.split(rows, size, dim=1)]
+    return torch.stack(parts).float().sum(0) / positions
+
+
+@torch.enable_grad()
+def total_variation(image: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """The weighted term [B] and its gradient."""
+    leaf = image.detach().requires_grad_(True)
+    term = weight * losses.tv_loss(leaf)
+    (slope,) = torch.autograd.grad(term.sum(), leaf)
+    return term.detach(), slope

@@ -1,0 +1,138 @@
+"""The encoder as straight-line code: forward, then backward by one rule per layer. No autograd, little memory.
+
+Channels last, in the precision asked for, frozen weights prepared once. The rules, with g the gradient that arrives:
+
+    conv   y = w * x + b      conv of g with w flipped in space and transposed in channels
+    relu   y = max(x, 0)      g where y > 0; done in place, y is all that is kept
+    max    y = max of 2x2     g to the first maximum of each window
+    mean   y = s mean of 2x2  s g / 4 to each of the window
+
+What is kept between the passes is one tensor per ReLU and per tap, each let go as soon as it was used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nst_fast.evaluators.tile_engine import Seed
+from nst_fast.vgg import AVERAGE_POOLING_SCALE, Encoder
+
+PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
+    "replicate": torch.ops.aten.replication_pad2d_backward,
+    "reflect": torch.ops.aten.reflection_pad2d_backward,
+}
+
+
+class Convolution:
+    """A frozen 3x3 convolution, forward and backward with respect to its input."""
+
+    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, padding: str) -> None:
+        weight = layer.weight.detach()
+        assert layer.bias is not None  # every convolution of VGG has one
+        self.padding = padding
+        self.bias = layer.bias.detach().to(dtype)
+        self.weight = _prepared(weight, dtype)
+        self.flipped = _prepared(weight.flip(2, 3).transpose(0, 1), dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.padding == "zeros":
+            return functional.conv2d(x, self.weight, self.bias, padding=1)
+        return functional.conv2d(functional.pad(x, (1, 1, 1, 1), mode=self.padding), self.weight, self.bias)
+
+    def backward(self, gradient: Tensor, x: Tensor | None) -> Tensor:
+        """``x`` is the input, needed only for padding that repeats it."""
+        if self.padding == "zeros" or x is None:
+            return functional.conv2d(gradient, self.flipped, padding=1)
+        return PAD_BACKWARD[self.padding](functional.conv2d(gradient, self.flipped, padding=2), x, [1, 1, 1, 1])
+
+
+class StraightNetwork:
+    """An encoder's layers, ready to run in both directions. Offers what the tiled evaluator asks of an engine."""
+
+    def __init__(self, encoder: Encoder, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.normalize = encoder.normalize
+        self.pooling = encoder.pooling
+        self.taps = frozenset(encoder.taps)
+        self.order = list(encoder.layers)
+        self.convolutions = {
+            name: Convolution(layer, dtype, encoder.padding if name == "conv1_1" else "zeros")
+            for name, layer in encoder.layers.items()
+            if isinstance(layer, nn.Conv2d)
+        }
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Image [B, 3, H, W] to what the way back needs: the output of every ReLU and of every tap, by name.
+
+        For max pooling, ``pool1.indices`` and so on say which of each window was the first maximum.
+        """
+        kept: dict[str, Tensor] = {}
+        x = self.normalize(image).to(self.dtype, memory_format=torch.channels_last)
+        kept["input"] = x
+        for name in self.order:
+            if name in self.convolutions:
+                x = self.convolutions[name].forward(x)
+            elif name.startswith("relu"):
+                before = f"conv{name[4:]}"
+                x = torch.relu(x) if before in self.taps else torch.relu_(x)
+                kept[name] = x
+            elif self.pooling == "max":
+                x, kept[f"{name}.indices"] = functional.max_pool2d_with_indices(x, [2, 2])
+            else:
+                x = functional.avg_pool2d(x, 2).mul_(AVERAGE_POOLING_SCALE)
+            if name in self.taps:
+                kept[name] = x
+        return kept
+
+    @torch.no_grad()
+    def backward(self, kept: dict[str, Tensor], seed: Seed) -> Tensor:
+        """The gradient with respect to the image, float32 [B, 3, H, W]. Empties ``kept`` on its way."""
+        gradient: Tensor | None = None
+        for index in range(len(self.order) - 1, -1, -1):
+            name = self.order[index]
+            before = self.order[index - 1] if index else "input"
+            if name in self.taps:
+                begun = seed(name, kept[name])
+                gradient = begun if gradient is None else gradient.add_(begun)
+            assert gradient is not None  # the deepest layer is a tap: the encoder is cut there
+            gradient = self._layer_backward(name, before, gradient, kept)
+            if name not in ("input", before):
+                kept.pop(name, None)
+        assert gradient is not None
+        return self._through_normalization(gradient)
+
+    def _layer_backward(self, name: str, before: str, gradient: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        if name in self.convolutions:
+            return self.convolutions[name].backward(gradient, kept.get(before))
+        if name.startswith("relu"):
+            # In place: the gradient is ours. The mask is y > 0, the same as x > 0.
+            return torch.ops.aten.threshold_backward.grad_input(gradient, kept[name], 0, grad_input=gradient)  # type: ignore[no-any-return]
+        source = kept[before]
+        if self.pooling == "max":
+            indices = kept.pop(f"{name}.indices")
+            window = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+            return torch.ops.aten.max_pool2d_with_indices_backward(gradient, source, *window, indices)  # type: ignore[no-any-return]
+        gradient = gradient * AVERAGE_POOLING_SCALE
+        return torch.ops.aten.avg_pool2d_backward(gradient, source, [2, 2], [2, 2], [0, 0], False, True, None)  # type: ignore[no-any-return]
+
+    def _through_normalization(self, gradient: Tensor) -> Tensor:
+        wide = gradient.to(torch.promote_types(self.dtype, torch.float32)).contiguous()
+        return wide / self.normalize.std if not isinstance(self.normalize, nn.Identity) else wide
+
+    def features(self, image: Tensor) -> Mapping[str, Tensor]:
+        """Tap -> features [B, C, h, w] in this network's precision and layout (for the tiled evaluator)."""
+        kept = self.forward(image)
+        return {tap: kept[tap] for tap in self.taps}
+
+    def gradient(self, image: Tensor, seed: Seed) -> Tensor:
+        """The gradient with respect to a crop, given a seed per tap, the deepest first (for the tiled evaluator)."""
+        return self.backward(self.forward(image), seed).to(image.dtype)
+
+
+def _prepared(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.to(dtype).contiguous(memory_format=torch.channels_last)
