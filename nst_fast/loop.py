@@ -86,6 +86,7 @@ def optimize(
     learning_rate: Callable[[int], float],
     due: Callable[[int], bool],
     elapsed: Callable[[], float],
+    smooths: Callable[[int], bool] = lambda step: False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[StepEvent]:
     """Run the loop; yield an event at every step for which ``due`` says so, and one when the run ends.
@@ -101,6 +102,7 @@ def optimize(
         learning_rate: step -> rate of the update that follows.
         due: step -> whether to report; must not look at the device.
         elapsed: seconds since the run began, on the host.
+        smooths: step -> whether the picture is smoothed after that update.
         stop: asked once a step; the run ends early, in good order, when it returns True.
     """
     device = optimizer.pastiche.device
@@ -121,6 +123,8 @@ def optimize(
         if due(step):
             yield event(step)
         optimizer.update(evaluation, evaluate, learning_rate(step))
+        if smooths(step + 1):
+            optimizer.smooth()
     if span.end == span.total:
         history.append(evaluate(optimizer.pastiche))
         yield event(span.end)

@@ -30,6 +30,23 @@ def learning_rate_at(options: OptimizerOptions, step: int) -> float:
     return rate
 
 
+def smoothed(image: Tensor) -> Tensor:
+    """An image [B, C, H, W] average-pooled by 2 and bilinearly brought back to its size.
+
+    Takes out noise of single pixels, which total variation removes at the price of flat patches. An odd side is
+    continued by its last row or column, so that nothing moves.
+    """
+    height, width = image.shape[2:]
+    even = functional.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
+    pooled = functional.avg_pool2d(even, 2)
+    return functional.interpolate(pooled, scale_factor=2, mode="bilinear", align_corners=False)[..., :height, :width]
+
+
+def smooths_at(options: OptimizerOptions, step: int) -> bool:
+    """Whether the picture is smoothed after ``step`` updates; never after the last, which would end in a blur."""
+    return bool(options.smooth_every) and step % options.smooth_every == 0 and step < options.steps
+
+
 class PixelOptimizer(Protocol):
     """Changes the pastiche in place, one update at a time."""
 
@@ -37,6 +54,10 @@ class PixelOptimizer(Protocol):
 
     def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
         """One update, given the evaluation of the pastiche as it is; ``evaluate`` serves line searches only."""
+        ...
+
+    def smooth(self) -> None:
+        """Smooth the pastiche, see :func:`smoothed`, and forget what is no longer true of it."""
         ...
 
 
@@ -58,6 +79,10 @@ class Adam:
         self._adam.step()
         self.pastiche.grad = None
         self.pastiche.clamp_(0, 1)
+
+    def smooth(self) -> None:
+        """The moments stay: they are running means of gradients and follow the smoothed picture within some steps."""
+        self.pastiche.copy_(smoothed(self.pastiche))
 
     def take_over(self, coarser: Adam) -> None:
         """Start with the moments of a coarser scale, resized; the second moment stays non-negative."""
@@ -103,6 +128,11 @@ class LBFGS:
 
         self._lbfgs.step(closure)  # type: ignore[no-untyped-call]
         self.pastiche.grad = None
+
+    def smooth(self) -> None:
+        """The history is cleared: its next curvature pair would blame the whole jump on the last step."""
+        self.pastiche.copy_(smoothed(self.pastiche))
+        self._lbfgs.state.clear()
 
 
 OPTIMIZERS: dict[str, Callable[[Tensor, OptimizerOptions], PixelOptimizer]] = {"adam": Adam, "lbfgs": LBFGS}

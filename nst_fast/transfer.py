@@ -18,7 +18,7 @@ from nst_fast.loop import LossHistory, Span, StepEvent, optimize
 from nst_fast.machine import describe_machine
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective
-from nst_fast.optimizers import PixelOptimizer, learning_rate_at, make_optimizer
+from nst_fast.optimizers import PixelOptimizer, learning_rate_at, make_optimizer, smooths_at
 from nst_fast.options import known
 from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Networks, Problem, at_size, load_problem
@@ -153,6 +153,7 @@ class Course:
                 self.history,
                 Span(scale.index, scale.first, scale.steps, self.config.steps),
                 learning_rate=lambda step: learning_rate_at(self.config, step),
+                smooths=lambda step: smooths_at(self.config, step),
                 due=EventClock([self.config.monitor_every, self.config.save_every, EVENT_STEPS]),
                 stop=self.listeners.stop,
                 elapsed=lambda: time.perf_counter() - self.started,

@@ -74,3 +74,23 @@ def test_nothing_is_read_from_the_device_between_events(monkeypatch: pytest.Monk
     seen, _ = events(steps=20, every=20)
     assert reads == ["tolist"] * len(seen)
     assert len(seen) == 2
+
+
+def test_a_smoothing_shows_in_the_history_at_the_step_after_which_it_came() -> None:
+    pastiche = (torch.arange(16).view(1, 1, 4, 4) % 2).float().repeat(1, 3, 1, 1)  # stripes of 0 and 1
+    history = LossHistory(["bowl"], 4, pastiche.device)
+    for _ in optimize(
+        bowl,
+        make_optimizer(pastiche, OptimizerOptions(steps=4)),
+        history,
+        Span(scale=0, first=0, steps=4, total=4),
+        learning_rate=lambda step: 1e-4,
+        elapsed=lambda: 1.0,
+        due=lambda step: False,
+        smooths=lambda step: step == 2,
+    ):
+        pass
+    total = history.rows()["total"]
+    assert total[1] > 0.99 * total[0]
+    assert total[2] < 0.6 * total[1]  # the mean of 0 and 1 has a quarter of the square, over twice the pixels
+    assert total[3] > 0.99 * total[2]

@@ -5,7 +5,7 @@ import torch
 
 from nst_fast.config import OptimizerOptions
 from nst_fast.evaluators import Evaluation
-from nst_fast.optimizers import learning_rate_at, make_optimizer
+from nst_fast.optimizers import learning_rate_at, make_optimizer, smoothed, smooths_at
 
 
 class Bowl:
@@ -79,3 +79,49 @@ def test_schedules_start_and_end_where_they_should() -> None:
     keras = OptimizerOptions(schedule="exponential", learning_rate=100.0, decay_steps=100, decay_rate=0.96)
     assert learning_rate_at(keras, 250) == pytest.approx(100 * 0.96**2.5)
     assert learning_rate_at(OptimizerOptions(), 250) == OptimizerOptions().initial_learning_rate
+
+
+@pytest.mark.parametrize("size", [(8, 10), (7, 9)])
+def test_smoothing_takes_out_a_checkerboard_and_moves_nothing(size: tuple[int, int]) -> None:
+    rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    ramp = (rows + 2.0 * columns).expand(1, 3, *size)
+    inner = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(smoothed(ramp + (-1.0) ** (rows + columns))[inner], ramp[inner])
+
+
+def test_smoothing_is_due_every_so_many_steps_but_not_at_the_end() -> None:
+    options = OptimizerOptions(steps=1004, smooth_every=251)
+    assert [step for step in range(1005) if smooths_at(options, step) and step] == [251, 502, 753]
+    assert not any(smooths_at(OptimizerOptions(steps=20), step) for step in range(21))
+
+
+def test_lbfgs_begins_anew_from_the_smoothed_picture() -> None:
+    bowl = Bowl(torch.linspace(0.2, 0.8, 48).view(1, 3, 4, 4))
+    options = OptimizerOptions(optimizer="lbfgs", steps=3, learning_rate=0.5)
+    pastiche = torch.zeros(1, 3, 4, 4)
+    optimizer = make_optimizer(pastiche, options)
+    for _ in range(3):
+        optimizer.update(bowl(pastiche), bowl, 0.5)
+    expected = smoothed(pastiche).clone()
+    optimizer.smooth()
+    torch.testing.assert_close(pastiche, expected)
+    for _ in range(2):
+        optimizer.update(bowl(pastiche), bowl, 0.5)
+    fresh = make_optimizer(expected, options)
+    for _ in range(2):
+        fresh.update(bowl(expected), bowl, 0.5)
+    torch.testing.assert_close(pastiche, expected)
+
+
+def test_adam_keeps_its_moments_through_a_smoothing() -> None:
+    target = torch.linspace(0.2, 0.8, 48).view(1, 3, 4, 4)
+    bowl = Bowl(target)
+    pastiche = torch.zeros_like(target)
+    optimizer = make_optimizer(pastiche, OptimizerOptions(learning_rate=0.01))
+    for _ in range(10):
+        optimizer.update(bowl(pastiche), bowl, 0.01)
+    optimizer.smooth()
+    before = pastiche.clone()
+    gradient = torch.zeros_like(target)
+    optimizer.update(Evaluation(gradient.sum((1, 2, 3)), {}, gradient), bowl, 0.01)
+    assert (pastiche - before).min().item() > 1e-3  # it still moves the way it was moving
