@@ -6,7 +6,7 @@ the terms are those of :mod:`nst_fast.losses`; the graph itself knows no normali
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ def tv_weights(weight: float, height: int, width: int) -> tuple[float, float]:
     return weight / (3 * (height - 1) * width), weight / (3 * height * (width - 1))
 
 
-def sized_inputs(taps: Mapping[str, None] | list[str], pools: list[str], height: int, width: int) -> dict[str, Array]:
+def sized_inputs(taps: Sequence[str], pools: Sequence[str], height: int, width: int) -> dict[str, Array]:
     """The graph inputs that depend on the size alone: 1 / (h w) of every style tap, and what every pool leaves out."""
     feeds: dict[str, Array] = {}
     for tap in taps:

@@ -13,9 +13,13 @@ TV_DOWN, TV_RIGHT = WEIGHT + "tv/down", WEIGHT + "tv/right"
 GRADIENT_SCALE = "gradient_scale"
 # Every operator that the graphs may use; ONNX Runtime's CPU, CUDA and WebGPU providers and TensorRT have them all.
 OPERATORS = frozenset(
-    "Add AveragePool Cast Clip Concat Conv DepthToSpace Div Equal Greater MatMul MaxPool Mul Pad ReduceSum "
-    "ReduceSumSquare Relu Reshape Slice Sqrt Sub Transpose Where".split()
+    [
+        *("Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DepthToSpace", "Div", "Equal", "Greater", "MatMul"),
+        *("MaxPool", "Mul", "Pad", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Slice", "Sqrt", "Sub"),
+        *("Transpose", "Where"),
+    ]
 )
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamConstants:

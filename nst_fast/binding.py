@@ -1,0 +1,48 @@
+"""A session's inputs and outputs bound to memory that somebody else owns: nothing is copied, nothing is allocated."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import onnxruntime
+
+from nst_fast.runtime import ORT_ERRORS, failure
+from nst_fast.session import Session
+
+
+class Shareable(Protocol):
+    """An array or tensor whose memory can be shared by DLPack: contiguous, and outside any autograd graph."""
+
+    def __dlpack__(self) -> object: ...
+
+
+class SharedBinding:
+    """Runs a session on tensors of PyTorch, or arrays of NumPy, where they lie."""
+
+    def __init__(self, session: Session) -> None:
+        self._owner = session
+        self._binding = session.session.io_binding()
+        self._kept: dict[str, Shareable] = {}  # ONNX Runtime keeps the address, not the tensor
+
+    def bind_input(self, name: str, tensor: Shareable) -> None:
+        """Read this input from the tensor's memory, as it is when :meth:`run` is called."""
+        self._binding.bind_ortvalue_input(name, self._value(name, tensor))
+
+    def bind_output(self, name: str, tensor: Shareable) -> None:
+        """Write this output into the tensor's memory. Never an input's: what reads it might come later."""
+        self._binding.bind_ortvalue_output(name, self._value(name, tensor))
+
+    def run(self) -> None:
+        """Compute the outputs that are bound.
+
+        Raises:
+            OutOfMemoryError, DeviceError, OnnxModelError: as :func:`nst_fast.session.make_session`.
+        """
+        try:
+            self._owner.session.run_with_iobinding(self._binding)
+        except ORT_ERRORS as error:
+            raise failure(error, "the model cannot be run", self._owner.actual) from error
+
+    def _value(self, name: str, tensor: Shareable) -> object:
+        self._kept[name] = tensor
+        return onnxruntime.OrtValue.from_dlpack(tensor)
