@@ -156,7 +156,12 @@ class DeviceOptions(Options):
     """Device."""
 
     device: str = option("auto", "Where gradients are computed: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
-    engine: str = option("eager", "How a step is computed.", choices=("eager",))
+    engine: str = option("eager", "How a step is computed.", choices=("eager", "ort"))
+    engine_provider: str = option(
+        "auto",
+        "The ONNX Runtime provider of --engine ort; 'auto' is the device's own.",
+        choices=("auto", "cpu", "cuda", "tensorrt"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
