@@ -235,10 +235,24 @@ class ExportConfig(ObjectiveOptions):
 
     graph: str = option(
         "objective",
-        "What is exported: 'objective' (Grams and content features) or 'encoder' (every tap).",
-        choices=("objective", "encoder"),
+        "What is exported: 'objective' (Grams and content features), 'encoder' (every tap), 'gradient' (losses and "
+        "their gradient) or 'step' (losses, gradient and Adam's update).",
+        choices=("objective", "encoder", "gradient", "step"),
     )
     opset: int = option(18, "ONNX operator set; 18 and 20 are read by TensorRT 10.", minimum=18, maximum=20)
+    precision: str = option(
+        "fp32", "Of the convolutions; fp16 needs --graph gradient or step.", choices=("fp32", "fp16")
+    )
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the graph has a backward side, which is written by hand and not exported by PyTorch."""
+        return self.graph in ("gradient", "step")
+
+    def contradictions(self) -> list[str]:
+        if self.precision == "fp16" and not self.has_gradient:
+            return [f"--precision fp16 with --graph {self.graph}: only gradient and step have it"]
+        return super().contradictions()
 
     @classmethod
     def serving(cls, objective: ObjectiveOptions) -> ExportConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import warnings
@@ -20,6 +21,7 @@ from nst_fast.config import ExportConfig
 from nst_fast.errors import NstFastError, OnnxModelError, VerificationError
 from nst_fast.files import sha256_bytes
 from nst_fast.machine import version_of
+from nst_fast.step_spec import AdamConstants
 from nst_fast.vgg import Encoder
 
 SCHEMA = "nst-fast/model/1"
@@ -86,11 +88,19 @@ def build_graph(module: ExportModule, options: ExportConfig, weights_sha256: str
         VerificationError: the exporter gave another opset than asked for, or a model that not every provider takes.
         NstFastError: PyTorch's exporter failed.
     """
-    model = _export(module, options.opset)
+    return seal(_export(module, options.opset), options, weights_sha256, OPERATORS)
+
+
+def seal(model: Any, options: ExportConfig, weights_sha256: str, operators: frozenset[str]) -> ExportedGraph:
+    """Write a model's identity into it, hold it against what every provider takes, and describe it.
+
+    Raises:
+        VerificationError: another opset than asked for, or an operator that is not among the ones allowed.
+    """
     manifest = identity_of(options, weights_sha256)
     _strip(model)
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(manifest))
-    _check(model, options.opset)
+    _check(model, options.opset, operators)
     data: bytes = model.SerializeToString(deterministic=True)
     manifest |= {"model_sha256": sha256_bytes(data), "model_bytes": len(data), "ir_version": model.ir_version}
     manifest |= {"inputs": _shapes(model.graph.input), "outputs": _shapes(model.graph.output)}
@@ -103,6 +113,7 @@ def identity_of(options: ExportConfig, weights_sha256: str) -> dict[str, Any]:
 
     It opens the manifest, is written into the model's metadata too, and names the model in the cache.
     """
+    update = dataclasses.asdict(AdamConstants()) if options.graph == "step" else None
     return {
         "schema": SCHEMA,
         "graph": options.graph,
@@ -113,7 +124,9 @@ def identity_of(options: ExportConfig, weights_sha256: str) -> dict[str, Any]:
         "padding": options.padding,
         "input_normalization": options.input_normalization,
         "opset": options.opset,
-        "precision": "fp32",
+        "precision": options.precision,
+        "tv": options.has_gradient and options.tv_weight > 0,
+        "adam": update,
         "weights_sha256": weights_sha256,
     }
 
@@ -221,11 +234,11 @@ def _strip(model: Any) -> None:
     model.producer_name, model.producer_version = "nst-fast", __version__
 
 
-def _check(model: Any, opset: int) -> None:
+def _check(model: Any, opset: int, operators: frozenset[str]) -> None:
     """Hold the model against what every provider takes."""
     # A version conversion that fails leaves the exporter's own opset, with a log line only.
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    foreign = sorted({f"{node.domain or 'onnx'}.{node.op_type}" for node in model.graph.node if not _known(node)})
+    foreign = sorted({f"{node.domain or 'onnx'}.{node.op_type}" for node in model.graph.node if node.domain or node.op_type not in operators})
     problems = []
     if opsets != {"": opset}:
         problems.append(f"its opsets are {opsets} instead of {opset}")
@@ -239,10 +252,6 @@ def _check(model: Any, opset: int) -> None:
         problems.append(f"the ONNX checker refuses it: {error}")
     if problems:
         raise VerificationError(f"the exported model is unusable: {'; '.join(problems)}")
-
-
-def _known(node: Any) -> bool:
-    return node.domain == "" and node.op_type in OPERATORS
 
 
 def _shapes(values: Sequence[Any]) -> list[dict[str, Any]]:

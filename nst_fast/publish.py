@@ -21,6 +21,8 @@ from nst_fast.objective import Objective
 from nst_fast.onnx_export import ExportModule, build_graph, identity_of, open_model, sidecar_of
 from nst_fast.parity import ParityRow, check_parity
 from nst_fast.session import check_provider, make_session
+from nst_fast.step_export import build_step_export
+from nst_fast.step_parity import check_step_parity
 from nst_fast.taps import cut
 from nst_fast.vgg import Encoder
 from nst_fast.weights import make_encoder
@@ -159,16 +161,21 @@ def cached_path(options: ExportConfig, weights_sha256: str) -> Path:
     """Where the cache keeps the export of these options and weights; another identity has another name."""
     key = sha256_bytes(json.dumps(identity_of(options, weights_sha256)).encode())[:16]
     deepest = cut(options.network, options.taps)[-1]
-    return cache_dir(CACHE_FOLDER) / f"{options.network}-{options.graph}-{deepest}-op{options.opset}-fp32-{key}.onnx"
+    return cache_dir(CACHE_FOLDER) / f"{options.network}-{options.graph}-{deepest}-op{options.opset}-{options.precision}-{key}.onnx"
 
 
 def _prove(
     options: ExportConfig, encoder: Encoder, weights_sha256: str, providers: Sequence[str], path: Path
 ) -> Published:
     """Build the model and check its parity, in memory."""
-    module = ExportModule(encoder, options)
-    graph = build_graph(module, options, weights_sha256)
-    rows = [row for provider in dict.fromkeys(providers) for row in check_parity(module, graph.model, provider)]
+    checked = dict.fromkeys(providers)
+    if options.has_gradient:
+        graph = build_step_export(encoder, options, weights_sha256)
+        rows = [row for provider in checked for row in check_step_parity(encoder, options, graph.model, provider)]
+    else:
+        module = ExportModule(encoder, options)
+        graph = build_graph(module, options, weights_sha256)
+        rows = [row for provider in checked for row in check_parity(module, graph.model, provider)]
     manifest = {**graph.manifest, "parity": [row.as_dict() for row in rows]}
     return Published(path, manifest, graph.model, rows)
 
