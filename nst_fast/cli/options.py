@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -11,12 +11,13 @@ import typer
 from nst_fast.options import Declared, Options, declared
 
 
-def takes(config_class: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def takes(config_class: type[Options], *, without: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Expand a command's parameter ``config`` into one option per field of the config class.
 
-    An option that is not given stays at the config's default, so that presets and records can slip in between.
+    An option that is not given stays at the config's default, so that presets and records can slip in between. Fields
+    named by ``without`` get no option: the command decides them itself.
     """
-    items = declared(config_class)
+    items = [item for item in declared(config_class) if item.name not in without]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(command, eval_str=True)
