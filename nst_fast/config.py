@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Self
 
-from nst_fast.control import ControlOptions, FinishOptions, FitOptions, ReportOptions, ScaleOptions
+from nst_fast.control import ControlOptions, FinishOptions, FitOptions, ReportOptions, ScaleOptions, StopOptions
 from nst_fast.errors import UsageError
 from nst_fast.options import Options, declared, option
 from nst_fast.taps import CONVS_PER_BLOCK, check_taps, smallest_side
@@ -201,6 +201,7 @@ class StylizeConfig(
     MonitorOptions,
     DeviceOptions,
     FinishOptions,
+    StopOptions,
     ScaleOptions,
     OptimizerOptions,
     ControlOptions,

@@ -1,10 +1,11 @@
-"""Options of control, fit, scales, finish and report; :mod:`nst_fast.config` combines them with the others.
+"""Options of control, fit, scales, stopping, finish and report; :mod:`nst_fast.config` combines them with the others.
 
 Standard library only. They stand in a file of their own so that neither file is too long for one reading.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from nst_fast.errors import UsageError
@@ -12,6 +13,8 @@ from nst_fast.options import Options, option
 
 # The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps of the dial.
 STRENGTH_RANGE = 1000.0
+# --until-converged: so many steps without improvement.
+CONVERGED_PATIENCE = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,43 @@ class ScaleOptions(Options):
     scale_factor: float = option(2.0, "Growth from one size to the next.", minimum=1.1, maximum=4)
     min_size: int = option(96, "Sizes whose longest side would be shorter are left out.", minimum=16)
     scale_steps_ratio: float = option(1.0, "Steps at a scale relative to the next finer one.", minimum=0.05, maximum=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopOptions(Options):
+    """Guard and stopping."""
+
+    divergence_factor: float = option(
+        10.0, "A loss beyond this multiple of the best one is a divergence; 0 turns the guard off.", minimum=0
+    )
+    until_converged: bool = option(False, "Stop when the loss no longer improves; the same as --patience 50.")
+    patience: int = option(0, "Stop when N steps have not improved the loss by --min-improvement; 0: never.", minimum=0)
+    min_improvement: float = option(
+        0.01, "The fraction by which the loss must fall to count as improved.", minimum=0, maximum=0.99
+    )
+    time_budget: str = option("", "End in time with the best so far: 90, 60s, 5m or 1h.", metavar="TIME")
+
+    @property
+    def patience_steps(self) -> int:
+        return self.patience or (CONVERGED_PATIENCE if self.until_converged else 0)
+
+    @property
+    def budget_seconds(self) -> float:
+        """The time budget in seconds; 0 means none."""
+        return parse_duration(self.time_budget) if self.time_budget else 0.0
+
+    def contradictions(self) -> list[str]:
+        parse_duration(self.time_budget or "1s")
+        return super().contradictions()
+
+
+def parse_duration(text: str) -> float:
+    """``90``, ``60s``, ``5m`` or ``1h`` in seconds; anything else raises :class:`UsageError`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--time-budget {text!r}: is no duration", "Write seconds, or 60s, 5m, 1h")
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)

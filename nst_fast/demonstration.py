@@ -8,6 +8,7 @@ from pathlib import Path
 from nst_fast.config import EncoderOptions, ExportConfig, StylizeConfig
 from nst_fast.errors import WeightsError
 from nst_fast.images import from_uint8, save_image, to_uint8
+from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Networks
 from nst_fast.publish import find_or_export
 from nst_fast.sample_art import draw_content, draw_style
@@ -34,6 +35,7 @@ def demonstrate(folder: Path, config: StylizeConfig, *, overwrite: bool, listene
     The pretrained weights are used when they are cached or can be fetched; otherwise seeded random ones, with a note.
     """
     content, style, picture, sheet = (folder / f"{name}.png" for name in ("content", "style", "pastiche", "comparison"))
+    OutputFiles(picture).check(overwrite=overwrite, inputs=())
     config = config.replace(weights=reachable_weights(config, listeners))
     draw_pictures(content, style, config.image_size)
     networks = Networks()

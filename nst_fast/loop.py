@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nst_fast.errors import NumericsError
 from nst_fast.evaluators import Evaluation, Evaluator
+from nst_fast.guard import Guard, Recovery
 from nst_fast.machine import peak_memory_mib
 from nst_fast.optimizers import PixelOptimizer
 
@@ -53,9 +55,18 @@ class LossHistory:
         self._buffer[self.length].copy_(row)
         self.length += 1
 
+    def replace_last(self, evaluation: Evaluation) -> None:
+        """Overwrite the newest row: the picture was exchanged for another."""
+        self.length -= 1
+        self.append(evaluation)
+
     def last(self) -> dict[str, float]:
         """The newest row. Synchronises with the device."""
-        return dict(zip(self.names, self._buffer[self.length - 1].tolist(), strict=True))
+        return self.row(self.length - 1)
+
+    def row(self, index: int) -> dict[str, float]:
+        """One row. Synchronises with the device."""
+        return dict(zip(self.names, self._buffer[index].tolist(), strict=True))
 
     def rows(self) -> dict[str, list[float]]:
         """All rows, column by column. Synchronises with the device."""
@@ -65,66 +76,92 @@ class LossHistory:
 
 @dataclass(frozen=True)
 class Span:
-    """Which part of a run a loop covers: ``steps`` updates at a scale, after ``first`` earlier ones, of ``total``."""
+    """Which part of a run a loop covers: ``steps`` updates at a scale, after ``first`` earlier ones, of ``total``.
+
+    The loop of the ``last`` scale ends with an evaluation of the finished picture. The others end with their last
+    update: the next scale's first event shows the picture that it made.
+    """
 
     scale: int
     first: int
     steps: int
     total: int
+    last: bool
 
-    @property
-    def end(self) -> int:
-        return self.first + self.steps
+
+@dataclass(frozen=True)
+class Course:
+    """How a loop behaves from step to step. None of these may look at the device.
+
+    Attributes:
+        learning_rate: step -> rate of the update that follows.
+        due: step -> whether to report.
+        elapsed: seconds since the run began, on the host.
+        smooths: step -> whether the picture is smoothed after that update.
+        stop: asked once a step; the run ends early, in good order, when it returns True.
+        recovered: told of every return to the best picture.
+    """
+
+    learning_rate: Callable[[int], float]
+    due: Callable[[int], bool]
+    elapsed: Callable[[], float]
+    smooths: Callable[[int], bool] = lambda step: False
+    stop: Callable[[], bool] = lambda: False
+    recovered: Callable[[Recovery], None] = lambda recovery: None
 
 
 def optimize(
-    evaluate: Evaluator,
-    optimizer: PixelOptimizer,
-    history: LossHistory,
-    span: Span,
-    *,
-    learning_rate: Callable[[int], float],
-    due: Callable[[int], bool],
-    elapsed: Callable[[], float],
-    smooths: Callable[[int], bool] = lambda step: False,
-    stop: Callable[[], bool] = lambda: False,
+    evaluate: Evaluator, optimizer: PixelOptimizer, guard: Guard, history: LossHistory, span: Span, course: Course
 ) -> Iterator[StepEvent]:
-    """Run the loop; yield an event at every step for which ``due`` says so, and one when the run ends.
-
-    A scale that is not the last one ends with its last update, without an event: the next scale's first event shows
-    the picture that it made.
+    """Run the loop; yield an event at every step that is due, and one when the run ends.
 
     Args:
         evaluate: the engine.
         optimizer: holds the pastiche and changes it in place.
+        guard: knows the best picture; steps in when an event shows a divergence.
         history: receives the terms of every step.
         span: the steps to do.
-        learning_rate: step -> rate of the update that follows.
-        due: step -> whether to report; must not look at the device.
-        elapsed: seconds since the run began, on the host.
-        smooths: step -> whether the picture is smoothed after that update.
-        stop: asked once a step; the run ends early, in good order, when it returns True.
+        course: when to report, smooth, stop, and how fast to go.
+
+    Raises:
+        NumericsError: the run diverged once more than the guard tries; the pastiche is then the best picture.
     """
     device = optimizer.pastiche.device
 
     def event(step: int) -> StepEvent:
         terms = history.last()  # waits for the device, so the time that follows is true
-        seconds = elapsed()
+        seconds = course.elapsed()
         rate = step / seconds if step else 0.0
         pastiche = optimizer.pastiche
         return StepEvent(span.scale, step, span.total, terms, seconds, rate, peak_memory_mib(device), pastiche)
 
-    for step in range(span.first, span.end):
+    for step in range(span.first, span.first + span.steps + span.last):
         evaluation = evaluate(optimizer.pastiche)
         history.append(evaluation)
-        if stop():
-            yield event(step)
+        guard.observe(step, optimizer.pastiche, evaluation)
+        ends = course.stop() or step == span.first + span.steps
+        if ends or course.due(step):
+            seen = event(step)
+            if recovery := guard.check(step, seen.terms["total"]):
+                recover(optimizer, guard, recovery, course)
+                evaluation = evaluate(optimizer.pastiche)
+                history.replace_last(evaluation)
+                seen = event(step)
+            yield seen
+        if ends:
             return
-        if due(step):
-            yield event(step)
-        optimizer.update(evaluation, evaluate, learning_rate(step))
-        if smooths(step + 1):
+        optimizer.update(evaluation, evaluate, course.learning_rate(step) * guard.learning_rate_factor)
+        if course.smooths(step + 1):
             optimizer.smooth()
-    if span.end == span.total:
-        history.append(evaluate(optimizer.pastiche))
-        yield event(span.end)
+            guard.forget(optimizer.pastiche)
+
+
+def recover(optimizer: PixelOptimizer, guard: Guard, recovery: Recovery, course: Course) -> None:
+    """Go back to the best picture; give up, with that picture in place, when it has been tried often enough."""
+    optimizer.restart_from(guard.best)
+    course.recovered(recovery)
+    if guard.exhausted:
+        raise NumericsError(
+            f"the run diverged {guard.tries} times: {recovery}",
+            "Lower --learning-rate, or use --optimizer adam or --line-search strong_wolfe",
+        )

@@ -60,6 +60,10 @@ class PixelOptimizer(Protocol):
         """Smooth the pastiche, see :func:`smoothed`, and forget what is no longer true of it."""
         ...
 
+    def restart_from(self, picture: Tensor) -> None:
+        """Go back to an earlier picture and forget everything learnt since."""
+        ...
+
 
 class Adam:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980) on pixels, clamped to [0, 1] after every update."""
@@ -83,6 +87,10 @@ class Adam:
     def smooth(self) -> None:
         """The moments stay: they are running means of gradients and follow the smoothed picture within some steps."""
         self.pastiche.copy_(smoothed(self.pastiche))
+
+    def restart_from(self, picture: Tensor) -> None:
+        self.pastiche.copy_(picture)
+        self._adam.state.clear()
 
     def take_over(self, coarser: Adam) -> None:
         """Start with the moments of a coarser scale, resized; the second moment stays non-negative."""
@@ -131,7 +139,10 @@ class LBFGS:
 
     def smooth(self) -> None:
         """The history is cleared: its next curvature pair would blame the whole jump on the last step."""
-        self.pastiche.copy_(smoothed(self.pastiche))
+        self.restart_from(smoothed(self.pastiche))
+
+    def restart_from(self, picture: Tensor) -> None:
+        self.pastiche.copy_(picture)
         self._lbfgs.state.clear()
 
 

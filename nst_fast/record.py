@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,8 @@ class RunRecord:
         losses: final weighted terms and their ``total``.
         history: column name -> one value per step, starting before the first update.
         monitor: readings of the ONNX Runtime side, and how many were dropped.
+        recoveries: returns to the best picture after a divergence, see :class:`nst_fast.guard.Recovery`.
+        finish: what was done to the picture after its last step; the losses are those before it.
         size: width and height of the pastiche in pixels.
         output_sha256: of the picture's bytes; empty in the copy that the picture itself carries.
     """
@@ -52,6 +55,8 @@ class RunRecord:
     history: dict[str, list[float]] = field(default_factory=dict)
     provider: dict[str, str] = field(default_factory=dict)
     monitor: dict[str, Any] = field(default_factory=dict)
+    finish: list[str] = field(default_factory=list)
+    recoveries: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     size: list[int] = field(default_factory=list)
     output: str = ""
@@ -115,9 +120,9 @@ def _read(path: Path) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Floats to 7 significant digits: a float32 holds no more."""
+    """Floats to 7 significant digits: a float32 holds no more. JSON has no word for those that are not finite."""
     if isinstance(value, float):
-        return float(f"{value:.7g}")
+        return float(f"{value:.7g}") if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return [rounded(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from nst_fast.config import StylizeConfig
-from nst_fast.errors import UsageError
+from nst_fast.errors import NumericsError, UsageError
 from nst_fast.evaluators import make_evaluator
+from nst_fast.guard import Guard, Recovery, StopRules
 from nst_fast.images import LoadedImage
-from nst_fast.loop import LossHistory, Span, StepEvent, optimize
+from nst_fast.loop import Course, LossHistory, Span, StepEvent, optimize
 from nst_fast.machine import describe_machine
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective
 from nst_fast.optimizers import PixelOptimizer, learning_rate_at, make_optimizer, smooths_at
 from nst_fast.options import known
 from nst_fast.outputs import OutputFiles
+from nst_fast.postprocess import finished
 from nst_fast.problem import Networks, Problem, at_size, load_problem
 from nst_fast.publish import open_monitor
 from nst_fast.record import RunRecord
 from nst_fast.scales import Scale
 
 EVENT_SECONDS = 0.5  # the progress display is fed at least this often
-EVENT_STEPS = 50  # and at least every so many steps, however fast they are
+EVENT_STEPS = 10  # and at least every so many steps, so that the guard sees a divergence early
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,14 @@ class Listeners:
 
 @dataclass(frozen=True)
 class Pastiche:
-    """The result of a run: ``image`` [1, 3, H, W], RGB float32 in [0, 1] on the CPU, and the run's record."""
+    """The result of a run: ``image`` [1, 3, H, W], RGB float32 in [0, 1] on the CPU, and the run's record.
+
+    A run that diverged beyond repair still has a picture, its best; ``failure`` is then what to raise once it is saved.
+    """
 
     image: Tensor
     record: RunRecord
+    failure: NumericsError | None = None
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the picture with its record inside, and record and loss curve beside it."""
@@ -74,7 +81,7 @@ def stylize(
 
     Args:
         content: the picture whose scene is kept.
-        style: the picture, or pictures, whose manner is taken; several are blended in equal shares.
+        style: the picture, or pictures, whose manner is taken; several are blended as ``style_weight_each`` says.
         config: every option; by default ``StylizeConfig()``.
         output: the picture to write, checked before any work; nothing is written without it.
         overwrite: replace an output that exists.
@@ -99,68 +106,120 @@ def stylize(
     pastiche = run(problem, files, listeners or Listeners())
     if files is not None:
         files.save(pastiche.image, pastiche.record)
+    if pastiche.failure is not None:
+        raise pastiche.failure
     return pastiche
 
 
 def run(problem: Problem, files: OutputFiles | None, listeners: Listeners) -> Pastiche:
-    """Run every scale to its end, or until the listeners stop the run; complete the record.
+    """Run every scale to its end, or until something ends the run; complete the record.
 
     Snapshots are written when ``files`` are given; the picture itself is not: that is the caller's.
     """
     for note in problem.notes:
         listeners.note(note)
-    record = new_record(problem)
-    course = Course(problem, files, listeners, record)
-    pastiche = course.run()
-    return Pastiche(pastiche.detach().clamp(0, 1).cpu(), record)
+    return Run(problem, files, listeners).run()
 
 
-class Course:
-    """One run over all scales: what passes from one scale to the next, and who is told."""
+class Run:
+    """One run over all scales: what passes from one scale to the next, who is told, and what is written down."""
 
-    def __init__(self, problem: Problem, files: OutputFiles | None, listeners: Listeners, record: RunRecord) -> None:
+    def __init__(self, problem: Problem, files: OutputFiles | None, listeners: Listeners) -> None:
         self.problem = problem
         self.config = problem.config
         self.files = files
         self.listeners = listeners
-        self.record = record
+        self.record = new_record(problem)
+        self.rules = StopRules(problem.config)
         self.started = time.perf_counter()
         self.history: LossHistory | None = None
         self.last: StepEvent | None = None
+        self.status = "complete"
+        self.failure: NumericsError | None = None
 
-    def run(self) -> Tensor:
+    def run(self) -> Pastiche:
         scales = self.problem.scales
         pastiche = self.problem.start_at(scales[0])
         optimizer: PixelOptimizer | None = None
+        done = 0
         for scale in scales:
             pastiche = at_size(pastiche, scale.height, scale.width)
             optimizer = make_optimizer(pastiche, self.config, previous=optimizer)
-            self.run_scale(scale, optimizer, last=scale is scales[-1])
-            if self.listeners.stop():
+            span = Span(scale.index, done, scale.steps, self.config.steps, last=scale is scales[-1])
+            done += self.run_scale(scale, span, optimizer)
+            if self.listeners.stop() or self.failure:
                 break
         self.conclude()
-        return at_size(pastiche, self.problem.height, self.problem.width)
+        return Pastiche(self.finish(pastiche), self.record, self.failure)
 
-    def run_scale(self, scale: Scale, optimizer: PixelOptimizer, *, last: bool) -> None:
-        """Optimise at one scale; only the last one is monitored."""
+    def finish(self, pastiche: Tensor) -> Tensor:
+        """The picture on the CPU at its full size, its colours kept and its noise taken out if the config says so."""
+        problem = self.problem
+        picture = at_size(pastiche.detach(), problem.height, problem.width).clamp(0, 1).cpu()
+        content = problem.content.tensor if problem.content is not None else None
+        if content is not None:
+            content = at_size(content, problem.height, problem.width)
+        picture, self.record.finish = finished(picture, content, self.config)
+        return picture
+
+    def run_scale(self, scale: Scale, span: Span, optimizer: PixelOptimizer) -> int:
+        """Optimise at one scale and return the updates done; only the last scale is monitored."""
         objective = self.problem.objective_at(scale)
         if self.history is None:
             self.history = LossHistory(objective.term_names, self.config.steps, self.problem.device)
-        with self.monitoring(objective, enabled=last) as monitor:
-            for event in optimize(
-                make_evaluator(self.config, self.problem.encoder, objective),
-                optimizer,
-                self.history,
-                Span(scale.index, scale.first, scale.steps, self.config.steps),
-                learning_rate=lambda step: learning_rate_at(self.config, step),
-                smooths=lambda step: smooths_at(self.config, step),
-                due=EventClock([self.config.monitor_every, self.config.save_every, EVENT_STEPS]),
-                stop=self.listeners.stop,
-                elapsed=lambda: time.perf_counter() - self.started,
-            ):
-                self.hear(event, monitor)
+        self.rules.next_scale(span.first)
+        evaluate = make_evaluator(self.config, self.problem.encoder, objective)
+        guard = Guard(optimizer.pastiche, self.config.divergence_factor)
+        verdict = ""
+        with self.monitoring(objective, enabled=span.last) as monitor:
+            try:
+                for event in optimize(evaluate, optimizer, guard, self.history, span, self.course()):
+                    self.hear(event, monitor)
+                    verdict = self.verdict(event, scale)
+                    if verdict:
+                        break
+            except NumericsError as error:
+                verdict, self.failure = "diverged", error
         if monitor is not None:
             add_readings(self.record, monitor)
+        assert self.last is not None  # the loop reports its end, and its beginning is always due
+        if verdict and (span.last or self.failure or self.listeners.stop()):
+            self.status = verdict
+            self.return_to_best(optimizer, guard)
+        return self.last.step - span.first if verdict else span.steps
+
+    def course(self) -> Course:
+        config = self.config
+        return Course(
+            learning_rate=lambda step: learning_rate_at(config, step),
+            due=EventClock([config.monitor_every, config.save_every, EVENT_STEPS]),
+            elapsed=self.elapsed,
+            smooths=lambda step: smooths_at(config, step),
+            stop=self.listeners.stop,
+            recovered=self.recovered,
+        )
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def verdict(self, event: StepEvent, scale: Scale) -> str:
+        """Why the scale should end now, if it should: the user's wish, or one of the stop rules."""
+        if self.listeners.stop():
+            return "stopped"
+        share = share_of_work(self.problem.scales, scale.index)
+        return self.rules.verdict(event.step, event.terms["total"], event.seconds, share)
+
+    def recovered(self, recovery: Recovery) -> None:
+        self.record.recoveries.append(asdict(recovery))
+        self.record.warnings.append(str(recovery))
+        self.listeners.note(str(recovery))
+
+    def return_to_best(self, optimizer: PixelOptimizer, guard: Guard) -> None:
+        """A run that was cut short ends with the best picture it has seen at its scale, not with its last."""
+        assert self.last is not None and self.history is not None  # something was evaluated
+        if guard.best_total < self.last.terms["total"] or not math.isfinite(self.last.terms["total"]):
+            optimizer.pastiche.copy_(guard.best)
+            self.last = replace(self.last, terms=self.history.row(guard.best_step))
 
     def hear(self, event: StepEvent, monitor: Monitor | None) -> None:
         """Pass an event on to the monitor, the snapshots and the listeners."""
@@ -186,9 +245,15 @@ class Course:
         """Write what came of the run into its record."""
         assert self.last is not None and self.history is not None  # the loop always reports its end
         record, last = self.record, self.last
-        record.status = "complete" if last.step == self.config.steps else "stopped"
+        record.status = self.status
         record.steps, record.seconds, record.steps_per_second = last.step, last.seconds, last.steps_per_second
         record.peak_memory_mib, record.losses, record.history = last.peak_memory_mib, last.terms, self.history.rows()
+
+
+def share_of_work(scales: Sequence[Scale], index: int) -> float:
+    """The part of a run's work, counted in pixels times steps, that is done by the end of a scale."""
+    work = [scale.height * scale.width * scale.steps for scale in scales]
+    return sum(work[: index + 1]) / sum(work)
 
 
 def new_record(problem: Problem) -> RunRecord:

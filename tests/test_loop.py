@@ -5,7 +5,8 @@ import torch
 
 from nst_fast.config import OptimizerOptions
 from nst_fast.evaluators import Evaluation
-from nst_fast.loop import LossHistory, Span, StepEvent, optimize
+from nst_fast.guard import Guard
+from nst_fast.loop import Course, LossHistory, Span, StepEvent, optimize
 from nst_fast.optimizers import make_optimizer
 
 
@@ -20,16 +21,15 @@ def events(steps: int, every: int, stop_at: int | None = None) -> tuple[list[tup
     history = LossHistory(["bowl"], steps, pastiche.device)
     seen: list[tuple[StepEvent, float]] = []
     stops = iter(range(10_000))
-    for event in optimize(
-        bowl,
-        make_optimizer(pastiche, options),
-        history,
-        Span(scale=0, first=0, steps=steps, total=steps),
+    course = Course(
         learning_rate=lambda step: 0.05,
-        elapsed=lambda: 1.0,
         due=lambda step: step % every == 0,
+        elapsed=lambda: 1.0,
         stop=lambda: stop_at is not None and next(stops) >= stop_at,
-    ):
+    )
+    span = Span(scale=0, first=0, steps=steps, total=steps, last=True)
+    guard = Guard(pastiche, factor=0)
+    for event in optimize(bowl, make_optimizer(pastiche, options), guard, history, span, course):
         seen.append((event, event.pastiche.square().sum().item()))
     return seen, history
 
@@ -79,16 +79,15 @@ def test_nothing_is_read_from_the_device_between_events(monkeypatch: pytest.Monk
 def test_a_smoothing_shows_in_the_history_at_the_step_after_which_it_came() -> None:
     pastiche = (torch.arange(16).view(1, 1, 4, 4) % 2).float().repeat(1, 3, 1, 1)  # stripes of 0 and 1
     history = LossHistory(["bowl"], 4, pastiche.device)
-    for _ in optimize(
-        bowl,
-        make_optimizer(pastiche, OptimizerOptions(steps=4)),
-        history,
-        Span(scale=0, first=0, steps=4, total=4),
+    course = Course(
         learning_rate=lambda step: 1e-4,
-        elapsed=lambda: 1.0,
         due=lambda step: False,
+        elapsed=lambda: 1.0,
         smooths=lambda step: step == 2,
-    ):
+    )
+    span = Span(scale=0, first=0, steps=4, total=4, last=True)
+    guard = Guard(pastiche, factor=0)
+    for _ in optimize(bowl, make_optimizer(pastiche, OptimizerOptions(steps=4)), guard, history, span, course):
         pass
     total = history.rows()["total"]
     assert total[1] > 0.99 * total[0]

@@ -1,0 +1,129 @@
+"""The divergence guard and the rules that end a run early. Nothing here looks at the device more often than events do.
+
+Style transfer runs do diverge: the loss of a published L-BFGS run jumped from 0.46 to 1.5 million at step 525 and took
+200 steps to come back. The guard keeps the best picture so far, on the device and without waiting for it; when an
+event shows a loss that is not finite, or a jump, the run goes back to that picture with half the step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nst_fast.control import StopOptions
+from nst_fast.evaluators import Evaluation
+
+TRIES = 2  # how often a run goes back before it gives up
+SHRINK = 0.5  # what the learning rate is multiplied by at every return
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A return to the best picture: what was seen, when, and where the run went back to."""
+
+    step: int
+    reason: str
+    total: float
+    best_step: int
+    best_total: float
+    learning_rate_factor: float
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step}: {self.reason} (total {self.total:.4g}); back to the picture of step {self.best_step} "
+            f"(total {self.best_total:.4g}), learning rate times {self.learning_rate_factor:g} from here on"
+        )
+
+
+class Guard:
+    """Watches one scale; knows the best picture so far.
+
+    Args:
+        pastiche: the live picture [B, 3, H, W].
+        factor: a total beyond this multiple of the best one is a jump; 0 keeps the best picture but never steps in.
+    """
+
+    def __init__(self, pastiche: Tensor, factor: float) -> None:
+        self.factor = factor
+        self.tries = 0
+        self.learning_rate_factor = 1.0
+        self.best = pastiche.clone()
+        self._total = torch.full((), math.inf, device=pastiche.device)
+        self._step = torch.zeros((), dtype=torch.long, device=pastiche.device)
+
+    def observe(self, step: int, pastiche: Tensor, evaluation: Evaluation) -> None:
+        """Remember the picture if it is the best so far. Runs on the device and waits for nothing."""
+        total = evaluation.total.mean()
+        better = total < self._total  # false for NaN
+        self._total = torch.where(better, total, self._total)
+        self._step = torch.where(better, step, self._step)
+        torch.where(better, pastiche, self.best, out=self.best)
+
+    @property
+    def best_total(self) -> float:
+        """Synchronises with the device."""
+        return float(self._total)
+
+    @property
+    def best_step(self) -> int:
+        """Synchronises with the device."""
+        return int(self._step)
+
+    def check(self, step: int, total: float) -> Recovery | None:
+        """What is to be done about a total that an event shows; None when all is well."""
+        best = self.best_total
+        if not math.isfinite(total):
+            reason = "the loss is not finite"
+        elif self.factor and math.isfinite(best) and total > self.factor * best:
+            reason = f"the loss jumped beyond {self.factor:g} times the best"
+        else:
+            return None
+        self.tries += 1
+        self.learning_rate_factor *= SHRINK
+        return Recovery(step, reason, total, self.best_step, best, self.learning_rate_factor)
+
+    def forget(self, pastiche: Tensor) -> None:
+        """Begin anew from a picture that was changed on purpose, by smoothing: a higher loss is then no fault."""
+        self.best.copy_(pastiche)
+        self._total.fill_(math.inf)
+
+    @property
+    def exhausted(self) -> bool:
+        return self.tries > TRIES
+
+
+@dataclass
+class StopRules:
+    """Ends a run when it no longer pays, or when its time is up. Asked at events only.
+
+    Attributes:
+        options: patience, improvement and time budget.
+    """
+
+    options: StopOptions
+    _best: float = field(default=math.inf, init=False)
+    _improved_at: int = field(default=0, init=False)
+
+    def verdict(self, step: int, total: float, elapsed: float, share: float) -> str:
+        """Why the scale should end now: ``converged``, ``out of time``, or an empty string.
+
+        Args:
+            step: updates done.
+            total: the loss at this step.
+            elapsed: seconds since the run began.
+            share: the part of the time budget that may be used up by the end of this scale.
+        """
+        if self.options.budget_seconds and elapsed >= self.options.budget_seconds * share:
+            return "out of time"
+        if not self.options.patience_steps:
+            return ""
+        if total < self._best * (1 - self.options.min_improvement):
+            self._best, self._improved_at = total, step
+        return "converged" if step - self._improved_at >= self.options.patience_steps else ""
+
+    def next_scale(self, step: int) -> None:
+        """Losses of different scales are not comparable: patience begins anew."""
+        self._best, self._improved_at = math.inf, step
