@@ -28,8 +28,10 @@ class OutputFiles:
     def loss_curve(self) -> Path:
         return self.picture.with_name(f"{self.picture.stem}-losses.png")
 
-    def snapshot(self, step: int) -> Path:
-        return self.picture.with_name(f"{self.picture.stem}-{step:06d}{self.picture.suffix}")
+    def snapshot(self, step: int, kind: str = "same") -> Path:
+        """The numbered file of a snapshot; ``kind`` is a suffix without its dot, or ``same`` for the picture's own."""
+        suffix = self.picture.suffix if kind == "same" else f".{kind}"
+        return self.picture.with_name(f"{self.picture.stem}-{step:06d}{suffix}")
 
     def check(self, *, overwrite: bool, inputs: Iterable[Path]) -> None:
         """Raise, before any work, if the picture could not be written or would destroy something."""
@@ -38,8 +40,8 @@ class OutputFiles:
         for path in (self.picture, self.record, self.loss_curve):
             check_writable(path, overwrite=overwrite, inputs=inputs)
 
-    def save_snapshot(self, image: Tensor, step: int) -> None:
-        save_image(image, self.snapshot(step))
+    def save_snapshot(self, image: Tensor, step: int, kind: str = "same") -> None:
+        save_image(image, self.snapshot(step, kind))
 
     def save(self, image: Tensor, record: RunRecord) -> None:
         """Write the picture with its record inside, then the record and the curve beside it."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nst_fast.config import EncoderOptions, ImageOptions, StylizeConfig
+from nst_fast.errors import UsageError
 from nst_fast.images import LoadedImage, load_image
 from nst_fast.machine import resolve_device
 from nst_fast.objective import Objective, Statistics
+from nst_fast.palette import grey
+from nst_fast.postprocess import prepared_content, prepared_style
 from nst_fast.resizing import resize_to
 from nst_fast.scales import Scale, plan_scales
 from nst_fast.taps import cut
@@ -82,7 +85,9 @@ class Problem:
 
     @property
     def scales(self) -> list[Scale]:
-        return plan_scales(self.config, self.config.steps, self.height, self.width)
+        # Without style the content is the answer, and must not pass through smaller sizes.
+        options = self.config if self.config.strength else self.config.replace(scales=1)
+        return plan_scales(options, options.steps, self.height, self.width)
 
     @property
     def notes(self) -> list[str]:
@@ -94,7 +99,8 @@ class Problem:
         """The content image at a scale, [1, 3, H, W] on the device."""
         if self.content is None:
             return None
-        return at_size(self.content.tensor, scale.height, scale.width).to(self.device)
+        content = at_size(self.content.tensor, scale.height, scale.width).to(self.device)
+        return prepared_content(content, self.config)
 
     def styles_at(self, scale: Scale) -> list[Tensor]:
         """The style images at a scale, each shrunk by the scale's fraction, on the device."""
@@ -103,21 +109,34 @@ class Problem:
         return [at_size(image, *size).to(self.device) for image, size in zip(images, sizes, strict=True)]
 
     def targets_at(self, scale: Scale) -> Statistics:
-        return self.targets.build(self.encoder, self.config, self.content_at(scale), self.styles_at(scale))
+        blend = self.config.blend_weights
+        return self.targets.build(self.encoder, self.config, self.content_at(scale), self.styles_at(scale), blend)
 
     def objective_at(self, scale: Scale) -> Objective:
         """The objective at a scale: its targets are those of the pictures at that scale."""
-        return Objective(self.config, self.targets_at(scale))
+        return Objective(self.config.dialled(), self.targets_at(scale))
 
     def start_at(self, scale: Scale) -> Tensor:
-        """Where the pastiche starts, [1, 3, H, W] on the device: content, uniform noise, or a file."""
+        """Where the pastiche starts, [1, 3, H, W] on the device.
+
+        Content, uniform noise, content plus noise, or a file; below strength 1 that much nearer to the content.
+        """
+        start = self._init_at(scale)
+        if self.config.color == "luma":
+            start = grey(start)
         content = self.content_at(scale)
-        if self.config.init == "content" and content is not None:
+        return start if content is None else torch.lerp(content, start, self.config.strength)
+
+    def _init_at(self, scale: Scale) -> Tensor:
+        content, init = self.content_at(scale), self.config.init
+        if init == "content" and content is not None:
             return content.clone()
-        if self.config.init in ("content", "noise"):
+        if init in ("content", "noise", "content+noise"):
             generator = torch.Generator().manual_seed(self.config.seed)  # on the CPU: the same noise on every device
-            return torch.rand((1, 3, scale.height, scale.width), generator=generator).to(self.device)
-        image = read_picture(Path(self.config.init), self.config, max(scale.height, scale.width))
+            noise = torch.rand((1, 3, scale.height, scale.width), generator=generator).to(self.device)
+            added = init == "content+noise" and content is not None
+            return (content + self.config.noise * noise).clamp(0, 1) if added else noise
+        image = read_picture(Path(init), self.config, max(scale.height, scale.width))
         return at_size(image.tensor, scale.height, scale.width).to(self.device)
 
 
@@ -138,17 +157,50 @@ def load_problem(
         networks: shares loaded networks between runs.
         size: height and width of the pastiche; by default the content's shape at ``image_size``.
     """
+    check_styles(config, content, styles)
     device = resolve_device(config.device)
-    content_image = read_picture(content, config, config.image_size) if content is not None else None
-    style_size = round(config.image_size * config.style_scale)
-    style_images = tuple(read_picture(path, config, style_size) for path in styles)
-    encoder, weights = networks.encoder(config, config.taps, device)
+    content_image = read_content(content, config) if content is not None else None
     if size is None:
-        shape = (
-            content_image.tensor.shape if content_image is not None else (1, 3, config.image_size, config.image_size)
-        )
+        shape = (1, 3, config.image_size, config.image_size) if content_image is None else content_image.tensor.shape
         size = (shape[2], shape[3])
+    style_images = tuple(read_style(path, config, size, content_image) for path in styles)
+    encoder, weights = networks.encoder(config, config.taps, device)
     return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets)
+
+
+def check_styles(config: StylizeConfig, content: Path | None, styles: Sequence[Path]) -> None:
+    """Raise :class:`UsageError` where the options ask for other pictures than there are."""
+    blend = config.blend_weights
+    if blend is not None and len(blend) != len(styles):
+        message = f"--style-weight-each {config.style_weight_each}: {len(blend)} weights for {len(styles)} style images"
+        raise UsageError(message, "Give one weight per style image, in their order")
+    if config.color != "none" and content is None:
+        raise UsageError(f"--color {config.color}: there is no content image whose colours could be used")
+
+
+def read_content(path: Path, config: StylizeConfig) -> LoadedImage:
+    """The content image at its size and shape, in its own colours."""
+    if config.content_fit == "keep":
+        return read_picture(path, config, config.image_size)
+    return read_stretched(path, config, config.image_size, config.image_size)
+
+
+def read_style(path: Path, config: StylizeConfig, size: tuple[int, int], content: LoadedImage | None) -> LoadedImage:
+    """A style image at its size, shape and colours; ``size`` is the pastiche's height and width."""
+    if config.style_fit == "keep":
+        style = read_picture(path, config, round(config.image_size * config.style_scale))
+    else:
+        style = read_stretched(path, config, *(round(side * config.style_scale) for side in size))
+    if content is None:
+        return style
+    return replace(style, tensor=prepared_style(style.tensor, content.tensor, config))
+
+
+def read_stretched(path: Path, options: ImageOptions, height: int, width: int) -> LoadedImage:
+    """A picture brought to a height and width whatever its shape."""
+    # Read at twice the size, so that the side that gives way is not enlarged from too few pixels.
+    image = read_picture(path, options, 2 * max(height, width))
+    return replace(image, tensor=at_size(image.tensor, height, width))
 
 
 def read_picture(path: Path, options: ImageOptions, longest_side: int) -> LoadedImage:

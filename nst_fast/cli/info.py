@@ -43,6 +43,7 @@ def describe(record: dict[str, Any]) -> list[str]:
         f"{'peak memory':<12} {record['peak_memory_mib']:.0f} MiB",
         f"{'losses':<12} " + ", ".join(f"{name} {value:.4g}" for name, value in record["losses"].items()),
     ]
+    lines += [f"{'finish':<12} {phrase}" for phrase in record["finish"]]
     lines += [f"{'warning':<12} {warning}" for warning in record["warnings"]]
     lines.append("options")
     return lines + [f"  --{name.replace('_', '-')} {value}" for name, value in record["options"].items()]

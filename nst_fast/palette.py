@@ -1,0 +1,72 @@
+"""Colours of pictures as luminance and chroma, or as statistics; images are [1, 3, H, W], RGB, float32 in [0, 1].
+
+Source: Gatys, Bethge, Hertzmann & Shechtman 2016, "Preserving Color in Neural Artistic Style Transfer"
+(arXiv:1606.05897): luminance-only transfer (section 5.1 there), colour matching (section 5).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+YIQ_FROM_RGB = (
+    (0.299, 0.587, 0.114),
+    (0.595716, -0.274453, -0.321263),
+    (0.211456, -0.522591, 0.311135),
+)
+# A single-coloured picture has no spread to divide by; this is the square of a tenth of an 8-bit step.
+SMALLEST_VARIANCE = (0.1 / 255) ** 2
+
+
+def luminance(image: Tensor) -> Tensor:
+    """Y of YIQ, [1, 1, H, W]."""
+    weights = image.new_tensor(YIQ_FROM_RGB[0]).view(1, 3, 1, 1)
+    return (image * weights).sum(1, keepdim=True)
+
+
+def grey(image: Tensor) -> Tensor:
+    """The image without chroma: its luminance in all three channels."""
+    return luminance(image).expand_as(image).contiguous()
+
+
+def with_chroma_of(image: Tensor, colours: Tensor) -> Tensor:
+    """The luminance of one image with the I and Q of another of the same size, clipped to [0, 1]."""
+    to_yiq = image.new_tensor(YIQ_FROM_RGB)
+    yiq = torch.einsum("ij,bjhw->bihw", to_yiq, colours)
+    yiq[:, :1] = luminance(image)
+    return torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_yiq), yiq).clamp(0, 1)
+
+
+def matched_colours(image: Tensor, reference: Tensor) -> Tensor:
+    """The image with the mean colour and the colour covariance of a reference of any size, clipped to [0, 1].
+
+    x -> A (x - mean) + mean of the reference, with A = S_ref^(1/2) S_image^(-1/2), S the covariances over pixels:
+    the form with symmetric roots, which mixes hues least.
+    """
+    mean, covariance = colour_statistics(image)
+    wanted_mean, wanted_covariance = colour_statistics(reference)
+    change = _power(wanted_covariance, 0.5) @ _power(covariance, -0.5)
+    pixels = change @ (image.double().flatten(2)[0] - mean) + wanted_mean
+    return pixels.view(1, 3, *image.shape[2:]).to(image.dtype).clamp(0, 1)
+
+
+def matched_luminance(image: Tensor, reference: Tensor) -> Tensor:
+    """A grey image whose luminance has the mean and the deviation of the reference's, clipped to [0, 1]."""
+    y, wanted = luminance(image), luminance(reference)
+    deviation = y.std(correction=0).clamp_min(SMALLEST_VARIANCE**0.5)
+    y = (y - y.mean()) * (wanted.std(correction=0) / deviation) + wanted.mean()
+    return y.clamp(0, 1).expand_as(image).contiguous()
+
+
+def colour_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [3, 1] and covariance [3, 3] of the pixels, in double precision."""
+    pixels = image.double().flatten(2)[0]
+    mean = pixels.mean(1, keepdim=True)
+    centred = pixels - mean
+    return mean, centred @ centred.T / pixels.shape[1]
+
+
+def _power(covariance: Tensor, exponent: float) -> Tensor:
+    """A symmetric matrix raised to a power by its eigenvalues, which are kept above 0."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp_min(SMALLEST_VARIANCE) ** exponent) @ vectors.T
