@@ -76,7 +76,7 @@ class GraphWriter:
         return name
 
     def output(self, name: str, value: Value, shape: Sequence[Extent], precision: str = "") -> None:
-        """Make a value an output of the graph, under a name of its own."""
+        """Make a value an output of the graph, under a name of its own; nothing may use the value afterwards."""
         producer = next(node for node in self._nodes if value in node.output)
         renamed = {value: name}
         producer.output[0] = name

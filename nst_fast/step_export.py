@@ -8,14 +8,16 @@ import numpy as np
 from torch import Tensor, nn
 
 from nst_fast.coefficients import Array, coefficients, sized_inputs, tv_weights
-from nst_fast.config import ObjectiveOptions
+from nst_fast.config import ExportConfig, ObjectiveOptions
 from nst_fast.errors import UsageError
 from nst_fast.objective import Statistics
+from nst_fast.onnx_export import ExportedGraph, seal
 from nst_fast.onnx_ops import FLOATS
-from nst_fast.step_graph import Weights
+from nst_fast.step_graph import Weights, build_step_graph
 from nst_fast.step_spec import (
     CONTENT_TARGET,
     GRAM_TARGET,
+    OPERATORS,
     TV_DOWN,
     TV_RIGHT,
     WEIGHT,
@@ -50,6 +52,17 @@ def graph_for(
         adam=adam,
         size=size,
     )
+
+
+def build_step_export(encoder: Encoder, options: ExportConfig, weights_sha256: str) -> ExportedGraph:
+    """The gradient or step graph that the options name, for pictures of any size.
+
+    Raises:
+        VerificationError: the model is not what every provider takes.
+    """
+    adam = AdamConstants() if options.graph == "step" else None
+    spec = graph_for(encoder, options, precision=options.precision, adam=adam)
+    return seal(build_step_graph(spec, network_weights(encoder), options.opset), options, weights_sha256, OPERATORS)
 
 
 def normalization(encoder: Encoder) -> tuple[Sequence[float], Sequence[float]]:

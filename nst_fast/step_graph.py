@@ -70,9 +70,9 @@ class _Author:
         gradient = self._backward(scale)
         if spec.tv:
             gradient = graph.op("Add", gradient, self._tv_loss(pastiche))
-        self._outputs(gradient)
         if spec.adam:
             self._adam(spec.adam, pastiche, state, gradient)
+        self._outputs(gradient)
         return graph.model("step" if spec.adam else "gradient", opset)
 
     def _image_shape(self) -> list[int | str]:
