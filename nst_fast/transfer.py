@@ -171,7 +171,7 @@ class Run:
         evaluate = make_evaluator(self.config, self.problem.encoder, objective)
         guard = Guard(optimizer.pastiche, self.config.divergence_factor)
         verdict = ""
-        with self.monitoring(objective, enabled=span.last) as monitor:
+        with self.monitoring(objective, enabled=span.last and self.config.strength > 0) as monitor:
             try:
                 for event in optimize(evaluate, optimizer, guard, self.history, span, self.course()):
                     self.hear(event, monitor)
@@ -192,7 +192,7 @@ class Run:
         config = self.config
         return Course(
             learning_rate=lambda step: learning_rate_at(config, step),
-            due=EventClock([config.monitor_every, config.save_every, EVENT_STEPS]),
+            due=EventClock([config.monitor_every, config.save_every, config.log_every, EVENT_STEPS]),
             elapsed=self.elapsed,
             smooths=lambda step: smooths_at(config, step),
             stop=self.listeners.stop,
@@ -206,6 +206,8 @@ class Run:
         """Why the scale should end now, if it should: the user's wish, or one of the stop rules."""
         if self.listeners.stop():
             return "stopped"
+        if not self.config.strength:
+            return "complete"  # without style the start, the content image itself, is the answer
         share = share_of_work(self.problem.scales, scale.index)
         return self.rules.verdict(event.step, event.terms["total"], event.seconds, share)
 
@@ -228,7 +230,7 @@ class Run:
         if monitor is not None and event.step % config.monitor_every == 0:
             monitor.submit(event.step, event.pastiche.detach().to("cpu", copy=True))
         if self.files is not None and config.save_every and event.step and event.step % config.save_every == 0:
-            self.files.save_snapshot(event.pastiche, event.step)
+            self.files.save_snapshot(event.pastiche, event.step, config.save_format)
         self.listeners.event(event)
 
     @contextmanager
