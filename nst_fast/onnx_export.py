@@ -238,7 +238,13 @@ def _check(model: Any, opset: int, operators: frozenset[str]) -> None:
     """Hold the model against what every provider takes."""
     # A version conversion that fails leaves the exporter's own opset, with a log line only.
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    foreign = sorted({f"{node.domain or 'onnx'}.{node.op_type}" for node in model.graph.node if node.domain or node.op_type not in operators})
+    foreign = sorted(
+        {
+            f"{node.domain or 'onnx'}.{node.op_type}"
+            for node in model.graph.node
+            if node.domain or node.op_type not in operators
+        }
+    )
     problems = []
     if opsets != {"": opset}:
         problems.append(f"its opsets are {opsets} instead of {opset}")

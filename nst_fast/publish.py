@@ -161,7 +161,10 @@ def cached_path(options: ExportConfig, weights_sha256: str) -> Path:
     """Where the cache keeps the export of these options and weights; another identity has another name."""
     key = sha256_bytes(json.dumps(identity_of(options, weights_sha256)).encode())[:16]
     deepest = cut(options.network, options.taps)[-1]
-    return cache_dir(CACHE_FOLDER) / f"{options.network}-{options.graph}-{deepest}-op{options.opset}-{options.precision}-{key}.onnx"
+    return (
+        cache_dir(CACHE_FOLDER)
+        / f"{options.network}-{options.graph}-{deepest}-op{options.opset}-{options.precision}-{key}.onnx"
+    )
 
 
 def _prove(
