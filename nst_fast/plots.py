@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nst_fast.files import write_atomic
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SMALLEST_SHARE = 1000  # terms below this share of the smallest total are not shown
+TERM_COLOURS = {"total": "#222222", "content": "#1f77b4", "style": "#d95f02", "tv": "#7570b3"}
+# Twelve colours that differ in lightness too; runs beyond get the same colours dashed.
+RUN_COLOURS = (
+    *("#1b6ca8", "#d95f02", "#2a9d5c", "#8e44ad", "#c0392b", "#b8860b"),
+    *("#17a2b8", "#e377c2", "#556b2f", "#7f7f7f", "#000080", "#ff9f7a"),
+)
+WIDE_LABEL = 36  # characters of a legend's label that take more than half a plot
+AGAINST = {"step": "step", "seconds": "seconds"}  # axis -> its label
 
 
 def save_loss_curve(record: Mapping[str, Any], path: Path) -> None:
@@ -24,25 +33,87 @@ def save_loss_curve(record: Mapping[str, Any], path: Path) -> None:
     save_figure(figure, path)
 
 
+def save_comparison(
+    records: Sequence[Mapping[str, Any]],
+    labels: Sequence[str],
+    path: Path,
+    *,
+    terms: Sequence[str] = ("total",),
+    against: str = "step",
+) -> None:
+    """One loss curve per run in one plot, logarithmic; several terms stand side by side, each with its own axis.
+
+    Args:
+        records: of the runs.
+        labels: for the legend, one per record.
+        path: the picture to write.
+        terms: among ``total``, ``content``, ``style`` and ``tv``.
+        against: what runs to the right, ``step`` or ``seconds``.
+    """
+    figure = new_figure(7.2 if len(terms) == 1 else 4.4 * len(terms), 4.4)
+    panels = list(figure.subplots(1, len(terms), squeeze=False)[0])
+    for axes, term in zip(panels, terms, strict=True):
+        for index, (record, label) in enumerate(zip(records, labels, strict=True)):
+            column = grouped(record["history"]).get(term, [])
+            style = "-" if index < len(RUN_COLOURS) else "--"
+            colour = RUN_COLOURS[index % len(RUN_COLOURS)]
+            if column and max(column) > 0:
+                x = positions(record, len(column), against)
+                axes.plot(x, column, style, label=label, color=colour, linewidth=1.5)
+        finish_axes(axes, f"weighted {term} loss", AGAINST[against])
+    handles, names = panels[0].get_legend_handles_labels()
+    if handles:  # below the plot: a legend of many runs would hide the curves
+        columns = 2 if len(names) > 3 and max(map(len, names)) < WIDE_LABEL else 1
+        figure.legend(handles, names, loc="outside lower center", frameon=False, ncols=columns)
+    save_figure(figure, path)
+
+
+def save_beside(
+    pictures: Sequence[np.ndarray], records: Sequence[Mapping[str, Any]], labels: Sequence[str], path: Path
+) -> None:
+    """Every run's picture, uint8 [H, W, 3], with its loss curve beside it; one row per run."""
+    figure = new_figure(10.4, 4.2 * len(pictures))
+    grid = figure.subplots(len(pictures), 2, squeeze=False)
+    for (left, right), picture, record, label in zip(grid, pictures, records, labels, strict=True):
+        left.imshow(picture)
+        left.set_title(label, fontsize=10)
+        left.set_axis_off()
+        draw_losses(right, record)
+    save_figure(figure, path)
+
+
 def draw_losses(axes: Axes, record: Mapping[str, Any]) -> None:
     """Draw content, style, total variation and total; zero terms are left out (the axis is logarithmic)."""
-    colours = {"total": "#222222", "content": "#1f77b4", "style": "#d95f02", "tv": "#7570b3"}
     columns = grouped(record["history"])
     monitored = grouped(record.get("monitor", {}).get("terms", {}))
     steps = record.get("monitor", {}).get("steps", [])
-    for name, colour in colours.items():
+    for name, colour in TERM_COLOURS.items():
         if name in columns and max(columns[name]) > 0:
-            axes.plot(range(len(columns[name])), columns[name], label=name, color=colour, linewidth=1.5)
+            x = positions(record, len(columns[name]), "step")
+            axes.plot(x, columns[name], label=name, color=colour, linewidth=1.5)
         if monitored.get(name) and max(monitored[name]) > 0:
             label = "ONNX Runtime monitor" if name == "total" else None
             axes.plot(steps, monitored[name], "o", color=colour, markersize=3.5, fillstyle="none", label=label)
-    axes.set_yscale("log")
+    finish_axes(axes, "weighted loss", "step")
     if "total" in columns:  # a content loss that starts at rounding error must not stretch the axis
         axes.set_ylim(bottom=min(columns["total"]) / SMALLEST_SHARE)
-    axes.set_xlabel("step")
-    axes.set_ylabel("weighted loss")
-    axes.grid(True, which="both", alpha=0.25, linewidth=0.5)
     axes.legend(frameon=False)
+
+
+def finish_axes(axes: Axes, y_label: str, x_label: str) -> None:
+    axes.set_yscale("log")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(True, which="both", alpha=0.25, linewidth=0.5)
+
+
+def positions(record: Mapping[str, Any], rows: int, against: str) -> list[float]:
+    """Where the rows of a loss history stand: evenly from 0 to the last step, or to the last second.
+
+    The record inside a picture keeps but some of the rows, evenly spaced, so a row's number is not its step.
+    """
+    end = record["seconds"] if against == "seconds" else record.get("steps") or rows - 1
+    return [end * row / max(1, rows - 1) for row in range(rows)]
 
 
 def grouped(columns: Mapping[str, list[float]]) -> dict[str, list[float]]:

@@ -1,0 +1,65 @@
+"""What the commands that run a series have in common: a display per run, the last words, the exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from nst_fast.cli.console import Messages, emit, progress
+from nst_fast.cli.signals import Stop
+
+if TYPE_CHECKING:
+    from nst_fast.series import Series
+    from nst_fast.series_folder import Outcome
+    from nst_fast.series_run import Watch
+    from nst_fast.transfer import Listeners
+
+
+def watching(messages: Messages, stop: Stop) -> Watch:
+    """Announces each run and gives it a display of its own; a note that every run has is shown once."""
+    from nst_fast.transfer import Listeners
+
+    noted: set[str] = set()
+
+    def note(text: str) -> None:
+        if text not in noted:
+            noted.add(text)
+            messages.note(text)
+
+    @contextmanager
+    def watch(line: str) -> Iterator[Listeners]:
+        messages.say(line)
+        with progress(messages) as display:
+            yield Listeners(event=display, note=note, stop=stop)
+
+    return watch
+
+
+def conclude_series(
+    series: Series, outcomes: Sequence[Outcome], folder: Path, messages: Messages, stop: Stop, *, as_json: bool
+) -> None:
+    """A line for every failure, the sheet's path on stdout or one JSON object, and the exit code.
+
+    Raises:
+        PartialError: a run failed.
+    """
+    from nst_fast.series_run import check_complete
+
+    for outcome in outcomes:
+        if outcome.error is not None:
+            sys.stderr.write(f"failed: {outcome.job.label}: {' '.join(str(outcome.error).split())}\n")
+    finished = sum(outcome.record is not None for outcome in outcomes)
+    if stop():
+        messages.say(f"stopped: {finished} of {len(outcomes)} runs are finished; the same command goes on")
+        raise typer.Exit(stop.exit_code)
+    check_complete(series, outcomes)
+    messages.say(f"complete: {finished} runs")
+    sheet = str(folder / "sheet.png")
+    runs = [{**outcome.job.values, "status": outcome.status, **outcome.measured} for outcome in outcomes]
+    emit(json.dumps({"status": "complete", "sheet": sheet, "runs": runs}) if as_json else sheet)

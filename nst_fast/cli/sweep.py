@@ -1,0 +1,47 @@
+"""``nst-fast sweep``: every combination of contents, styles and options on one sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nst_fast.cli.console import Messages
+from nst_fast.cli.options import takes
+from nst_fast.cli.series import conclude_series, watching
+from nst_fast.cli.signals import graceful_stop
+from nst_fast.series_config import SweepConfig
+
+
+@takes(SweepConfig)
+def sweep(
+    config: SweepConfig,
+    content: Annotated[list[Path], typer.Argument(help="The picture, or pictures, whose scene is kept.")],
+    style: Annotated[list[Path], typer.Option("--style", help="A picture to paint like; may be repeated.")],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option("--vary", help="Any option and its values; may be repeated.", metavar="OPTION=VALUE,VALUE,..."),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("sweep"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the pictures of another series.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+) -> None:
+    """Paint every CONTENT like every --style with every combination of the varied options.
+
+    Example: nst-fast sweep photo.jpg --style painting.jpg --vary content-weight=0.01,1,100 --vary init=noise,content
+
+    Values that hold commas are parted by semicolons: --vary "style-taps=relu1_1;relu1_1,relu2_1". The folder gets
+    sheet.png, table.csv with final losses and times, curves.png and the pictures with their records. Interrupted, or
+    with failed runs, the same command goes on where it was: finished runs are kept.
+    """
+    messages = Messages(quiet=quiet)
+    messages.say("loading")
+    from nst_fast.series_run import run_series
+    from nst_fast.sweep import plan_sweep
+
+    series = plan_sweep(content, style, vary or [], config)
+    with graceful_stop(messages.say) as stop:
+        outcomes = run_series(series, folder, watching(messages, stop), overwrite=overwrite)
+    conclude_series(series, outcomes, folder, messages, stop, as_json=as_json)
