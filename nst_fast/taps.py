@@ -67,12 +67,16 @@ def convolutions(network: str) -> dict[str, tuple[int, int, int]]:
     return shapes
 
 
+def halvings_of(tap: str) -> int:
+    """How many pools lie between the image and a tap, a pool itself included."""
+    return block_of(tap) - (0 if tap.startswith("pool") else 1)
+
+
 def tap_size(tap: str, height: int, width: int) -> tuple[int, int]:
     """Height and width of a tap for an image of the given size; pooling floors."""
-    halvings = block_of(tap) - (0 if tap.startswith("pool") else 1)
-    return height >> halvings, width >> halvings
+    return height >> halvings_of(tap), width >> halvings_of(tap)
 
 
 def smallest_side(taps: Iterable[str]) -> int:
     """The shortest image side, in pixels, for which every tap has at least one cell."""
-    return max(1 << (block_of(tap) - (0 if tap.startswith("pool") else 1)) for tap in taps)
+    return max(1 << halvings_of(tap) for tap in taps)
