@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from nst_fast import __version__
-from nst_fast.cli import demo, doctor, export, info, stylize, taps
+from nst_fast.cli import demo, doctor, export, info, presets, stylize, taps
 from nst_fast.errors import NstFastError
 
 EPILOG = "Two commands to a picture: `nst-fast demo`, then `nst-fast stylize CONTENT STYLE -o OUT.png`."
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("stylize")(stylize.stylize)
 app.command("export")(export.export)
 app.command("demo")(demo.demo)
+app.command("presets")(presets.presets)
 app.command("info")(info.info)
 app.command("taps")(taps.taps)
 app.command("doctor")(doctor.doctor)

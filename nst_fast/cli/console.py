@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from nst_fast.control import ReportOptions
     from nst_fast.loop import StepEvent
 
 PLAIN_SECONDS = 10.0  # off a terminal: a line every so often ...
@@ -52,6 +53,29 @@ class PlainProgress:
             self.messages.say(f"step {event.step}/{event.steps}  {losses_line(event.terms)}{speed}")
 
 
+class LogLines:
+    """A line at every so many steps, in the form that the options name."""
+
+    def __init__(self, messages: Messages, options: ReportOptions) -> None:
+        self.messages = messages
+        self.options = options
+
+    def __call__(self, event: StepEvent) -> None:
+        if event.step % self.options.log_every == 0 or event.step == event.steps:
+            self.messages.say(log_line(event, self.options.log_format))
+
+
+def log_line(event: StepEvent, form: str) -> str:
+    """What is logged of a step. ``run`` is the PyTorch tutorial's line, ``epoch`` that of courses with TensorFlow."""
+    sums = sums_by_kind(event.terms)
+    if form == "run":
+        content, style = sums.get("content", 0.0), sums.get("style", 0.0)
+        return f"run [{event.step}]: Style Loss: {style:.6f}, Content Loss: {content:.6f}"
+    if form == "epoch":
+        return f"Epoch {event.step}, Loss: {sums['total']:.6g}"
+    return f"step {event.step}/{event.steps}  {losses_line(event.terms)}"
+
+
 class BarProgress:
     """A Rich progress bar with the losses, the speed and the time left."""
 
@@ -68,19 +92,26 @@ class BarProgress:
 
 def losses_line(terms: dict[str, float]) -> str:
     """``total 1.23  content 0.8  style 0.43``: terms added up by kind."""
-    sums: dict[str, float] = {}
-    for name, value in terms.items():
-        kind = name.split("/")[0]
-        sums[kind] = sums.get(kind, 0.0) + value
+    sums = sums_by_kind(terms)
     order = ["total", *(kind for kind in sums if kind != "total")]
     return "  ".join(f"{kind} {sums[kind]:.4g}" for kind in order)
 
 
+def sums_by_kind(terms: dict[str, float]) -> dict[str, float]:
+    """``style/relu1_1`` and its like added up to ``style``, and so on."""
+    sums: dict[str, float] = {}
+    for name, value in terms.items():
+        kind = name.split("/")[0]
+        sums[kind] = sums.get(kind, 0.0) + value
+    return sums
+
+
 @contextmanager
-def progress(messages: Messages) -> Iterator[PlainProgress | BarProgress]:
-    """The progress display that suits stderr."""
+def progress(messages: Messages, options: ReportOptions | None = None) -> Iterator[Callable[[StepEvent], None]]:
+    """The progress display that suits stderr; log lines, if asked for, in place of plain ones or above the bar."""
+    log = LogLines(messages, options) if options is not None and options.log_every else None
     if messages.quiet or not messages.console.is_terminal:
-        yield PlainProgress(messages)
+        yield log or PlainProgress(messages)
         return
     columns = (
         BarColumn(bar_width=24),
@@ -90,7 +121,14 @@ def progress(messages: Messages) -> Iterator[PlainProgress | BarProgress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=messages.console, transient=True) as display:
-        yield BarProgress(display)
+        bar = BarProgress(display)
+
+        def both(event: StepEvent) -> None:
+            bar(event)
+            if log is not None:
+                log(event)
+
+        yield both
 
 
 def emit(line: str) -> None:

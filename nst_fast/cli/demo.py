@@ -14,7 +14,7 @@ from nst_fast.cli.stylize import conclude
 from nst_fast.config import DemoConfig
 
 
-@takes(DemoConfig)
+@takes(DemoConfig, recipes=True)
 def demo(
     config: DemoConfig,
     folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("nst-fast-demo"),
@@ -32,7 +32,7 @@ def demo(
     from nst_fast.demonstration import demonstrate
     from nst_fast.transfer import Listeners
 
-    with graceful_stop(messages.say) as stop, progress(messages) as display:
+    with graceful_stop(messages.say) as stop, progress(messages, config) as display:
         listeners = Listeners(event=display, note=messages.note, stop=stop)
         result = demonstrate(folder, config, overwrite=overwrite, listeners=listeners)
     messages.say(f"model: {result.model}")

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from nst_fast.config import StylizeConfig
+from nst_fast.errors import InputError, UsageError
 from nst_fast.options import Declared, Options, declared
+from nst_fast.presets import find_preset
 
 
-def takes(config_class: type[Options], *, without: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def takes(
+    config_class: type[Options], *, without: Sequence[str] = (), recipes: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Expand a command's parameter ``config`` into one option per field of the config class.
 
-    An option that is not given stays at the config's default, so that presets and records can slip in between. Fields
-    named by ``without`` get no option: the command decides them itself.
+    An option that is not given stays at the config's default, unless a preset or a record says otherwise. Fields named
+    by ``without`` get no option: the command decides them itself. ``recipes`` adds ``--preset`` and ``--from``.
     """
     items = [item for item in declared(config_class) if item.name not in without]
 
@@ -25,10 +31,13 @@ def takes(config_class: type[Options], *, without: Sequence[str] = ()) -> Callab
 
         def call(**arguments: Any) -> Any:
             given = {item.name: arguments.pop(item.name) for item in items}
-            config = config_class().replace(**{name: value for name, value in given.items() if value is not None})
-            return command(config=config, **arguments)
+            given = {name: value for name, value in given.items() if value is not None}
+            if recipes:
+                recipe = recipe_values(arguments.pop("preset"), arguments.pop("replayed"))
+                given = {item.name: recipe[item.name] for item in items if item.name in recipe} | given
+            return command(config=config_class().replace(**given), **arguments)
 
-        generated = [parameter_of(item) for item in items]
+        generated = [*(recipe_parameters() if recipes else ()), *(parameter_of(item) for item in items)]
         call.__doc__ = command.__doc__
         call.__name__ = command.__name__
         call.__signature__ = inspect.Signature([*own, *generated])  # type: ignore[attr-defined]
@@ -36,6 +45,55 @@ def takes(config_class: type[Options], *, without: Sequence[str] = ()) -> Callab
         return call
 
     return decorate
+
+
+def recipe_values(preset: str | None, replayed: Path | None) -> dict[str, Any]:
+    """The values of a preset or of a run record; empty when neither is named.
+
+    Raises:
+        UsageError: both are named, or the preset is unknown.
+        InputError: there is no record, or it has an option that this version does not know.
+    """
+    if preset is not None and replayed is not None:
+        raise UsageError("--preset and --from both say how to run", "Name one, and change it by further options")
+    if preset is not None:
+        return dict(find_preset(preset).values)
+    return recorded_options(replayed) if replayed is not None else {}
+
+
+def recorded_options(path: Path) -> dict[str, Any]:
+    """Every option of a recorded run."""
+    from nst_fast.record import read_record
+
+    values: dict[str, Any] = read_record(path)["options"]
+    known = {item.name for item in declared(StylizeConfig)}
+    if unknown := sorted(set(values) - known):
+        raise InputError(
+            f"{path}: the run had options that this version does not know ({', '.join(unknown)})",
+            "Use the version that `nst-fast info` names",
+        )
+    return values
+
+
+def recipe_parameters() -> list[inspect.Parameter]:
+    """``--preset`` and ``--from``."""
+    preset = typer.Option(
+        "--preset",
+        help="A recipe by name, see `nst-fast presets`; other options override its values.",
+        metavar="NAME",
+        show_default=False,
+    )
+    replayed = typer.Option(
+        "--from",
+        help="A picture made by nst-fast, or its .json: run with the same options, but for those given.",
+        metavar="RECORD",
+        show_default=False,
+    )
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter("preset", kind, default=None, annotation=Annotated[str | None, preset]),
+        inspect.Parameter("replayed", kind, default=None, annotation=Annotated[Path | None, replayed]),
+    ]
 
 
 def parameter_of(item: Declared) -> inspect.Parameter:
@@ -50,5 +108,5 @@ def parameter_of(item: Declared) -> inspect.Parameter:
         metavar=facts.metavar,
         rich_help_panel=item.group,
     )
-    annotation = Annotated[item.kind | None, described]
+    annotation: Any = Annotated[item.kind | None, described]
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

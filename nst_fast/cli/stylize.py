@@ -22,7 +22,7 @@ JSON_FIELDS = (
 )
 
 
-@takes(StylizeConfig)
+@takes(StylizeConfig, recipes=True)
 def stylize(
     config: StylizeConfig,
     content: Annotated[Path, typer.Argument(help="The picture whose scene is kept.", show_default=False)],
@@ -43,7 +43,7 @@ def stylize(
     messages.say("loading")
     from nst_fast import transfer
 
-    with graceful_stop(messages.say) as stop, progress(messages) as display:
+    with graceful_stop(messages.say) as stop, progress(messages, config) as display:
         listeners = transfer.Listeners(event=display, note=messages.note, stop=stop)
         pastiche = transfer.stylize(content, style, config, output=output, overwrite=overwrite, listeners=listeners)
     conclude(pastiche.record, output, messages, as_json=as_json)

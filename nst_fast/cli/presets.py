@@ -1,0 +1,48 @@
+"""``nst-fast presets``: the recipes, and every value of one with its source."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from nst_fast.cli.console import emit
+from nst_fast.config import StylizeConfig
+from nst_fast.options import declared
+from nst_fast.presets import OURS, PRESETS, Preset, find_preset
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Show every value of this preset.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the recipes that --preset takes, or every value of one and where it comes from."""
+    if name is None:
+        listed = [
+            {"name": preset.name, "system": preset.system, "summary": preset.summary} for preset in PRESETS.values()
+        ]
+        width = max(map(len, PRESETS))
+        lines = [f"{preset.name:<{width}}  {preset.summary}" for preset in PRESETS.values()]
+        emit(json.dumps({"presets": listed}) if as_json else "\n".join(lines))
+        return
+    preset = find_preset(name)
+    options = explained(preset)
+    if as_json:
+        facts = {"name": preset.name, "system": preset.system, "summary": preset.summary, "options": options}
+        emit(json.dumps(facts))
+        return
+    emit(f"{preset.name}: {preset.summary}")
+    for option, setting in options.items():
+        emit(f"  --{option.replace('_', '-')} {setting['value']}  ({setting['source']})")
+
+
+def explained(preset: Preset) -> dict[str, dict[str, Any]]:
+    """Option -> its value and source, for every option of ``stylize``, in the order of its help."""
+    config = StylizeConfig().replace(**preset.values)
+    default = f"{OURS}: the program's default"
+    found = {}
+    for item in declared(StylizeConfig):
+        setting = preset.settings.get(item.name)
+        found[item.name] = {"value": getattr(config, item.name), "source": setting.source if setting else default}
+    return found
