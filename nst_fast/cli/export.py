@@ -11,6 +11,7 @@ import typer
 from nst_fast.cli.console import Messages, emit
 from nst_fast.cli.options import takes
 from nst_fast.config import ExportConfig
+from nst_fast.errors import UsageError
 
 if TYPE_CHECKING:
     from nst_fast.publish import Published
@@ -27,7 +28,11 @@ def export(
         list[str] | None,
         typer.Option("--provider", help="Prove parity on this ONNX Runtime provider; may be given again. [cpu]"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", help="With --graph step: write a folder that makes pictures without PyTorch."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
 ) -> None:
@@ -39,6 +44,11 @@ def export(
     on any provider, no file is written and the exit code is 9.
     """
     messages = Messages(quiet=quiet)
+    if bundle is not None:
+        if output is not None:
+            raise UsageError("both --output and --bundle", "Give one of them")
+        write(bundle, config, tuple(provider or ["cpu"]), messages, overwrite=overwrite, as_json=as_json)
+        return
     messages.say("exporting")
     from nst_fast.publish import export_model
 
@@ -48,6 +58,16 @@ def export(
         return
     show_parity(published, messages)
     emit(str(published.path))
+
+
+def write(
+    folder: Path, config: ExportConfig, providers: tuple[str, ...], messages: Messages, *, overwrite: bool, as_json: bool
+) -> None:
+    """Write a bundle and name its folder."""
+    from nst_fast.bundle import write_bundle
+
+    write_bundle(config, folder, overwrite=overwrite, providers=providers, note=messages.say)
+    emit(json.dumps({"status": "complete", "output": str(folder)}) if as_json else str(folder))
 
 
 def show_parity(published: Published, messages: Messages) -> None:
