@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from nst_fast import __version__
-from nst_fast.cli import demo, doctor, export, info, presets, stylize, taps
+from nst_fast.cli import demo, doctor, export, info, plot, presets, reconstruct, stylize, sweep, taps, texture
 from nst_fast.errors import NstFastError
 
 EPILOG = "Two commands to a picture: `nst-fast demo`, then `nst-fast stylize CONTENT STYLE -o OUT.png`."
@@ -25,6 +25,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("stylize")(stylize.stylize)
+app.command("sweep")(sweep.sweep)
+app.command("reconstruct")(reconstruct.reconstruct)
+app.command("texture")(texture.texture)
+app.command("plot")(plot.plot)
 app.command("export")(export.export)
 app.command("demo")(demo.demo)
 app.command("presets")(presets.presets)
