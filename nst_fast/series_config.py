@@ -2,52 +2,54 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from nst_fast.config import StylizeConfig
-from nst_fast.options import option
+from nst_fast.options import declared
 
 # The fields that a series fills in itself, by command: they are no flags of it.
 RECONSTRUCT_FIXED = ("content_taps", "content_weight", "style_taps", "style_weight", "seed")
 TEXTURE_FIXED = ("content_taps", "content_weight", "style_taps", "seed")
 
 
+def default(name: str, value: object) -> Any:
+    """A field of :class:`StylizeConfig` with another default; type, range and help stay as they are declared there."""
+    (item,) = (item for item in declared(StylizeConfig) if item.name == name)
+    return dataclasses.field(default=value, metadata={"option": item.option})
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig(StylizeConfig):
     """Sweep."""
 
-    monitor_every: int = option(
-        0, "Evaluate a snapshot with ONNX Runtime every N steps; 0 turns the monitor off.", minimum=0, cosmetic=True
-    )
+    monitor_every: int = default("monitor_every", 0)
+    # What differs between the pictures must be what was varied, and the same after an interruption: not the outcome of
+    # a trial of speed.
+    precision: str = default("precision", "fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructConfig(SweepConfig):
     """Reconstruction."""
 
-    style_weight: float = option(0.0, "Weight of the style loss.", minimum=0)
+    style_weight: float = default("style_weight", 0.0)
     # What the shallow taps do not see stays noise: measured at relu1_2, 0 gives 19 dB, 0.01 gives 40 dB.
-    tv_weight: float = option(0.01, "Weight of the total variation loss, which smooths.", minimum=0)
-    optimizer: str = option("lbfgs", "The optimiser of the pixels.", choices=("adam", "lbfgs"))
-    steps: int = option(200, "Optimiser updates.", minimum=1, maximum=1_000_000)
-    init: str = option("noise", "Where the pastiche starts: 'noise', or an image file.", metavar="noise|FILE")
-    image_size: int = option(256, "Longest side of the pastiche, in pixels.", minimum=16, maximum=32768)
+    tv_weight: float = default("tv_weight", 0.01)
+    optimizer: str = default("optimizer", "lbfgs")
+    steps: int = default("steps", 200)
+    init: str = default("init", "noise")
+    image_size: int = default("image_size", 256)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextureConfig(SweepConfig):
-    """Texture."""
+    """Texture: ``image_size`` is the longest side of the style image, and of a texture whose size is not given."""
 
-    content_weight: float = option(0.0, "Weight of the content loss.", minimum=0)
-    optimizer: str = option("lbfgs", "The optimiser of the pixels.", choices=("adam", "lbfgs"))
-    steps: int = option(300, "Optimiser updates.", minimum=1, maximum=1_000_000)
-    init: str = option("noise", "Where the pastiche starts: 'noise', or an image file.", metavar="noise|FILE")
-    scales: int = option(
-        3, "How many sizes the picture passes through; 1 works at the final size only.", minimum=1, maximum=16
-    )
-    image_size: int = option(
-        256,
-        "Longest side of the style image, and of a texture without --size, in pixels.",
-        minimum=16,
-        maximum=32768,
-    )
+    content_weight: float = default("content_weight", 0.0)
+    optimizer: str = default("optimizer", "lbfgs")
+    steps: int = default("steps", 300)
+    init: str = default("init", "noise")
+    scales: int = default("scales", 3)
+    image_size: int = default("image_size", 256)

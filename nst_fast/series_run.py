@@ -90,6 +90,8 @@ def finish(job: Job, files: SeriesFolder, networks: Networks, listeners: Listene
     warm_up()
     problem = load_problem(job.config, job.content, job.styles, networks, size=job.size)
     pastiche = run(problem, files.files(job), listeners)
+    if pastiche.failure is not None:
+        raise pastiche.failure
     if listeners.stop() and pastiche.record.status != "complete":
         return None
     files.files(job).save_picture(pastiche.image, pastiche.record)

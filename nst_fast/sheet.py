@@ -59,8 +59,7 @@ def contact_sheet(
     """
     shape = _hole_shape(rows, cell_size)
     fitted = [[fit(cell, cell_size, shape) for cell in row] for row in rows]
-    narrowest = [min(HEADING_WIDTH, _width(headings)) for headings in columns] or [0] * max(map(len, fitted))
-    widths = [max(w, *(row[c].width for row in fitted if c < len(row))) for c, w in enumerate(narrowest)]
+    widths = _column_widths(fitted, columns)
     left = MARGIN + (GUTTER + MARGIN if row_headings else 0)
     width = left + sum(w + MARGIN for w in widths)
     above = [_lines(headings, column) for headings, column in zip(columns, widths, strict=bool(columns))]
@@ -129,6 +128,14 @@ def _hole_shape(rows: Sequence[Sequence[Cell]], cell_size: int) -> tuple[int, in
         if cell.picture is not None:
             return fit(cell, cell_size, (1, 1)).size
     return cell_size, cell_size * 3 // 4
+
+
+def _column_widths(rows: Sequence[Sequence[Image.Image]], columns: Sequence[Sequence[Heading]]) -> list[int]:
+    """How wide each column is: as its widest picture, or wide enough for its heading if that is short."""
+    widths = [max(row[c].width for row in rows if c < len(row)) for c in range(max(map(len, rows)))]
+    for c, headings in enumerate(columns[: len(widths)]):
+        widths[c] = max(widths[c], min(HEADING_WIDTH, _width(headings)))
+    return widths
 
 
 def _width(headings: Sequence[Heading]) -> int:

@@ -14,7 +14,7 @@ from nst_fast.cli.signals import graceful_stop
 from nst_fast.series_config import SweepConfig
 
 
-@takes(SweepConfig)
+@takes(SweepConfig, recipes=True)
 def sweep(
     config: SweepConfig,
     content: Annotated[list[Path], typer.Argument(help="The picture, or pictures, whose scene is kept.")],
