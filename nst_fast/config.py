@@ -156,7 +156,16 @@ class DeviceOptions(Options):
     """Device."""
 
     device: str = option("auto", "Where gradients are computed: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
-    engine: str = option("eager", "How a step is computed.", choices=("eager", "ort"))
+    engine: str = option(
+        "auto",
+        "How a step is computed: plainly ('eager'), by the fast engine, that compiled, or by ONNX Runtime ('ort').",
+        choices=("auto", "eager", "fast", "compiled", "ort"),
+    )
+    precision: str = option(
+        "auto",
+        "Of convolutions; statistics, picture and optimiser stay in fp32. 'auto' takes the fastest in a short trial.",
+        choices=("auto", "fp32", "tf32", "bf16"),
+    )
     engine_provider: str = option(
         "auto",
         "The ONNX Runtime provider of --engine ort; 'auto' is the device's own.",

@@ -117,7 +117,7 @@ def describe_machine() -> dict[str, Any]:
     driver = cuda_driver()
     return {
         "os": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cpu_flags": _cpu_flags(),
         "cores_physical": physical_cores(),
         "cores_logical": os.cpu_count(),
@@ -143,7 +143,7 @@ def _cpuinfo(key: str) -> str:
     return match[1] if match else ""
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     if sys.platform == "darwin":
         return _output_of(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
     return _cpuinfo("model name") or platform.processor() or platform.machine()

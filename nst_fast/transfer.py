@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import NumericsError, UsageError
-from nst_fast.evaluators import make_evaluator
+from nst_fast.evaluators import choose, make_evaluator
 from nst_fast.guard import Guard, Recovery, StopRules
 from nst_fast.images import LoadedImage
 from nst_fast.loop import Course, LossHistory, Span, StepEvent, optimize
@@ -130,6 +130,8 @@ class Run:
         self.files = files
         self.listeners = listeners
         self.record = new_record(problem)
+        self.choice = choose(problem.config, problem.encoder, problem.device)
+        self.record.engine, self.record.precision = self.choice.engine, self.choice.precision
         self.rules = StopRules(problem.config)
         self.started = time.perf_counter()
         self.history: LossHistory | None = None
@@ -139,6 +141,8 @@ class Run:
 
     def run(self) -> Pastiche:
         scales = self.problem.scales
+        if "auto" in (self.config.engine, self.config.precision):
+            self.listeners.note(str(self.choice))
         pastiche = self.problem.start_at(scales[0])
         optimizer: PixelOptimizer | None = None
         done = 0
@@ -168,7 +172,7 @@ class Run:
         if self.history is None:
             self.history = LossHistory(objective.term_names, self.config.steps, self.problem.device)
         self.rules.next_scale(span.first)
-        evaluate = make_evaluator(self.config, self.problem.encoder, objective)
+        evaluate = make_evaluator(self.config, self.choice, self.problem.encoder, objective)
         guard = Guard(optimizer.pastiche, self.config.divergence_factor)
         verdict = ""
         with self.monitoring(objective, enabled=span.last and self.config.strength > 0) as monitor:
@@ -268,8 +272,8 @@ def new_record(problem: Problem) -> RunRecord:
         },
         weights=problem.weights,
         device=str(problem.device),
-        engine=problem.config.engine,
-        precision="fp32",
+        engine="",
+        precision="",
         size=[problem.width, problem.height],
         machine=describe_machine(),
         warnings=list(problem.notes),

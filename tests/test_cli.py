@@ -14,7 +14,10 @@ from PIL import Image
 
 from nst_fast import __version__
 
-TINY = ("--weights", "random:0", "--content-taps", "relu2_1", "--style-taps", "relu1_1,relu2_1", "--image-size", "48")
+TINY = (
+    *("--weights", "random:0", "--content-taps", "relu2_1", "--style-taps", "relu1_1,relu2_1"),
+    *("--image-size", "48", "--precision", "fp32"),
+)
 
 
 def nst_fast(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +60,8 @@ def test_json_is_one_object_on_stdout_with_the_documented_fields(run: subprocess
     assert facts["output"] == "out.png"
     assert facts["steps"] == 6
     assert facts["device"] == "cpu"
-    assert facts["engine"] == "eager"
+    assert facts["engine"] == "fast"
+    assert facts["precision"] == "fp32"
     assert facts["provider"] == {"requested": "cpu", "actual": "cpu"}
     assert {"seconds", "steps_per_second", "losses", "precision", "peak_memory_mib", "warnings"} <= set(facts)
 

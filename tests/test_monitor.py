@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nst_fast.config import ExportConfig, StylizeConfig
-from nst_fast.evaluators import ENGINES
+from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective, build_targets
 from nst_fast.onnx_export import ExportModule, build_graph
@@ -49,7 +49,7 @@ def run_both(problem: Problem, size: tuple[int, int], batch: int = 1) -> None:
     config, encoder, session = problem
     objective = make_objective(config, encoder, size, batch)
     pastiche = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(2))
-    evaluate = ENGINES["eager"](encoder, objective)
+    evaluate = EagerEvaluator(encoder, objective)
     optimizer = make_optimizer(pastiche, config)
     expected: list[dict[str, float]] = []
     with Monitor(session, objective) as monitor:
@@ -126,7 +126,7 @@ def test_pastiche_outside_the_unit_range_is_evaluated_as_it_is(problem: Problem)
     pastiche = 3 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)) - 1
     with Monitor(session, objective) as monitor:
         monitor.submit(0, pastiche)
-    expected = ENGINES["eager"](encoder, objective)(pastiche).total.item()
+    expected = EagerEvaluator(encoder, objective)(pastiche).total.item()
     assert monitor.readings()[0].terms["total"] == pytest.approx(expected, rel=1e-3)
 
 

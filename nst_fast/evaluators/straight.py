@@ -65,6 +65,11 @@ class StraightNetwork:
             if isinstance(layer, nn.Conv2d)
         }
 
+    def compile(self) -> None:
+        """Let TorchInductor compile both passes at their first call, for one shape."""
+        self.forward = torch.compile(self.forward, dynamic=False)  # type: ignore[method-assign]
+        self.backward = torch.compile(self.backward, dynamic=False)  # type: ignore[method-assign]
+
     @torch.no_grad()
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image [B, 3, H, W] to what the way back needs: the output of every ReLU and of every tap, by name.

@@ -23,6 +23,8 @@ from torch import Tensor
 from nst_fast import losses
 from nst_fast.config import ObjectiveOptions
 from nst_fast.evaluators.base import Evaluation
+from nst_fast.evaluators.fast import mean_gram
+from nst_fast.evaluators.seeds import content_factor, style_slopes, wide
 from nst_fast.evaluators.tile_engine import TileEngine
 from nst_fast.objective import Objective, Statistics, blend_grams
 from nst_fast.taps import tap_size
@@ -42,12 +44,15 @@ class TiledEvaluator:
         self.engine = engine
         self.objective = objective
         self.tiling = tiling
-        self._content_factors = {tap: self._content_factor(tap) for tap in objective.content_taps}
+        self._content_factors = {tap: content_factor(objective, tap) for tap in objective.content_taps}
 
     def __call__(self, pastiche: Tensor) -> Evaluation:
         image = pastiche.detach()
         terms = {name: image.new_zeros(image.shape[0]) for name in self.objective.term_names}
-        slopes = self._style_slopes(image, terms)
+        taps = list(self.objective.style_taps)
+        grams = mean_grams(self.engine, image, self.tiling, taps) if taps else {}
+        found, slopes = style_slopes(self.objective, grams, {tap: positions_of(tap, image) for tap in taps})
+        terms |= found
         gradient = torch.zeros_like(image)
         for tile in self.tiling.tiles:
             seed = _TileSeed(tile, slopes, self._content_factors, self.objective.targets.content, terms)
@@ -55,30 +60,6 @@ class TiledEvaluator:
             if self.objective.options.tv_weight:
                 self._add_total_variation(image, tile, terms, gradient)
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
-
-    def _style_slopes(self, image: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fill in the style terms; tap -> [B, C, C], to be multiplied by features F for the derivative by F."""
-        taps = list(self.objective.style_taps)
-        grams = mean_grams(self.engine, image, self.tiling, taps) if taps else {}
-        slopes = {}
-        for tap, gram in grams.items():
-            positions = positions_of(tap, image)
-            leaf = gram.requires_grad_(True)
-            with torch.enable_grad():
-                term = self.objective.style_term(tap, leaf, positions)
-                (slope,) = torch.autograd.grad(term.sum(), leaf)
-            terms[f"style/{tap}"] = term.detach()
-            slopes[tap] = (slope + slope.transpose(1, 2)) / positions
-        return slopes
-
-    def _content_factor(self, tap: str) -> Tensor:
-        """What the sum of squared differences at a tap is multiplied by, weights included, [B]."""
-        options = self.objective.options
-        target = self.objective.targets.content[tap]
-        # Row by row: the squares of a whole target would take as much memory as the target.
-        energy = torch.stack([_wide(row).square().sum((1, 2)) for row in target.unbind(2)]).sum(0)
-        factor = losses.content_factor(options.content_normalization, target[0].numel(), energy)
-        return torch.ones_like(energy) * options.content_weight * self.objective.content_taps[tap] * factor
 
     def _add_total_variation(self, image: Tensor, tile: Tile, terms: dict[str, Tensor], gradient: Tensor) -> None:
         """Add the differences from the tile's own pixels to their lower and right neighbours, and their gradient."""
@@ -109,10 +90,11 @@ class _TileSeed:
         own = features[inside]
         seed = torch.zeros_like(features)
         if tap in self.slopes:
-            rows = own.flatten(2)  # [B, C, h*w]
-            seed[inside] += (self.slopes[tap].to(rows.dtype) @ rows).view(own.shape)
+            rows = own.permute(0, 2, 3, 1).flatten(1, 2)  # [B, h*w, C]
+            product = rows @ self.slopes[tap].to(rows.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
+            seed[inside] += product.unflatten(1, own.shape[2:]).permute(0, 3, 1, 2)
         if tap in self.content_factors:
-            difference = _wide(own) - self.content_targets[tap][self.tile.cells(stride)]
+            difference = wide(own) - self.content_targets[tap][self.tile.cells(stride)]
             factor = self.content_factors[tap]
             self.terms[f"content/{tap}"] += factor * difference.square().sum((1, 2, 3))
             seed[inside] += difference.mul_(2 * factor.view(-1, 1, 1, 1))
@@ -128,8 +110,9 @@ def mean_grams(engine: TileEngine, image: Tensor, tiling: Tiling, taps: Iterable
         features = dict(engine.features(image[tile.crop]))
         for tap in taps:
             own = features.pop(tap)[tile.cells_in_crop(stride_of(tap))]
-            part = losses.gram_sum(_wide(own))
-            sums[tap] = sums[tap].add_(part) if tap in sums else part
+            if own.numel():
+                part = mean_gram(own) * (own.shape[2] * own.shape[3])
+                sums[tap] = sums[tap].add_(part) if tap in sums else part
     return {tap: total / positions_of(tap, image) for tap, total in sums.items()}
 
 
@@ -149,7 +132,7 @@ def tiled_features(
             found = features[tap]
             if tap not in whole:
                 size = (found.shape[0], found.shape[1], *tap_size(tap, image.shape[2], image.shape[3]))
-                whole[tap] = found.new_empty(size, dtype=HALF if halve else _wide(found[:, :, :0]).dtype)
+                whole[tap] = found.new_empty(size, dtype=HALF if halve else wide(found[:, :, :0]).dtype)
             own = found[tile.cells_in_crop(stride_of(tap))]
             whole[tap][tile.cells(stride_of(tap))] = halved(own) if halve else own
     return whole
@@ -191,8 +174,3 @@ def positions_of(tap: str, image: Tensor) -> int:
     """How many cells a tap has for an image [B, 3, H, W]."""
     height, width = tap_size(tap, image.shape[2], image.shape[3])
     return height * width
-
-
-def _wide(features: Tensor) -> Tensor:
-    """At least single precision: sums over positions overflow half precision and round it away."""
-    return features.float() if features.element_size() < 4 else features

@@ -1,0 +1,113 @@
+"""``auto``: the engine and precision of a run, by a short timed trial on the very device, remembered per machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nst_fast.clock import make_clock
+from nst_fast.config import DeviceOptions
+from nst_fast.errors import DeviceError, OutputError
+from nst_fast.evaluators.precision import DTYPES, float32_arithmetic, usable_precisions
+from nst_fast.evaluators.straight import StraightNetwork
+from nst_fast.files import cache_dir, sha256_bytes, write_atomic
+from nst_fast.machine import cpu_model
+from nst_fast.vgg import Encoder
+
+TRIAL_SIDE = {"cpu": 192, "cuda": 512}  # of the picture that is tried, in pixels
+TRIAL_TURNS = 3  # timed; precisions take turns, the best of each counts
+TRIAL_SECONDS = 10.0  # a trial that would take longer ends with what it knows
+GAIN = 1.1  # a narrower precision must be faster by this factor to be worth its rounding
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine and precision of a run, and why: ``milliseconds`` per trial step, by precision, if there was one."""
+
+    engine: str
+    precision: str
+    reason: str
+    milliseconds: dict[str, float]
+
+    def __str__(self) -> str:
+        return f"engine {self.engine}, {self.precision}: {self.reason}"
+
+
+def choose(options: DeviceOptions, encoder: Encoder, device: torch.device) -> Choice:
+    """Resolve ``auto`` in engine and precision.
+
+    Raises:
+        DeviceError: the precision asked for is not computed by the device, or not offered by the engine.
+    """
+    engine = "fast" if options.engine == "auto" else options.engine
+    usable = usable_precisions(device)
+    if engine in ("eager", "ort"):
+        if options.precision not in ("auto", "fp32"):
+            raise DeviceError(f"engine {engine} computes in fp32, not in {options.precision}", "Use --engine fast")
+        return Choice(engine, "fp32", "as asked", {})
+    if options.precision != "auto":
+        if options.precision not in usable:
+            raise DeviceError(f"{device} does not compute {options.precision}", f"It computes {', '.join(usable)}")
+        return Choice(engine, options.precision, "as asked", {})
+    if len(usable) == 1:
+        return Choice(engine, usable[0], "the only precision of this device", {})
+    return fastest(engine, remembered_trial(encoder, device, usable))
+
+
+def fastest(engine: str, milliseconds: dict[str, float]) -> Choice:
+    """The fastest precision of a trial; a wider one unless a narrower is faster by :data:`GAIN`."""
+    chosen = next(iter(milliseconds))
+    for precision, time_taken in milliseconds.items():  # the widest first
+        if time_taken * GAIN < milliseconds[chosen]:
+            chosen = precision
+    times = ", ".join(f"{name} {value:.0f} ms" for name, value in milliseconds.items())
+    return Choice(engine, chosen, f"fastest in a trial here ({times} a step)", milliseconds)
+
+
+def remembered_trial(encoder: Encoder, device: torch.device, precisions: list[str]) -> dict[str, float]:
+    """The trial of this machine, device and network: from the cache, or made now and kept for the next run."""
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+    network = [encoder.network, encoder.pooling, list(encoder.layers)[-1]]
+    facts = [hardware, str(device), torch.get_num_threads(), torch.__version__, *network, *precisions]
+    key = sha256_bytes(json.dumps(facts).encode())[:16]
+    path = cache_dir("trials") / f"{key}.json"
+    try:
+        found = json.loads(path.read_text())
+        return {precision: float(found[precision]) for precision in precisions}
+    except (OSError, ValueError, KeyError, TypeError):
+        milliseconds = trial(encoder, device, precisions)
+    try:
+        write_atomic(path, json.dumps(milliseconds).encode())
+    except OutputError:  # a cache that cannot be written costs a second per run, not the run
+        return milliseconds
+    return milliseconds
+
+
+def trial(encoder: Encoder, device: torch.device, precisions: list[str]) -> dict[str, float]:
+    """Milliseconds of a forward and backward pass of the straight network, per precision, the widest first."""
+    side = TRIAL_SIDE.get(device.type, 256)
+    image = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)).to(device)
+    clock = make_clock(device)
+    best: dict[str, float] = {}
+    deadline = time.monotonic() + TRIAL_SECONDS
+    networks = {precision: StraightNetwork(encoder, DTYPES[precision]) for precision in precisions}
+    for turn in range(1 + TRIAL_TURNS):
+        for precision, network in networks.items():
+            with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
+                started = clock()
+                network.gradient(image, _same)
+                taken = 1e3 * (clock() - started)
+            if turn:  # the first turn warms up
+                best[precision] = min(taken, best.get(precision, taken))
+        if turn and time.monotonic() > deadline:
+            break
+    return best
+
+
+def _same(tap: str, features: Tensor) -> Tensor:
+    """A seed that costs as little as possible: the features themselves."""
+    return features.clone()
