@@ -15,7 +15,8 @@ import nst_fast.taps
 from nst_fast.config import ObjectiveOptions
 from nst_fast.evaluators import Evaluation
 from nst_fast.evaluators.eager import EagerEvaluator
-from nst_fast.evaluators.tile_engine import EagerTileEngine
+from nst_fast.evaluators.straight import StraightNetwork
+from nst_fast.evaluators.tile_engine import EagerTileEngine, TileEngine
 from nst_fast.evaluators.tiled import TiledEvaluator, halved, mean_grams, tiled_targets
 from nst_fast.objective import Objective, build_targets, measure
 from nst_fast.tiles import halo_of, make_tiling
@@ -55,6 +56,10 @@ def pictures(height: int, width: int, count: int, batch: int = 1) -> list[torch.
     return [torch.rand(batch, 3, height, width, dtype=torch.float64, generator=generator) for _ in range(count)]
 
 
+def engine_of(name: str, encoder: Encoder) -> TileEngine:
+    return EagerTileEngine(encoder) if name == "eager" else StraightNetwork(encoder, torch.float64)
+
+
 def both(
     options: ObjectiveOptions,
     size: tuple[int, int],
@@ -62,13 +67,14 @@ def both(
     *,
     halo: int | None = None,
     batch: int = 1,
+    engine: str = "eager",
 ) -> tuple[Evaluation, Evaluation]:
     """The same objective at the same picture: whole, and in tiles."""
     encoder = narrow(options)
     content, style, pastiche = pictures(*size, 3, batch)
     objective = Objective(options, build_targets(encoder, options, content, [style]))
     tiling = make_tiling(options.network, options.taps, *size, grid, halo=halo)
-    tiled = TiledEvaluator(EagerTileEngine(encoder), objective, tiling)
+    tiled = TiledEvaluator(engine_of(engine, encoder), objective, tiling)
     return EagerEvaluator(encoder, objective)(pastiche), tiled(pastiche)
 
 
@@ -107,11 +113,18 @@ def objectives(draw: st.DrawFn) -> ObjectiveOptions:
 
 
 @settings(deadline=None, max_examples=60)
-@given(objectives(), st.integers(40, 330), st.integers(40, 330), st.integers(1, 3), st.integers(1, 3))
+@given(
+    st.sampled_from(["eager", "fast"]),
+    objectives(),
+    st.integers(40, 330),
+    st.integers(40, 330),
+    st.integers(1, 3),
+    st.integers(1, 3),
+)
 def test_tiles_give_terms_and_gradient_of_the_whole(
-    options: ObjectiveOptions, height: int, width: int, rows: int, columns: int
+    engine: str, options: ObjectiveOptions, height: int, width: int, rows: int, columns: int
 ) -> None:
-    check(*both(options, (height, width), (rows, columns)))
+    check(*both(options, (height, width), (rows, columns), engine=engine))
 
 
 @pytest.mark.parametrize("network", ["vgg16", "vgg19"])
@@ -193,7 +206,7 @@ def test_grams_of_low_precision_features_are_added_up_in_single_precision() -> N
     found = mean_grams(Half(encoder), style, tiling, ["relu1_1"])["relu1_1"]
     assert found.dtype == torch.float32
     expected = measure(encoder(style), (), ["relu1_1"]).grams["relu1_1"]
-    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found.double(), expected, rtol=5e-3, atol=1e-6)
 
 
 def test_the_engine_sees_no_more_than_one_crop_at_a_time() -> None:
