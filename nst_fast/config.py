@@ -278,7 +278,7 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
     sizes: str = option("256,512", "Sizes of the pictures, in pixels: SIDE or WIDTHxHEIGHT,...", metavar="SIZES")
     engines: str = option(
         DeviceOptions.engine,
-        "Engines of the loop: ENGINE,...; eager, the measure of all others, is always added. None: ''.",
+        "Engines of the loop: ENGINE[:PRECISION],...; eager, the measure of all, is always added. None: ''.",
         metavar="ENGINES",
     )
     providers: str = option(
@@ -301,10 +301,13 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
         return [self._size(part) for part in _split(self.sizes)]
 
     @property
-    def engine_names(self) -> list[str]:
-        """The engines to time, ``eager`` first; empty when none was asked for."""
-        names = _split(self.engines)
-        return list(dict.fromkeys(["eager", *names])) if names else []
+    def engine_precisions(self) -> list[tuple[str, str]]:
+        """Engine and precision of every loop to time, eager's first; empty when none was asked for."""
+        pairs = [("eager", "fp32")] if _split(self.engines) else []
+        for part in _split(self.engines):
+            engine, colon, precision = part.partition(":")
+            pairs.append((engine, precision if colon else "fp32" if engine == "eager" else "auto"))
+        return list(dict.fromkeys(pairs))
 
     @property
     def provider_names(self) -> list[str]:
@@ -312,13 +315,14 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
 
     def contradictions(self) -> list[str]:
         problems = super().contradictions()
-        known = {
-            "engines": _choices(DeviceOptions, "engine"),
-            "providers": _choices(MonitorOptions, "monitor_provider"),
-        }
-        for flag, names in {"engines": self.engine_names, "providers": self.provider_names}.items():
-            unknown = [name for name in names if name not in known[flag]]
-            problems += [f"--{flag} {name}: must be among {', '.join(known[flag])}" for name in unknown]
+        engines, precisions = zip(*self.engine_precisions, strict=True) if self.engine_precisions else ((), ())
+        for flag, names, known in (
+            ("engines", engines, _choices(DeviceOptions, "engine")),
+            ("engines", precisions, _choices(DeviceOptions, "precision")),
+            ("providers", self.provider_names, _choices(MonitorOptions, "monitor_provider")),
+        ):
+            unknown = dict.fromkeys(name for name in names if name not in known)
+            problems += [f"--{flag} {name}: must be among {', '.join(known)}" for name in unknown]
         if not problems and min(map(min, self.image_sizes), default=0) < smallest_side(self.taps):
             problems.append(
                 f"--sizes {self.sizes!r}: the taps need sides of at least {smallest_side(self.taps)} pixels"

@@ -1,0 +1,113 @@
+"""Evaluation rows: the exported objective in ONNX Runtime, provider against provider, and PyTorch as the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from nst_fast.benchmark.providers import bind
+from nst_fast.benchmark.rows import EvaluationRow
+from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio
+from nst_fast.benchmark.workbench import Workbench, arithmetic
+from nst_fast.clock import Timing, make_clock
+from nst_fast.config import ExportConfig
+from nst_fast.machine import resolve_device
+from nst_fast.onnx_export import INPUT_NAME, ExportModule
+from nst_fast.session import check_provider
+
+MOST_TURN_EVALUATIONS = 2000
+PYTORCH, ONNXRUNTIME = "pytorch", "onnxruntime"
+
+
+class EvaluationContender(Contender):
+    """Evaluations under the clock, each of them a sample. The first of a turn is not timed: it wakes the threads."""
+
+    row: EvaluationRow
+
+    def __init__(self, row: EvaluationRow, workbench: Workbench) -> None:
+        super().__init__(row)
+        self.workbench = workbench
+        self.evaluate: Callable[[], object] = lambda: None
+        self.clock = make_clock(workbench.device if row.runtime == PYTORCH else "cpu")
+        self.count = 1
+
+    def prepare(self) -> None:
+        config = self.workbench.config
+        build = self._pytorch if self.row.runtime == PYTORCH else self._onnxruntime
+        started = self.clock()
+        self.evaluate = build()
+        self.evaluate()
+        self.row.setup_seconds = self.clock() - started
+        seconds = min(self._timed() for _ in range(config.warmup)) / 1e3
+        self.count = count_for(config.turn_seconds, seconds, MOST_TURN_EVALUATIONS)
+
+    def take_turn(self) -> list[float]:
+        self.evaluate()
+        return [self._timed() for _ in range(self.count)]
+
+    def _timed(self) -> float:
+        started = self.clock()
+        self.evaluate()
+        return 1e3 * (self.clock() - started)
+
+    def _pytorch(self) -> Callable[[], object]:
+        picture = self.workbench.scene(self.row.height, self.row.width).content_image
+        return forward(self.workbench, picture)
+
+    def _onnxruntime(self) -> Callable[[], object]:
+        config = self.workbench.config
+        if not config.allow_fallback:
+            check_provider(self.row.requested)  # before the export, which such a row does not need
+        picture = self.workbench.scene(self.row.height, self.row.width).content_image.cpu().numpy()
+        self.row.actual, run = bind(
+            self.workbench.model(), self.row.requested, {INPUT_NAME: picture}, allow_fallback=config.allow_fallback
+        )
+        return run
+
+
+def forward(workbench: Workbench, picture: torch.Tensor) -> Callable[[], object]:
+    """PyTorch's evaluation of the module that is exported, without gradient."""
+    module = ExportModule(workbench.encoder, ExportConfig.serving(workbench.config))
+
+    def evaluate() -> object:
+        with torch.no_grad(), arithmetic("fp32"):  # as the sessions, which compute in IEEE fp32
+            return module(picture)
+
+    return evaluate
+
+
+def evaluation_rows(workbench: Workbench, height: int, width: int) -> list[EvaluationRow]:
+    """PyTorch's row and one per provider; none when no provider was asked for."""
+    config, device = workbench.config, workbench.device
+    if not config.provider_names:
+        return []
+    baseline = EvaluationRow(
+        width=width,
+        height=height,
+        runtime=PYTORCH,
+        requested=str(device),
+        actual=str(device),
+    )
+    rows = [
+        EvaluationRow(width=width, height=height, runtime=ONNXRUNTIME, requested=provider)
+        for provider in config.provider_names
+    ]
+    contenders = [EvaluationContender(row, workbench) for row in (baseline, *rows)]
+    compete(contenders, config.repeats, workbench.stop)
+    for contender in contenders:
+        if contender.turns:
+            _fill(contender, contenders[0])
+    return [baseline, *rows]
+
+
+def _fill(contender: EvaluationContender, baseline: EvaluationContender) -> None:
+    row, workbench = contender.row, contender.workbench
+    timing = Timing(contender.samples)
+    row.latency_ms, row.latency_ms_p10, row.latency_ms_p90 = timing.median_ms, timing.p10_ms, timing.p90_ms
+    row.evaluations_per_second = 1e3 / timing.median_ms
+    row.ratio_to_pytorch = median_ratio(baseline, contender)
+    device = workbench.device
+    if row.runtime == ONNXRUNTIME:
+        device = resolve_device("cpu" if row.actual == "cpu" else "cuda")
+    workbench.rate(row, workbench.flops(row), timing.median_ms, device)

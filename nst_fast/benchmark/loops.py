@@ -1,0 +1,189 @@
+"""Loop rows: steps per second of the real loop, engine against engine, and whether they compute the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nst_fast.benchmark.rows import OK, LoopRow, MonitorRow
+from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio, recorded
+from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
+from nst_fast.clock import Timing, make_clock
+from nst_fast.config import StylizeConfig
+from nst_fast.evaluators import Evaluation, Evaluator
+from nst_fast.guard import Guard
+from nst_fast.loop import Course, LossHistory, Span, StepEvent, optimize
+from nst_fast.optimizers import learning_rate_at, make_optimizer, smooths_at
+
+MOST_TURN_STEPS = 2000  # bounds the history that the loop keeps on the device
+
+
+class PacedLoop:
+    """The real loop of one engine, started and then run so many steps at a time; its events are the only stops."""
+
+    def __init__(self, run: StylizeConfig, workbench: Workbench, scene: Scene) -> None:
+        config = workbench.config
+        self.clock = make_clock(workbench.device)
+        started = self.clock()
+        self.evaluate = workbench.evaluator(run, scene)
+        self.pastiche = scene.start.clone()
+        self._target = 0
+        most = 1 + config.warmup + (config.repeats + 1) * MOST_TURN_STEPS
+        self._events = start_loop(self.evaluate, scene, self.pastiche, most, run, due=lambda step: step >= self._target)
+        next(self._events)  # the evaluation before the first step
+        self.advance(1)
+        self.setup_seconds = self.clock() - started
+
+    def advance(self, steps: int) -> float:
+        """Do so many steps; the seconds that took, the device synchronised before and after."""
+        self._target += steps
+        started = self.clock()
+        next(self._events)
+        return self.clock() - started
+
+
+class LoopContender(Contender):
+    """One engine's loop under the clock; a turn is one sample, its mean time per step.
+
+    Engine and precision in the row are those asked for until it is prepared, and then those that were chosen.
+    """
+
+    row: LoopRow | MonitorRow
+
+    def __init__(self, row: LoopRow | MonitorRow, workbench: Workbench) -> None:
+        super().__init__(row)
+        self.workbench = workbench
+        self.turn_steps = 1
+        self.run: StylizeConfig
+        self.loop: PacedLoop
+
+    def prepare(self) -> None:
+        row, workbench, config = self.row, self.workbench, self.workbench.config
+        self.run = workbench.run_config(row.engine, row.precision)
+        row.engine, row.precision = self.run.engine, self.run.precision
+        with arithmetic(row.precision):
+            self.loop = PacedLoop(self.run, workbench, workbench.scene(row.height, row.width))
+            seconds = self.loop.advance(config.warmup) / config.warmup
+        row.setup_seconds = self.loop.setup_seconds
+        self.turn_steps = count_for(config.turn_seconds, seconds, MOST_TURN_STEPS)
+
+    def take_turn(self) -> list[float]:
+        with arithmetic(self.row.precision):
+            return [1e3 * self.loop.advance(self.turn_steps) / self.turn_steps]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What eager in IEEE fp32 makes of a scene: its picture after ``steps`` steps, and gradient and loss of that."""
+
+    evaluate: Evaluator
+    pastiche: Tensor
+    gradient: Tensor
+    loss: float
+
+
+def loop_rows(workbench: Workbench, height: int, width: int) -> list[LoopRow]:
+    """One row per engine: speed side by side, then quality."""
+    config = workbench.config
+    rows = [
+        LoopRow(
+            width=width,
+            height=height,
+            engine=engine,
+            precision=precision,
+            device=str(workbench.device),
+            quality_steps=config.steps,
+        )
+        for engine, precision in config.engine_precisions
+    ]
+    contenders = [LoopContender(row, workbench) for row in rows]
+    compete(contenders, config.repeats, workbench.stop)
+    for contender, row in zip(contenders, rows, strict=True):
+        if contender.turns:
+            _fill_speed(row, contender, contenders[0], workbench)
+    if config.steps and not workbench.stop():
+        _fill_quality(rows, contenders, workbench)
+    return rows
+
+
+def _fill_speed(row: LoopRow, contender: LoopContender, eager: LoopContender, workbench: Workbench) -> None:
+    timing = Timing(contender.samples)
+    row.step_ms, row.step_ms_p10, row.step_ms_p90 = timing.median_ms, timing.p10_ms, timing.p90_ms
+    row.steps_per_second = 1e3 / timing.median_ms
+    row.turn_steps = contender.turn_steps
+    row.ratio_to_eager = median_ratio(eager, contender)
+    workbench.rate(row, 2 * workbench.flops(row), timing.median_ms, workbench.device)
+
+
+def _fill_quality(rows: list[LoopRow], contenders: list[LoopContender], workbench: Workbench) -> None:
+    """Compare every engine that ran with the reference, which is made once, by the first of them."""
+    reference: Reference | None = None
+    for row, contender in zip(rows, contenders, strict=True):
+        if row.status != OK:
+            continue
+        with recorded(row):
+            scene = workbench.scene(row.height, row.width)
+            reference = reference or make_reference(workbench, scene)
+            judge(row, contender, reference)
+
+
+def make_reference(workbench: Workbench, scene: Scene) -> Reference:
+    run = workbench.run_config("eager", "fp32")
+    with arithmetic("fp32"):
+        eager = workbench.evaluator(run, scene)
+        pastiche = run_steps(eager, scene, run)
+        evaluation = eager(pastiche)
+    return Reference(eager, pastiche, evaluation.gradient, mean_loss(evaluation))
+
+
+def judge(row: LoopRow, contender: LoopContender, reference: Reference) -> None:
+    """Fill in how far an engine's gradient and final loss are from the reference's."""
+    evaluate, scene = contender.loop.evaluate, contender.workbench.scene(row.height, row.width)
+    with arithmetic(row.precision):
+        row.gradient_cosine = cosine(evaluate(reference.pastiche).gradient, reference.gradient)
+        # Eager is the reference itself: once is enough.
+        pastiche = reference.pastiche if row.engine == "eager" else run_steps(evaluate, scene, contender.run)
+    with arithmetic("fp32"):
+        row.final_loss = mean_loss(reference.evaluate(pastiche))
+    row.final_loss_change = row.final_loss / reference.loss - 1 if reference.loss else None
+
+
+def run_steps(evaluate: Evaluator, scene: Scene, run: StylizeConfig) -> Tensor:
+    """The pastiche after ``run.steps`` steps, [1, 3, H, W], clamped as it would be saved."""
+    pastiche = scene.start.clone()
+    for _ in start_loop(evaluate, scene, pastiche, run.steps, run, due=lambda step: False):
+        pass
+    return pastiche.detach().clamp(0, 1)
+
+
+def start_loop(
+    evaluate: Evaluator, scene: Scene, pastiche: Tensor, steps: int, run: StylizeConfig, due: Callable[[int], bool]
+) -> Iterator[StepEvent]:
+    """The loop of a run of ``stylize`` at its final scale, for so many steps whatever the run's own number."""
+    return optimize(
+        evaluate,
+        make_optimizer(pastiche, run),
+        Guard(pastiche, run.divergence_factor),
+        LossHistory(scene.objective.term_names, steps, pastiche.device),
+        Span(0, 0, steps, steps, last=True),
+        Course(
+            learning_rate=lambda step: learning_rate_at(run, min(step, run.steps)),
+            due=due,
+            elapsed=time.perf_counter,
+            smooths=lambda step: smooths_at(run, step),
+        ),
+    )
+
+
+def mean_loss(evaluation: Evaluation) -> float:
+    return float(evaluation.total.mean())
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Of two tensors taken as vectors, in float64: at 1 - 1e-8 the rounding of float32 would be all one sees."""
+    x, y = a.flatten().double(), b.flatten().double()
+    return float(torch.dot(x, y) / (x.norm() * y.norm()))

@@ -1,0 +1,140 @@
+"""Peak memory, measured in a fresh process per row: a process that has done something else before shows that instead.
+
+The child is this module too. It imports torch or ONNX Runtime only when it measures them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from nst_fast.benchmark.rows import OK, EvaluationRow, LoopRow, Row
+from nst_fast.files import write_atomic
+from nst_fast.machine import MIB, peak_memory_mib, reset_peak_memory
+
+if TYPE_CHECKING:
+    import torch
+
+    from nst_fast.benchmark.workbench import Scene, Workbench
+
+CHILD = [sys.executable, "-c", "from nst_fast.benchmark.memory import main; main()"]
+STEPS = 3  # the optimiser's state is allocated by the first step, so the second shows the peak
+EVALUATIONS = 2
+TIMEOUT_SECONDS = 1800.0
+
+
+def measure_memory(row: Row, workbench: Workbench) -> None:
+    """Fill in a row's memory; what goes wrong becomes the row's ``error`` and leaves its other figures alone."""
+    if row.status != OK:
+        return
+    task: dict[str, Any] = {
+        "height": row.height,
+        "width": row.width,
+        "config": workbench.config.replace(device=str(workbench.device)).as_dict(),
+    }
+    if isinstance(row, LoopRow):
+        _fill(row, task | {"what": "loop", "engine": row.engine, "precision": row.precision})
+    elif isinstance(row, EvaluationRow) and row.runtime == "pytorch":
+        _fill(row, task | {"what": "forward"})
+    elif isinstance(row, EvaluationRow):
+        from nst_fast.onnx_export import INPUT_NAME
+
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder) / "model.onnx"
+            write_atomic(model, workbench.model())
+            facts = {"provider": row.actual, "model": str(model), "input": INPUT_NAME}
+            _fill(row, task | {"what": "session", **facts})
+
+
+def _fill(row: Row, task: Mapping[str, Any]) -> None:
+    try:
+        done = subprocess.run(
+            CHILD, check=False, input=json.dumps(task), capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        row.error = f"memory: no answer within {TIMEOUT_SECONDS:g} s"
+        return
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        row.error = f"memory: {said[-1] if said else f'the process ended with {done.returncode}'}"
+        return
+    answer = json.loads(done.stdout.splitlines()[-1])
+    row.idle_memory_mib, row.peak_memory_mib = answer["idle"], answer["peak"]
+
+
+def main() -> None:
+    """The child: a task as JSON on stdin, ``idle`` and ``peak`` in MiB as JSON on stdout."""
+    task = json.load(sys.stdin)
+    idle, peak = {"loop": _loop, "forward": _forward, "session": _session}[task["what"]](task)
+    sys.stdout.write(json.dumps({"idle": idle, "peak": peak}) + "\n")
+
+
+def _loop(task: Mapping[str, Any]) -> tuple[float, float]:
+    from nst_fast.benchmark.loops import PacedLoop
+    from nst_fast.benchmark.workbench import arithmetic
+
+    workbench, scene = _prepared(task)
+    run = workbench.run_config(task["engine"], task["precision"])
+    with arithmetic(run.precision):
+        return _around(lambda: PacedLoop(run, workbench, scene).advance(STEPS), workbench.device)
+
+
+def _forward(task: Mapping[str, Any]) -> tuple[float, float]:
+    from nst_fast.benchmark.evaluations import forward
+
+    workbench, scene = _prepared(task)
+    evaluate = forward(workbench, scene.content_image)
+    return _around(lambda: [evaluate() for _ in range(EVALUATIONS)], workbench.device)
+
+
+def _session(task: Mapping[str, Any]) -> tuple[float, float]:
+    import numpy as np
+
+    from nst_fast.benchmark.providers import bind
+
+    feeds = {task["input"]: np.full((1, 3, task["height"], task["width"]), 0.5, np.float32)}
+
+    def evaluate() -> None:
+        _, run = bind(Path(task["model"]).read_bytes(), task["provider"], feeds)
+        for _ in range(EVALUATIONS):
+            run()
+
+    return _around(evaluate, "cpu") if task["provider"] == "cpu" else (0.0, _device_growth(evaluate))
+
+
+def _prepared(task: Mapping[str, Any]) -> tuple[Workbench, Scene]:
+    from nst_fast.benchmark.workbench import Workbench
+    from nst_fast.config import BenchConfig
+
+    workbench = Workbench(BenchConfig(**task["config"]))
+    return workbench, workbench.scene(task["height"], task["width"])
+
+
+def _around(work: Callable[[], object], device: torch.device | str) -> tuple[float, float]:
+    """Memory in use before some work, and the highest during it, in MiB."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        idle = torch.cuda.memory_allocated(device) / MIB
+    else:
+        idle = psutil.Process().memory_info().rss / MIB
+    reset_peak_memory(device)
+    work()
+    return idle, peak_memory_mib(device)
+
+
+def _device_growth(work: Callable[[], object]) -> float:
+    """By how many MiB the memory in use on the GPU grew: ONNX Runtime's arena keeps what it once took."""
+    import torch
+
+    before, _ = torch.cuda.mem_get_info()  # creates the context, which is not the session's
+    work()
+    after, _ = torch.cuda.mem_get_info()
+    return (before - after) / MIB

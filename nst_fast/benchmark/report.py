@@ -1,0 +1,182 @@
+"""Reports for people and spreadsheets: CSV, tables and names. All from plain data, fresh or read from a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nst_fast.benchmark.rows import OK
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Data = Mapping[str, Any]
+
+# What a row is about comes first, what it measured next, in the order of the rows themselves.
+IDENTITY = ("kind", "engine", "runtime", "requested", "actual", "device", "precision", "width", "height", "status")
+NO_FIGURE = "–"
+
+
+def to_json(data: Data) -> str:
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(data: Data) -> str:
+    """All rows in one table, a column per figure, empty where a kind has none; the run's facts end every line."""
+    rows = [{**row, **facts(data)} for row in data["rows"]]
+    columns = [*IDENTITY, *(name for row in rows for name in row)]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(dict.fromkeys(columns)), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def facts(data: Data) -> dict[str, Any]:
+    """What a single row must not travel without."""
+    machine = data["machine"]
+    packages = machine["packages"]
+    return {
+        "machine": machine_name(data),
+        "torch": packages.get("torch"),
+        "onnxruntime": packages.get("onnxruntime-gpu") or packages.get("onnxruntime"),
+        "nst_fast": data["nst_fast"],
+        "commit": machine["commit"],
+        "created": data["created"],
+    }
+
+
+def machine_name(data: Data) -> str:
+    """The GPU that the run used, or the processor and its cores."""
+    machine = data["machine"]
+    kind, _, index = data["device"].partition(":")
+    if kind == "cuda" and machine["gpus"]:
+        return str(machine["gpus"][int(index or 0)]["name"])
+    return f"{machine['cpu']}, {machine['cores_physical']} cores"
+
+
+def file_stem(name: str, data: Data) -> str:
+    """The name of a result, its conditions in it: ``steps-amd-epyc-2-cores-pt215-ort131-2026-11-20``."""
+    machine = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(\w+\)|processor", "", machine_name(data).lower())).strip("-")
+    known = facts(data)
+    versions = [f"{short}{_short(known[long])}" for short, long in (("pt", "torch"), ("ort", "onnxruntime"))]
+    return "-".join([name, machine, *versions, data["created"][:10]])
+
+
+def _short(version: str | None) -> str:
+    return "".join((version or "0").split(".")[:2])
+
+
+def size_of(row: Data) -> str:
+    """``512`` for a square, else ``512x384``, width first."""
+    width, height = row["width"], row["height"]
+    return str(width) if width == height else f"{width}x{height}"
+
+
+Column = tuple[str, Callable[[Data], str]]
+
+
+def _number(name: str, pattern: str = "{:.4g}", factor: float = 1.0) -> Callable[[Data], str]:
+    return lambda row: NO_FIGURE if row[name] is None else pattern.format(factor * row[name])
+
+
+def _spread(name: str) -> Callable[[Data], str]:
+    """The median and, in brackets, p10 and p90."""
+
+    def text(row: Data) -> str:
+        low, high = row[f"{name}_p10"], row[f"{name}_p90"]
+        return NO_FIGURE if low is None else f"{_plain(row[name])} ({_plain(low)}–{_plain(high)})"
+
+    return text
+
+
+def _plain(value: float) -> str:
+    """Three significant digits without an exponent."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
+def _provider(row: Data) -> str:
+    if row.get("runtime") == "pytorch":
+        return f"PyTorch, {row['requested']}"
+    fallback = f" (ran on {row['actual']})" if row["actual"] not in ("", row["requested"]) else ""
+    return f"{row['requested']}{fallback}"
+
+
+WORK: list[Column] = [
+    ("GFLOP/s", _number("gflops", "{:,.0f}")),
+    ("of\nceiling", _number("ceiling_share", "{:.0f} %", 100)),
+    ("peak\nMiB", _number("peak_memory_mib", "{:,.0f}")),
+]
+TABLES: dict[str, tuple[str, list[Column]]] = {
+    "loop": (
+        "The loop: steps per second",
+        [
+            ("size", size_of),
+            ("engine", lambda row: f"{row['engine']}, {row['precision']}"),
+            ("steps/s", _number("steps_per_second")),
+            ("ms/step\n(p10–p90)", _spread("step_ms")),
+            ("vs\neager", _number("ratio_to_eager", "{:.2f}x")),
+            *WORK,
+            ("gradient\ncosine", _number("gradient_cosine", "{:.5f}")),
+            ("final\nloss", _number("final_loss_change", "{:+.2f} %", 100)),
+        ],
+    ),
+    "evaluation": (
+        "One evaluation of the objective: ONNX Runtime and PyTorch",
+        [
+            ("size", size_of),
+            ("provider", _provider),
+            ("evaluations\nper second", _number("evaluations_per_second")),
+            ("ms\n(p10–p90)", _spread("latency_ms")),
+            ("vs\nPyTorch", _number("ratio_to_pytorch", "{:.2f}x")),
+            *WORK,
+        ],
+    ),
+    "monitor": (
+        "What the monitor costs",
+        [
+            ("size", size_of),
+            ("engine", lambda row: f"{row['engine']}, {row['precision']}"),
+            ("provider", _provider),
+            ("every", lambda row: f"{row['monitor_every']} steps"),
+            ("steps/s\nwith", _number("steps_per_second")),
+            ("steps/s\nwithout", _number("steps_per_second_without")),
+            ("slower\nby", _number("slowdown_percent", "{:.1f} %")),
+            ("readings", lambda row: f"{row['readings']}, {row['dropped']} dropped"),
+        ],
+    ),
+}
+
+
+def tables(data: Data) -> list[Table]:
+    """A Rich table per kind of row that was measured; rows without a figure are left to :func:`remarks`."""
+    from rich import box
+    from rich.table import Table
+
+    found = []
+    for kind, (title, columns) in TABLES.items():
+        rows = [row for row in data["rows"] if row["kind"] == kind and row["status"] == OK]
+        if not rows:
+            continue
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, (heading, _) in enumerate(columns):
+            table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*(text(row) for _, text in columns))
+        found.append(table)
+    return found
+
+
+def remarks(data: Data) -> list[str]:
+    """A sentence for every case that has no figures, or lacks some: sizes with the same trouble share one."""
+    sizes: dict[str, list[str]] = {}
+    for row in data["rows"]:
+        if row["error"]:
+            name = row["requested"] if row["kind"] == "evaluation" else row["engine"]
+            status = row["status"] if row["status"] != OK else "ok, but"
+            sizes.setdefault(f"{row['kind']} {name} {{}}: {status}: {row['error']}", []).append(size_of(row))
+    return [text.replace("{}", ", ".join(at), 1) for text, at in sizes.items()]

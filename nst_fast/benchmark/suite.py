@@ -1,0 +1,71 @@
+"""One run of the benchmark: every kind of row at every size, in order, into one report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nst_fast.benchmark.evaluations import evaluation_rows
+from nst_fast.benchmark.loops import loop_rows
+from nst_fast.benchmark.memory import measure_memory
+from nst_fast.benchmark.monitoring import monitor_rows
+from nst_fast.benchmark.rows import Report, Row
+from nst_fast.benchmark.workbench import Workbench
+from nst_fast.config import BenchConfig
+from nst_fast.errors import UsageError
+from nst_fast.machine import describe_machine
+
+# Rows of one kind at one size: Workbench, height, width -> rows. A new kind is a new entry.
+KINDS: dict[str, Callable[[Workbench, int, int], Sequence[Row]]] = {
+    "loop": loop_rows,
+    "monitor": monitor_rows,
+    "evaluation": evaluation_rows,
+}
+
+
+def run_benchmark(
+    config: BenchConfig,
+    *,
+    note: Callable[[str], None] = lambda sentence: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Measure what the config asks for. A case that fails becomes a row that says why.
+
+    Args:
+        config: what to measure.
+        note: hears what is being measured.
+        stop: asked between turns; True ends the run, and the report holds what there is.
+
+    Raises:
+        UsageError: nothing was asked for.
+        DeviceError, WeightsError: PyTorch's device or the network is not there, so that no row could be measured.
+    """
+    if not config.engine_precisions and not config.provider_names:
+        raise UsageError("nothing to measure: neither engines nor providers", "Name one, as --engines eager")
+    started = time.perf_counter()
+    workbench = Workbench(config, stop)
+    report = Report(options=shareable(config), machine=describe_machine(), device=str(workbench.device))
+    for height, width in config.image_sizes:
+        for kind, measure in KINDS.items():
+            if stop():
+                break
+            note(f"measuring {kind} at {width}x{height}")
+            rows = measure(workbench, height, width)
+            report.rows += rows
+            for row in rows if config.memory else ():
+                if not stop():
+                    measure_memory(row, workbench)
+    report.status = "stopped" if stop() else "complete"
+    report.ceilings = [asdict(ceiling) for ceiling in workbench.ceilings.values()]
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def shareable(config: BenchConfig) -> dict[str, Any]:
+    """The options as they may be published: a file of weights by its name, without the user's folders."""
+    options = config.as_dict()
+    weights = Path(config.weights)
+    return options | {"weights": weights.name if len(weights.parts) > 1 else config.weights}

@@ -1,0 +1,119 @@
+"""What the cases of one benchmark share: network, seeded pictures, objective, exported model, ceilings."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nst_fast.benchmark.ceilings import Ceiling, find_ceiling
+from nst_fast.benchmark.flops import flops_per_evaluation
+from nst_fast.benchmark.rows import Row
+from nst_fast.config import BenchConfig, ExportConfig, StylizeConfig
+from nst_fast.evaluators import Evaluator, choose, make_evaluator
+from nst_fast.evaluators.precision import float32_arithmetic
+from nst_fast.machine import resolve_device
+from nst_fast.objective import Objective, build_targets
+from nst_fast.problem import Networks
+from nst_fast.publish import find_or_export
+
+CONTENT_SEED, STYLE_SEED, NOISE_SEED = 1, 2, 3  # added to multiples of the run's seed
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The problem at one size: the content picture, where the pastiche starts, both [1, 3, H, W], and the objective."""
+
+    content_image: Tensor
+    start: Tensor
+    objective: Objective
+
+
+class Workbench:
+    """Loads the network once. Scenes are made when a case asks, so that one that does not fit fails its rows only.
+
+    Args:
+        config: what to measure.
+        stop: asked between turns; True ends the benchmark with what there is.
+
+    Raises:
+        DeviceError, WeightsError: no row could be measured at all.
+    """
+
+    def __init__(self, config: BenchConfig, stop: Callable[[], bool] = lambda: False) -> None:
+        self.stop = stop
+        self.config = config
+        self.device = resolve_device(config.device)
+        self.encoder, self.weights = Networks().encoder(config, config.taps, self.device)
+        self.scene = functools.lru_cache(maxsize=1)(self._scene)  # one size at a time is in memory
+        self.model = functools.cache(self._model)
+        self.ceilings: dict[tuple[str, str], Ceiling] = {}
+
+    def _scene(self, height: int, width: int) -> Scene:
+        config, size = self.config, (height, width)
+        content = seeded_picture(size, 10 * config.seed + CONTENT_SEED).to(self.device)
+        style = seeded_picture(size, 10 * config.seed + STYLE_SEED).to(self.device)
+        start = content if config.init == "content" else seeded_noise(size, 10 * config.seed + NOISE_SEED)
+        targets = build_targets(self.encoder, config, content, [style])
+        return Scene(content, start.to(self.device), Objective(config, targets))
+
+    def _model(self) -> bytes:
+        """The exported objective, from the user's cache or made now."""
+        loaded = (self.encoder, self.weights["sha256"])
+        return find_or_export(ExportConfig.serving(self.config), loaded=loaded).model
+
+    def run_config(self, engine: str, precision: str) -> StylizeConfig:
+        """The run of ``stylize`` that the loop of an engine stands for, with ``auto`` resolved.
+
+        Raises:
+            DeviceError: the engine or the device does not compute in this precision.
+        """
+        shared = {item.name for item in fields(StylizeConfig)} & {item.name for item in fields(self.config)}
+        options = {name: getattr(self.config, name) for name in shared} | {"steps": max(1, self.config.steps)}
+        asked = StylizeConfig(**options | {"engine": engine, "precision": precision})
+        choice = choose(asked, self.encoder, self.device)
+        return asked.replace(engine=choice.engine, precision=choice.precision)
+
+    def evaluator(self, run: StylizeConfig, scene: Scene) -> Evaluator:
+        """The evaluator of a run. Call it within :func:`arithmetic`."""
+        return make_evaluator(run, choose(run, self.encoder, self.device), self.encoder, scene.objective)
+
+    def flops(self, row: Row) -> int:
+        """Of one evaluation at the row's size."""
+        config = self.config
+        return flops_per_evaluation(config.network, config.taps, row.height, row.width, config.style_tap_weights)
+
+    def rate(self, row: Row, flop: float, milliseconds: float, device: torch.device) -> None:
+        """Fill in a row's work, its achieved rate, and the share of the ceiling that is."""
+        key = (str(device), row.precision)
+        if key not in self.ceilings:
+            self.ceilings[key] = find_ceiling(device, row.precision)
+        row.gflop, row.gflops = flop / 1e9, flop / milliseconds / 1e6
+        row.ceiling_share = row.gflops / self.ceilings[key].gflops
+
+
+def arithmetic(precision: str) -> AbstractContextManager[None]:
+    """How float32 is multiplied while an engine of this precision works.
+
+    PyTorch keeps that in a global switch, which engines set when they are made. Here they take turns.
+    """
+    return float32_arithmetic("tf32" if precision == "tf32" else "ieee")
+
+
+def seeded_noise(size: tuple[int, int], seed: int) -> Tensor:
+    """Uniform noise [1, 3, H, W]; drawn on the CPU, so that it is the same on every device."""
+    return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def seeded_picture(size: tuple[int, int], seed: int) -> Tensor:
+    """A picture [1, 3, H, W] in [0, 1] with as much in its coarse structure as in its fine, like a photograph's."""
+    picture = torch.zeros(1, 3, *size)
+    for octave, cells in enumerate((4, 8, 16, 32, 64)):
+        coarse = seeded_noise((cells, cells), 10 * seed + octave) - 0.5
+        picture += F.interpolate(coarse, size, mode="bicubic") / (octave + 1)
+    return (picture + 0.5).clamp(0, 1)

@@ -1,0 +1,85 @@
+"""``nst-fast bench``: how fast, how much memory, and whether it is still the same picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nst_fast.cli.console import Messages, emit
+from nst_fast.cli.options import takes
+from nst_fast.cli.signals import graceful_stop
+from nst_fast.config import BenchConfig
+from nst_fast.errors import PartialError
+
+TABLE_WIDTH = 120  # narrower, and figures would be cut; a terminal that is narrower wraps the lines
+
+
+@takes(BenchConfig)
+def bench(
+    config: BenchConfig,
+    json_file: Annotated[
+        str | None, typer.Option("--json", help="Write everything as JSON; '-' is stdout.", metavar="FILE")
+    ] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the rows as CSV.", metavar="FILE")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw speed over size.", metavar="FILE")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Measure the loop, ONNX Runtime's evaluation and the monitor: speed, memory and quality in every row.
+
+    Example: nst-fast bench --sizes 128,256 --json r.json --plot r.png
+
+    What is compared takes turns in one process, so that noise hits all alike. A case that fails, or a provider that is
+    not there, is a row that says so; failures also end the command with 10. Ctrl-C ends it with the rows so far.
+    """
+    from nst_fast.files import check_writable
+
+    messages = Messages(quiet=quiet)
+    json_path = Path(json_file) if json_file not in (None, "-") else None
+    for path in filter(None, (json_path, csv_file, plot_file)):
+        check_writable(path, overwrite=overwrite)
+    from nst_fast.benchmark.report import to_json
+    from nst_fast.benchmark.suite import run_benchmark
+
+    with graceful_stop(messages.say) as stop:
+        report = run_benchmark(config, note=messages.say, stop=stop)
+    data = report.as_dict()
+    show(data, messages)
+    written = write(data, json_path, csv_file, plot_file)
+    for line in [to_json(data).rstrip()] if json_file == "-" else map(str, written):
+        emit(line)
+    if stop():
+        raise typer.Exit(stop.exit_code)
+    if report.failed:
+        raise PartialError(f"{len(report.failed)} of {len(report.rows)} rows failed", "The rows say why")
+
+
+def show(data: Mapping[str, Any], messages: Messages) -> None:
+    """The tables on stderr, and below them why a row is missing."""
+    from nst_fast.benchmark.report import machine_name, remarks, tables
+
+    messages.say(f"{machine_name(data)}, {data['seconds']:.0f} s")
+    messages.console.width = max(messages.console.width, TABLE_WIDTH)
+    for table in () if messages.quiet else tables(data):
+        messages.console.print(table)
+    for remark in remarks(data):
+        messages.note(remark)
+
+
+def write(data: Mapping[str, Any], json_file: Path | None, csv_file: Path | None, plot_file: Path | None) -> list[Path]:
+    """Write the files that were asked for; those that there was something to write for."""
+    from nst_fast.benchmark.charts import save_plot
+    from nst_fast.benchmark.report import to_csv, to_json
+    from nst_fast.files import write_atomic
+
+    written = []
+    for path, text in ((json_file, to_json), (csv_file, to_csv)):
+        if path is not None:
+            write_atomic(path, text(data).encode())
+            written.append(path)
+    if plot_file is not None and save_plot(data, plot_file):
+        written.append(plot_file)
+    return written
