@@ -12,8 +12,8 @@ from typing import Self
 
 from nst_fast.control import ControlOptions, FinishOptions, FitOptions, ReportOptions, ScaleOptions, StopOptions
 from nst_fast.errors import UsageError
-from nst_fast.options import Options, declared, option
-from nst_fast.taps import CONVS_PER_BLOCK, check_taps, smallest_side
+from nst_fast.options import Options, option
+from nst_fast.taps import CONVS_PER_BLOCK, check_taps
 
 
 def parse_taps(text: str) -> dict[str, float]:
@@ -269,78 +269,3 @@ class ExportConfig(ObjectiveOptions):
         """What to export for the monitor of a run with this objective."""
         names = {field.name for field in dataclasses.fields(ObjectiveOptions)}
         return cls(**{name: getattr(objective, name) for name in names})
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
-    """Benchmark."""
-
-    sizes: str = option("256,512", "Sizes of the pictures, in pixels: SIDE or WIDTHxHEIGHT,...", metavar="SIZES")
-    engines: str = option(
-        DeviceOptions.engine,
-        "Engines of the loop: ENGINE[:PRECISION],...; eager, the measure of all, is always added. None: ''.",
-        metavar="ENGINES",
-    )
-    providers: str = option(
-        "cpu,cuda,tensorrt", "ONNX Runtime providers of the evaluation: PROVIDER,... None: ''.", metavar="PROVIDERS"
-    )
-    device: str = option(DeviceOptions.device, "Where PyTorch runs: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
-    weights: str = option("random:0", "The network's weights, as in `stylize`; they do not change speed.")
-    init: str = option("content", "Where the pastiche starts.", choices=("content", "noise"))
-    warmup: int = option(3, "Steps, or evaluations, before the first that is timed.", minimum=1, maximum=10_000)
-    repeats: int = option(9, "Timed turns of every row; rows that are compared take turns.", minimum=1, maximum=1000)
-    turn_seconds: float = option(0.3, "How long a turn lasts at least; a turn is at least one step.", minimum=0.001)
-    steps: int = option(
-        50, "Length of the run whose final loss is compared with eager's; 0 leaves it out.", minimum=0, maximum=100_000
-    )
-    memory: bool = option(True, "Measure peak memory, each row in a fresh process.")
-
-    @property
-    def image_sizes(self) -> list[tuple[int, int]]:
-        """Height and width of every picture."""
-        return [self._size(part) for part in _split(self.sizes)]
-
-    @property
-    def engine_precisions(self) -> list[tuple[str, str]]:
-        """Engine and precision of every loop to time, eager's first; empty when none was asked for."""
-        pairs = [("eager", "fp32")] if _split(self.engines) else []
-        for part in _split(self.engines):
-            engine, colon, precision = part.partition(":")
-            pairs.append((engine, precision if colon else "fp32" if engine == "eager" else "auto"))
-        return list(dict.fromkeys(pairs))
-
-    @property
-    def provider_names(self) -> list[str]:
-        return list(dict.fromkeys(_split(self.providers)))
-
-    def contradictions(self) -> list[str]:
-        problems = super().contradictions()
-        engines, precisions = zip(*self.engine_precisions, strict=True) if self.engine_precisions else ((), ())
-        for flag, names, known in (
-            ("engines", engines, _choices(DeviceOptions, "engine")),
-            ("engines", precisions, _choices(DeviceOptions, "precision")),
-            ("providers", self.provider_names, _choices(MonitorOptions, "monitor_provider")),
-        ):
-            unknown = dict.fromkeys(name for name in names if name not in known)
-            problems += [f"--{flag} {name}: must be among {', '.join(known)}" for name in unknown]
-        if not problems and min(map(min, self.image_sizes), default=0) < smallest_side(self.taps):
-            problems.append(
-                f"--sizes {self.sizes!r}: the taps need sides of at least {smallest_side(self.taps)} pixels"
-            )
-        return problems
-
-    @staticmethod
-    def _size(text: str) -> tuple[int, int]:
-        width, cross, height = text.partition("x")
-        try:
-            return int(height if cross else width), int(width)
-        except ValueError:
-            raise UsageError(f"--sizes {text!r} is no size", "Write SIDE or WIDTHxHEIGHT, as 256,512x384") from None
-
-
-def _split(text: str) -> list[str]:
-    return [part for part in (part.strip() for part in text.split(",")) if part]
-
-
-def _choices(config_class: type, name: str) -> tuple[str, ...]:
-    return next(item.option.choices for item in declared(config_class) if item.name == name)

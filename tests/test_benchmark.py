@@ -17,6 +17,7 @@ import torch
 
 from nst_fast.benchmark import ceilings, evaluations, loops, memory, suite
 from nst_fast.benchmark.charts import save_plot
+from nst_fast.benchmark.config import BenchConfig
 from nst_fast.benchmark.evaluations import evaluation_rows
 from nst_fast.benchmark.flops import flops_per_evaluation, flops_per_step
 from nst_fast.benchmark.loops import cosine, loop_rows
@@ -26,7 +27,7 @@ from nst_fast.benchmark.rows import FAILED, NOT_AVAILABLE, OK, EvaluationRow, Lo
 from nst_fast.benchmark.scenario import load_scenario
 from nst_fast.benchmark.turns import Contender, compete, median_ratio
 from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic, seeded_picture
-from nst_fast.config import BenchConfig, StylizeConfig
+from nst_fast.config import StylizeConfig
 from nst_fast.errors import DeviceError, InputError, NstFastError, UsageError
 from nst_fast.evaluators import Evaluation, Evaluator
 

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from nst_fast.config import BenchConfig, DemoConfig, ExportConfig, StylizeConfig, parse_taps
+from nst_fast.benchmark.config import BenchConfig
+from nst_fast.config import DemoConfig, ExportConfig, StylizeConfig, parse_taps
 from nst_fast.errors import UsageError
 from nst_fast.options import Option, declared
 

@@ -110,8 +110,8 @@ def _session(task: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _prepared(task: Mapping[str, Any]) -> tuple[Workbench, Scene]:
+    from nst_fast.benchmark.config import BenchConfig
     from nst_fast.benchmark.workbench import Workbench
-    from nst_fast.config import BenchConfig
 
     workbench = Workbench(BenchConfig(**task["config"]))
     return workbench, workbench.scene(task["height"], task["width"])

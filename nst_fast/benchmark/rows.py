@@ -142,7 +142,7 @@ class Report:
     """One run of the benchmark.
 
     Attributes:
-        options: every option, see :class:`nst_fast.config.BenchConfig`; files without their folders.
+        options: every option, see :class:`nst_fast.benchmark.config.BenchConfig`; files without their folders.
         machine: as :func:`nst_fast.machine.describe_machine` gives it, taken once.
         device: PyTorch's.
         ceilings: the rates that shares are taken of: device, precision, GFLOP/s, source.

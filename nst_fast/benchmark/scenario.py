@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nst_fast.benchmark.charts import save_plot
+from nst_fast.benchmark.config import BenchConfig
 from nst_fast.benchmark.report import file_stem, to_csv, to_json
 from nst_fast.benchmark.suite import run_benchmark
-from nst_fast.config import BenchConfig
 from nst_fast.errors import InputError, UsageError
 from nst_fast.files import check_writable, shown, write_atomic
 

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nst_fast.benchmark.config import BenchConfig
 from nst_fast.benchmark.evaluations import evaluation_rows
 from nst_fast.benchmark.loops import loop_rows
 from nst_fast.benchmark.memory import measure_memory
 from nst_fast.benchmark.monitoring import monitor_rows
 from nst_fast.benchmark.rows import Report, Row
 from nst_fast.benchmark.workbench import Workbench
-from nst_fast.config import BenchConfig
 from nst_fast.errors import UsageError
 from nst_fast.machine import describe_machine
 

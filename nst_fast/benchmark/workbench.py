@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nst_fast.benchmark.ceilings import Ceiling, find_ceiling
+from nst_fast.benchmark.config import BenchConfig
 from nst_fast.benchmark.flops import flops_per_evaluation
 from nst_fast.benchmark.rows import Row
-from nst_fast.config import BenchConfig, ExportConfig, StylizeConfig
+from nst_fast.config import ExportConfig, StylizeConfig
 from nst_fast.evaluators import Evaluator, choose, make_evaluator
 from nst_fast.evaluators.precision import float32_arithmetic
 from nst_fast.machine import resolve_device
