@@ -1,0 +1,198 @@
+"""Any picture that Pillow opens, of any mode, depth, profile and transparency, to sRGB as float32 in [0, 1]."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageColor, TiffImagePlugin
+
+from nst_fast.errors import InputError, UsageError
+
+FloatArray = NDArray[np.float32]
+Colour = tuple[float, float, float]
+
+MAX_PROFILE_BYTES = 8 * 2**20  # the largest profiles of printing presses have 3 MB
+_GREY_MODES = {"1", "L", "LA", "La", "I;16", "I;16B"}
+_DEEP_MODES = {"I;16", "I;16B", "I", "F"}
+_WHITE_IS_ZERO = 0  # of TIFF's tag 262; Pillow inverts 8 bits for us, but not 16 or 32
+_PHOTOMETRIC = 262
+
+
+def _srgb_profile() -> bytes:
+    """LittleCMS's sRGB profile, its date of creation (bytes 24 to 35) fixed so that equal pictures are equal files."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return data[:24] + bytes((7, 0xEA, 0, 1, 0, 1)) + bytes(6) + data[36:]
+
+
+SRGB_PROFILE = _srgb_profile()
+
+
+def parse_colour(colour: str | Colour) -> Colour:
+    """``white``, ``#rrggbb``, ``rgb(...)`` or three numbers in [0, 1] to three numbers. Raises :class:`UsageError`."""
+    remedy = "Give a name such as white, or #rrggbb"
+    if isinstance(colour, str):
+        try:
+            channels = ImageColor.getrgb(colour)
+        except ValueError as error:
+            raise UsageError(f"not a colour: {colour!r}", remedy) from error
+        if len(channels) != 3:
+            raise UsageError(f"a background cannot be transparent: {colour!r}", remedy)
+        return channels[0] / 255, channels[1] / 255, channels[2] / 255
+    if len(colour) != 3 or not all(0 <= channel <= 1 for channel in colour):
+        raise UsageError(f"not a colour: {colour!r}", "Give three numbers from 0 to 1")
+    return colour
+
+
+class ColourReader:
+    """Reads pieces of one decoded picture as [h, w, 3] float32 sRGB in [0, 1].
+
+    Profiles are converted by LittleCMS (relative colorimetric with black point compensation), transparency is
+    composited on the background (hidden colours weigh nothing), deep pictures are scaled, never clipped.
+
+    Args:
+        picture: decoded by Pillow.
+        rawmode: how the file stores its pixels, in Pillow's words (``RGB;16B``); known before decoding only.
+        background: the colour behind transparent pixels.
+
+    Attributes:
+        notes: what a user should know; grows while pieces are read.
+
+    Raises:
+        InputError: pixels that are not finite.
+    """
+
+    def __init__(self, picture: Image.Image, rawmode: str, background: Colour) -> None:
+        self.notes: list[str] = []
+        self._background = np.array(background, np.float32)
+        self._has_alpha = picture.has_transparency_data
+        self._unsigned = rawmode == "I;32N"
+        self._inverted = (
+            isinstance(picture, TiffImagePlugin.TiffImageFile)
+            and picture.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+            and picture.mode in _DEEP_MODES
+        )
+        _scale_transparency(picture.info, rawmode)
+        self._black, self._white = self._range(picture, rawmode)
+        self._profile_mode, self._transform = self._profile(picture)
+        if ";16" in rawmode and picture.mode not in _DEEP_MODES:
+            self.notes.append("16 bits per channel read as 8")
+
+    def read(self, piece: Image.Image) -> FloatArray:
+        """One piece of the picture (a crop of it): [h, w, 3]."""
+        colours = self._deep(piece) if piece.mode in _DEEP_MODES else self._shallow(piece)
+        if not self._has_alpha:
+            return colours
+        alpha = self._alpha(piece)[..., None]
+        if alpha.min() < 1:
+            self._note("transparent pixels composited on the background")
+        composited: FloatArray = colours * alpha + self._background * (1 - alpha)
+        return composited
+
+    def _shallow(self, piece: Image.Image) -> FloatArray:
+        if piece.mode == "La":
+            piece = piece.convert("LA")
+        elif self._has_alpha and piece.mode not in _GREY_MODES:
+            piece = piece.convert("RGBA")
+        if self._transform is not None:
+            piece = _applied(self._transform, piece.convert(self._profile_mode))
+        return _unit(piece.convert("RGB"))
+
+    def _deep(self, piece: Image.Image) -> FloatArray:
+        grey = (self._values(piece) - self._black) / (self._white - self._black)
+        if self._inverted:
+            grey = 1 - grey
+        if self._transform is not None:
+            sixteen = Image.fromarray(np.round(grey * 65535).astype(np.uint16))
+            return _unit(_applied(self._transform, sixteen))
+        return np.repeat(grey.astype(np.float32)[..., None], 3, axis=2)
+
+    def _alpha(self, piece: Image.Image) -> FloatArray:
+        if piece.mode in _DEEP_MODES:
+            return np.asarray(self._values(piece) != piece.info["transparency"], np.float32)
+        if piece.mode == "La":
+            piece = piece.convert("LA")
+        return _unit(piece.convert("RGBA").getchannel("A"))
+
+    def _values(self, piece: Image.Image) -> NDArray[np.float64]:
+        values = np.asarray(piece)
+        return (values.view(np.uint32) if self._unsigned else values).astype(np.float64)
+
+    def _range(self, picture: Image.Image, rawmode: str) -> tuple[float, float]:
+        """The values that become black and white. Only 12 and 16 bits have an agreed white; else the values decide."""
+        if picture.mode not in {"I", "F"}:
+            return 0.0, 4095.0 if rawmode == "I;12" else 65535.0
+        values = np.asarray(picture)
+        values = values.view(np.uint32) if self._unsigned else values
+        low, high = float(values.min()), float(values.max())
+        if not np.isfinite((low, high)).all():  # a NaN anywhere makes both NaN
+            raise InputError("the picture has pixels that are NaN or infinite", "Repair it in the program that made it")
+        full = (1.0,) if picture.mode == "F" else (255.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1)
+        black, white = min(0.0, low), next((white for white in full if high <= white), high)
+        if (black, white) != (0.0, 1.0):
+            self._note(f"no agreed range: {black:g} taken as black, {white:g} as white")
+        return black, white
+
+    def _profile(self, picture: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+        """The transform to sRGB and the mode that it takes, or none."""
+        if picture.mode == "LAB":
+            return "LAB", _to_srgb(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB")
+        data = picture.info.get("icc_profile")
+        if isinstance(data, bytes) and data:
+            try:
+                return _transform_for(data, picture.mode)
+            except (OSError, ValueError, ImageCms.PyCMSError) as error:
+                self._note(f"ICC profile ignored: {error}")
+        elif picture.mode == "CMYK":
+            self._note("CMYK without a profile: colours are approximate")
+        return "", None
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def _transform_for(data: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform]:
+    """Raises OSError, ValueError or PyCMSError for a profile that is damaged, huge, or of another kind of picture."""
+    if len(data) > MAX_PROFILE_BYTES:
+        raise ValueError(f"it has {len(data)} bytes")
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+    space = profile.profile.xcolor_space.strip()
+    deep, grey, print_ = mode in _DEEP_MODES, mode in _GREY_MODES, mode == "CMYK"
+    fits = {"RGB": not deep and not print_, "GRAY": grey, "CMYK": print_}
+    if not fits.get(space, False):
+        raise ValueError(f"it is for {space}, the picture is {mode}")
+    profile_mode = {"RGB": "RGB", "GRAY": "I;16" if deep else "L", "CMYK": "CMYK"}[space]
+    return profile_mode, _to_srgb(profile, profile_mode)
+
+
+def _to_srgb(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(
+        profile,
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+
+
+def _applied(transform: ImageCms.ImageCmsTransform, piece: Image.Image) -> Image.Image:
+    converted = ImageCms.applyTransform(piece, transform)
+    assert converted is not None  # None is its answer to inPlace=True only
+    return converted
+
+
+def _unit(piece: Image.Image) -> FloatArray:
+    return np.asarray(piece, np.float32) / np.float32(255)
+
+
+def _scale_transparency(info: dict[str | tuple[int, int], Any], rawmode: str) -> None:
+    """Bring the transparent colour of a PNG from the file's depth, where Pillow leaves it, to that of the pixels."""
+    factor = {"L;2": 85, "L;4": 17}.get(rawmode)
+    if factor and "transparency" in info:
+        info["transparency"] *= factor
+    if rawmode == "RGB;16B" and "transparency" in info:
+        info["transparency"] = tuple(value >> 8 for value in info["transparency"])

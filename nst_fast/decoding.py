@@ -1,0 +1,263 @@
+"""From the bytes of a picture file to an image tensor: limits, frames, orientation, reducing while decoding."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+import torch
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from nst_fast.colour import Colour, ColourReader
+from nst_fast.errors import InputError, NstFastError
+from nst_fast.resizing import resize_part, scaled_size
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")  # MPO comes through JPEG; EPS starts programs: never
+SMALLEST_SIDE = 16
+# Reducing by averages leaves at least so many pixels per pixel wanted; the good filter does the rest.
+HEADROOM = 3
+_BAND_PIXELS = 2**22  # pixels converted at a time, so that memory is bounded by the result
+_SCAN_BYTES = 2**24  # counting the frames of a larger GIF or TIFF would take longer than it is worth
+_REPAIR_BYTES = 2**28  # a PNG with damaged metadata is rebuilt in memory, if it is no larger
+_REMEDY = "Get it again, or open and save it in an image editor"
+_LOCK = threading.RLock()  # Pillow's limit and Python's warning filters belong to the whole process
+
+# EXIF orientation -> (swap height and width, then flip these dimensions of [1, 3, H, W])
+_UPRIGHT = {
+    2: (False, (3,)),
+    3: (False, (2, 3)),
+    4: (False, (2,)),
+    5: (True, ()),
+    6: (True, (3,)),
+    7: (True, (2, 3)),
+    8: (True, (2,)),
+}
+# Without a handler of its own, Python prints what Pillow logs about a damaged TIFF.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+_PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_COLOUR_CHUNKS = _PIXEL_CHUNKS | {b"iCCP", b"eXIf"}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture as decoded: upright, sRGB, at the size wanted.
+
+    Attributes:
+        tensor: [1, 3, H, W], RGB, float32 in [0, 1].
+        size: width and height of the whole picture, upright, in pixels.
+        format: Pillow's name of the format.
+        notes: what a user should know about the picture.
+    """
+
+    tensor: Tensor
+    size: tuple[int, int]
+    format: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a picture may be: its pixels in the file and at the size wanted, its shorter side at both."""
+
+    longest_side: int | None
+    max_megapixels: float
+
+    def check(self, width: int, height: int, name: str) -> None:
+        """Raise :class:`InputError` for a size that the header claims and that cannot be used."""
+        self._check_area(width, height, f"{name} has {width}x{height} pixels")
+        scaled = scaled_size(width, height, self.longest_side)
+        at_size = f"{name} ({width}x{height}) becomes {scaled[0]}x{scaled[1]} pixels at this size"
+        self._check_area(*scaled, at_size)
+        if min(width, height) < SMALLEST_SIDE:
+            remedy = f"The smallest usable picture is {SMALLEST_SIDE}x{SMALLEST_SIDE}"
+            raise InputError(f"{name} has only {width}x{height} pixels", remedy)
+        if min(scaled) < SMALLEST_SIDE:
+            enough = math.ceil(SMALLEST_SIDE * max(width, height) / min(width, height))
+            remedy = f"Both sides need {SMALLEST_SIDE} pixels: use --image-size {enough} or more, or crop the picture"
+            raise InputError(at_size, remedy)
+
+    def _check_area(self, width: int, height: int, claim: str) -> None:
+        if width * height > self.max_megapixels * 1e6:
+            limit = f"the limit is {self.max_megapixels:g} megapixels"
+            raise InputError(f"{claim}; {limit}", "If you trust the file, raise --max-megapixels")
+
+    def reduction(self, width: int, height: int) -> int:
+        """By which whole number a picture can be reduced while it is read without harm to the size wanted."""
+        if self.longest_side is None:
+            return 1
+        return max(1, max(width, height) // (HEADROOM * self.longest_side))
+
+
+def decode(stream: BinaryIO, name: str, limits: Limits, background: Colour) -> Decoded:
+    """Decode a picture that begins at the start of a stream.
+
+    Args:
+        stream: its bytes.
+        name: the picture's name for messages.
+        limits: sizes that are refused; the longest side also says how far the picture may be reduced.
+        background: the colour behind transparent pixels.
+
+    Raises:
+        InputError: damaged, cut short, of no readable kind, too large or too small.
+    """
+    try:
+        return _decode(stream, name, limits, background)
+    except InputError as error:
+        if error.__cause__ is None or not _is_small_png(stream):  # without a cause it is our own refusal of a size
+            raise
+        for kept in (_COLOUR_CHUNKS, _PIXEL_CHUNKS):
+            with suppress(InputError):
+                decoded = _decode(_png_with(kept, stream), name, limits, background)
+                return replace(decoded, notes=("damaged or oversized metadata ignored", *decoded.notes))
+        raise
+
+
+@contextmanager
+def pillow_guarded(name: str, max_megapixels: float) -> Iterator[list[str]]:
+    """Pillow with our pixel limit in place of its own, silent, and failing by :class:`InputError` only.
+
+    The list that it gives holds Pillow's warnings once the context has ended.
+    """
+    notes: list[str] = []
+    with _LOCK, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pillows_limit = Image.MAX_IMAGE_PIXELS
+        # Pillow warns beyond its limit and refuses beyond twice its limit.
+        Image.MAX_IMAGE_PIXELS = math.ceil(max_megapixels * 1e6 / 2)
+        try:
+            yield notes
+        except NstFastError:
+            raise
+        except Image.DecompressionBombError as error:
+            message = f"{name} has more than {max_megapixels:g} megapixels"
+            raise InputError(message, "If you trust the file, raise --max-megapixels") from error
+        except UnidentifiedImageError as error:
+            raise InputError(f"{name} is damaged, or of a kind that cannot be read", _REMEDY) from error
+        except MemoryError as error:
+            raise InputError(f"{name} needs more memory than there is", "Make it smaller first") from error
+        # Broad because Pillow's decoders promise nothing: hostile bytes raise a dozen types, AttributeError included.
+        except Exception as error:
+            detail = " ".join(str(error).split()) or type(error).__name__
+            remedy = "Get it again, or open and save it in an image editor"
+            raise InputError(
+                f"{name} is damaged, cut short or of a kind that cannot be read ({detail})", remedy
+            ) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = pillows_limit
+            said = [
+                str(w.message).strip() for w in caught if not issubclass(w.category, Image.DecompressionBombWarning)
+            ]
+            notes.extend(dict.fromkeys(said))
+
+
+def _decode(stream: BinaryIO, name: str, limits: Limits, background: Colour) -> Decoded:
+    stream.seek(0)
+    with pillow_guarded(name, limits.max_megapixels) as warned:
+        picture = Image.open(stream, formats=FORMATS)
+        width, height = picture.size
+        limits.check(width, height, name)
+        rawmode = _rawmode(picture)
+        extent = _draft(picture, limits.reduction(width, height))
+        picture.load()
+        orientation = _orientation(picture)
+        reader = ColourReader(picture, rawmode, background)
+        reduction = limits.reduction(*picture.size)
+        tensor = _read(picture, reader, reduction)
+        notes = [*_frames(picture, stream), *reader.notes]
+    wanted = scaled_size(width, height, limits.longest_side)
+    tensor = resize_part(tensor, (extent[1] / reduction, extent[0] / reduction), wanted[::-1])
+    tensor = _upright(tensor, orientation)
+    size = (height, width) if _UPRIGHT.get(orientation, (False,))[0] else (width, height)
+    return Decoded(tensor, size, picture.format or "", (*notes, *warned))
+
+
+def _draft(picture: ImageFile.ImageFile, reduction: int) -> tuple[float, float]:
+    """Let a JPEG leave out detail while decoding; other kinds cannot. Width and height that the picture then has.
+
+    They may end within the last pixel: 1003 pixels at one eighth are 125.375, decoded as 126.
+    """
+    width, height = picture.size
+    drafted = picture.draft(None, (width // reduction, height // reduction)) if reduction > 1 else None
+    return drafted[1][2:] if drafted else (float(width), float(height))
+
+
+def _read(picture: Image.Image, reader: ColourReader, reduction: int) -> Tensor:
+    """The whole picture, reduced by averaging squares of pixels: [1, 3, H, W]. A band at a time to save memory."""
+    width, height = picture.size
+    image = torch.empty(1, 3, math.ceil(height / reduction), math.ceil(width / reduction))
+    rows = max(1, _BAND_PIXELS // (width * reduction)) * reduction
+    for top in range(0, height, rows):
+        band = reader.read(picture.crop((0, top, width, min(height, top + rows))))
+        piece = torch.from_numpy(band).permute(2, 0, 1)[None]
+        if reduction > 1:
+            piece = F.avg_pool2d(piece, reduction, ceil_mode=True)
+        first = top // reduction
+        image[:, :, first : first + piece.shape[2]] = piece
+    return image
+
+
+def _rawmode(picture: ImageFile.ImageFile) -> str:
+    """How the file stores pixels, in Pillow's words (``RGB;16B``); empty where the decoder does not say."""
+    arguments = picture.tile[0].args if picture.tile else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation of a decoded picture, 1 to 8. Pillow itself has turned a TIFF by now and says 1 for it."""
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # as broad as the damage that metadata can have; the pixels are good
+        warnings.warn(f"damaged EXIF ignored ({error})", stacklevel=2)
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _upright(image: Tensor, orientation: int) -> Tensor:
+    swap, flips = _UPRIGHT.get(orientation, (False, ()))
+    if swap:
+        image = image.transpose(2, 3)
+    return image.flip(flips).contiguous() if swap or flips else image
+
+
+def _frames(picture: Image.Image, stream: BinaryIO) -> list[str]:
+    """A note if the file has more frames or pages than the first."""
+    try:
+        if not getattr(picture, "is_animated", False):
+            return []
+        if picture.format in {"GIF", "TIFF"} and stream.seek(0, io.SEEK_END) > _SCAN_BYTES:
+            return ["first of several frames used"]
+        return [f"first of {getattr(picture, 'n_frames', 1)} frames used"]
+    except Exception:  # later frames may be damaged in any way; the first is good
+        return ["first frame used; later ones are damaged"]
+
+
+def _is_small_png(stream: BinaryIO) -> bool:
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    return size <= _REPAIR_BYTES and stream.read(4) == b"\x89PNG"
+
+
+def _png_with(kept: set[bytes], stream: BinaryIO) -> BinaryIO:
+    """A PNG without its other chunks."""
+    stream.seek(0)
+    data = stream.read()
+    parts, at = [data[:8]], 8
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if kind in kept:
+            parts.append(data[at:end])
+        at = end
+    return io.BytesIO(b"".join(parts))

@@ -1,0 +1,247 @@
+"""Loading and saving as a whole: round trips, text inside pictures, errors, the user's old file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import encoded, png_chunk, sample, with_chunk
+from PIL import Image
+
+from nst_fast import images
+from nst_fast.errors import InputError, NumericsError, OutputError, UsageError
+
+LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
+TEXT = {"nst-fast": '{"seed": 0, "name": "[red] é 日本"}', "Comment": "two\nlines"}
+
+
+def all_bytes() -> torch.Tensor:
+    """An image that holds every value of 8 bits in every channel: [1, 3, 16, 48]."""
+    values = np.stack([np.roll(np.arange(768, dtype=np.uint8).reshape(16, 48), shift) for shift in (0, 5, 77)], axis=-1)
+    return images.from_uint8(values)
+
+
+def test_every_8_bit_value_survives_the_round_trip() -> None:
+    image = all_bytes()
+    assert image.shape == (1, 3, 16, 48)
+    assert image.is_contiguous()
+    assert torch.equal(images.from_uint8(images.to_uint8(image)), image)
+    assert len(np.unique(images.to_uint8(image)[..., 0])) == 256
+
+
+def test_values_are_rounded_to_the_nearest_and_clamped() -> None:
+    values = torch.tensor([-0.5, 0.49 / 255, 0.51 / 255, 254.49 / 255, 254.51 / 255, 1.5])
+    image = values.view(1, 1, 1, 6).expand(1, 3, 1, 6)
+    assert images.to_uint8(image)[0, :, 1].tolist() == [0, 0, 1, 254, 255, 255]
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_is_no_picture(poison: float) -> None:
+    image = all_bytes()
+    image[0, 1, 2, 3] = poison
+    with pytest.raises(NumericsError):
+        images.to_uint8(image)
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_lossless_formats_give_the_pixels_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    images.save_image(all_bytes(), path)
+    loaded = images.load_image(path)
+    assert torch.equal(loaded.tensor, all_bytes())
+    assert loaded.notes == ()
+    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
+def test_lossy_formats_come_close(tmp_path: Path, suffix: str) -> None:
+    image = images.from_uint8(np.asarray(sample()))
+    images.save_image(image, tmp_path / f"a{suffix}")
+    assert (images.load_image(tmp_path / f"a{suffix}").tensor - image).abs().mean() < 0.02
+
+
+def test_jpeg_keeps_colour_at_full_resolution() -> None:
+    with Image.open(io.BytesIO(images.encode_image(all_bytes(), ".jpg"))) as picture:
+        assert [layer[1:3] for layer in picture.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("suffix", [s for s in images.WRITABLE if s != ".bmp"])
+def test_the_profile_is_embedded(suffix: str) -> None:
+    with Image.open(io.BytesIO(images.encode_image(all_bytes(), suffix))) as picture:
+        assert picture.info["icc_profile"] == images.SRGB_PROFILE
+
+
+@pytest.mark.parametrize("suffix", images.WRITABLE)
+def test_equal_images_are_equal_files(suffix: str) -> None:
+    first, second = (images.encode_image(all_bytes(), suffix, text=TEXT) for _ in range(2))
+    assert first == second
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    width=st.integers(16, 70),
+    height=st.integers(16, 70),
+    suffix=st.sampled_from(LOSSLESS),
+    mode=st.sampled_from(["RGB", "L", "1", "P"]),
+    seed=st.integers(0, 99),
+)
+def test_any_size_and_mode_is_read_as_pillow_shows_it(
+    tmp_path_factory: pytest.TempPathFactory, width: int, height: int, suffix: str, mode: str, seed: int
+) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    path = tmp_path_factory.mktemp("any") / f"a{suffix}"
+    picture.save(path)
+    loaded = images.load_image(path)
+    np.testing.assert_array_equal(images.to_uint8(loaded.tensor), np.asarray(picture.convert("RGB")))
+    images.save_image(loaded.tensor, path)
+    assert torch.equal(images.load_image(path).tensor, loaded.tensor)
+
+
+@pytest.mark.parametrize("longest_side", [16, 33, 48, 96])
+def test_the_longest_side_is_what_was_asked(tmp_path: Path, longest_side: int) -> None:
+    images.save_image(all_bytes()[:, :, :, :30], tmp_path / "a.png")
+    if longest_side == 16:
+        with pytest.raises(InputError, match="use --image-size 30 or more"):
+            images.load_image(tmp_path / "a.png", longest_side=longest_side)
+        return
+    image = images.load_image(tmp_path / "a.png", longest_side=longest_side)
+    assert max(image.tensor.shape[2:]) == longest_side
+    assert image.original_size == (30, 16)
+
+
+def test_a_wrong_suffix_is_noted(tmp_path: Path) -> None:
+    for name, kind, notes in (
+        ("a.jpg", "PNG", ("suffix says jpg, content is PNG",)),
+        ("a.JPEG", "JPEG", ()),
+        ("a.jpg", "MPO", ()),
+        ("a.dat", "PNG", ()),
+    ):
+        (tmp_path / name).write_bytes(encoded(sample(), kind))
+        assert images.load_image(tmp_path / name).notes == notes
+
+
+# --- text
+
+
+@pytest.mark.parametrize("suffix", [s for s in images.WRITABLE if s != ".bmp"])
+def test_text_is_given_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    long = TEXT | {"long": "0123456789é" * 30_000}  # several JPEG comments, a compressed PNG chunk
+    images.save_image(all_bytes(), path, text=long)
+    assert images.read_text(path) == long
+    images.save_image(all_bytes(), path)
+    assert images.read_text(path) == {}
+
+
+def test_text_longer_than_pillows_limit_is_stored_so_that_it_can_be_read(tmp_path: Path) -> None:
+    long = {"nst-fast": "x" * 3_000_000}
+    images.save_image(all_bytes(), tmp_path / "a.png", text=long)
+    assert images.read_text(tmp_path / "a.png") == long
+    assert torch.equal(images.load_image(tmp_path / "a.png").tensor, all_bytes())
+
+
+def test_a_file_name_that_is_not_utf8_does_not_cost_the_picture(tmp_path: Path) -> None:
+    images.save_image(all_bytes(), tmp_path / "a.png", text={"name": os.fsdecode(b"caf\xe9")})
+    assert images.read_text(tmp_path / "a.png") == {"name": r"caf\udce9"}
+
+
+def test_a_jpeg_comment_of_somebody_else_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(sample(), "JPEG", comment="made by a camera"))
+    assert images.read_text(tmp_path / "a.jpg") == {}
+
+
+def test_a_bmp_carries_no_text(tmp_path: Path) -> None:
+    images.save_image(all_bytes(), tmp_path / "a.bmp", text=TEXT)
+    assert images.read_text(tmp_path / "a.bmp") == {}
+
+
+def test_text_bombs_and_damaged_text_are_input_errors(tmp_path: Path) -> None:
+    import zlib
+
+    chunk = png_chunk(b"zTXt", b"nst-fast\0\0" + zlib.compress(bytes(2_000_000)))
+    (tmp_path / "a.png").write_bytes(with_chunk(encoded(sample(), "PNG"), chunk))
+    (tmp_path / "a.jpg").write_bytes(encoded(sample(), "JPEG", comment=b"nst-fast:{not json"))
+    (tmp_path / "b.jpg").write_bytes(encoded(sample(), "JPEG", comment=b"nst-fast:[1]"))
+    for name in ("a.png", "a.jpg", "b.jpg", "missing.png"):
+        with pytest.raises(InputError):
+            images.read_text(tmp_path / name)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a", "a.gif", "a.png.bak", ".png"])
+def test_a_suffix_that_cannot_be_written_is_wrong_use(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"Use \.png, \.jpg"):
+        images.check_output_suffix(tmp_path / name)
+    with pytest.raises(UsageError):
+        images.save_image(all_bytes(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_suffixes_are_read_in_any_case() -> None:
+    assert images.check_output_suffix("A.PNG") == "PNG"
+    assert images.check_output_suffix("a.Jpeg") == "JPEG"
+
+
+def test_an_image_too_large_for_its_format_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "a.webp").write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"17000x1 cannot be stored as WEBP .* Use \.png"):
+        images.save_image(torch.zeros(1, 3, 1, 17_000), tmp_path / "a.webp")
+    assert (tmp_path / "a.webp").read_bytes() == b"old"
+
+
+def test_a_full_disk_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images.save_image(all_bytes(), tmp_path / "a.png")
+    old = (tmp_path / "a.png").read_bytes()
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match="no space left"):
+        images.save_image(all_bytes() / 2, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == old
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "code"),
+    [
+        ("missing.png", InputError, 3),
+        ("folder", UsageError, 2),
+        ("empty.png", InputError, 3),
+        ("text.png", InputError, 3),
+    ],
+)
+def test_what_cannot_be_loaded_has_its_exit_code(
+    tmp_path: Path, name: str, error: type[InputError | UsageError], code: int
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(error) as caught:
+        images.load_image(tmp_path / name)
+    assert caught.value.exit_code == code
+    assert caught.value.remedy or name == "missing.png"
+
+
+def test_a_picture_with_a_camera_profile_loads(assets: Path) -> None:
+    path = assets / "images" / "cafe_terrace.jpg"
+    with Image.open(path) as picture:
+        assert picture.info["icc_profile"]
+        size = picture.size
+    image = images.load_image(path, longest_side=200)
+    assert image.original_size == size
+    assert max(image.tensor.shape[2:]) == 200
+    assert image.notes == ()
+    assert image.tensor.std() > 0.1

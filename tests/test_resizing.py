@@ -1,0 +1,78 @@
+"""Sizes and the filter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nst_fast.errors import UsageError
+from nst_fast.resizing import resize, resize_part, resize_to, scaled_size
+
+SIDES = st.integers(1, 20_000)
+
+
+@given(SIDES, SIDES, st.integers(1, 4096))
+def test_the_longest_side_is_exact_and_the_other_differs_by_rounding_only(
+    width: int, height: int, longest_side: int
+) -> None:
+    scaled = scaled_size(width, height, longest_side)
+    assert max(scaled) == longest_side
+    exact = min(width, height) * longest_side / max(width, height)
+    assert min(scaled) == 1 or abs(min(scaled) - exact) <= 0.5 + 1e-9
+    assert (width >= height) == (scaled[0] >= scaled[1]) or scaled[0] == scaled[1]
+
+
+def test_no_longest_side_keeps_the_size() -> None:
+    assert scaled_size(123, 45, None) == (123, 45)
+
+
+def test_a_longest_side_must_be_positive() -> None:
+    with pytest.raises(UsageError):
+        scaled_size(10, 10, 0)
+
+
+def test_the_same_size_is_the_same_image(picture: torch.Tensor) -> None:
+    assert resize(picture, 32) is picture
+
+
+@pytest.mark.parametrize("longest_side", [7, 20, 32, 77])
+def test_images_shrink_and_grow_within_bounds(picture: torch.Tensor, longest_side: int) -> None:
+    resized = resize(picture, longest_side)
+    assert max(resized.shape[2:]) == longest_side
+    assert resized.min() >= 0
+    assert resized.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(5, 9), (48, 70)])
+def test_the_filter_is_pillows_bicubic(picture: torch.Tensor, size: tuple[int, int]) -> None:
+    expected = [
+        np.asarray(Image.fromarray(channel.numpy()).resize(size[::-1], Image.Resampling.BICUBIC))
+        for channel in picture[0]
+    ]
+    actual = resize_to(picture, size)[0].numpy()
+    np.testing.assert_allclose(actual, np.clip(np.stack(expected), 0, 1), atol=2e-5)
+
+
+def test_fine_stripes_become_grey_and_not_a_pattern() -> None:
+    stripes = torch.zeros(1, 3, 64, 64)
+    stripes[..., ::2] = 1
+    assert (resize(stripes, 16)[..., 2:-2] - 0.5).abs().max() < 0.02
+
+
+def test_the_size_is_exact_where_floating_point_is_not() -> None:
+    assert int(49 * (1 / 49)) == 0  # what a naive factor would give
+    assert resize_to(torch.zeros(1, 3, 49, 49), (1, 1)).shape == (1, 3, 1, 1)
+
+
+def test_a_part_is_placed_by_its_true_extent() -> None:
+    """A ramp of 300 pixels, averaged by sevens: the last cell holds 6, so the picture ends at 42 6/7 cells."""
+    ramp = torch.arange(0.5, 300) / 300
+    cells = torch.nn.functional.avg_pool1d(ramp.view(1, 1, -1), 7, ceil_mode=True).expand(1, 3, 43)
+    image = cells.view(1, 3, 1, 43).expand(1, 3, 43, 43)
+    actual = resize_part(image, (300 / 7, 300 / 7), (10, 10))[0, 0, 0]
+    expected = (torch.arange(10) + 0.5) / 10
+    torch.testing.assert_close(actual[2:-2], expected[2:-2], atol=1e-3, rtol=0)
