@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch.backends import cudnn
@@ -29,24 +28,18 @@ def usable_precisions(device: torch.device) -> list[str]:
 def set_float32_arithmetic(kind: str) -> None:
     """Let NVIDIA GPUs multiply float32 as ``ieee`` or as ``tf32`` says, until told otherwise.
 
-    PyTorch's convolutions default to tf32, so that "fp32" is not what it says unless this is called.
+    PyTorch's convolutions default to tf32, so that "fp32" is not what it says unless this is called. The newer
+    ``fp32_precision`` would be finer, but once it says "ieee" torch.export fails on reading the older flag (2.15).
     """
-    for backend in _backends():
-        backend.fp32_precision = kind
+    cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
 
 
 @contextmanager
 def float32_arithmetic(kind: str) -> Iterator[None]:
     """:func:`set_float32_arithmetic` for as long as the block lasts."""
-    before = [backend.fp32_precision for backend in _backends()]
+    before = cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     try:
         set_float32_arithmetic(kind)
         yield
     finally:
-        for backend, value in zip(_backends(), before, strict=True):
-            backend.fp32_precision = value
-
-
-def _backends() -> tuple[Any, ...]:
-    convolutions: Any = cudnn
-    return convolutions.conv, torch.backends.cuda.matmul
+        cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
