@@ -13,6 +13,8 @@ from torch.nn import functional
 from nst_fast.config import OptimizerOptions
 from nst_fast.evaluators import Evaluation, Evaluator
 
+SMALLEST_SCALE = 1e-30  # of a gradient that is 0 everywhere
+
 
 def learning_rate_at(options: OptimizerOptions, step: int) -> float:
     """The learning rate of the update that follows ``step`` updates.
@@ -109,11 +111,14 @@ class LBFGS:
     """L-BFGS (Liu & Nocedal 1989) on pixels. Not clamped: clipping breaks the curvature pairs; saving clips.
 
     The thresholds of ``torch.optim.LBFGS`` are absolute and would end a run whose losses are means over megapixels
-    at once, so they are off; ``steps`` decides.
+    at once, so they are off; ``steps`` decides. For the same reason loss and gradient are divided by the mean size of
+    the first gradient: the method does not depend on the scale of the loss, but a sum of squares in single precision
+    overflows at losses of 1e18 (squared Grams of an unnormalised network), and PyTorch drops curvature below 1e-10.
     """
 
     def __init__(self, pastiche: Tensor, options: OptimizerOptions) -> None:
         self.pastiche = pastiche
+        self._scale: Tensor | None = None
         self._lbfgs = torch.optim.LBFGS(
             [pastiche],
             lr=options.initial_learning_rate,
@@ -127,12 +132,14 @@ class LBFGS:
 
     def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
         self._lbfgs.param_groups[0]["lr"] = learning_rate
+        scale = evaluation.gradient.abs().mean().clamp_min(SMALLEST_SCALE) if self._scale is None else self._scale
+        self._scale = scale
         pending: list[Evaluation] = [evaluation]  # the optimiser's first call asks for what is already known
 
         def closure() -> Tensor:
             current = pending.pop() if pending else evaluate(self.pastiche)
-            self.pastiche.grad = current.gradient
-            return current.total.sum()
+            self.pastiche.grad = current.gradient / scale
+            return current.total.sum() / scale
 
         self._lbfgs.step(closure)  # type: ignore[no-untyped-call]
         self.pastiche.grad = None
@@ -144,6 +151,7 @@ class LBFGS:
     def restart_from(self, picture: Tensor) -> None:
         self.pastiche.copy_(picture)
         self._lbfgs.state.clear()
+        self._scale = None
 
 
 OPTIMIZERS: dict[str, Callable[[Tensor, OptimizerOptions], PixelOptimizer]] = {"adam": Adam, "lbfgs": LBFGS}

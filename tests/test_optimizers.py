@@ -125,3 +125,14 @@ def test_adam_keeps_its_moments_through_a_smoothing() -> None:
     gradient = torch.zeros_like(target)
     optimizer.update(Evaluation(gradient.sum((1, 2, 3)), {}, gradient), bowl, 0.01)
     assert (pastiche - before).min().item() > 1e-3  # it still moves the way it was moving
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e22])
+def test_lbfgs_goes_the_same_way_whatever_the_scale_of_the_loss(factor: float) -> None:
+    target = torch.linspace(0.2, 0.8, 48).view(1, 3, 4, 4)
+    bowl, scaled = Bowl(target), Bowl(target)
+    scaled.scale = bowl.scale * factor
+    options = OptimizerOptions(optimizer="lbfgs", steps=12)
+    ends = [run(options, each, torch.zeros_like(target)) for each in (bowl, scaled)]
+    torch.testing.assert_close(ends[1], ends[0], atol=1e-4, rtol=0)
+    assert (ends[0] - target).abs().max().item() < 0.05  # and it has gone somewhere
