@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "nst_fast"
 
 ROOMS = [
-    ["errors"],
+    ["errors", "bundle_files"],
     ["options", "taps", "tiles"],
     ["control"],
     ["config", "presets"],
