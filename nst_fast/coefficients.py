@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nst_fast.config import ObjectiveOptions
-from nst_fast.taps import block_of, channels_of, tap_size
+from nst_fast.taps import channels_of, halvings_of, tap_size
 
 Array = NDArray[Any]
 
@@ -93,5 +93,5 @@ def sized_inputs(taps: Sequence[str], pools: Sequence[str], height: int, width: 
 
 def odd_pads(pool: str, height: int, width: int) -> list[int]:
     """Pad's argument that restores the odd row and column that a pool leaves out of an image of this size."""
-    halvings = block_of(pool) - 1
+    halvings = halvings_of(pool) - 1  # before the pool
     return [0, 0, 0, 0, 0, 0, (height >> halvings) % 2, (width >> halvings) % 2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nst_fast.taps import cut, tap_size
+from nst_fast.taps import cut, halvings_of, tap_size
 
 CONTENT_TARGET, GRAM_TARGET = "target/content/", "target/gram/"
 WEIGHT, INVERSE_POSITIONS, PADS = "weight/", "inverse_positions/", "pads/"
@@ -82,6 +82,5 @@ class StepGraph:
         """Height and width of a layer's output; formulas when the size is not known."""
         if self.size is not None:
             return tap_size(layer, *self.size)
-        divisor, _ = tap_size(layer, 1 << 30, 1 << 30)
-        divisor = (1 << 30) // divisor
+        divisor = 1 << halvings_of(layer)
         return (f"height//{divisor}", f"width//{divisor}") if divisor > 1 else ("height", "width")

@@ -1,0 +1,136 @@
+"""Neural style transfer with NumPy, Pillow and ONNX Runtime alone: python run.py content.jpg style.jpg -o out.png
+
+targets.onnx measures the two pictures; step.onnx holds losses, gradient and Adam's update. manifest.json says what the
+models take and give. Nothing here knows a network: any language that ONNX Runtime serves can do the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+Array = np.ndarray[Any, Any]
+Feeds = dict[str, Array]
+HERE = Path(__file__).resolve().parent
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+
+def load_picture(path: Path, longest_side: int) -> Array:
+    """A picture as [1, 3, H, W], RGB, float32 in [0, 1], its longest side as many pixels as asked for."""
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture).convert("RGB")
+    scale = longest_side / max(picture.size)
+    size = tuple(max(1, int(side * scale + 0.5)) for side in picture.size)
+    # Channel by channel in float: on bytes Pillow would round after every direction.
+    planes = [Image.fromarray(np.asarray(channel, np.float32)) for channel in picture.split()]
+    resized = [np.asarray(plane.resize(size, Image.Resampling.BICUBIC)) for plane in planes]
+    return np.clip(np.stack(resized)[None] / 255, 0, 1).astype(np.float32)
+
+
+def save_picture(image: Array, path: Path) -> None:
+    Image.fromarray((image[0].transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)).save(path)
+
+
+def open_model(name: str, provider: str, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(HERE / name, options, providers=[PROVIDERS[provider]])
+    if session.get_providers()[0] != PROVIDERS[provider]:
+        sys.exit(f"error: provider {provider} does not work here. Use --provider cpu")
+    return session
+
+
+def measure(session: Any, image: Array) -> Feeds:
+    """content/TAP -> features, gram/TAP -> the sum over positions of products of features."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": image}), strict=True))
+
+
+def constant_inputs(manifest: Any, content: Feeds, style: Feeds, sizes: Any) -> Feeds:
+    """Every input of the step model that stays the same: targets, weights of the terms, what depends on the size."""
+    (height, width), (style_height, style_width) = sizes
+    feeds: Feeds = {}
+    for term in manifest["terms"]:
+        tap, halvings = term["tap"], term["halvings"]
+        positions = (height >> halvings) * (width >> halvings)
+        if term["kind"] == "content":
+            target = feeds[f"target/content/{tap}"] = content[f"content/{tap}"]
+        else:
+            seen = np.float32((style_height >> halvings) * (style_width >> halvings))
+            target = feeds[f"target/gram/{tap}"] = style[f"gram/{tap}"] / seen
+            feeds[f"inverse_positions/{tap}"] = np.float32([1 / positions])
+        energy = max(float(np.square(target, dtype=np.float64).sum()), 1e-38) if term["relative"] else 1.0
+        weight = term["factor"] * float(positions) ** term["power"] / energy
+        feeds[f"weight/{term['kind']}/{tap}"] = np.float32([weight])
+    for pool in manifest["pools"]:
+        odd = [(side >> pool["halvings"]) % 2 for side in (height, width)]
+        feeds[f"pads/{pool['name']}"] = np.int64([0] * 6 + odd)
+    if manifest["tv_weight"]:
+        feeds["weight/tv/down"] = np.float32([manifest["tv_weight"] / (3 * (height - 1) * width)])
+        feeds["weight/tv/right"] = np.float32([manifest["tv_weight"] / (3 * height * (width - 1))])
+    return feeds
+
+
+def optimise(session: Any, feeds: Feeds, pastiche: Array, steps: int, rate: float, adam: dict[str, float]) -> Array:
+    state = {"pastiche": pastiche, "m": np.zeros_like(pastiche), "v": np.zeros_like(pastiche)}
+    outputs = ["new_pastiche", "new_m", "new_v", "total"]
+    started = time.perf_counter()
+    for step in range(1, steps + 1):
+        corrections = {f"correction{i}": np.float32([1 - adam[f"beta{i}"] ** step]) for i in (1, 2)}
+        scalars = {"learning_rate": np.float32([rate]), **corrections}
+        *new, total = session.run(outputs, {**feeds, **state, **scalars})
+        state = dict(zip(state, new, strict=True))
+        if step == 1 or step % 10 == 0 or step == steps:
+            speed = step / (time.perf_counter() - started)
+            print(f"step {step}/{steps}: loss {total[0]:.6g}, {speed:.2f} steps/s", file=sys.stderr)
+    return state["pastiche"]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Paint CONTENT in the style of STYLE.")
+    parser.add_argument("content", type=Path)
+    parser.add_argument("style", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--image-size", type=int, default=512, help="longest side in pixels [512]")
+    parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--provider", choices=PROVIDERS, default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="on the CPU; 0 leaves it to ONNX Runtime")
+    arguments = parser.parse_args()
+    if arguments.steps < 1:
+        parser.error("--steps must be at least 1")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    manifest = json.loads((HERE / "manifest.json").read_text())
+    try:
+        content, style = (load_picture(path, arguments.image_size) for path in (arguments.content, arguments.style))
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    if min(*content.shape[2:], *style.shape[2:]) < manifest["smallest_side"]:
+        sys.exit(f"error: a side of under {manifest['smallest_side']} pixels. Use a larger --image-size")
+    targets = open_model("targets.onnx", arguments.provider, arguments.threads)
+    measured = [measure(targets, image) for image in (content, style)]
+    del targets
+    feeds = constant_inputs(manifest, *measured, (content.shape[2:], style.shape[2:]))
+    session = open_model("step.onnx", arguments.provider, arguments.threads)
+    pastiche = optimise(session, feeds, content, arguments.steps, arguments.learning_rate, manifest["adam"])
+    save_picture(pastiche, arguments.output)
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()
