@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from nst_fast.control import ControlOptions, FinishOptions, FitOptions, ReportOptions, ScaleOptions, StopOptions
 from nst_fast.errors import UsageError
 from nst_fast.options import Options, option
 from nst_fast.taps import CONVS_PER_BLOCK, check_taps
+
+INITS = ("content", "noise", "content+noise")  # where a pastiche can start but from a file
 
 
 def parse_taps(text: str) -> dict[str, float]:
@@ -143,6 +146,11 @@ class OptimizerOptions(Options):
         0, "Average-pool the pastiche by 2 and upsample it after every N steps; 0: never.", minimum=0
     )
     seed: int = option(0, "Seed of everything random.", minimum=0, maximum=2**63 - 1)
+
+    @property
+    def init_file(self) -> Path | None:
+        """The picture that the pastiche starts from, when ``init`` names one."""
+        return None if self.init in INITS else Path(self.init)
 
     @property
     def initial_learning_rate(self) -> float:

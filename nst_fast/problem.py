@@ -131,12 +131,14 @@ class Problem:
         content, init = self.content_at(scale), self.config.init
         if init == "content" and content is not None:
             return content.clone()
-        if init in ("content", "noise", "content+noise"):
+        file = self.config.init_file
+        if file is None:
             generator = torch.Generator().manual_seed(self.config.seed)  # on the CPU: the same noise on every device
             noise = torch.rand((1, 3, scale.height, scale.width), generator=generator).to(self.device)
-            added = init == "content+noise" and content is not None
-            return (content + self.config.noise * noise).clamp(0, 1) if added else noise
-        image = read_picture(Path(init), self.config, max(scale.height, scale.width))
+            if init == "content+noise" and content is not None:
+                return (content + self.config.noise * noise).clamp(0, 1)
+            return noise
+        image = read_picture(file, self.config, max(scale.height, scale.width))
         return at_size(image.tensor, scale.height, scale.width).to(self.device)
 
 

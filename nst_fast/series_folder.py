@@ -158,6 +158,8 @@ def differences(record: Record, job: Job) -> list[str]:
         found.append("another content picture")
     if [style["sha256"] for style in inputs["styles"]] != styles:
         found.append("another style picture")
+    if inputs.get("init", {}).get("sha256") != hash_of(job.config.init_file):
+        found.append("another picture to start from")
     if job.size is not None and record["size"] != [job.size[1], job.size[0]]:
         found.append("another size")
     return found

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 MARGIN = 12
 LINE = 19
-GUTTER = 170  # of a sheet with row labels, in pixels
+GUTTER = 170  # the most that row headings take, in pixels
 HEADING_WIDTH = 150  # of a column whose pictures are narrower, where its heading needs it
 LABEL_SIZE, TITLE_SIZE = 14, 17
 PAPER = (250, 250, 248)
@@ -60,10 +60,11 @@ def contact_sheet(
     shape = _hole_shape(rows, cell_size)
     fitted = [[fit(cell, cell_size, shape) for cell in row] for row in rows]
     widths = _column_widths(fitted, columns)
-    left = MARGIN + (GUTTER + MARGIN if row_headings else 0)
+    gutter = min(GUTTER, max(map(_width, row_headings), default=0))
+    left = MARGIN + (gutter + MARGIN if row_headings else 0)
     width = left + sum(w + MARGIN for w in widths)
     above = [_lines(headings, column) for headings, column in zip(columns, widths, strict=bool(columns))]
-    beside = [_lines(headings, GUTTER) for headings in row_headings] or [[] for _ in rows]
+    beside = [_lines(headings, gutter) for headings in row_headings] or [[] for _ in rows]
     label = LINE + 3 if any(cell.label for row in rows for cell in row) else 0
     heights = [
         max(*(picture.height + label for picture in row), LINE * len(lines))

@@ -43,8 +43,9 @@ def plan_sweep(contents: Sequence[Path], styles: Sequence[Path], vary: Sequence[
         changed = config.replace(**{axis.replace("-", "_"): value for axis, value in things.items()})
         return Job(name, {}, changed, content, (style,))
 
-    title = f"{', '.join(axes['content'])} in the style of {', '.join(axes['style'])}"
-    return make_series("sweep", title, axes, job)
+    parts = [*axes["content"]] if len(axes["content"]) == 1 else []
+    parts += [f"in the style of {style}" for style in axes["style"]] if len(axes["style"]) == 1 else []
+    return make_series("sweep", " ".join(parts), axes, job)
 
 
 def parse_vary(text: str, config_class: type) -> tuple[Declared, dict[str, object]]:

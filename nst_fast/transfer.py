@@ -14,6 +14,7 @@ from torch import Tensor
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import NumericsError, UsageError
 from nst_fast.evaluators import choose, make_evaluator
+from nst_fast.files import sha256_of
 from nst_fast.guard import Guard, Recovery, StopRules
 from nst_fast.images import LoadedImage
 from nst_fast.loop import Course, LossHistory, Span, StepEvent, optimize
@@ -263,12 +264,13 @@ def share_of_work(scales: Sequence[Scale], index: int) -> float:
 
 
 def new_record(problem: Problem) -> RunRecord:
-    content, styles = problem.content, problem.styles
+    content, styles, init = problem.content, problem.styles, problem.config.init_file
     return RunRecord(
         options=problem.config.as_dict(),
         inputs={
             "content": provenance(content) if content is not None else None,
             "styles": [provenance(image) for image in styles],
+            **({"init": {"name": init.name, "sha256": sha256_of(init)}} if init is not None else {}),
         },
         weights=problem.weights,
         device=str(problem.device),

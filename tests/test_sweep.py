@@ -157,6 +157,18 @@ def test_pictures_of_other_options_are_not_replaced_unless_asked(pictures: Path,
     assert watcher.updates == [4] * 4
 
 
+def test_another_picture_under_the_same_name_is_another_start(pictures: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.png"
+    for seed, expected in [(0, [1]), (0, [0])]:
+        Image.fromarray(np.full((30, 40, 3), seed, dtype=np.uint8)).save(start)
+        watcher = Watcher()
+        run_series(small_series(pictures, "one", vary="steps=1", init=str(start)), tmp_path / "out", watcher)
+        assert watcher.updates == expected
+    Image.fromarray(np.full((30, 40, 3), 99, dtype=np.uint8)).save(start)
+    with pytest.raises(OutputError, match="another picture to start from"):
+        run_series(small_series(pictures, "one", vary="steps=1", init=str(start)), tmp_path / "out", Watcher())
+
+
 def test_a_sheet_of_the_users_is_not_replaced(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "sheet.png").write_bytes(b"mine")
     with pytest.raises(OutputError, match=r"sheet\.png exists"):
