@@ -91,9 +91,9 @@ class Problem:
 
     @property
     def notes(self) -> list[str]:
-        """What the reading of the pictures has to say."""
+        """What the reading of the pictures has to say, each with the name of its picture."""
         pictures = [self.content, *self.styles] if self.content else self.styles
-        return [note for picture in pictures for note in picture.notes]
+        return [f"{picture.path.name}: {note}" for picture in pictures for note in picture.notes]
 
     def content_at(self, scale: Scale) -> Tensor | None:
         """The content image at a scale, [1, 3, H, W] on the device."""

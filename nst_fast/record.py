@@ -34,6 +34,7 @@ class RunRecord:
         history: column name -> one value per step, starting before the first update.
         monitor: readings of the ONNX Runtime side, and how many were dropped.
         recoveries: returns to the best picture after a divergence, see :class:`nst_fast.guard.Recovery`.
+        plan: of the memory of the last scale, see :func:`nst_fast.planner.describe`.
         finish: what was done to the picture after its last step; the losses are those before it.
         size: width and height of the pastiche in pixels.
         output_sha256: of the picture's bytes; empty in the copy that the picture itself carries.
@@ -55,6 +56,7 @@ class RunRecord:
     history: dict[str, list[float]] = field(default_factory=dict)
     provider: dict[str, str] = field(default_factory=dict)
     monitor: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
     finish: list[str] = field(default_factory=list)
     recoveries: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -73,7 +75,7 @@ class RunRecord:
         return data
 
     def to_json(self, *, history_rows: int | None = None, indent: int | None = None) -> str:
-        return json.dumps(rounded(self.as_dict(history_rows=history_rows)), indent=indent, ensure_ascii=False)
+        return json.dumps(rounded(self.as_dict(history_rows=history_rows)), indent=indent)
 
     def save(self, path: Path) -> None:
         write_atomic(path, (self.to_json(indent=1) + "\n").encode())

@@ -98,15 +98,20 @@ def recipe_parameters() -> list[inspect.Parameter]:
 
 def parameter_of(item: Declared) -> inspect.Parameter:
     """The Typer parameter of one config field."""
-    facts = item.option
-    limits = facts.allowed()
     flag = f"{item.flag}/--no-{item.flag[2:]}" if item.kind is bool else item.flag
     described = typer.Option(
         flag,
-        help=f"{facts.help} [{limits}]" if limits and limits not in facts.help else facts.help,
-        show_default=False if item.default is None else str(item.default),
-        metavar=facts.metavar,
+        help=help_of(item),
+        show_default=False,  # Typer would show None: what is not given must stay apart from what is
+        metavar=item.option.metavar,
         rich_help_panel=item.group,
     )
     annotation: Any = Annotated[item.kind | None, described]
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def help_of(item: Declared) -> str:
+    """Help text, allowed values and default, in round brackets: Rich would take square ones for markup."""
+    default = "" if item.default is None or item.default is False or item.default == "" else f"default {item.default}"
+    facts = "; ".join(filter(None, [item.option.allowed(), default]))
+    return f"{item.option.help} ({facts})" if facts else item.option.help
