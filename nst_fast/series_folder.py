@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from nst_fast.series import Job, Series
 from nst_fast.sheet import Cell, contact_sheet
 
 PLAN_SCHEMA = "nst-fast/series/1"
+MOST_COLUMNS = 6  # of a sheet with one axis
 MOST_CURVES = 12  # more lines in one plot cannot be told apart
 
 Record = Mapping[str, Any]
@@ -123,11 +124,18 @@ class SeriesFolder:
         write_atomic(self.sheet, encode_image(from_uint8(self.draw(series, outcomes, label)), ".png"))
 
     def draw(self, series: Series, outcomes: Sequence[Outcome], label: Callable[[Outcome], str]) -> np.ndarray:
-        """The sheet, uint8 [H, W, 3]: columns are the last axis, rows the others."""
-        width = len(series.column_headings)
+        """The sheet, uint8 [H, W, 3]: columns are the last axis, rows the others; a long single axis is wrapped."""
         cells = [self._cell(outcome, label) for outcome in outcomes]
-        rows = [cells[start : start + width] for start in range(0, len(cells), width)]
-        return contact_sheet(rows, title=series.title, columns=series.column_headings, row_headings=series.row_headings)
+        columns, rows = series.column_headings, series.row_headings
+        width = len(columns)
+        if not rows and width > MOST_COLUMNS:
+            names = [outcome.job.label for outcome in outcomes]
+            cells = [
+                replace(cell, label=f"{name} {cell.label}".strip()) for name, cell in zip(names, cells, strict=True)
+            ]
+            columns, width = [], MOST_COLUMNS
+        lines = [cells[start : start + width] for start in range(0, len(cells), width)]
+        return contact_sheet(lines, title=series.title, columns=columns, row_headings=rows)
 
     def _cell(self, outcome: Outcome, label: Callable[[Outcome], str]) -> Cell:
         if outcome.record is None:

@@ -22,7 +22,8 @@ from PIL import Image
 from nst_fast.cli.console import Messages
 from nst_fast.cli.series import conclude_series
 from nst_fast.cli.signals import Stop
-from nst_fast.errors import OutputError, PartialError, UsageError
+from nst_fast.errors import BusyError, OutputError, PartialError, UsageError
+from nst_fast.files import lock
 from nst_fast.series import Series
 from nst_fast.series_config import SweepConfig
 from nst_fast.series_run import run_series
@@ -167,6 +168,20 @@ def test_another_picture_under_the_same_name_is_another_start(pictures: Path, tm
     Image.fromarray(np.full((30, 40, 3), 99, dtype=np.uint8)).save(start)
     with pytest.raises(OutputError, match="another picture to start from"):
         run_series(small_series(pictures, "one", vary="steps=1", init=str(start)), tmp_path / "out", Watcher())
+
+
+def test_two_sweeps_do_not_write_to_one_folder(pictures: Path, tmp_path: Path) -> None:
+    with lock(tmp_path / "plan.json"), pytest.raises(BusyError):
+        run_series(small_series(pictures), tmp_path, Watcher())
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_long_axis_is_wrapped_on_the_sheet(pictures: Path, tmp_path: Path) -> None:
+    run_series(small_series(pictures, "one", vary="seed=0,1,2,3,4,5,6", steps=1, init="noise"), tmp_path, Watcher())
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        width, height = sheet.size
+    assert width < 7 * 32 + 8 * 12
+    assert height > 2 * 24
 
 
 def test_a_sheet_of_the_users_is_not_replaced(pictures: Path, tmp_path: Path) -> None:
