@@ -18,6 +18,9 @@ from nst_fast.taps import channels_of, halvings_of, tap_size
 
 Array = NDArray[Any]
 
+# An all-dark target must give no division by zero, nor a coefficient that float32 does not hold.
+SMALLEST_ENERGY = 1e-30
+
 
 @dataclass(frozen=True)
 class Coefficient:
@@ -36,8 +39,8 @@ class Coefficient:
     def value(self, positions: int, target: Array) -> float:
         """The coefficient for a tap of so many positions and a target: features, or a mean Gram."""
         energy = 1.0
-        if self.relative:  # in float64, and never 0: an all-dark target must give no division by zero
-            energy = max(float(np.square(target, dtype=np.float64).sum()), float(np.finfo(target.dtype).tiny))
+        if self.relative:
+            energy = max(float(np.square(target, dtype=np.float64).sum()), SMALLEST_ENERGY)
         return self.factor * float(positions) ** self.power / energy
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def sized_inputs(taps: Sequence[str], pools: Sequence[str], height: int, width: 
     feeds: dict[str, Array] = {}
     for tap in taps:
         h, w = tap_size(tap, height, width)
-        feeds[f"inverse_positions/{tap}"] = np.array([1.0 / (h * w)], np.float32)
+        feeds[f"inverse_positions/{tap}"] = np.array([1.0 / (h * w)])
     for pool in pools:
         feeds[f"pads/{pool}"] = np.array(odd_pads(pool, height, width), np.int64)
     return feeds

@@ -138,7 +138,7 @@ function constantInputs(content, style, contentSize, styleSize) {
       target = feeds[`target/gram/${tap}`] = tensor(gram.data.map((v) => v / seen), gram.dims);
       feeds[`inverse_positions/${tap}`] = scalar(1 / positions);
     }
-    const energy = relative ? Math.max(target.data.reduce((sum, v) => sum + v * v, 0), 1e-38) : 1;
+    const energy = relative ? Math.max(target.data.reduce((sum, v) => sum + v * v, 0), 1e-30) : 1;
     feeds[`weight/${kind}/${tap}`] = scalar((factor * positions ** power) / energy);
   }
   const { height, width } = contentSize;

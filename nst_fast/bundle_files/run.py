@@ -23,6 +23,10 @@ HERE = Path(__file__).resolve().parent
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
+def number(value: float) -> Array:
+    return np.array([value], np.float32)
+
+
 def load_picture(path: Path, longest_side: int) -> Array:
     """A picture as [1, 3, H, W], RGB, float32 in [0, 1], its longest side as many pixels as asked for."""
     with Image.open(path) as file:
@@ -30,7 +34,7 @@ def load_picture(path: Path, longest_side: int) -> Array:
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture).convert("RGB")
     scale = longest_side / max(picture.size)
-    size = tuple(max(1, int(side * scale + 0.5)) for side in picture.size)
+    size = [max(1, int(side * scale + 0.5)) for side in picture.size]
     # Channel by channel in float: on bytes Pillow would round after every direction.
     planes = [Image.fromarray(np.asarray(channel, np.float32)) for channel in picture.split()]
     resized = [np.asarray(plane.resize(size, Image.Resampling.BICUBIC)) for plane in planes]
@@ -67,18 +71,18 @@ def constant_inputs(manifest: Any, content: Feeds, style: Feeds, sizes: Any) -> 
         if term["kind"] == "content":
             target = feeds[f"target/content/{tap}"] = content[f"content/{tap}"]
         else:
-            seen = np.float32((style_height >> halvings) * (style_width >> halvings))
-            target = feeds[f"target/gram/{tap}"] = style[f"gram/{tap}"] / seen
-            feeds[f"inverse_positions/{tap}"] = np.float32([1 / positions])
-        energy = max(float(np.square(target, dtype=np.float64).sum()), 1e-38) if term["relative"] else 1.0
+            seen = (style_height >> halvings) * (style_width >> halvings)
+            target = feeds[f"target/gram/{tap}"] = style[f"gram/{tap}"] / np.float32(seen)
+            feeds[f"inverse_positions/{tap}"] = number(1 / positions)
+        energy = max(float(np.square(target, dtype=np.float64).sum()), 1e-30) if term["relative"] else 1.0
         weight = term["factor"] * float(positions) ** term["power"] / energy
-        feeds[f"weight/{term['kind']}/{tap}"] = np.float32([weight])
+        feeds[f"weight/{term['kind']}/{tap}"] = number(weight)
     for pool in manifest["pools"]:
         odd = [(side >> pool["halvings"]) % 2 for side in (height, width)]
-        feeds[f"pads/{pool['name']}"] = np.int64([0] * 6 + odd)
+        feeds[f"pads/{pool['name']}"] = np.array([0] * 6 + odd, np.int64)
     if manifest["tv_weight"]:
-        feeds["weight/tv/down"] = np.float32([manifest["tv_weight"] / (3 * (height - 1) * width)])
-        feeds["weight/tv/right"] = np.float32([manifest["tv_weight"] / (3 * height * (width - 1))])
+        feeds["weight/tv/down"] = number(manifest["tv_weight"] / (3 * (height - 1) * width))
+        feeds["weight/tv/right"] = number(manifest["tv_weight"] / (3 * height * (width - 1)))
     return feeds
 
 
@@ -87,8 +91,8 @@ def optimise(session: Any, feeds: Feeds, pastiche: Array, steps: int, rate: floa
     outputs = ["new_pastiche", "new_m", "new_v", "total"]
     started = time.perf_counter()
     for step in range(1, steps + 1):
-        corrections = {f"correction{i}": np.float32([1 - adam[f"beta{i}"] ** step]) for i in (1, 2)}
-        scalars = {"learning_rate": np.float32([rate]), **corrections}
+        corrections = {f"correction{i}": number(1 - adam[f"beta{i}"] ** step) for i in (1, 2)}
+        scalars = {"learning_rate": number(rate), **corrections}
         *new, total = session.run(outputs, {**feeds, **state, **scalars})
         state = dict(zip(state, new, strict=True))
         if step == 1 or step % 10 == 0 or step == steps:
@@ -123,9 +127,9 @@ def main() -> None:
     if min(*content.shape[2:], *style.shape[2:]) < manifest["smallest_side"]:
         sys.exit(f"error: a side of under {manifest['smallest_side']} pixels. Use a larger --image-size")
     targets = open_model("targets.onnx", arguments.provider, arguments.threads)
-    measured = [measure(targets, image) for image in (content, style)]
-    del targets
-    feeds = constant_inputs(manifest, *measured, (content.shape[2:], style.shape[2:]))
+    sizes = (content.shape[2:], style.shape[2:])
+    feeds = constant_inputs(manifest, measure(targets, content), measure(targets, style), sizes)
+    del targets  # its weights are no longer needed
     session = open_model("step.onnx", arguments.provider, arguments.threads)
     pastiche = optimise(session, feeds, content, arguments.steps, arguments.learning_rate, manifest["adam"])
     save_picture(pastiche, arguments.output)

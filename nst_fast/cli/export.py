@@ -61,7 +61,13 @@ def export(
 
 
 def write(
-    folder: Path, config: ExportConfig, providers: tuple[str, ...], messages: Messages, *, overwrite: bool, as_json: bool
+    folder: Path,
+    config: ExportConfig,
+    providers: tuple[str, ...],
+    messages: Messages,
+    *,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Write a bundle and name its folder."""
     from nst_fast.bundle import write_bundle
