@@ -61,6 +61,8 @@ def save_comparison(
                 x = positions(record, len(column), against)
                 axes.plot(x, column, style, label=label, color=colour, linewidth=1.5)
         finish_axes(axes, f"weighted {term} loss", AGAINST[against])
+        later = [min(grouped(record["history"]).get(term, [])[1:], default=0) for record in records]
+        show_above(axes, min(filter(None, later), default=0))
     handles, names = panels[0].get_legend_handles_labels()
     if handles:  # below the plot: a legend of many runs would hide the curves
         columns = 2 if len(names) > 3 and max(map(len, names)) < WIDE_LABEL else 1
@@ -75,7 +77,7 @@ def save_beside(
     figure = new_figure(10.4, 4.2 * len(pictures))
     grid = figure.subplots(len(pictures), 2, squeeze=False)
     for (left, right), picture, record, label in zip(grid, pictures, records, labels, strict=True):
-        left.imshow(picture)
+        left.imshow(picture, interpolation="bicubic")
         left.set_title(label, fontsize=10)
         left.set_axis_off()
         draw_losses(right, record)
@@ -95,9 +97,15 @@ def draw_losses(axes: Axes, record: Mapping[str, Any]) -> None:
             label = "ONNX Runtime monitor" if name == "total" else None
             axes.plot(steps, monitored[name], "o", color=colour, markersize=3.5, fillstyle="none", label=label)
     finish_axes(axes, "weighted loss", "step")
-    if "total" in columns:  # a content loss that starts at rounding error must not stretch the axis
-        axes.set_ylim(bottom=min(columns["total"]) / SMALLEST_SHARE)
+    if "total" in columns:
+        show_above(axes, min(columns["total"]))
     axes.legend(frameon=False)
+
+
+def show_above(axes: Axes, smallest: float) -> None:
+    """Cut the axis far below what matters: a content loss that starts at rounding error must not stretch it."""
+    if smallest > 0 and axes.get_ylim()[0] < smallest / SMALLEST_SHARE:
+        axes.set_ylim(bottom=smallest / SMALLEST_SHARE)
 
 
 def finish_axes(axes: Axes, y_label: str, x_label: str) -> None:
