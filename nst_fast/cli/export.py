@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nst_fast.publish import Published
 
 
-@takes(ExportConfig)
+@takes(ExportConfig, recipes=True)
 def export(
     config: ExportConfig,
     output: Annotated[
