@@ -134,6 +134,19 @@ def test_a_trial_is_made_once_per_machine_and_a_damaged_note_of_it_is_made_anew(
     assert len(trials) == 2
 
 
+def test_bf16_is_given_up_where_it_bends_the_gradient(
+    shallow_encoder: Encoder, picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
+    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3) ** 2]))
+    fast = choice.Choice("fast", "bf16", "fastest", {})
+    assert choice.confirmed(fast, shallow_encoder, objective, picture**2).precision == "bf16"
+    monkeypatch.setattr(choice, "LEAST_COSINE", 0.999999)
+    bent = choice.confirmed(fast, shallow_encoder, objective, picture**2)
+    assert bent.precision == "fp32"
+    assert "cosine 0.99" in bent.reason
+
+
 def test_a_real_trial_times_every_precision(shallow_encoder: Encoder) -> None:
     cpu = torch.device("cpu")
     assert all(value > 0 for value in choice.trial(shallow_encoder, cpu, usable_precisions(cpu)).values())
