@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from nst_fast import cli
 from nst_fast.benchmark import ceilings, evaluations, loops, memory, suite
 from nst_fast.benchmark.charts import save_plot
 from nst_fast.benchmark.config import BenchConfig
@@ -198,6 +199,7 @@ def test_the_loop_row_of_eager_is_its_own_reference(workbench: Workbench) -> Non
     assert (row.turns, row.quality_steps) == (3, 3)
     assert row.ratio_to_eager == 1
     assert row.gradient_cosine == pytest.approx(1, abs=1e-12)
+    assert row.gradient_cosine_late == pytest.approx(1, abs=1e-12)
     assert row.final_loss_change == 0
     assert row.final_loss is not None
     assert row.final_loss > 0
@@ -213,6 +215,7 @@ def test_the_fast_engine_is_compared_with_eager_and_named_as_it_was_chosen() -> 
     eager, fast, impossible = loop_rows(Workbench(TINY.replace(engines="auto:fp32,eager:bf16")), 24, 32)
     assert (fast.engine, fast.precision, fast.status) == ("fast", "fp32", OK)
     assert fast.gradient_cosine == pytest.approx(1, abs=1e-3)
+    assert fast.gradient_cosine_late == pytest.approx(1, abs=1e-3)
     assert fast.final_loss_change == pytest.approx(0, abs=1e-2)
     assert eager.step_ms is not None
     assert fast.ratio_to_eager is not None
@@ -252,7 +255,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_engine_shows_in_its_quality_and_a_broken_one_in_its_status() -> None:
     eager, tilted, broken = loop_rows(Workbench(TINY.replace(engines="fast:fp32,compiled:fp32")), 24, 32)
     assert (eager.status, tilted.status, broken.status) == (OK, OK, FAILED)
-    assert tilted.gradient_cosine == pytest.approx(-1)
+    assert (tilted.gradient_cosine, tilted.gradient_cosine_late) == (pytest.approx(-1), pytest.approx(-1))
     assert tilted.final_loss_change is not None
     assert tilted.final_loss_change > 0.01
     assert tilted.ratio_to_eager is not None
@@ -340,11 +343,11 @@ def test_a_cpu_has_its_ceiling_measured() -> None:
 
 
 def test_turns_leave_the_switch_for_tf32_as_it_was() -> None:
-    before = torch.backends.cuda.matmul.fp32_precision
+    before = torch.backends.cuda.matmul.allow_tf32
     with arithmetic("tf32"):
         loop_rows(Workbench(TINY.replace(repeats=1, steps=1)), 24, 32)
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    assert torch.backends.cuda.matmul.fp32_precision == before
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32 == before
 
 
 # Reports
@@ -443,6 +446,57 @@ def test_a_picture_that_does_not_fit_fails_its_rows_only(monkeypatch: pytest.Mon
     report = suite.run_benchmark(TINY.replace(sizes="24,32x24", providers="", monitor_every=0))
     assert [row.status for row in report.rows] == [OK, FAILED]
     assert report.rows[1].error == "MemoryError: 32 is too much"
+
+
+# The command
+
+
+@pytest.fixture
+def command(
+    report: Report, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """`nst-fast bench` with a report made beforehand: exit code, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(suite, "run_benchmark", lambda config, note, stop: report)
+        monkeypatch.setattr(sys, "argv", ["nst-fast", "bench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+def test_json_on_stdout_is_all_that_is_there(command: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    code, out, err = command("--json", "-", "--csv", tmp_path / "r.csv")
+    assert code == 0
+    assert len(json.loads(out)["rows"]) == 4
+    assert (tmp_path / "r.csv").read_text().startswith("kind,")
+    assert "steps/s" in err
+    assert "evaluation cuda 64, 128: not available: no driver" in err
+    assert "…" not in err  # no figure is cut off
+
+
+def test_files_are_named_on_stdout_and_not_replaced_unasked(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    arguments = ("--json", tmp_path / "r.json", "--plot", tmp_path / "r.png")
+    assert command(*arguments)[:2] == (0, f"{tmp_path / 'r.json'}\n{tmp_path / 'r.png'}\n")
+    code, _, err = command(*arguments)
+    assert code == 4
+    assert "r.json exists" in err
+    assert command(*arguments, "--overwrite")[0] == 0
+
+
+def test_a_failed_row_ends_the_command_with_10_after_all_is_written(
+    command: Callable[..., tuple[int, str, str]], report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(report.rows[0], "status", FAILED)
+    code, _, err = command("--csv", tmp_path / "r.csv")
+    assert code == 10
+    assert "1 of 4 rows failed" in err
+    assert (tmp_path / "r.csv").exists()
 
 
 # Scenarios

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -32,6 +33,7 @@ monitor_every = 0
 device = "cpu"
 memory = false
 """
+Main = Callable[..., tuple[int, str, str]]
 TINY_RECIPE = 'network = "vgg16"\ncontent_taps = "relu1_1"\nstyle_taps = "relu1_2"\n'
 
 
@@ -48,6 +50,19 @@ def loaded(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Main:
+    """A script's main in this process, where starting it costs nothing: exit code, stdout, stderr."""
+
+    def call(script: str, *arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        code = loaded(ROOT / script).main()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
 
 
 def test_every_script_is_run_here() -> None:
@@ -83,13 +98,12 @@ def test_bench_run_writes_a_scenarios_result_under_a_name_that_says_all(tmp_path
     assert str(tmp_path) not in written[0].read_text()
 
 
-def test_bench_run_reads_all_scenarios_before_it_runs_one(tmp_path: Path) -> None:
+def test_bench_run_reads_all_scenarios_before_it_runs_one(main: Main, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY_SCENARIO)
     (tmp_path / "bad.toml").write_text("[options]\nsizes = 'big'\n")
-    done = run("bench/run.py", tmp_path / "tiny.toml", tmp_path / "bad.toml", "--results", tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --sizes 'big'")
-    assert done.stdout == ""
+    code, out, err = main("bench/run.py", tmp_path / "tiny.toml", tmp_path / "bad.toml", "--results", tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --sizes 'big'")
 
 
 def test_export_build_writes_a_proven_model_per_recipe(tmp_path: Path) -> None:
@@ -104,11 +118,18 @@ def test_export_build_writes_a_proven_model_per_recipe(tmp_path: Path) -> None:
     assert model.stat().st_size == manifest["model_bytes"]
 
 
-def test_export_build_ends_with_the_code_of_what_is_wrong(tmp_path: Path) -> None:
-    (tmp_path / "bad.toml").write_text('network = "vgg11"\n')
-    done = run("export/build.py", tmp_path / "bad.toml", "--output", tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --network 'vgg11'")
+@pytest.mark.parametrize(
+    ("recipe", "code", "message"),
+    [('network = "vgg11"', 2, "error: --network 'vgg11'"), ("network vgg", 3, "error: {path}: cannot be read as TOML")],
+)
+def test_export_build_ends_with_the_code_of_what_is_wrong(
+    main: Main, tmp_path: Path, recipe: str, code: int, message: str
+) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(recipe)
+    ended, out, err = main("export/build.py", path, "--output", tmp_path)
+    assert (ended, out) == (code, "")
+    assert err.startswith(message.format(path=path))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.toml")), ids=lambda path: path.stem)

@@ -22,6 +22,7 @@ KNOWN_TFLOPS = {
 MATMUL_SIDE = {"cpu": 1536, "cuda": 8192}
 CONV_SIDE = {"cpu": 64, "cuda": 512}
 CONV_CHANNELS = 256
+PROBE_SECONDS, PROBE_REPEATS = 0.5, 50  # how long a probe is repeated, and how often at most
 
 
 @dataclass(frozen=True)
@@ -69,4 +70,6 @@ def _probes(device: torch.device, precision: str) -> dict[str, tuple[Callable[[]
 @torch.no_grad()
 def _rate(work: Callable[[], Tensor], flop: float, device: torch.device) -> float:
     """GFLOP/s of the fastest of a few calls: a ceiling is what is possible, not what is usual."""
-    return flop / measure(work, warmup=3, repeats=15, device=device).min_ms / 1e6
+    first = measure(work, warmup=2, repeats=1, device=device).min_ms
+    repeats = max(3, min(PROBE_REPEATS, int(1e3 * PROBE_SECONDS / first)))
+    return flop / min(first, measure(work, warmup=0, repeats=repeats, device=device).min_ms) / 1e6

@@ -78,9 +78,16 @@ class LoopContender(Contender):
 
 @dataclass(frozen=True)
 class Reference:
-    """What eager in IEEE fp32 makes of a scene: its picture after ``steps`` steps, and gradient and loss of that."""
+    """What eager in IEEE fp32 makes of a scene: its gradient at the start, and its picture after ``steps`` steps.
+
+    Attributes:
+        evaluate: eager itself.
+        start_gradient: where the run starts, [1, 3, H, W].
+        pastiche, gradient, loss: the picture that it reaches, and what it says of it.
+    """
 
     evaluate: Evaluator
+    start_gradient: Tensor
     pastiche: Tensor
     gradient: Tensor
     loss: float
@@ -135,16 +142,18 @@ def make_reference(workbench: Workbench, scene: Scene) -> Reference:
     run = workbench.run_config("eager", "fp32")
     with arithmetic("fp32"):
         eager = workbench.evaluator(run, scene)
+        start_gradient = eager(scene.start).gradient
         pastiche = run_steps(eager, scene, run)
         evaluation = eager(pastiche)
-    return Reference(eager, pastiche, evaluation.gradient, mean_loss(evaluation))
+    return Reference(eager, start_gradient, pastiche, evaluation.gradient, mean_loss(evaluation))
 
 
 def judge(row: LoopRow, contender: LoopContender, reference: Reference) -> None:
     """Fill in how far an engine's gradient and final loss are from the reference's."""
     evaluate, scene = contender.loop.evaluate, contender.workbench.scene(row.height, row.width)
     with arithmetic(row.precision):
-        row.gradient_cosine = cosine(evaluate(reference.pastiche).gradient, reference.gradient)
+        row.gradient_cosine = cosine(evaluate(scene.start).gradient, reference.start_gradient)
+        row.gradient_cosine_late = cosine(evaluate(reference.pastiche).gradient, reference.gradient)
         # Eager is the reference itself: once is enough.
         pastiche = reference.pastiche if row.engine == "eager" else run_steps(evaluate, scene, contender.run)
     with arithmetic("fp32"):

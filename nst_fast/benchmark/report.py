@@ -122,6 +122,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             ("vs\neager", _number("ratio_to_eager", "{:.2f}x")),
             *WORK,
             ("gradient\ncosine", _number("gradient_cosine", "{:.5f}")),
+            ("later", _number("gradient_cosine_late", "{:.5f}")),
             ("final\nloss", _number("final_loss_change", "{:+.2f} %", 100)),
         ],
     ),

@@ -64,8 +64,9 @@ class LoopRow(Row):
         step_ms, step_ms_p10, step_ms_p90: milliseconds per step, over the means of the turns.
         turn_steps: steps in a turn.
         ratio_to_eager: how many times as fast as eager, the median over pairs of neighbouring turns.
-        gradient_cosine: between this engine's gradient and that of eager in IEEE fp32, at the picture that the latter
-            reaches after ``quality_steps`` steps.
+        gradient_cosine: between this engine's gradient and that of eager in IEEE fp32, where the run starts.
+        gradient_cosine_late: the same at the picture that eager reaches after ``quality_steps`` steps. Close to an
+            optimum a gradient is a small difference of large terms, so a narrow precision shows there first.
         final_loss: of the engine's own picture after as many steps, evaluated by eager in IEEE fp32.
         final_loss_change: that loss against the one of eager's own picture, relative; below 0 is better.
     """
@@ -82,6 +83,7 @@ class LoopRow(Row):
     ratio_to_eager: float | None = None
     quality_steps: int = 0
     gradient_cosine: float | None = None
+    gradient_cosine_late: float | None = None
     final_loss: float | None = None
     final_loss_change: float | None = None
 

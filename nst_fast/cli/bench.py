@@ -61,7 +61,7 @@ def show(data: Mapping[str, Any], messages: Messages) -> None:
     """The tables on stderr, and below them why a row is missing."""
     from nst_fast.benchmark.report import machine_name, remarks, tables
 
-    messages.say(f"{machine_name(data)}, {data['seconds']:.0f} s")
+    messages.say(f"{data['status']}: {machine_name(data)}, {data['seconds']:.0f} s")
     messages.console.width = max(messages.console.width, TABLE_WIDTH)
     for table in () if messages.quiet else tables(data):
         messages.console.print(table)
