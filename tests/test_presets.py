@@ -66,7 +66,7 @@ DOCUMENTED: list[tuple[str, str, object]] = [
             "network": "vgg19",
             "content_taps": "conv3_4",
             "style_taps": "conv1_2,conv2_2,conv3_4,conv4_4,conv5_4",
-            "content_normalization": "mean",
+            "content_normalization": "half_sum",
             "gram_normalization": "none",
             "style_normalization": "gatys",
             "optimizer": "lbfgs",
