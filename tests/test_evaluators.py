@@ -140,11 +140,12 @@ def test_bf16_is_given_up_where_it_bends_the_gradient(
     options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
     objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3) ** 2]))
     fast = choice.Choice("fast", "bf16", "fastest", {})
+    monkeypatch.setattr(choice, "LEAST_COSINE", 0.9)
     assert choice.confirmed(fast, shallow_encoder, objective, picture**2).precision == "bf16"
     monkeypatch.setattr(choice, "LEAST_COSINE", 0.999999)
     bent = choice.confirmed(fast, shallow_encoder, objective, picture**2)
     assert bent.precision == "fp32"
-    assert "cosine 0.99" in bent.reason
+    assert "cosine 0.9" in bent.reason
 
 
 def test_a_real_trial_times_every_precision(shallow_encoder: Encoder) -> None:
