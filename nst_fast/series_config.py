@@ -53,4 +53,5 @@ class TextureConfig(SweepConfig):
     steps: int = default("steps", 300)
     init: str = default("init", "noise")
     scales: int = default("scales", 3)
+    min_size: int = default("min_size", 48)
     image_size: int = default("image_size", 256)

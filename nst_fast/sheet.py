@@ -14,6 +14,7 @@ MARGIN = 12
 LINE = 19
 GUTTER = 170  # the most that row headings take, in pixels
 HEADING_WIDTH = 150  # of a column whose pictures are narrower, where its heading needs it
+TITLE_WIDTH = 520  # for which a narrower sheet is widened
 LABEL_SIZE, TITLE_SIZE = 14, 17
 PAPER = (250, 250, 248)
 INK = (40, 40, 40)
@@ -62,7 +63,8 @@ def contact_sheet(
     widths = _column_widths(fitted, columns)
     gutter = min(GUTTER, max(map(_width, row_headings), default=0))
     left = MARGIN + (gutter + MARGIN if row_headings else 0)
-    width = left + sum(w + MARGIN for w in widths)
+    titled = min(TITLE_WIDTH, math.ceil(font(TITLE_SIZE).getlength(title))) + 2 * MARGIN
+    width = max(left + sum(w + MARGIN for w in widths), titled)
     above = [_lines(headings, column) for headings, column in zip(columns, widths, strict=bool(columns))]
     beside = [_lines(headings, gutter) for headings in row_headings] or [[] for _ in rows]
     label = LINE + 3 if any(cell.label for row in rows for cell in row) else 0
