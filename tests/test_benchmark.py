@@ -280,8 +280,22 @@ def test_the_monitor_row_compares_with_and_without(workbench: Workbench) -> None
     assert row.steps_per_second_without is not None
 
 
-def test_there_is_no_monitor_row_when_the_monitor_is_off() -> None:
-    assert monitor_rows(Workbench(TINY.replace(monitor_every=0)), 24, 32) == []
+@pytest.mark.parametrize(
+    ("off", "kinds"),
+    [
+        ({"monitor_every": 0}, ["loop", "evaluation"]),
+        ({"engines": ""}, ["evaluation"]),
+        ({"providers": ""}, ["loop", "monitor"]),
+    ],
+)
+def test_what_is_turned_off_is_neither_measured_nor_announced(
+    monkeypatch: pytest.MonkeyPatch, off: dict[str, Any], kinds: list[str]
+) -> None:
+    nothing = {kind: (wanted, lambda *case: []) for kind, (wanted, _) in suite.KINDS.items()}
+    monkeypatch.setattr(suite, "KINDS", nothing)
+    heard: list[str] = []
+    suite.run_benchmark(TINY.replace(**off), note=heard.append)
+    assert [sentence.split()[1] for sentence in heard] == kinds
 
 
 def test_evaluation_rows_have_pytorch_as_baseline_and_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,10 +78,8 @@ def forward(workbench: Workbench, picture: torch.Tensor) -> Callable[[], object]
 
 
 def evaluation_rows(workbench: Workbench, height: int, width: int) -> list[EvaluationRow]:
-    """PyTorch's row and one per provider; none when no provider was asked for."""
+    """PyTorch's row and one per provider."""
     config, device = workbench.config, workbench.device
-    if not config.provider_names:
-        return []
     baseline = EvaluationRow(
         width=width,
         height=height,

@@ -32,7 +32,8 @@ class PacedLoop:
         self.evaluate = workbench.evaluator(run, scene)
         self.pastiche = scene.start.clone()
         self._target = 0
-        most = 1 + config.warmup + (config.repeats + 1) * MOST_TURN_STEPS
+        # One more than will be done. A monitored turn is rounded up to a multiple of the monitor's interval.
+        most = 2 + config.warmup + config.repeats * (MOST_TURN_STEPS + config.monitor_every)
         self._events = start_loop(self.evaluate, scene, self.pastiche, most, run, due=lambda step: step >= self._target)
         next(self._events)  # the evaluation before the first step
         self.advance(1)

@@ -6,7 +6,7 @@ import math
 import time
 from statistics import median
 
-from nst_fast.benchmark.loops import MOST_TURN_STEPS, LoopContender
+from nst_fast.benchmark.loops import LoopContender
 from nst_fast.benchmark.rows import MonitorRow
 from nst_fast.benchmark.turns import compete, median_ratio
 from nst_fast.benchmark.workbench import Workbench, arithmetic
@@ -76,11 +76,8 @@ class MonitoredContender(LoopContender):
 
 
 def monitor_rows(workbench: Workbench, height: int, width: int) -> list[MonitorRow]:
-    """One row per engine; none when the monitor is turned off."""
-    config = workbench.config
-    if not config.monitor_every or config.monitor_every > MOST_TURN_STEPS:
-        return []
-    return [_monitor_row(workbench, *pair, height, width) for pair in config.engine_precisions]
+    """One row per engine."""
+    return [_monitor_row(workbench, *pair, height, width) for pair in workbench.config.engine_precisions]
 
 
 def _monitor_row(workbench: Workbench, engine: str, precision: str, height: int, width: int) -> MonitorRow:

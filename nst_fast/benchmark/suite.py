@@ -18,11 +18,12 @@ from nst_fast.benchmark.workbench import Workbench
 from nst_fast.errors import UsageError
 from nst_fast.machine import describe_machine
 
-# Rows of one kind at one size: Workbench, height, width -> rows. A new kind is a new entry.
-KINDS: dict[str, Callable[[Workbench, int, int], Sequence[Row]]] = {
-    "loop": loop_rows,
-    "monitor": monitor_rows,
-    "evaluation": evaluation_rows,
+Measure = Callable[[Workbench, int, int], Sequence[Row]]  # the rows of one kind at one height and width
+# Kind -> whether a config asks for it, and what measures it. A new kind is a new entry.
+KINDS: dict[str, tuple[Callable[[BenchConfig], bool], Measure]] = {
+    "loop": (lambda config: bool(config.engine_precisions), loop_rows),
+    "monitor": (lambda config: bool(config.engine_precisions and config.monitor_every), monitor_rows),
+    "evaluation": (lambda config: bool(config.provider_names), evaluation_rows),
 }
 
 
@@ -43,13 +44,14 @@ def run_benchmark(
         UsageError: nothing was asked for.
         DeviceError, WeightsError: PyTorch's device or the network is not there, so that no row could be measured.
     """
-    if not config.engine_precisions and not config.provider_names:
+    kinds = {kind: measure for kind, (wanted, measure) in KINDS.items() if wanted(config)}
+    if not kinds:
         raise UsageError("nothing to measure: neither engines nor providers", "Name one, as --engines eager")
     started = time.perf_counter()
     workbench = Workbench(config, stop)
     report = Report(options=shareable(config), machine=describe_machine(), device=str(workbench.device))
     for height, width in config.image_sizes:
-        for kind, measure in KINDS.items():
+        for kind, measure in kinds.items():
             if stop():
                 break
             note(f"measuring {kind} at {width}x{height}")
