@@ -26,7 +26,9 @@ def make_evaluator(options: DeviceOptions, choice: Choice, encoder: Encoder, obj
     if choice.engine == "eager":
         return EagerEvaluator(encoder, objective)
     if choice.engine == "ort":
-        return OrtEvaluator(encoder, objective, provider=options.engine_provider)
+        return OrtEvaluator(
+            encoder, objective, provider=options.engine_provider, precision=choice.precision
+        )
     fast = FastEvaluator(encoder, objective, DTYPES[choice.precision])
     if choice.engine == "compiled":
         fast.network.compile()

@@ -49,9 +49,11 @@ def choose(options: DeviceOptions, encoder: Encoder, device: torch.device) -> Ch
     engine = "fast" if options.engine == "auto" else options.engine
     usable = usable_precisions(device)
     if engine in ("eager", "ort"):
-        if options.precision not in ("auto", "fp32"):
-            raise DeviceError(f"engine {engine} computes in fp32, not in {options.precision}", "Use --engine fast")
-        return Choice(engine, "fp32", "as asked", {})
+        offered = ("fp32", "fp16") if engine == "ort" else ("fp32",)
+        precision = "fp32" if options.precision == "auto" else options.precision
+        if precision not in offered:
+            raise DeviceError(f"engine {engine} computes in {' or '.join(offered)}, not in {precision}", "Use --engine fast")
+        return Choice(engine, precision, "as asked", {})
     if options.precision != "auto":
         if options.precision not in usable:
             raise DeviceError(f"{device} does not compute {options.precision}", f"It computes {', '.join(usable)}")
