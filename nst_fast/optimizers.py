@@ -14,6 +14,8 @@ from nst_fast.config import OptimizerOptions
 from nst_fast.evaluators import Evaluation, Evaluator
 
 SMALLEST_SCALE = 1e-30  # of a gradient that is 0 everywhere
+# L-BFGS without line search: mean change of a value of the picture in the first step, and in any, at learning rate 1.
+FIRST_CHANGE, LARGEST_CHANGE = 0.01, 0.03
 
 
 def learning_rate_at(options: OptimizerOptions, step: int) -> float:
@@ -114,11 +116,16 @@ class LBFGS:
     at once, so they are off; ``steps`` decides. For the same reason loss and gradient are divided by the mean size of
     the first gradient: the method does not depend on the scale of the loss, but a sum of squares in single precision
     overflows at losses of 1e18 (squared Grams of an unnormalised network), and PyTorch drops curvature below 1e-10.
+
+    Without a line search the length of a step is bounded, times the learning rate. PyTorch's first step changes all
+    pixels *together* by 1, too little to tell curvature from rounding, and the second then overshoots by orders of
+    magnitude: losses jump a thousandfold and come back over tens of steps. Bounded, they fall from the first step on.
     """
 
     def __init__(self, pastiche: Tensor, options: OptimizerOptions) -> None:
         self.pastiche = pastiche
         self._scale: Tensor | None = None
+        self._bounded = options.line_search == "none"
         self._lbfgs = torch.optim.LBFGS(
             [pastiche],
             lr=options.initial_learning_rate,
@@ -131,7 +138,9 @@ class LBFGS:
         )
 
     def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
-        self._lbfgs.param_groups[0]["lr"] = learning_rate
+        first = self._scale is None and self._bounded
+        # PyTorch divides the first step by the sum of the gradient's sizes, which scaling makes the number of values.
+        self._lbfgs.param_groups[0]["lr"] = learning_rate * (FIRST_CHANGE * self.pastiche.numel() if first else 1)
         scale = evaluation.gradient.abs().mean().clamp_min(SMALLEST_SCALE) if self._scale is None else self._scale
         self._scale = scale
         pending: list[Evaluation] = [evaluation]  # the optimiser's first call asks for what is already known
@@ -141,8 +150,18 @@ class LBFGS:
             self.pastiche.grad = current.gradient / scale
             return current.total.sum() / scale
 
+        before = self.pastiche.clone()
         self._lbfgs.step(closure)  # type: ignore[no-untyped-call]
         self.pastiche.grad = None
+        if self._bounded:
+            self._bound(before, LARGEST_CHANGE * learning_rate)
+
+    def _bound(self, before: Tensor, largest: float) -> None:
+        """Shorten the last step to a mean change of ``largest``, and the step that PyTorch remembers with it."""
+        share = (largest / (self.pastiche - before).abs().mean()).clamp_max(1)
+        self.pastiche.copy_(torch.lerp(before, self.pastiche, share))
+        state = self._lbfgs.state[self.pastiche]
+        state["t"] = state["t"] * share
 
     def smooth(self) -> None:
         """The history is cleared: its next curvature pair would blame the whole jump on the last step."""
