@@ -172,7 +172,7 @@ class DeviceOptions(Options):
     precision: str = option(
         "auto",
         "Of convolutions; statistics, picture and optimiser stay in fp32. 'auto' takes the fastest in a short trial.",
-        choices=("auto", "fp32", "tf32", "bf16"),
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
     )
     engine_provider: str = option(
         "auto",
