@@ -52,7 +52,9 @@ def choose(options: DeviceOptions, encoder: Encoder, device: torch.device) -> Ch
         offered = ("fp32", "fp16") if engine == "ort" else ("fp32",)
         precision = "fp32" if options.precision == "auto" else options.precision
         if precision not in offered:
-            raise DeviceError(f"engine {engine} computes in {' or '.join(offered)}, not in {precision}", "Use --engine fast")
+            raise DeviceError(
+                f"engine {engine} computes in {' or '.join(offered)}, not in {precision}", "Use --engine fast"
+            )
         return Choice(engine, precision, "as asked", {})
     if options.precision != "auto":
         if options.precision not in usable:
