@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from nst_fast.control import ControlOptions, FinishOptions, FitOptions, ReportOptions, ScaleOptions, StopOptions
+from nst_fast.control import (
+    ControlOptions,
+    FinishOptions,
+    FitOptions,
+    MemoryOptions,
+    ReportOptions,
+    ScaleOptions,
+    StopOptions,
+)
 from nst_fast.errors import UsageError
 from nst_fast.options import Options, option
 from nst_fast.taps import CONVS_PER_BLOCK, check_taps
@@ -217,6 +225,7 @@ class StylizeConfig(
     ReportOptions,
     MonitorOptions,
     DeviceOptions,
+    MemoryOptions,
     FinishOptions,
     StopOptions,
     ScaleOptions,

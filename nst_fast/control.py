@@ -17,6 +17,48 @@ STRENGTH_RANGE = 1000.0
 CONVERGED_PATIENCE = 50
 
 
+# Units of --max-memory; IEC's and SI's, as people write them.
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """``4GiB``, ``1500MB`` or a plain number of bytes, as bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise UsageError(f"--max-memory {text!r}: not an amount of memory", "Write it as 4GiB, 1500MB or in bytes")
+    return round(float(match[1]) * UNITS[match[2].upper()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions(Options):
+    """Memory."""
+
+    max_memory: str | None = option(
+        None,
+        "Memory that the run may take beyond the program itself, as 4GiB or 1500MB; by default most of what is free.",
+        metavar="AMOUNT",
+        cosmetic=True,
+    )
+    tile_size: int = option(
+        0, "Longest side of a tile, in pixels; 0 leaves it to the planner.", minimum=0, maximum=32768, cosmetic=True
+    )
+    on_oom: str = option(
+        "error",
+        "When memory runs out in spite of the plan: end with an error, or go on once in tiles.",
+        choices=("error", "tile"),
+        cosmetic=True,
+    )
+
+    @property
+    def max_memory_bytes(self) -> int | None:
+        return None if self.max_memory is None else parse_bytes(self.max_memory)
+
+    def contradictions(self) -> list[str]:
+        limit = self.max_memory_bytes  # refuses what is no amount
+        problems = ["--max-memory 0: nothing fits into that"] if limit == 0 else []
+        return problems + super().contradictions()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ControlOptions(Options):
     """Control."""

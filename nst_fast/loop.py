@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from nst_fast.evaluators import Evaluation, Evaluator
 from nst_fast.guard import Guard, Recovery
 from nst_fast.machine import peak_memory_mib
 from nst_fast.optimizers import PixelOptimizer
+
+EVENT_SECONDS = 0.5  # the progress display is fed at least this often
+EVENT_STEPS = 10  # and at least every so many steps, so that the guard sees a divergence early
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ def optimize(
         if ends:
             return
         optimizer.update(evaluation, evaluate, course.learning_rate(step) * guard.learning_rate_factor)
+        del evaluation  # its gradient, as large as the picture, would lie beside the next one
         if course.smooths(step + 1):
             optimizer.smooth()
             guard.forget(optimizer.pastiche)
@@ -165,3 +170,18 @@ def recover(optimizer: PixelOptimizer, guard: Guard, recovery: Recovery, course:
             f"the run diverged {guard.tries} times: {recovery}",
             "Lower --learning-rate, or use --optimizer adam or --line-search strong_wolfe",
         )
+
+
+@dataclass
+class EventClock:
+    """Says when an event is due: at multiples of the given steps, and when half a second has passed on the host."""
+
+    every: Sequence[int]
+    last: float = field(default_factory=time.monotonic)
+
+    def __call__(self, step: int) -> bool:
+        now = time.monotonic()
+        if now - self.last > EVENT_SECONDS or any(step % every == 0 for every in self.every if every):
+            self.last = now
+            return True
+        return False

@@ -9,7 +9,7 @@ borders of the picture there is none, because padding is what the network sees t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nst_fast.errors import UsageError
@@ -49,6 +49,11 @@ class Extent:
     low: int
     high: int
 
+    @property
+    def seen(self) -> int:
+        """How long the crop is, in pixels."""
+        return self.high - self.low
+
     def cells(self, stride: int) -> slice:
         """The tile's own cells of a tap, as indices into the whole picture's features; they may be none."""
         return slice(self.start // stride, self.stop // stride)
@@ -85,7 +90,7 @@ class Tile:
 
     @property
     def crop_size(self) -> tuple[int, int]:
-        return self.rows.high - self.rows.low, self.columns.high - self.columns.low
+        return self.rows.seen, self.columns.seen
 
     def cells(self, stride: int) -> tuple[slice, ...]:
         """Own cells in the features of the whole picture."""
@@ -102,25 +107,38 @@ def _index(rows: slice, columns: slice) -> tuple[slice, ...]:
 
 @dataclass(frozen=True)
 class Tiling:
-    """A picture of ``height`` x ``width`` pixels cut into ``tiles``, each with its halo."""
+    """A picture cut into a grid of tiles: every extent of ``rows`` with every extent of ``columns``."""
 
     height: int
     width: int
-    grid: tuple[int, int]
     halo: int
-    tiles: tuple[Tile, ...]
+    rows: tuple[Extent, ...]
+    columns: tuple[Extent, ...]
 
     @property
-    def largest_crop(self) -> int:
-        """Pixels of the largest crop: what decides the memory."""
-        return max(height * width for height, width in (tile.crop_size for tile in self.tiles))
+    def grid(self) -> tuple[int, int]:
+        return len(self.rows), len(self.columns)
+
+    @property
+    def tiles(self) -> Iterator[Tile]:
+        """All tiles, row by row."""
+        return (Tile(row, column) for row in self.rows for column in self.columns)
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is but one tile, which is the picture."""
+        return self.grid == (1, 1)
+
+    @property
+    def largest_crop(self) -> tuple[int, int]:
+        """Height and width of the largest crop: what decides the memory."""
+        return max(row.seen for row in self.rows), max(column.seen for column in self.columns)
 
     @property
     def overhead(self) -> float:
         """Pixels of all crops over pixels of the picture: what the halos cost in time."""
-        return sum(height * width for height, width in (tile.crop_size for tile in self.tiles)) / (
-            self.height * self.width
-        )
+        seen = sum(row.seen for row in self.rows) * sum(column.seen for column in self.columns)
+        return seen / (self.height * self.width)
 
 
 def make_tiling(
@@ -145,18 +163,17 @@ def make_tiling(
     halo = halo_of(network, taps) if halo is None else halo
     rows = _extents(height, grid[0], alignment, halo)
     columns = _extents(width, grid[1], alignment, halo)
-    tiles = tuple(Tile(row, column) for row in rows for column in columns)
-    return Tiling(height, width, (len(rows), len(columns)), halo, tiles)
+    return Tiling(height, width, halo, rows, columns)
 
 
-def _extents(length: int, count: int, alignment: int, halo: int) -> list[Extent]:
+def _extents(length: int, count: int, alignment: int, halo: int) -> tuple[Extent, ...]:
     """Cut one axis into at most ``count`` extents; every inner edge is a multiple of the alignment."""
     cells = _ceil_div(length, alignment)
     count = min(count, cells)
     edges = [number * cells // count * alignment for number in range(count)] + [length]
-    return [
+    return tuple(
         Extent(start, stop, max(0, start - halo), min(length, stop + halo)) for start, stop in itertools.pairwise(edges)
-    ]
+    )
 
 
 def grid_for_side(taps: Iterable[str], height: int, width: int, side: int) -> tuple[int, int]:

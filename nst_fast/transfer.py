@@ -6,32 +6,31 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import NumericsError, UsageError
-from nst_fast.evaluators import choose, make_evaluator
+from nst_fast.evaluators import choose
 from nst_fast.files import sha256_of
 from nst_fast.guard import Guard, Recovery, StopRules
 from nst_fast.images import LoadedImage
-from nst_fast.loop import Course, LossHistory, Span, StepEvent, optimize
+from nst_fast.loop import EVENT_STEPS, Course, EventClock, LossHistory, Span, StepEvent, optimize
 from nst_fast.machine import describe_machine
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective
 from nst_fast.optimizers import PixelOptimizer, learning_rate_at, make_optimizer, smooths_at
 from nst_fast.options import known
 from nst_fast.outputs import OutputFiles
+from nst_fast.planned import evaluation_at, plan_at
+from nst_fast.planner import Plan, describe
 from nst_fast.postprocess import finished
 from nst_fast.problem import Networks, Problem, at_size, load_problem
 from nst_fast.publish import open_monitor
 from nst_fast.record import RunRecord
 from nst_fast.scales import Scale
-
-EVENT_SECONDS = 0.5  # the progress display is fed at least this often
-EVENT_STEPS = 10  # and at least every so many steps, so that the guard sees a divergence early
 
 
 @dataclass(frozen=True)
@@ -149,9 +148,11 @@ class Run:
         done = 0
         for scale in scales:
             pastiche = at_size(pastiche, scale.height, scale.width)
-            optimizer = make_optimizer(pastiche, self.config, previous=optimizer)
+            plan = self.plan(scale)
+            options = self.config.replace(lbfgs_history=plan.lbfgs_history)
+            optimizer = make_optimizer(pastiche, options, previous=optimizer)
             span = Span(scale.index, done, scale.steps, self.config.steps, last=scale is scales[-1])
-            done += self.run_scale(scale, span, optimizer)
+            done += self.run_scale(scale, span, optimizer, plan)
             if self.listeners.stop() or self.failure:
                 break
         self.conclude()
@@ -167,16 +168,22 @@ class Run:
         picture, self.record.finish = finished(picture, content, self.config)
         return picture
 
-    def run_scale(self, scale: Scale, span: Span, optimizer: PixelOptimizer) -> int:
-        """Optimise at one scale and return the updates done; only the last scale is monitored."""
-        objective = self.problem.objective_at(scale)
+    def plan(self, scale: Scale) -> Plan:
+        """How the scale fits into memory; said, and written down."""
+        plan = plan_at(self.problem, self.choice, scale)
+        self.record.plan = describe(plan)
+        self.listeners.note(str(plan))
+        return plan
+
+    def run_scale(self, scale: Scale, span: Span, optimizer: PixelOptimizer, plan: Plan) -> int:
+        """Optimise at one scale and return the updates done; only the last scale, if it is whole, is monitored."""
+        objective, evaluate = evaluation_at(self.problem, self.choice, scale, plan, self.listeners.note)
         if self.history is None:
             self.history = LossHistory(objective.term_names, self.config.steps, self.problem.device)
         self.rules.next_scale(span.first)
-        evaluate = make_evaluator(self.config, self.choice, self.problem.encoder, objective)
         guard = Guard(optimizer.pastiche, self.config.divergence_factor)
         verdict = ""
-        with self.monitoring(objective, enabled=span.last and self.config.strength > 0) as monitor:
+        with self.monitoring(objective, enabled=span.last and not plan.tiled and self.config.strength > 0) as monitor:
             try:
                 for event in optimize(evaluate, optimizer, guard, self.history, span, self.course()):
                     self.hear(event, monitor)
@@ -299,18 +306,3 @@ def add_readings(record: RunRecord, monitor: Monitor) -> None:
         "dropped": monitor.dropped,
     }
     record.warnings += monitor.warnings
-
-
-@dataclass
-class EventClock:
-    """Says when an event is due: at multiples of the given steps, and when half a second has passed on the host."""
-
-    every: Sequence[int]
-    last: float = field(default_factory=time.monotonic)
-
-    def __call__(self, step: int) -> bool:
-        now = time.monotonic()
-        if now - self.last > EVENT_SECONDS or any(step % every == 0 for every in self.every if every):
-            self.last = now
-            return True
-        return False

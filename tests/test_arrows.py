@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "nst_fast"
 
 ROOMS = [
     ["errors", "bundle_files"],
-    ["options", "taps", "tiles"],
-    ["control"],
+    ["options", "taps", "allocator"],
+    ["control", "tiles", "footprint"],
     ["config", "presets"],
     ["scales", "series_config", "losses", "vgg", "files", "clock", "machine", "providers"],
     ["libraries", "sources", "colour", "palette", "resizing", "plots", "sample_art", "weight_files"],
@@ -25,10 +25,11 @@ ROOMS = [
     ["onnx_export", "targets"],
     ["step_export"],
     ["evaluators", "parity", "monitor"],
-    ["optimizers", "step_parity", "planner"],
+    ["optimizers", "step_parity", "planner", "guard"],
     ["publish"],
     ["bundle"],
     ["loop", "problem"],
+    ["planned"],
     ["transfer", "series_folder"],
     ["series_run"],
     ["reconstruct", "texture", "sweep", "comparison"],

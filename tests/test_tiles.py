@@ -52,7 +52,7 @@ def test_crops_start_on_the_pooling_grid_and_reach_the_border_or_the_halo(
 ) -> None:
     taps = data.draw(st.lists(st.sampled_from(layer_names(network)), min_size=1, max_size=3))
     tiling = make_tiling(network, taps, height, width, (rows, columns))
-    assert len(tiling.tiles) == tiling.grid[0] * tiling.grid[1] <= rows * columns
+    assert len(list(tiling.tiles)) == tiling.grid[0] * tiling.grid[1] <= rows * columns
     for tile in tiling.tiles:
         for extent, length in ((tile.rows, height), (tile.columns, width)):
             assert extent.low % smallest_side(taps) == 0

@@ -11,7 +11,21 @@ from typing import NoReturn
 import typer
 
 from nst_fast import __version__
-from nst_fast.cli import bench, demo, doctor, export, info, plot, presets, reconstruct, stylize, sweep, taps, texture
+from nst_fast.cli import (
+    bench,
+    demo,
+    doctor,
+    export,
+    info,
+    plan,
+    plot,
+    presets,
+    reconstruct,
+    stylize,
+    sweep,
+    taps,
+    texture,
+)
 from nst_fast.errors import NstFastError
 
 EPILOG = "Two commands to a picture: `nst-fast demo`, then `nst-fast stylize CONTENT STYLE -o OUT.png`."
@@ -28,6 +42,7 @@ app.command("stylize")(stylize.stylize)
 app.command("sweep")(sweep.sweep)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("texture")(texture.texture)
+app.command("plan")(plan.plan)
 app.command("plot")(plot.plot)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)

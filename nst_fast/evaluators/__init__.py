@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from nst_fast.config import DeviceOptions
+from nst_fast.errors import UsageError
 from nst_fast.evaluators.base import Evaluation, Evaluator
 from nst_fast.evaluators.choice import Choice, choose
 from nst_fast.evaluators.cuda_graph import GraphedEvaluator
@@ -12,12 +11,12 @@ from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.evaluators.fast import FastEvaluator
 from nst_fast.evaluators.ort import OrtEvaluator
 from nst_fast.evaluators.precision import DTYPES, set_float32_arithmetic
+from nst_fast.evaluators.straight import StraightNetwork
 from nst_fast.evaluators.tile_engine import EagerTileEngine, TileEngine
 from nst_fast.objective import Objective
 from nst_fast.vgg import Encoder
 
 ENGINES = ("eager", "fast", "compiled", "ort")
-TILE_ENGINES: dict[str, Callable[[Encoder], TileEngine]] = {"eager": EagerTileEngine}
 
 
 def make_evaluator(options: DeviceOptions, choice: Choice, encoder: Encoder, objective: Objective) -> Evaluator:
@@ -26,9 +25,7 @@ def make_evaluator(options: DeviceOptions, choice: Choice, encoder: Encoder, obj
     if choice.engine == "eager":
         return EagerEvaluator(encoder, objective)
     if choice.engine == "ort":
-        return OrtEvaluator(
-            encoder, objective, provider=options.engine_provider, precision=choice.precision
-        )
+        return OrtEvaluator(encoder, objective, provider=options.engine_provider, precision=choice.precision)
     fast = FastEvaluator(encoder, objective, DTYPES[choice.precision])
     if choice.engine == "compiled":
         fast.network.compile()
@@ -36,4 +33,18 @@ def make_evaluator(options: DeviceOptions, choice: Choice, encoder: Encoder, obj
     return GraphedEvaluator(fast) if on_cuda else fast
 
 
-__all__ = ["ENGINES", "TILE_ENGINES", "Choice", "Evaluation", "Evaluator", "choose", "make_evaluator"]
+def make_tile_engine(choice: Choice, encoder: Encoder) -> TileEngine:
+    """What computes the crops of a tiled evaluation with the engine and precision that were chosen.
+
+    ``compiled`` is tiled as ``fast``: it compiles for one shape, and crops have several.
+
+    Raises:
+        UsageError: the engine computes whole pictures only.
+    """
+    set_float32_arithmetic("tf32" if choice.precision == "tf32" else "ieee")
+    if choice.engine == "ort":
+        raise UsageError("engine ort computes whole pictures only", "Use --engine fast for tiles")
+    return EagerTileEngine(encoder) if choice.engine == "eager" else StraightNetwork(encoder, DTYPES[choice.precision])
+
+
+__all__ = ["ENGINES", "Choice", "Evaluation", "Evaluator", "choose", "make_evaluator", "make_tile_engine"]

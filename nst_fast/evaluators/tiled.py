@@ -92,7 +92,7 @@ class _TileSeed:
         if tap in self.slopes:
             rows = own.permute(0, 2, 3, 1).flatten(1, 2)  # [B, h*w, C]
             product = rows @ self.slopes[tap].to(rows.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
-            seed[inside] += product.unflatten(1, own.shape[2:]).permute(0, 3, 1, 2)
+            seed[inside] += product.view(own.shape[0], *own.shape[2:], -1).permute(0, 3, 1, 2)
         if tap in self.content_factors:
             difference = wide(own) - self.content_targets[tap][self.tile.cells(stride)]
             factor = self.content_factors[tap]

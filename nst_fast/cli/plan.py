@@ -1,0 +1,50 @@
+"""``nst-fast plan``: what a run would take, before it is started."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from nst_fast.cli.console import emit
+from nst_fast.cli.options import takes
+from nst_fast.config import StylizeConfig
+from nst_fast.errors import UsageError
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``4096x3072`` or ``4096`` -> height and width."""
+    width, cross, height = text.partition("x")
+    try:
+        size = int(height if cross else width), int(width)
+    except ValueError:
+        size = (0, 0)
+    if min(size) < 16:
+        raise UsageError(f"size {text!r}: not a size of at least 16 pixels each way", "Write it as 4096x3072")
+    return size
+
+
+@takes(StylizeConfig, without=("image_size",), recipes=True)
+def plan(
+    config: StylizeConfig,
+    size: Annotated[str, typer.Argument(help="WIDTHxHEIGHT of the pastiche, in pixels.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Say how much memory a picture of SIZE takes, and whether it would be computed whole or in tiles.
+
+    Takes the options of `stylize`. One style image of the same size is assumed.
+    Precision 'auto' counts as fp32, which needs the most.
+
+    Example: nst-fast plan 8192x8192 --max-memory 8GiB
+    """
+    from nst_fast.machine import resolve_device
+    from nst_fast.planner import Job, budget_of, describe, make_plan
+
+    height, width = parse_size(size)
+    engine = "fast" if config.engine == "auto" else config.engine
+    precision = "fp32" if config.precision == "auto" else config.precision
+    style = (max(16, round(height * config.style_scale)), max(16, round(width * config.style_scale)))
+    job = Job(config, engine, precision, height, width, (style,))
+    made = make_plan(job, budget_of(config, str(resolve_device(config.device))))
+    emit(json.dumps(describe(made)) if as_json else str(made))

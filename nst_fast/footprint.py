@@ -1,0 +1,92 @@
+"""How many bytes a step takes, from the anatomy of the network: what is kept between the passes, and the worst moment.
+
+Counted is what the engines keep, layer by layer, as their code says; what convolutions need besides, and what a
+process holds on to, is in the few constants below, which were fitted to measured peaks (docs/large-pictures.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nst_fast.taps import channels_of, convolutions, cut, smallest_side
+
+MIB = 2**20
+IMAGE = 12  # bytes per pixel of a picture: three channels of float32
+INDEX = 8  # bytes that max pooling keeps per cell: which of the window was the largest
+PRECISION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
+FIXED = 40 * MIB  # primitives, thread buffers, the small objects of a run
+PREPARED_COPIES = 2  # the fast engine keeps every weight in its own layout, and flipped
+
+
+def elements(layer: str) -> float:
+    """Numbers per pixel of the picture in the output of a layer: 64 for ``relu1_1``, 2 for ``relu5_1``."""
+    return channels_of(layer) / smallest_side([layer]) ** 2
+
+
+def weight_bytes(network: str, taps: Iterable[str]) -> int:
+    """The convolutions' weights and biases up to the deepest tap, in float32."""
+    layers = set(cut(network, taps))
+    shapes = (shape for layer, shape in convolutions(network).items() if layer in layers)
+    return sum(4 * outputs * (9 * inputs + 1) for _, inputs, outputs in shapes)
+
+
+def kept_bytes(network: str, taps: Iterable[str], pooling: str, size: int) -> float:
+    """Bytes per pixel kept from the forward to the backward pass: 1,532 with max pooling down to ``relu5_1``."""
+    taps = set(taps)
+    total = float(IMAGE)
+    for layer in cut(network, taps):
+        if layer.startswith("relu") or layer in taps:
+            total += size * elements(layer)
+        if layer.startswith("pool") and pooling == "max":
+            total += INDEX * elements(layer)
+    return total
+
+
+def step_bytes(network: str, taps: Iterable[str], pooling: str, engine: str, size: int, *, tiled: bool) -> float:
+    """Bytes per pixel of the crop (or of the whole picture) at the worst moment of one evaluation.
+
+    Args:
+        network, taps, pooling: what is computed.
+        engine: ``eager`` or ``fast``.
+        size: bytes per number of features.
+        tiled: whether seeds come tap by tap. They do in the fast engine anyway; in eager evaluation of a whole
+            picture autograd computes the slopes of all Gram matrices before it enters the network.
+    """
+    taps = list(taps)
+    layers = cut(network, taps)
+    kept = kept_bytes(network, taps, pooling, size)
+    if engine == "eager":
+        pooled = sum(size * elements(layer) for layer in layers if layer.startswith("pool"))
+        kept += pooled  # autograd keeps the input of every convolution
+    slopes = 0.0
+    if engine == "eager" and not tiled:
+        per_tap = [size * elements(tap) for tap in taps]
+        slopes = sum(per_tap) + 2 * max(per_tap)
+    return max(kept + slopes, _backward(layers, taps, pooling, engine, size, kept), _forward(layers, engine, size))
+
+
+def _backward(layers: list[str], taps: list[str], pooling: str, engine: str, size: int, kept: float) -> float:
+    """The worst moment of the backward pass: what is still kept, two gradients, a seed and its makings."""
+    worst = kept
+    for layer, before in zip(layers[::-1], [*layers[-2::-1], ""], strict=True):
+        out = size * elements(layer)
+        into = size * elements(before) if before else IMAGE
+        seed = (3 * out if size == 4 else 4 * out) if layer in taps else 0.0
+        reordered = out + into if engine == "eager" else 0.0  # oneDNN's own layout, from and to NCHW
+        worst = max(worst, kept + out + seed, kept + out + into + reordered)
+        if layer.startswith("relu") or layer in taps:
+            kept -= out
+        if layer.startswith("pool"):
+            kept -= (INDEX * elements(layer) if pooling == "max" else 0.0) + (out if engine == "eager" else 0.0)
+    return worst
+
+
+def _forward(layers: list[str], engine: str, size: int) -> float:
+    """The first block of the forward pass: its two convolutions, and one more buffer where layouts are changed."""
+    first = size * elements(layers[0])
+    return IMAGE + first * min(len(layers), 4 if engine == "eager" else 3)
+
+
+def target_bytes(taps: Iterable[str], size: int) -> float:
+    """Bytes per pixel of the content targets."""
+    return sum(size * elements(tap) for tap in taps)
