@@ -14,7 +14,10 @@ MIB = 2**20
 IMAGE = 12  # bytes per pixel of a picture: three channels of float32
 INDEX = 8  # bytes that max pooling keeps per cell: which of the window was the largest
 PRECISION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
-FIXED = 40 * MIB  # primitives, thread buffers, the small objects of a run
+# What a run of 64 pixels takes beside its network: libraries imported on the way (PyTorch's optimisers bring its
+# compiler along), primitives, thread buffers, small objects.
+FIXED = 210 * MIB
+WEIGHT_COPIES = 2  # as they were loaded, kept for other encoders, and in the encoder
 PREPARED_COPIES = 2  # the fast engine keeps every weight in its own layout, and flipped
 
 

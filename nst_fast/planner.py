@@ -20,6 +20,7 @@ from nst_fast.footprint import (
     MIB,
     PRECISION_BYTES,
     PREPARED_COPIES,
+    WEIGHT_COPIES,
     kept_bytes,
     step_bytes,
     target_bytes,
@@ -139,7 +140,7 @@ def predict(job: Job, grid: tuple[int, int], budget: int, *, history: int, halve
     weights = weight_bytes(config.network, config.taps)
     copies = PREPARED_COPIES * job.size / 4 if job.family == "fast" else 0.0
     parts = {
-        "network": weights * (1 + copies) + FIXED,
+        "network": weights * (WEIGHT_COPIES + copies) + FIXED,
         "pictures": IMAGE * (IMAGES * job.pixels + sum(height * width for height, width in job.styles)),
         "optimiser": IMAGE * optimizer * job.pixels,
         "content targets": target_bytes(config.content_tap_weights, 2 if halve else 4) * job.pixels,
