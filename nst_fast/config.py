@@ -24,7 +24,7 @@ from nst_fast.errors import UsageError
 from nst_fast.options import Options, option
 from nst_fast.taps import CONVS_PER_BLOCK, check_taps
 
-INITS = ("content", "noise", "content+noise")  # where a pastiche can start but from a file
+INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
 
 
 def parse_taps(text: str) -> dict[str, float]:
@@ -118,10 +118,10 @@ class OptimizerOptions(Options):
     """Optimiser."""
 
     optimizer: str = option("adam", "The optimiser of the pixels.", choices=("adam", "lbfgs"))
-    steps: int = option(300, "Optimiser updates.", minimum=1, maximum=1_000_000)
+    steps: int = option(150, "Optimiser updates.", minimum=1, maximum=1_000_000)
     learning_rate: float | None = option(
         None,
-        "Step size in pixel units of [0, 1]; by default 0.02 for Adam and 1 for L-BFGS.",
+        "Step size in pixel units of [0, 1]; by default 0.05 for Adam and 1 for L-BFGS.",
         minimum=1e-8,
         maximum=1e3,
     )
@@ -136,16 +136,17 @@ class OptimizerOptions(Options):
         0.05, "Cosine schedule: the rate at the end, as a fraction of the rate at the start.", minimum=0, maximum=1
     )
     adam_beta1: float = option(0.9, "Adam: decay of the mean of gradients.", minimum=0, maximum=0.9999)
-    adam_beta2: float = option(0.999, "Adam: decay of the mean of squared gradients.", minimum=0, maximum=0.999999)
+    adam_beta2: float = option(0.99, "Adam: decay of the mean of squared gradients.", minimum=0, maximum=0.999999)
     adam_epsilon: float = option(1e-8, "Adam: added to the root of the second moment.", minimum=0, maximum=1)
     lbfgs_history: int = option(20, "L-BFGS: pairs kept; each costs two images of memory.", minimum=1, maximum=200)
     line_search: str = option(
         "none", "L-BFGS: a line search costs evaluations and buys safety.", choices=("none", "strong_wolfe")
     )
     init: str = option(
-        "content",
-        "Where the pastiche starts: 'content', 'noise', 'content+noise', or an image file.",
-        metavar="content|noise|content+noise|FILE",
+        "recolored",
+        "Where the pastiche starts: 'content', 'recolored' (content with the style's mean colour and covariance), "
+        "'noise', 'content+noise', or an image file.",
+        metavar="recolored|content|noise|content+noise|FILE",
     )
     noise: float = option(
         0.8, "Init content+noise: uniform noise from 0 to this is added and clipped.", minimum=0, maximum=1
@@ -164,7 +165,7 @@ class OptimizerOptions(Options):
     def initial_learning_rate(self) -> float:
         if self.learning_rate is not None:
             return self.learning_rate
-        return 0.02 if self.optimizer == "adam" else 1.0
+        return 0.05 if self.optimizer == "adam" else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

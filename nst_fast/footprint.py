@@ -90,6 +90,13 @@ def _forward(layers: list[str], engine: str, size: int) -> float:
     return IMAGE + first * min(len(layers), 4 if engine == "eager" else 3)
 
 
+def forward_bytes(network: str, taps: Iterable[str]) -> float:
+    """Bytes per pixel at the worst moment of a forward pass without a graph, as whole targets are built with."""
+    taps = list(taps)
+    layers = cut(network, taps)
+    return max(_forward(layers, "eager", 4), IMAGE + 4 * (sum(map(elements, taps)) + 2 * elements(layers[-1])))
+
+
 def target_bytes(taps: Iterable[str], size: int) -> float:
     """Bytes per pixel of the content targets."""
     return sum(size * elements(tap) for tap in taps)

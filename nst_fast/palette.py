@@ -69,4 +69,5 @@ def colour_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
 def _power(covariance: Tensor, exponent: float) -> Tensor:
     """A symmetric matrix raised to a power by its eigenvalues, which are kept above 0."""
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp_min(SMALLEST_VARIANCE) ** exponent) @ vectors.T
+    powers = values.clamp_min(SMALLEST_VARIANCE).pow(exponent)
+    return torch.einsum("ik,k,jk->ij", vectors, powers, vectors)

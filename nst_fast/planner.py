@@ -7,7 +7,6 @@ pictures. Nothing here imports PyTorch, but for asking a GPU what it has free.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import psutil
@@ -21,16 +20,16 @@ from nst_fast.footprint import (
     PRECISION_BYTES,
     PREPARED_COPIES,
     WEIGHT_COPIES,
-    kept_bytes,
+    forward_bytes,
     step_bytes,
     target_bytes,
     weight_bytes,
 )
-from nst_fast.tiles import Tiling, grid_for_side, halo_of, make_tiling
+from nst_fast.grids import Grid, cut_into, grids, tiling_like
+from nst_fast.tiles import Tiling
 
 FREE_SHARE = 0.9  # of what a device has free may be planned for
 MARGIN = 1.05  # the prediction may be this much too low
-LARGEST_TENSOR = 2**31  # elements; a larger one needs 64-bit indexing, which libraries do not do everywhere
 SMALLEST_HISTORY = 3  # L-BFGS with fewer pairs is hardly better than steepest descent
 # Pictures held at once: content, pastiche, best so far, gradient, and the clone, view or snapshot of the moment.
 IMAGES = 5
@@ -128,38 +127,58 @@ def budget_of(config: StylizeConfig, device: str) -> int:
     return min(config.max_memory_bytes or free, free)
 
 
-def predict(job: Job, grid: tuple[int, int], budget: int, *, history: int, halve: bool) -> Plan:
-    """The plan with a given grid, and what it takes."""
-    config = job.config
-    tiling = make_tiling(config.network, config.taps, job.height, job.width, grid)
-    tiled = not tiling.whole
-    styles = [_crop_pixels(job, tiling, *style) for style in job.styles]
-    step = step_bytes(config.network, config.taps, config.pooling, job.family, job.size, tiled=tiled)
-    forward = kept_bytes(config.network, config.taps, config.pooling, job.size) if tiled else 800.0
-    optimizer = ADAM_IMAGES if config.optimizer == "adam" else LBFGS_IMAGES + 2 * history
-    weights = weight_bytes(config.network, config.taps)
-    copies = PREPARED_COPIES * job.size / 4 if job.family == "fast" else 0.0
+@dataclass(frozen=True)
+class Costs:
+    """What one job costs, in bytes, whatever its grid.
+
+    Attributes:
+        fixed: network and libraries.
+        pictures: images of the pastiche's size, and the style images.
+        whole, tile: per pixel of the picture, or of the crop, at the worst moment of a step.
+        forward: per pixel of a style image while targets are built, whole; in tiles it is like a step.
+        targets: per pixel, the content targets in float32.
+    """
+
+    fixed: float
+    pictures: float
+    whole: float
+    tile: float
+    forward: float
+    targets: float
+
+    @classmethod
+    def of(cls, job: Job) -> Costs:
+        config = job.config
+        network = (config.network, config.taps, config.pooling)
+        copies = WEIGHT_COPIES + (PREPARED_COPIES * job.size / 4 if job.family == "fast" else 0.0)
+        return cls(
+            fixed=FIXED + copies * weight_bytes(config.network, config.taps),
+            pictures=IMAGE * (IMAGES * job.pixels + sum(height * width for height, width in job.styles)),
+            whole=step_bytes(*network, job.family, job.size, tiled=False),
+            tile=step_bytes(*network, job.family, job.size, tiled=True),
+            forward=forward_bytes(*network[:2]),
+            targets=target_bytes(config.content_tap_weights, 4),
+        )
+
+
+def predict(job: Job, tiling: Tiling, budget: int, *, history: int, halve: bool) -> Plan:
+    """The plan with a given tiling, and what it takes."""
+    costs = Costs.of(job)
+    step, style = (costs.whole, costs.forward) if tiling.whole else (costs.tile, costs.tile)
+    crops = [math.prod(tiling_like(job.config, tiling, *size).largest_crop) for size in job.styles]
     parts = {
-        "network": weights * (WEIGHT_COPIES + copies) + FIXED,
-        "pictures": IMAGE * (IMAGES * job.pixels + sum(height * width for height, width in job.styles)),
-        "optimiser": IMAGE * optimizer * job.pixels,
-        "content targets": target_bytes(config.content_tap_weights, 2 if halve else 4) * job.pixels,
-        "step": max([step * math.prod(tiling.largest_crop), *(forward * pixels for pixels in styles)]),
+        "network": costs.fixed,
+        "pictures": costs.pictures,
+        "optimiser": IMAGE * optimizer_images(job.config, history) * job.pixels,
+        "content targets": costs.targets * job.pixels / (2 if halve else 1),
+        "step": max([step * math.prod(tiling.largest_crop), *(style * crop for crop in crops)]),
     }
     return Plan(tiling, history, halve, {name: round(value) for name, value in parts.items()}, budget)
 
 
-def _crop_pixels(job: Job, tiling: Tiling, height: int, width: int) -> int:
-    """Pixels of the largest crop of a style image, cut as the pastiche is."""
-    return math.prod(tiling_like(job.config, tiling, height, width).largest_crop)
-
-
-def tiling_like(config: StylizeConfig, tiling: Tiling, height: int, width: int) -> Tiling:
-    """A tiling of another picture with crops about as large; whole when the pastiche is evaluated whole."""
-    if tiling.whole:
-        return make_tiling(config.network, config.taps, height, width, (1, 1))
-    side = math.isqrt(math.prod(tiling.largest_crop)) - 2 * tiling.halo
-    return make_tiling(config.network, config.taps, height, width, grid_for_side(config.taps, height, width, side))
+def optimizer_images(config: StylizeConfig, history: int) -> int:
+    """Pictures that the optimiser holds while a step is evaluated."""
+    return ADAM_IMAGES if config.optimizer == "adam" else LBFGS_IMAGES + 2 * history
 
 
 def make_plan(job: Job, budget: int) -> Plan:
@@ -170,57 +189,62 @@ def make_plan(job: Job, budget: int) -> Plan:
     Raises:
         OutOfMemoryError: nothing fits; the message names the largest picture that does.
     """
-    plan = _first_that_fits(job, budget)
-    if plan is not None:
+    plan = _find(job, budget)
+    if plan.fits:
         return plan
-    least = min(_candidates(job, budget), key=lambda candidate: candidate.peak)
     raise OutOfMemoryError(
-        f"{job.width}x{job.height} needs at least {least.peak / MIB:.0f} MiB above the start-up footprint, and there "
-        f"are {budget / MIB:.0f} MiB",
+        f"{job.width}x{job.height} needs at least {plan.peak * MARGIN / MIB:.0f} MiB above the start-up footprint, "
+        f"and there are {budget / MIB:.0f} MiB",
         _remedy(job, budget),
     )
 
 
-def _first_that_fits(job: Job, budget: int) -> Plan | None:
-    fitting = (plan for plan in _candidates(job, budget) if plan.fits)
-    return min(fitting, key=lambda plan: plan.tiling.overhead if plan.tiled else 0.0, default=None)
-
-
-def _candidates(job: Job, budget: int) -> Iterator[Plan]:
-    """Plans worth a look; stops at the first history, and the first precision of targets, with which something fits."""
+def _find(job: Job, budget: int) -> Plan:
+    """The plan that :func:`make_plan` wants; when nothing fits, the one that needs least."""
     config = job.config
+    table = grids(job.config, job.height, job.width, tiled=job.engine != "ort")
+    for history in _histories(config):
+        for halve in (False, True):
+            plan = _best(job, table, budget, history=history, halve=halve)
+            if plan.fits:
+                return plan
+    return plan
+
+
+def _best(job: Job, table: list[Grid], budget: int, *, history: int, halve: bool) -> Plan:
+    """The grid of least halo that fits, else the one of the smallest crops."""
+    by_halo = sorted(table, key=lambda grid: (not grid.whole, grid.overhead))
+    smallest = min(table, key=lambda grid: grid.crop)
+    costs = Costs.of(job)
+    one = predict(
+        job,
+        cut_into(job.config, job.height, job.width, smallest),
+        budget,
+        history=history,
+        halve=halve and not smallest.whole,
+    )
+    rest = one.peak - one.parts["step"]
+    for grid in by_halo:
+        step = (costs.whole if grid.whole else costs.tile) * grid.crop
+        if (rest + step) * MARGIN <= budget:
+            plan = predict(
+                job,
+                cut_into(job.config, job.height, job.width, grid),
+                budget,
+                history=history,
+                halve=halve and not grid.whole,
+            )
+            if plan.fits:  # not when a style image needs more than the step does
+                return plan
+    return one
+
+
+def _histories(config: StylizeConfig) -> list[int]:
+    """Lengths of the L-BFGS history worth a look: what was asked for, and halves of it."""
     histories = [config.lbfgs_history]
     while config.optimizer == "lbfgs" and histories[-1] > SMALLEST_HISTORY:
         histories.append(max(SMALLEST_HISTORY, histories[-1] // 2))
-    for history in histories:
-        for halve in (False, True):
-            found = False
-            for grid in _grids(job):
-                plan = predict(job, grid, budget, history=history, halve=halve and grid != (1, 1))
-                found = found or plan.fits
-                yield plan
-            if found:
-                return
-
-
-def _grids(job: Job) -> list[tuple[int, int]]:
-    """The whole picture, unless a tensor of it would be too large, and grids of tiles at least as wide as a halo."""
-    config = job.config
-    if config.tile_size:
-        return [grid_for_side(config.taps, job.height, job.width, config.tile_size)]
-    if job.engine == "ort":
-        return [(1, 1)]
-    side = max(halo_of(config.network, config.taps), 64)
-    most = tuple(max(1, min(64, length // side)) for length in (job.height, job.width))
-    grids = [(rows, columns) for rows in range(1, most[0] + 1) for columns in range(1, most[1] + 1)]
-    whole_fits_indices = 64 * job.pixels < LARGEST_TENSOR
-    # Tiles far from square have more halo than they need to.
-    shape = job.height / job.width
-    return [
-        grid
-        for grid in grids
-        if (grid == (1, 1) and whole_fits_indices) or (grid != (1, 1) and 0.4 < shape * grid[1] / grid[0] < 2.5)
-    ]
+    return histories
 
 
 def _remedy(job: Job, budget: int) -> str:
@@ -243,11 +267,11 @@ def largest_size(job: Job, budget: int) -> tuple[int, int] | None:
         height, width = shrunk((job.height, job.width))
         return replace(job, height=height, width=width, styles=tuple(shrunk(style) for style in job.styles))
 
-    if _first_that_fits(at(low), budget) is None:
+    if not _find(at(low), budget).fits:
         return None
     while high - low > 8:
         middle = (low + high) // 2
-        low, high = (middle, high) if _first_that_fits(at(middle), budget) else (low, middle)
+        low, high = (middle, high) if _find(at(middle), budget).fits else (low, middle)
     return at(low).height, at(low).width
 
 

@@ -208,3 +208,13 @@ DEFAULT = Preset("default", "", "The program's own: what runs when no preset is 
 PRESETS = {
     preset.name: preset for preset in (DEFAULT, SMOOTHING, WEIGHTED, NOISE_START, CONTENT_START, CLASSIC, TUTORIAL)
 }
+
+# One dial between speed and finish, for any recipe: --quality NAME.
+QUALITIES: Mapping[str, Mapping[str, int]] = {"draft": {"steps": 60}, "normal": {"steps": 150}, "best": {"steps": 400}}
+
+
+def find_quality(name: str) -> Mapping[str, int]:
+    """The options of a quality; an unknown one raises :class:`UsageError`."""
+    if name not in QUALITIES:
+        raise UsageError(f"--quality {name!r}: must be one of {', '.join(QUALITIES)}", nearest(name, QUALITIES))
+    return QUALITIES[name]

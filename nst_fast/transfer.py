@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import NumericsError, UsageError
-from nst_fast.evaluators import choose
+from nst_fast.evaluators import Choice, choose, confirmed
 from nst_fast.files import sha256_of
 from nst_fast.guard import Guard, Recovery, StopRules
 from nst_fast.images import LoadedImage
@@ -131,7 +131,6 @@ class Run:
         self.listeners = listeners
         self.record = new_record(problem)
         self.choice = choose(problem.config, problem.encoder, problem.device)
-        self.record.engine, self.record.precision = self.choice.engine, self.choice.precision
         self.rules = StopRules(problem.config)
         self.started = time.perf_counter()
         self.history: LossHistory | None = None
@@ -141,8 +140,7 @@ class Run:
 
     def run(self) -> Pastiche:
         scales = self.problem.scales
-        if "auto" in (self.config.engine, self.config.precision):
-            self.listeners.note(str(self.choice))
+        self.settle(self.choice)
         pastiche = self.problem.start_at(scales[0])
         optimizer: PixelOptimizer | None = None
         done = 0
@@ -168,6 +166,13 @@ class Run:
         picture, self.record.finish = finished(picture, content, self.config)
         return picture
 
+    def settle(self, choice: Choice) -> None:
+        """Take this engine and precision from here on; say so when it was not the user who chose them."""
+        if choice is not self.choice or "auto" in (self.config.engine, self.config.precision):
+            self.listeners.note(str(choice))
+        self.choice = choice
+        self.record.engine, self.record.precision = choice.engine, choice.precision
+
     def plan(self, scale: Scale) -> Plan:
         """How the scale fits into memory; said, and written down."""
         plan = plan_at(self.problem, self.choice, scale)
@@ -177,6 +182,10 @@ class Run:
 
     def run_scale(self, scale: Scale, span: Span, optimizer: PixelOptimizer, plan: Plan) -> int:
         """Optimise at one scale and return the updates done; only the last scale, if it is whole, is monitored."""
+        if self.config.precision == "auto" and not span.first and not plan.tiled:
+            self.settle(
+                confirmed(self.choice, self.problem.encoder, self.problem.objective_at(scale), optimizer.pastiche)
+            )
         objective, evaluate = evaluation_at(self.problem, self.choice, scale, plan, self.listeners.note)
         if self.history is None:
             self.history = LossHistory(objective.term_names, self.config.steps, self.problem.device)

@@ -12,7 +12,7 @@ import typer
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import InputError, UsageError
 from nst_fast.options import Declared, Options, declared
-from nst_fast.presets import find_preset
+from nst_fast.presets import QUALITIES, find_preset, find_quality
 
 
 def takes(
@@ -21,7 +21,8 @@ def takes(
     """Expand a command's parameter ``config`` into one option per field of the config class.
 
     An option that is not given stays at the config's default, unless a preset or a record says otherwise. Fields named
-    by ``without`` get no option: the command decides them itself. ``recipes`` adds ``--preset`` and ``--from``.
+    by ``without`` get no option: the command decides them itself. ``recipes`` adds ``--preset``, ``--from`` and
+    ``--quality``.
     """
     items = [item for item in declared(config_class) if item.name not in without]
 
@@ -33,7 +34,7 @@ def takes(
             given = {item.name: arguments.pop(item.name) for item in items}
             given = {name: value for name, value in given.items() if value is not None}
             if recipes:
-                recipe = recipe_values(arguments.pop("preset"), arguments.pop("replayed"))
+                recipe = recipe_values(arguments.pop("preset"), arguments.pop("replayed"), arguments.pop("quality"))
                 given = {item.name: recipe[item.name] for item in items if item.name in recipe} | given
             return command(config=config_class().replace(**given), **arguments)
 
@@ -47,8 +48,8 @@ def takes(
     return decorate
 
 
-def recipe_values(preset: str | None, replayed: Path | None) -> dict[str, Any]:
-    """The values of a preset or of a run record; empty when neither is named.
+def recipe_values(preset: str | None, replayed: Path | None, quality: str | None) -> dict[str, Any]:
+    """The values of a preset or of a run record, changed by those of a quality; empty when none is named.
 
     Raises:
         UsageError: both are named, or the preset is unknown.
@@ -56,9 +57,10 @@ def recipe_values(preset: str | None, replayed: Path | None) -> dict[str, Any]:
     """
     if preset is not None and replayed is not None:
         raise UsageError("--preset and --from both say how to run", "Name one, and change it by further options")
+    dial = dict(find_quality(quality)) if quality is not None else {}
     if preset is not None:
-        return dict(find_preset(preset).values)
-    return recorded_options(replayed) if replayed is not None else {}
+        return dict(find_preset(preset).values) | dial
+    return (recorded_options(replayed) if replayed is not None else {}) | dial
 
 
 def recorded_options(path: Path) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def recorded_options(path: Path) -> dict[str, Any]:
 
 
 def recipe_parameters() -> list[inspect.Parameter]:
-    """``--preset`` and ``--from``."""
+    """``--preset``, ``--from`` and ``--quality``."""
     preset = typer.Option(
         "--preset",
         help="A recipe by name, see `nst-fast presets`; other options override its values.",
@@ -89,8 +91,13 @@ def recipe_parameters() -> list[inspect.Parameter]:
         metavar="RECORD",
         show_default=False,
     )
+    steps = ", ".join(f"{name} {values['steps']}" for name, values in QUALITIES.items())
+    quality = typer.Option(
+        "--quality", help=f"One dial between speed and finish, by steps: {steps}.", metavar="NAME", show_default=False
+    )
     kind = inspect.Parameter.KEYWORD_ONLY
     return [
+        inspect.Parameter("quality", kind, default=None, annotation=Annotated[str | None, quality]),
         inspect.Parameter("preset", kind, default=None, annotation=Annotated[str | None, preset]),
         inspect.Parameter("replayed", kind, default=None, annotation=Annotated[Path | None, replayed]),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nst_fast.config import DeviceOptions
 from nst_fast.errors import UsageError
 from nst_fast.evaluators.base import Evaluation, Evaluator
-from nst_fast.evaluators.choice import Choice, choose
+from nst_fast.evaluators.choice import Choice, choose, confirmed
 from nst_fast.evaluators.cuda_graph import GraphedEvaluator
 from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.evaluators.fast import FastEvaluator
@@ -47,4 +47,4 @@ def make_tile_engine(choice: Choice, encoder: Encoder) -> TileEngine:
     return EagerTileEngine(encoder) if choice.engine == "eager" else StraightNetwork(encoder, DTYPES[choice.precision])
 
 
-__all__ = ["ENGINES", "Choice", "Evaluation", "Evaluator", "choose", "make_evaluator", "make_tile_engine"]
+__all__ = ["ENGINES", "Choice", "Evaluation", "Evaluator", "choose", "confirmed", "make_evaluator", "make_tile_engine"]
