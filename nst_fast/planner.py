@@ -31,8 +31,9 @@ from nst_fast.tiles import Tiling
 FREE_SHARE = 0.9  # of what a device has free may be planned for
 MARGIN = 1.05  # the prediction may be this much too low
 SMALLEST_HISTORY = 3  # L-BFGS with fewer pairs is hardly better than steepest descent
-# Pictures held at once: content, pastiche, best so far, gradient, and the clone, view or snapshot of the moment.
-IMAGES = 5
+# Pictures held at once: content, pastiche, the best so far, the gradient.
+IMAGES = 4
+UPDATE_IMAGES = 2  # at work while the optimiser updates the picture; a step's memory is free by then
 ADAM_IMAGES = 2
 LBFGS_IMAGES = 5  # direction, two gradients, and two at work, beside two per pair of the history
 
@@ -171,7 +172,11 @@ def predict(job: Job, tiling: Tiling, budget: int, *, history: int, halve: bool)
         "pictures": costs.pictures,
         "optimiser": IMAGE * optimizer_images(job.config, history) * job.pixels,
         "content targets": costs.targets * job.pixels / (2 if halve else 1),
-        "step": max([step * math.prod(tiling.largest_crop), *(style * crop for crop in crops)]),
+        "step": max(
+            step * math.prod(tiling.largest_crop),
+            IMAGE * UPDATE_IMAGES * job.pixels,
+            *(style * crop for crop in crops),
+        ),
     }
     return Plan(tiling, history, halve, {name: round(value) for name, value in parts.items()}, budget)
 
@@ -213,30 +218,20 @@ def _find(job: Job, budget: int) -> Plan:
 
 def _best(job: Job, table: list[Grid], budget: int, *, history: int, halve: bool) -> Plan:
     """The grid of least halo that fits, else the one of the smallest crops."""
-    by_halo = sorted(table, key=lambda grid: (not grid.whole, grid.overhead))
-    smallest = min(table, key=lambda grid: grid.crop)
+
+    def plan_of(grid: Grid) -> Plan:
+        tiling = cut_into(job.config, job.height, job.width, grid)
+        return predict(job, tiling, budget, history=history, halve=halve and not grid.whole)
+
     costs = Costs.of(job)
-    one = predict(
-        job,
-        cut_into(job.config, job.height, job.width, smallest),
-        budget,
-        history=history,
-        halve=halve and not smallest.whole,
-    )
-    rest = one.peak - one.parts["step"]
-    for grid in by_halo:
+    least = plan_of(min(table, key=lambda grid: grid.crop))
+    rest = least.peak - least.parts["step"]
+    for grid in sorted(table, key=lambda grid: (not grid.whole, grid.overhead)):
         step = (costs.whole if grid.whole else costs.tile) * grid.crop
-        if (rest + step) * MARGIN <= budget:
-            plan = predict(
-                job,
-                cut_into(job.config, job.height, job.width, grid),
-                budget,
-                history=history,
-                halve=halve and not grid.whole,
-            )
-            if plan.fits:  # not when a style image needs more than the step does
-                return plan
-    return one
+        # The estimate spares making hundreds of plans; a plan also counts what style images need.
+        if (rest + step) * MARGIN <= budget and (plan := plan_of(grid)).fits:
+            return plan
+    return least
 
 
 def _histories(config: StylizeConfig) -> list[int]:

@@ -14,7 +14,7 @@ ROOMS = [
     ["options", "taps", "allocator"],
     ["control", "tiles", "footprint"],
     ["config", "presets"],
-    ["scales", "series_config", "losses", "vgg", "files", "clock", "machine", "providers"],
+    ["scales", "grids", "series_config", "losses", "vgg", "files", "clock", "machine", "providers"],
     ["libraries", "sources", "colour", "palette", "resizing", "plots", "sample_art", "weight_files"],
     ["runtime", "decoding", "download", "postprocess"],
     ["session", "images", "weights", "onnx_ops", "step_spec", "coefficients"],

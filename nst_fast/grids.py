@@ -1,0 +1,69 @@
+"""Which grids of tiles a picture can be cut into, and what each costs in halo."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from nst_fast.config import StylizeConfig
+from nst_fast.tiles import Tiling, grid_for_side, halo_of, make_tiling
+
+LARGEST_TENSOR = 2**31  # elements; a larger one needs 64-bit indexing, which libraries do not do everywhere
+WIDEST = 64  # channels at full resolution
+MOST_TILES = 64  # along one axis
+SMALLEST_TILE = 64  # pixels along one axis; also no smaller than the halo
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A way to cut a picture: pixels of its largest crop, and pixels of all crops over those of the picture."""
+
+    rows: int
+    columns: int
+    crop: int
+    overhead: float
+
+    @property
+    def whole(self) -> bool:
+        return self.rows == self.columns == 1
+
+
+def grids(config: StylizeConfig, height: int, width: int, *, tiled: bool) -> list[Grid]:
+    """All grids of tiles that are not too small, the whole picture among them; but no tensor may be too large.
+
+    The tile size of the config, and an engine that cannot be ``tiled``, leave a single one.
+    """
+    if config.tile_size:
+        pairs = [grid_for_side(config.taps, height, width, config.tile_size)]
+    elif not tiled:
+        pairs = [(1, 1)]
+    else:
+        side = max(halo_of(config.network, config.taps), SMALLEST_TILE)
+        most = [max(1, min(MOST_TILES, length // side)) for length in (height, width)]
+        pairs = list(itertools.product(range(1, most[0] + 1), range(1, most[1] + 1)))
+    rows = {count: _axis(config, height, count) for count in {row for row, _ in pairs}}
+    columns = {count: _axis(config, width, count) for count in {column for _, column in pairs}}
+    found = [
+        Grid(row, column, rows[row][0] * columns[column][0], rows[row][1] * columns[column][1] / (height * width))
+        for row, column in pairs
+    ]
+    return [grid for grid in found if WIDEST * grid.crop < LARGEST_TENSOR] or found
+
+
+def _axis(config: StylizeConfig, length: int, count: int) -> tuple[int, int]:
+    """The largest crop along one axis cut into ``count``, and the sum of all, in pixels."""
+    seen = [extent.seen for extent in make_tiling(config.network, config.taps, length, length, (count, 1)).rows]
+    return max(seen), sum(seen)
+
+
+def cut_into(config: StylizeConfig, height: int, width: int, grid: Grid) -> Tiling:
+    return make_tiling(config.network, config.taps, height, width, (grid.rows, grid.columns))
+
+
+def tiling_like(config: StylizeConfig, tiling: Tiling, height: int, width: int) -> Tiling:
+    """A tiling of another picture with crops about as large; whole when the pastiche is evaluated whole."""
+    if tiling.whole:
+        return make_tiling(config.network, config.taps, height, width, (1, 1))
+    side = math.isqrt(math.prod(tiling.largest_crop)) - 2 * tiling.halo
+    return make_tiling(config.network, config.taps, height, width, grid_for_side(config.taps, height, width, side))
