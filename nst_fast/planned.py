@@ -14,7 +14,7 @@ from nst_fast.evaluators import Choice, Evaluation, Evaluator, make_evaluator, m
 from nst_fast.evaluators.tiled import TiledEvaluator, tiled_targets
 from nst_fast.grids import tiling_like
 from nst_fast.objective import Objective
-from nst_fast.planner import Job, Plan, budget_of, make_plan
+from nst_fast.planner import Job, Plan, budget_of, make_plan, smaller_plan
 from nst_fast.problem import Problem
 from nst_fast.scales import Scale
 
@@ -73,12 +73,11 @@ def evaluate_in_smaller_tiles(
     """An evaluator that needs half of what the plan's step needed.
 
     Raises:
-        OutOfMemoryError: there is no such grid.
+        OutOfMemoryError: there are no smaller tiles.
     """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    job = job_at(problem, choice, scale)
-    retry = make_plan(job, plan.peak - plan.parts["step"] // 2)
+    retry = smaller_plan(job_at(problem, choice, scale), plan)
     return_freed_memory()
     note(f"memory ran out; going on from the last picture in smaller pieces. {retry}")
     return TiledEvaluator(make_tile_engine(choice, problem.encoder), objective, retry.tiling)

@@ -227,11 +227,28 @@ def _best(job: Job, table: list[Grid], budget: int, *, history: int, halve: bool
     least = plan_of(min(table, key=lambda grid: grid.crop))
     rest = least.peak - least.parts["step"]
     for grid in sorted(table, key=lambda grid: (not grid.whole, grid.overhead)):
-        step = (costs.whole if grid.whole else costs.tile) * grid.crop
+        step = max((costs.whole if grid.whole else costs.tile) * grid.crop, IMAGE * UPDATE_IMAGES * job.pixels)
         # The estimate spares making hundreds of plans; a plan also counts what style images need.
         if (rest + step) * MARGIN <= budget and (plan := plan_of(grid)).fits:
             return plan
     return least
+
+
+def smaller_plan(job: Job, plan: Plan) -> Plan:
+    """A plan whose step takes half of what this one's takes, or as little as can be; all else stays as it is.
+
+    Raises:
+        OutOfMemoryError: the plan's crops are the smallest already.
+    """
+    config = replace(job.config, tile_size=0)
+    table = grids(config, job.height, job.width, tiled=job.engine != "ort")
+    step, cost = plan.parts["step"], Costs.of(job).tile
+    fitting = [grid for grid in table if not grid.whole and 2 * cost * grid.crop <= step]
+    chosen = min(fitting, key=lambda grid: grid.overhead) if fitting else min(table, key=lambda grid: grid.crop)
+    if chosen.whole or chosen.crop >= math.prod(plan.tiling.largest_crop):
+        raise OutOfMemoryError("memory ran out, and there are no smaller tiles", "Choose a smaller --image-size")
+    tiling = cut_into(config, job.height, job.width, chosen)
+    return predict(job, tiling, plan.budget, history=plan.lbfgs_history, halve=plan.halve_content)
 
 
 def _histories(config: StylizeConfig) -> list[int]:

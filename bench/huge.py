@@ -1,0 +1,41 @@
+"""One step of a huge picture in tiles, measured from outside: python bench/huge.py [SIDE] [BUDGET] [extra flags]
+
+The picture is noise of 64-pixel grain, drawn here; weights are random. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from footprints import clouds, peak_mib
+
+from nst_fast.images import save_image
+
+
+def main() -> int:
+    side = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
+    budget = sys.argv[2] if len(sys.argv) > 2 else "8GiB"
+    idle = peak_mib(["-c", "import nst_fast.transfer"])
+    with tempfile.TemporaryDirectory() as folder:
+        content, style, output = (Path(folder) / name for name in ("content.png", "style.png", "out.png"))
+        save_image(clouds(side // 4, side // 4), content)  # enlarged by the run: a huge file is not what is measured
+        save_image(clouds(512, 512), style)
+        run = ["-m", "nst_fast", "stylize", str(content), str(style), "-o", str(output), "--weights", "random:0"]
+        flags = ["--image-size", str(side), "--steps", "1", "--max-memory", budget, "--monitor-every", "0"]
+        flags += ["--style-scale", str(max(0.05, 512 / side)), *sys.argv[3:]]
+        started = time.perf_counter()
+        peak = peak_mib([*run, *flags]) - idle
+        seconds = time.perf_counter() - started
+        record = json.loads(output.with_suffix(".json").read_text())
+    facts = {"side": side, "budget": budget, "precision": record["precision"], "plan": record["plan"]}
+    facts |= {"peak_mib": round(peak), "seconds": round(seconds), "evaluations": 2, "loop_seconds": record["seconds"]}
+    sys.stdout.write(json.dumps(facts) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
