@@ -9,18 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-YIQ_FROM_RGB = (
-    (0.299, 0.587, 0.114),
-    (0.595716, -0.274453, -0.321263),
-    (0.211456, -0.522591, 0.311135),
-)
+LUMINANCE = (0.299, 0.587, 0.114)  # Y of YIQ
 # A single-coloured picture has no spread to divide by; this is the square of a tenth of an 8-bit step.
 SMALLEST_VARIANCE = (0.1 / 255) ** 2
 
 
 def luminance(image: Tensor) -> Tensor:
     """Y of YIQ, [1, 1, H, W]."""
-    weights = image.new_tensor(YIQ_FROM_RGB[0]).view(1, 3, 1, 1)
+    weights = image.new_tensor(LUMINANCE).view(1, 3, 1, 1)
     return (image * weights).sum(1, keepdim=True)
 
 
@@ -30,11 +26,15 @@ def grey(image: Tensor) -> Tensor:
 
 
 def with_chroma_of(image: Tensor, colours: Tensor) -> Tensor:
-    """The luminance of one image with the I and Q of another of the same size, clipped to [0, 1]."""
-    to_yiq = image.new_tensor(YIQ_FROM_RGB)
-    yiq = torch.einsum("ij,bjhw->bihw", to_yiq, colours)
-    yiq[:, :1] = luminance(image)
-    return torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_yiq), yiq).clamp(0, 1)
+    """The luminance of one image with the I and Q of another of the same size.
+
+    Where that colour does not exist in [0, 1] it is made paler, as little as need be: luminance and hue stay, which
+    clipping would change. Differs from Gatys et al. 2016, who do not mention the matter.
+    """
+    y = luminance(image).clamp(0, 1)
+    offset = colours - luminance(colours)  # I and Q in RGB: what is added to a grey
+    room = torch.where(offset > 0, 1 - y, y) / offset.abs().clamp_min(torch.finfo(offset.dtype).tiny)
+    return (y + offset * room.amin(1, keepdim=True).clamp_max(1)).clamp(0, 1)
 
 
 def matched_colours(image: Tensor, reference: Tensor) -> Tensor:
