@@ -18,8 +18,8 @@ import torch
 
 from nst_fast.files import write_atomic
 from nst_fast.images import save_image
+from nst_fast.images.resizing import resize_to
 from nst_fast.machine import MIB, describe_machine
-from nst_fast.resizing import resize_to
 
 
 def clouds(width: int, height: int) -> torch.Tensor:

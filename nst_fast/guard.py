@@ -16,6 +16,7 @@ from torch import Tensor
 from nst_fast.control import StopOptions
 from nst_fast.evaluators import Evaluation
 
+GUARD_STEPS = 5  # the guard looks every so many steps: a matter of steps, not of time, so that runs repeat exactly
 TRIES = 2  # how often a run goes back before it gives up
 SHRINK = 0.5  # what the learning rate is multiplied by at every return
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nst_fast.errors import NumericsError
 from nst_fast.evaluators import Evaluation, Evaluator
-from nst_fast.guard import Guard, Recovery
+from nst_fast.guard import GUARD_STEPS, Guard, Recovery
 from nst_fast.machine import peak_memory_mib
 from nst_fast.optimizers import PixelOptimizer
 
@@ -146,7 +146,8 @@ def optimize(
         ends = course.stop() or step == span.first + span.steps
         if ends or course.due(step):
             seen = event(step)
-            if recovery := guard.check(step, seen.terms["total"]):
+            recovery = guard.check(step, seen.terms["total"]) if ends or step % GUARD_STEPS == 0 else None
+            if recovery:
                 recover(optimizer, guard, recovery, course)
                 evaluation = evaluate(optimizer.pastiche)
                 history.replace_last(evaluation)

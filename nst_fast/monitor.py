@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nst_fast.objective import Objective, Statistics
 from nst_fast.onnx_export import CONTENT, GRAM
-from nst_fast.session import Session
+from nst_fast.ort.session import Session
 from nst_fast.taps import tap_size
 
 CLOSE_SECONDS = 60.0  # how long the last reading may take before the run ends without it

@@ -21,7 +21,7 @@ from nst_fast.config import ExportConfig
 from nst_fast.errors import NstFastError, OnnxModelError, VerificationError
 from nst_fast.files import sha256_bytes
 from nst_fast.machine import version_of
-from nst_fast.step_spec import AdamConstants
+from nst_fast.step.spec import AdamConstants
 from nst_fast.vgg import Encoder
 
 SCHEMA = "nst-fast/model/1"

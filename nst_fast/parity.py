@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nst_fast.errors import VerificationError
 from nst_fast.onnx_export import INPUT_NAME, ExportModule
-from nst_fast.session import Session, TensorrtOptions, make_session
+from nst_fast.ort.session import Session, TensorrtOptions, make_session
 
 SIZES = ((64, 48), (33, 47), (96, 80))  # height, width; the odd one catches a pool that rounds up
 TOLERANCE = 1e-4

@@ -12,11 +12,11 @@ from torch import Tensor
 from nst_fast.config import EncoderOptions, ImageOptions, StylizeConfig
 from nst_fast.errors import UsageError
 from nst_fast.images import LoadedImage, load_image
+from nst_fast.images.palette import grey, matched_colours
+from nst_fast.images.postprocess import prepared_content, prepared_style
+from nst_fast.images.resizing import resize_to
 from nst_fast.machine import resolve_device
 from nst_fast.objective import Objective, Statistics
-from nst_fast.palette import grey, matched_colours
-from nst_fast.postprocess import prepared_content, prepared_style
-from nst_fast.resizing import resize_to
 from nst_fast.scales import Scale, plan_scales
 from nst_fast.taps import cut
 from nst_fast.targets import TargetCache

@@ -19,10 +19,10 @@ from nst_fast.files import cache_dir, check_writable, sha256_bytes, write_atomic
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective
 from nst_fast.onnx_export import ExportModule, build_graph, identity_of, open_model, sidecar_of
+from nst_fast.ort.session import check_provider, make_session
 from nst_fast.parity import ParityRow, check_parity
-from nst_fast.session import check_provider, make_session
-from nst_fast.step_export import build_step_export
-from nst_fast.step_parity import check_step_parity
+from nst_fast.step.export import build_step_export
+from nst_fast.step.parity import check_step_parity
 from nst_fast.taps import cut
 from nst_fast.vgg import Encoder
 from nst_fast.weights import make_encoder

@@ -15,18 +15,18 @@ from nst_fast.config import StylizeConfig
 from nst_fast.errors import NumericsError, UsageError
 from nst_fast.evaluators import Choice, choose, confirmed
 from nst_fast.files import sha256_of
-from nst_fast.guard import Guard, Recovery, StopRules
+from nst_fast.guard import GUARD_STEPS, Guard, Recovery, StopRules
 from nst_fast.images import LoadedImage
-from nst_fast.loop import EVENT_STEPS, Course, EventClock, LossHistory, Span, StepEvent, optimize
+from nst_fast.images.postprocess import finished
+from nst_fast.loop import GUARD_STEPS, Course, EventClock, LossHistory, Span, StepEvent, optimize
 from nst_fast.machine import describe_machine
+from nst_fast.memory.planned import evaluation_at, plan_at
+from nst_fast.memory.planner import Plan, describe
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective
 from nst_fast.optimizers import PixelOptimizer, learning_rate_at, make_optimizer, smooths_at
 from nst_fast.options import known
 from nst_fast.outputs import OutputFiles
-from nst_fast.planned import evaluation_at, plan_at
-from nst_fast.planner import Plan, describe
-from nst_fast.postprocess import finished
 from nst_fast.problem import Networks, Problem, at_size, load_problem
 from nst_fast.publish import open_monitor
 from nst_fast.record import RunRecord
@@ -213,7 +213,7 @@ class Run:
         config = self.config
         return Course(
             learning_rate=lambda step: learning_rate_at(config, step),
-            due=EventClock([config.monitor_every, config.save_every, config.log_every, EVENT_STEPS]),
+            due=EventClock([config.monitor_every, config.save_every, config.log_every, GUARD_STEPS]),
             elapsed=self.elapsed,
             smooths=lambda step: smooths_at(config, step),
             stop=self.listeners.stop,

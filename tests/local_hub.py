@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import torch
 from torch import Tensor
 
-from nst_fast.download import HubFile
 from nst_fast.weights import load_weights
+from nst_fast.weights.download import HubFile
 
 
 def block_one() -> dict[str, Tensor]:

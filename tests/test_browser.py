@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 from webdriver import Browser, chromium
 
-from nst_fast.bundle import write_bundle
 from nst_fast.config import ExportConfig
+from nst_fast.step.bundle import write_bundle
 
 SIZE, STEPS = 128, 20
 COMMAND = "npm install --no-save --prefix ort onnxruntime-web"

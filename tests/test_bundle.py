@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from nst_fast import transfer
-from nst_fast.bundle import COPIED, write_bundle
 from nst_fast.config import ExportConfig, StylizeConfig
 from nst_fast.errors import OutputError, UsageError
-from nst_fast.step_spec import OPERATORS
+from nst_fast.step.bundle import COPIED, write_bundle
+from nst_fast.step.spec import OPERATORS
 
 OBJECTIVE: dict[str, Any] = {
     "weights": "random:0",

@@ -11,9 +11,9 @@ import torch
 from pictures import cmyk_profile, encoded, grey_profile, png, png_chunk, rgb_profile, sample, tiff
 from PIL import Image, ImageCms
 
-from nst_fast.colour import MAX_PROFILE_BYTES, SRGB_PROFILE, parse_colour
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import LoadedImage, load_image
+from nst_fast.images.colour import MAX_PROFILE_BYTES, SRGB_PROFILE, parse_colour
 
 MAGENTA = (255, 0, 255)
 TABLE = np.array([0, 1, 127, 128, 255, 256, 257, 4095, 32767, 32768, 65534, 65535] + [9] * 4)

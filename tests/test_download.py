@@ -13,10 +13,9 @@ import pytest
 import torch
 from local_hub import Hub, block_one
 
-from nst_fast import download
-from nst_fast.download import HubFile, hub_file
 from nst_fast.errors import WeightsError
-from nst_fast.weights import Weights, load_weights
+from nst_fast.weights import Weights, download, load_weights
+from nst_fast.weights.download import HubFile, hub_file
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from nst_fast.evaluators import Evaluation
 from nst_fast.guard import TRIES, Guard, Recovery, StopRules
 from nst_fast.images import save_image
 from nst_fast.loop import Course, LossHistory, Span, optimize
+from nst_fast.memory import planned
 from nst_fast.optimizers import make_optimizer
 
 STEPS = 60
@@ -159,7 +160,7 @@ def test_a_diverging_run_still_saves_its_best_picture_and_says_so(
 
         return evaluate
 
-    monkeypatch.setattr(transfer, "make_evaluator", broken)
+    monkeypatch.setattr(planned, "make_evaluator", broken)
     with pytest.raises(NumericsError) as caught:
         transfer.stylize(*pair, TINY, output=tmp_path / "out.png")
     assert caught.value.exit_code == 8

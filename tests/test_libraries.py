@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nst_fast import libraries
 from nst_fast.errors import DeviceError
-from nst_fast.libraries import (
+from nst_fast.ort import libraries
+from nst_fast.ort.libraries import (
     Library,
     SearchPaths,
     cuda_major,
@@ -106,7 +106,7 @@ def test_what_a_library_links_in_its_turn_is_needed_too(cuda_file: Path) -> None
 
 @linux
 def test_after_preloading_only_the_driver_can_be_missing(cuda_file: Path) -> None:
-    code = "from nst_fast.libraries import *\npreload('cuda')\nprint(load_error('cuda'))"
+    code = "from nst_fast.ort.libraries import *\npreload('cuda')\nprint(load_error('cuda'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "\n" or done.stdout.startswith("libcuda.so.1:")

@@ -15,8 +15,8 @@ from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective, build_targets
 from nst_fast.onnx_export import ExportModule, build_graph
 from nst_fast.optimizers import make_optimizer
+from nst_fast.ort.session import Session, make_session
 from nst_fast.publish import encoder_for
-from nst_fast.session import Session, make_session
 from nst_fast.vgg import Encoder
 
 SMALL = {"weights": "random", "content_taps": "relu2_1", "style_taps": "relu1_1:0.5,relu2_1"}

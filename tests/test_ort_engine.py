@@ -165,7 +165,7 @@ def test_a_provider_that_does_not_work_is_an_error_and_not_a_slow_run() -> None:
 def test_the_engine_agrees_with_eager_on_a_gpu(
     cuda: torch.device, provider: str, precision: str, cuda_graph: bool
 ) -> None:
-    from nst_fast.session import probe_provider
+    from nst_fast.ort.session import probe_provider
 
     if not (status := probe_provider(provider)).works:
         pytest.skip(f"{provider}: {status.detail}")

@@ -13,9 +13,9 @@ from onnx import numpy_helper
 from nst_fast.config import ExportConfig
 from nst_fast.errors import DeviceError, VerificationError
 from nst_fast.onnx_export import ExportModule, build_graph
+from nst_fast.ort.session import probe_provider
 from nst_fast.parity import SIZES, ParityRow, check_parity, parity_row, probe_picture
 from nst_fast.publish import encoder_for
-from nst_fast.session import probe_provider
 from nst_fast.taps import cut
 
 CONV, RELU, POOL = ("conv3_1", "relu3_1", "pool3")  # a tap of each kind, behind two pools

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from nst_fast import planned, transfer
-from nst_fast.allocator import return_freed_memory
+from nst_fast import transfer
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import OutOfMemoryError
 from nst_fast.evaluators import Evaluation, Evaluator
 from nst_fast.evaluators.tiled import TiledEvaluator
 from nst_fast.images import save_image
+from nst_fast.memory import planned
+from nst_fast.memory.allocator import return_freed_memory
 
 CONFIG = StylizeConfig(
     weights="random:0",
@@ -89,7 +90,7 @@ def test_a_run_whose_memory_runs_out_goes_on_in_tiles_from_the_last_picture(
 ) -> None:
     undisturbed, _ = run(pair)
     monkeypatch.setattr(planned, "make_evaluator", exhausted_after(2))
-    monkeypatch.setattr("nst_fast.grids.SMALLEST_TILE", 16)
+    monkeypatch.setattr("nst_fast.memory.grids.SMALLEST_TILE", 16)
     tiled: list[object] = []
     original = TiledEvaluator.__init__
 

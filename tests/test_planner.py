@@ -9,10 +9,10 @@ from nst_fast.config import StylizeConfig
 from nst_fast.control import parse_bytes
 from nst_fast.errors import OutOfMemoryError, UsageError
 from nst_fast.evaluators import Evaluation
-from nst_fast.footprint import MIB, elements, kept_bytes, step_bytes, weight_bytes
-from nst_fast.grids import tiling_like
-from nst_fast.planned import OnOutOfMemory, is_out_of_memory
-from nst_fast.planner import Job, budget_of, describe, largest_size, make_plan, predict
+from nst_fast.memory.footprint import MIB, elements, kept_bytes, step_bytes, weight_bytes
+from nst_fast.memory.grids import tiling_like
+from nst_fast.memory.planned import OnOutOfMemory, is_out_of_memory
+from nst_fast.memory.planner import Job, budget_of, describe, largest_size, make_plan, predict
 from nst_fast.tiles import make_tiling
 
 GIB = 2**30
@@ -123,7 +123,7 @@ def test_other_pictures_are_cut_into_crops_about_as_large() -> None:
 
 
 def test_a_budget_is_never_more_than_the_device_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nst_fast.planner.free_memory", lambda device: 10 * GIB)
+    monkeypatch.setattr("nst_fast.memory.planner.free_memory", lambda device: 10 * GIB)
     assert budget_of(StylizeConfig(max_memory="1GiB"), "cpu") == GIB
     assert budget_of(StylizeConfig(max_memory="100GiB"), "cpu") == budget_of(DEFAULT, "cpu") == 9 * GIB
 

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from nst_fast.cli.plot import plot
-from nst_fast.comparison import compare_curves, labels_of, show_beside
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import InputError, OutputError, UsageError
 from nst_fast.outputs import OutputFiles
 from nst_fast.plots import positions
 from nst_fast.record import RunRecord, read_record
+from nst_fast.series.comparison import compare_curves, labels_of, show_beside
 
 
 def save_run(path: Path, steps: int = 8, **options: Any) -> Path:

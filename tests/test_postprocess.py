@@ -10,14 +10,14 @@ import torch
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import UsageError
 from nst_fast.images import load_image, save_image
-from nst_fast.palette import (
+from nst_fast.images.palette import (
     colour_statistics,
     luminance,
     matched_colours,
     matched_luminance,
     with_chroma_of,
 )
-from nst_fast.postprocess import denoised
+from nst_fast.images.postprocess import denoised
 from nst_fast.problem import Networks, Problem, load_problem
 from nst_fast.transfer import Pastiche, stylize
 

@@ -9,9 +9,9 @@ import pytest
 
 from nst_fast.config import MonitorOptions
 from nst_fast.errors import ModelError, UsageError
-from nst_fast.libraries import provider_file
 from nst_fast.options import declared
-from nst_fast.providers import (
+from nst_fast.ort.libraries import provider_file
+from nst_fast.ort.providers import (
     FALLBACKS,
     PROVIDERS,
     CudaOptions,

@@ -16,8 +16,8 @@ from nst_fast.errors import DeviceError, OnnxModelError, OutputError, UsageError
 from nst_fast.files import write_atomic
 from nst_fast.objective import Objective, build_targets
 from nst_fast.onnx_export import ExportedGraph, ExportModule, build_graph, open_model, sidecar_of
+from nst_fast.ort.session import make_session, probe_provider
 from nst_fast.publish import cached_path, encoder_for, export_model, find_or_export, open_monitor
-from nst_fast.session import make_session, probe_provider
 
 SMALL = {"weights": "random", "content_taps": "relu1_2", "style_taps": "relu1_1"}
 OPTIONS = ExportConfig(**SMALL)

@@ -13,9 +13,9 @@ from nst_fast.cli.console import Messages
 from nst_fast.cli.series import watching
 from nst_fast.cli.signals import Stop
 from nst_fast.errors import UsageError
-from nst_fast.reconstruct import label, measure, plan_reconstruction, psnr
-from nst_fast.series_config import ReconstructConfig
-from nst_fast.series_run import run_series
+from nst_fast.series.config import ReconstructConfig
+from nst_fast.series.reconstruct import label, measure, plan_reconstruction, psnr
+from nst_fast.series.run import run_series
 
 
 @pytest.fixture

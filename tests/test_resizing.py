@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nst_fast.errors import UsageError
-from nst_fast.resizing import resize, resize_part, resize_to, scaled_size
+from nst_fast.images.resizing import resize, resize_part, resize_to, scaled_size
 
 SIDES = st.integers(1, 20_000)
 

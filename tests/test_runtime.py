@@ -10,12 +10,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from nst_fast import libraries, runtime
 from nst_fast.errors import DeviceError, OnnxModelError, OutOfMemoryError, UsageError
-from nst_fast.libraries import Library
 from nst_fast.machine import CudaDriver, Gpu
-from nst_fast.providers import PROVIDERS, TensorrtOptions
-from nst_fast.runtime import (
+from nst_fast.ort import libraries, runtime
+from nst_fast.ort.libraries import Library
+from nst_fast.ort.providers import PROVIDERS, TensorrtOptions
+from nst_fast.ort.runtime import (
     SessionConfig,
     check_provider,
     engine_key,
@@ -252,7 +252,7 @@ def test_without_onnx_runtime_the_error_is_ours_and_says_what_to_install() -> No
     done = run_python(
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from nst_fast.errors import DeviceError\n"
-        "try:\n    import nst_fast.session\n"
+        "try:\n    import nst_fast.ort.session\n"
         "except DeviceError as error:\n    sys.exit(0 if 'pip install' in error.remedy else 3)\n"
     )
     assert done.returncode == 0, done.stderr
@@ -262,8 +262,8 @@ def test_onnx_runtimes_log_never_reaches_the_terminal() -> None:
     """A request for a GPU that is not there makes ONNX Runtime log errors in colour; the one line is ours to write."""
     done = run_python(
         "from nst_fast.errors import DeviceError\n"
-        "from nst_fast.session import PROVIDERS, make_session, probe_provider\n"
-        "from nst_fast.runtime import _convolution\n"
+        "from nst_fast.ort.session import PROVIDERS, make_session, probe_provider\n"
+        "from nst_fast.ort.runtime import _convolution\n"
         "for name in PROVIDERS:\n"
         "    probe_provider(name)\n"
         "    make_session(_convolution(), name, allow_fallback=True)\n"
@@ -276,7 +276,7 @@ def test_onnx_runtimes_log_never_reaches_the_terminal() -> None:
 
 def test_probing_does_not_import_torch() -> None:
     done = run_python(
-        "import sys\nfrom nst_fast.session import working_providers\nworking_providers()\n"
+        "import sys\nfrom nst_fast.ort.session import working_providers\nworking_providers()\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert done.returncode == 0, done.stderr

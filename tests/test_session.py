@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nst_fast import session as session_module
 from nst_fast.errors import DeviceError, OnnxModelError, UsageError
-from nst_fast.providers import PROVIDERS
-from nst_fast.runtime import ORT_ERRORS, ProviderStatus, SessionConfig, open_session
-from nst_fast.session import Session, check_placement, make_session, probe_provider
+from nst_fast.ort import session as session_module
+from nst_fast.ort.providers import PROVIDERS
+from nst_fast.ort.runtime import ORT_ERRORS, ProviderStatus, SessionConfig, open_session
+from nst_fast.ort.session import Session, check_placement, make_session, probe_provider
 
 no_cuda = pytest.mark.skipif(probe_provider("cuda").works, reason="CUDA works here, so it cannot be missed")
 lists_cuda = pytest.mark.skipif(

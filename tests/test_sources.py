@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from pictures import encoded, sample
 
-from nst_fast import sources
 from nst_fast.errors import InputError, UsageError
-from nst_fast.images import load_image
+from nst_fast.images import load_image, sources
 
 PICTURE = encoded(sample(), "PNG")
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="POSIX only")

@@ -11,14 +11,14 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from nst_fast.backward_rules import transposed_weight
-from nst_fast.coefficients import coefficients, tv_weights
 from nst_fast.config import ObjectiveOptions
 from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.objective import Objective, Statistics, build_targets
-from nst_fast.step_export import graph_for, network_weights, objective_feeds
-from nst_fast.step_graph import build_step_graph
-from nst_fast.step_spec import OPERATORS, AdamConstants
+from nst_fast.step.backward_rules import transposed_weight
+from nst_fast.step.coefficients import coefficients, tv_weights
+from nst_fast.step.export import graph_for, network_weights, objective_feeds
+from nst_fast.step.graph import build_step_graph
+from nst_fast.step.spec import OPERATORS, AdamConstants
 from nst_fast.vgg import Encoder
 from nst_fast.weights import make_encoder
 

@@ -24,10 +24,10 @@ from nst_fast.cli.series import conclude_series
 from nst_fast.cli.signals import Stop
 from nst_fast.errors import BusyError, OutputError, PartialError, UsageError
 from nst_fast.files import lock
-from nst_fast.series import Series
-from nst_fast.series_config import SweepConfig
-from nst_fast.series_run import run_series
-from nst_fast.sweep import plan_sweep
+from nst_fast.series.config import SweepConfig
+from nst_fast.series.jobs import Series
+from nst_fast.series.run import run_series
+from nst_fast.series.sweep import plan_sweep
 from nst_fast.transfer import Listeners
 
 TINY = SweepConfig(

@@ -12,9 +12,9 @@ from nst_fast.cli.console import Messages
 from nst_fast.cli.series import watching
 from nst_fast.cli.signals import Stop
 from nst_fast.errors import OutputError, UsageError
-from nst_fast.series_config import TextureConfig
-from nst_fast.series_run import run_series
-from nst_fast.texture import parse_size, plan_textures, tap_sets
+from nst_fast.series.config import TextureConfig
+from nst_fast.series.run import run_series
+from nst_fast.series.texture import parse_size, plan_textures, tap_sets
 
 TINY = TextureConfig(weights="random:0", image_size=32, min_size=16, scales=2, steps=30, engine="eager")
 

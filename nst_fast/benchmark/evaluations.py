@@ -14,7 +14,7 @@ from nst_fast.clock import Timing, make_clock
 from nst_fast.config import ExportConfig
 from nst_fast.machine import resolve_device
 from nst_fast.onnx_export import INPUT_NAME, ExportModule
-from nst_fast.session import check_provider
+from nst_fast.ort.session import check_provider
 
 MOST_TURN_EVALUATIONS = 2000
 PYTORCH, ONNXRUNTIME = "pytorch", "onnxruntime"

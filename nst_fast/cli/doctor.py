@@ -28,10 +28,10 @@ def doctor(
 def examine() -> dict[str, Any]:
     """Everything the doctor looks at, as plain data."""
     from nst_fast.files import cache_dir
-    from nst_fast.libraries import provider_libraries, runtime_packages
     from nst_fast.machine import describe_machine, resolve_device
-    from nst_fast.providers import PROVIDERS
-    from nst_fast.runtime import probe_provider
+    from nst_fast.ort.libraries import provider_libraries, runtime_packages
+    from nst_fast.ort.providers import PROVIDERS
+    from nst_fast.ort.runtime import probe_provider
 
     providers = [probe_provider(name) for name in PROVIDERS]
     libraries = {

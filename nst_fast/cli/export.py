@@ -70,7 +70,7 @@ def write(
     as_json: bool,
 ) -> None:
     """Write a bundle and name its folder."""
-    from nst_fast.bundle import write_bundle
+    from nst_fast.step.bundle import write_bundle
 
     write_bundle(config, folder, overwrite=overwrite, providers=providers, note=messages.say)
     emit(json.dumps({"status": "complete", "output": str(folder)}) if as_json else str(folder))

@@ -39,7 +39,7 @@ def plan(
     Example: nst-fast plan 8192x8192 --max-memory 8GiB
     """
     from nst_fast.machine import resolve_device
-    from nst_fast.planner import Job, budget_of, describe, make_plan
+    from nst_fast.memory.planner import Job, budget_of, describe, make_plan
 
     height, width = parse_size(size)
     engine = "fast" if config.engine == "auto" else config.engine

@@ -15,9 +15,9 @@ from nst_fast.cli.console import Messages, emit, progress
 from nst_fast.cli.signals import Stop
 
 if TYPE_CHECKING:
-    from nst_fast.series import Series
-    from nst_fast.series_folder import Outcome
-    from nst_fast.series_run import Watch
+    from nst_fast.series.folder import Outcome
+    from nst_fast.series.jobs import Series
+    from nst_fast.series.run import Watch
     from nst_fast.transfer import Listeners
 
 
@@ -49,7 +49,7 @@ def conclude_series(
     Raises:
         PartialError: a run failed.
     """
-    from nst_fast.series_run import check_complete
+    from nst_fast.series.run import check_complete
 
     for outcome in outcomes:
         if outcome.error is not None:

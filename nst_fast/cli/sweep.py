@@ -11,7 +11,7 @@ from nst_fast.cli.console import Messages
 from nst_fast.cli.options import takes
 from nst_fast.cli.series import conclude_series, watching
 from nst_fast.cli.signals import graceful_stop
-from nst_fast.series_config import SweepConfig
+from nst_fast.series.config import SweepConfig
 
 
 @takes(SweepConfig, recipes=True)
@@ -38,8 +38,8 @@ def sweep(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.series_run import run_series
-    from nst_fast.sweep import plan_sweep
+    from nst_fast.series.run import run_series
+    from nst_fast.series.sweep import plan_sweep
 
     series = plan_sweep(content, style, vary or [], config)
     with graceful_stop(messages.say) as stop:

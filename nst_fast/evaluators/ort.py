@@ -11,16 +11,16 @@ import time
 import torch
 from torch import Tensor
 
-from nst_fast.binding import SharedBinding
 from nst_fast.errors import NumericsError, UsageError
 from nst_fast.evaluators.base import Evaluation
 from nst_fast.files import cache_dir
 from nst_fast.objective import Objective
-from nst_fast.providers import CudaOptions, TensorrtOptions
-from nst_fast.session import Session, make_session
-from nst_fast.step_export import graph_for, network_weights, objective_feeds
-from nst_fast.step_graph import build_step_graph
-from nst_fast.step_spec import GRADIENT_SCALE, StepGraph
+from nst_fast.ort.binding import SharedBinding
+from nst_fast.ort.providers import CudaOptions, TensorrtOptions
+from nst_fast.ort.session import Session, make_session
+from nst_fast.step.export import graph_for, network_weights, objective_feeds
+from nst_fast.step.graph import build_step_graph
+from nst_fast.step.spec import GRADIENT_SCALE, StepGraph
 from nst_fast.vgg import Encoder
 
 OPSET = 18

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from nst_fast.coefficients import Array, coefficients, sized_inputs, tv_weights
 from nst_fast.config import ExportConfig, ObjectiveOptions
 from nst_fast.errors import UsageError
 from nst_fast.objective import Statistics
 from nst_fast.onnx_export import ExportedGraph, seal
-from nst_fast.onnx_ops import FLOATS
-from nst_fast.step_graph import Weights, build_step_graph
-from nst_fast.step_spec import (
+from nst_fast.step.coefficients import Array, coefficients, sized_inputs, tv_weights
+from nst_fast.step.graph import Weights, build_step_graph
+from nst_fast.step.onnx_ops import FLOATS
+from nst_fast.step.spec import (
     CONTENT_TARGET,
     GRAM_TARGET,
     OPERATORS,
@@ -36,7 +36,7 @@ def graph_for(
     adam: AdamConstants | None = None,
     size: tuple[int, int] | None = None,
 ) -> StepGraph:
-    """The graph that computes an objective with an encoder; see :class:`nst_fast.step_spec.StepGraph`."""
+    """The graph that computes an objective with an encoder; see :class:`nst_fast.step.spec.StepGraph`."""
     mean, std = normalization(encoder)
     return StepGraph(
         network=encoder.network,

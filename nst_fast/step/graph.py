@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from nst_fast import backward_rules as rules
-from nst_fast.coefficients import odd_pads
-from nst_fast.onnx_ops import FLOATS, Array, GraphWriter, Value, element_type
-from nst_fast.step_spec import (
+from nst_fast.step import backward_rules as rules
+from nst_fast.step.coefficients import odd_pads
+from nst_fast.step.onnx_ops import FLOATS, Array, GraphWriter, Value, element_type
+from nst_fast.step.spec import (
     CONTENT_TARGET,
     GRADIENT_SCALE,
     GRAM_TARGET,

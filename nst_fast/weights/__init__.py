@@ -1,6 +1,6 @@
 """Where VGG weights come from: torchvision's ImageNet file, a file of the user's, or seeded random numbers.
 
-``imagenet`` is the business of :mod:`nst_fast.download`, what a file may hold of :mod:`nst_fast.weight_files`.
+``imagenet`` is the business of :mod:`nst_fast.weights.download`, what a file may hold of :mod:`nst_fast.weights.checkpoints`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nst_fast.download import pretrained_features
 from nst_fast.errors import UsageError, nearest
 from nst_fast.files import sha256_of
 from nst_fast.taps import CONVS_PER_BLOCK, block_of, convolutions, cut, layer_names
 from nst_fast.vgg import Encoder
-from nst_fast.weight_files import check_network, read_features, select, servable_taps
+from nst_fast.weights.checkpoints import check_network, read_features, select, servable_taps
+from nst_fast.weights.download import pretrained_features
 
 # Random weights: variance of a filter's sum, relative to the mean square of its inputs. He et al. 2015
 # (arXiv:1502.01852) give 2 for inputs behind a ReLU. These are larger because the filters lose energy to the two

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import onnxruntime
 
-from nst_fast.runtime import ORT_ERRORS, failure
-from nst_fast.session import Session
+from nst_fast.ort.runtime import ORT_ERRORS, failure
+from nst_fast.ort.session import Session
 
 
 class Shareable(Protocol):
@@ -36,7 +36,7 @@ class SharedBinding:
         """Compute the outputs that are bound.
 
         Raises:
-            OutOfMemoryError, DeviceError, OnnxModelError: as :func:`nst_fast.session.make_session`.
+            OutOfMemoryError, DeviceError, OnnxModelError: as :func:`nst_fast.ort.session.make_session`.
         """
         try:
             self._owner.session.run_with_iobinding(self._binding)

@@ -20,7 +20,7 @@ from nst_fast.options import declared
 from nst_fast.outputs import OutputFiles
 from nst_fast.plots import grouped, save_comparison
 from nst_fast.record import read_record, rounded
-from nst_fast.series import Job, Series
+from nst_fast.series.jobs import Job, Series
 from nst_fast.sheet import Cell, contact_sheet
 
 PLAN_SCHEMA = "nst-fast/series/1"

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nst_fast.errors import InputError, OutputError, WeightsError
 from nst_fast.files import CACHE_VARIABLE, cache_dir, sha256_bytes, sha256_of, shown, write_atomic
-from nst_fast.weight_files import read_features, what_text_is_it
+from nst_fast.weights.checkpoints import read_features, what_text_is_it
 
 BASE_ADDRESS = "https://download.pytorch.org/models/"
 TIMEOUT_SECONDS = 10.0

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from nst_fast.errors import DeviceError, OnnxModelError
 from nst_fast.files import shown
-from nst_fast.providers import FALLBACKS, PROVIDERS, CudaOptions, TensorrtOptions
-from nst_fast.runtime import (
+from nst_fast.ort.providers import FALLBACKS, PROVIDERS, CudaOptions, TensorrtOptions
+from nst_fast.ort.runtime import (
     ORT_ERRORS,
     ProviderStatus,
     SessionConfig,

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nst_fast import __version__
-from nst_fast.coefficients import coefficients
 from nst_fast.config import ExportConfig
 from nst_fast.errors import OutputError, UsageError
 from nst_fast.files import make_folder, write_atomic
 from nst_fast.publish import export_model
-from nst_fast.step_spec import AdamConstants
+from nst_fast.step.coefficients import coefficients
+from nst_fast.step.spec import AdamConstants
 from nst_fast.taps import channels_of, cut, halvings_of, smallest_side
 
 SCHEMA = "nst-fast/bundle/1"
@@ -63,7 +63,7 @@ def write_bundle(
         published = export_model(part, folder / name, providers=providers, overwrite=overwrite)
         models[name] = {key: published.manifest[key] for key in ("model_sha256", "model_bytes", "inputs", "outputs")}
     for name in COPIED:
-        write_atomic(folder / name, package_files("nst_fast").joinpath("bundle_files", name).read_bytes())
+        write_atomic(folder / name, package_files("nst_fast.step").joinpath("bundle_files", name).read_bytes())
     manifest = json.dumps(describe(options, models), indent=1)
     write_atomic(folder / MANIFEST, (manifest + "\n").encode())  # last: it seals the bundle
     return folder

@@ -14,9 +14,9 @@ import numpy as np
 from nst_fast.errors import UsageError
 from nst_fast.images import load_image, to_uint8
 from nst_fast.problem import at_size, read_picture
-from nst_fast.series import Axes, Job, Series, make_series, parse_seeds
-from nst_fast.series_config import ReconstructConfig
-from nst_fast.series_folder import Outcome
+from nst_fast.series.config import ReconstructConfig
+from nst_fast.series.folder import Outcome
+from nst_fast.series.jobs import Axes, Job, Series, make_series, parse_seeds
 from nst_fast.taps import check_taps
 
 

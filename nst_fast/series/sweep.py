@@ -8,7 +8,7 @@ from pathlib import Path
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import UsageError, nearest
 from nst_fast.options import Declared, declared
-from nst_fast.series import Job, Series, make_series, picture_labels
+from nst_fast.series.jobs import Job, Series, make_series, picture_labels
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 NONE = "none"  # the value of an optional option that is left to its default

@@ -18,9 +18,9 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from nst_fast.colour import Colour, ColourReader
 from nst_fast.errors import InputError, NstFastError
-from nst_fast.resizing import resize_part, scaled_size
+from nst_fast.images.colour import Colour, ColourReader
+from nst_fast.images.resizing import resize_part, scaled_size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")  # MPO comes through JPEG; EPS starts programs: never
 SMALLEST_SIDE = 16

@@ -13,8 +13,8 @@ from nst_fast.errors import InputError, ModelError, NumericsError, OutOfMemoryEr
 from nst_fast.files import lock
 from nst_fast.machine import resolve_device
 from nst_fast.problem import Networks, load_problem
-from nst_fast.series import Job, Series
-from nst_fast.series_folder import Measure, Outcome, Record, SeriesFolder
+from nst_fast.series.folder import Measure, Outcome, Record, SeriesFolder
+from nst_fast.series.jobs import Job, Series
 from nst_fast.transfer import Listeners, run
 
 # What concerns one run alone. A full disk or a missing device would fail all the others too, and ends the series.

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from nst_fast import errors
-from nst_fast.allocator import return_freed_memory
 from nst_fast.evaluators import Choice, Evaluation, Evaluator, make_evaluator, make_tile_engine
 from nst_fast.evaluators.tiled import TiledEvaluator, tiled_targets
-from nst_fast.grids import tiling_like
+from nst_fast.memory.allocator import return_freed_memory
+from nst_fast.memory.grids import tiling_like
+from nst_fast.memory.planner import Job, Plan, budget_of, make_plan, smaller_plan
 from nst_fast.objective import Objective
-from nst_fast.planner import Job, Plan, budget_of, make_plan, smaller_plan
 from nst_fast.problem import Problem
 from nst_fast.scales import Scale
 

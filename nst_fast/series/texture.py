@@ -7,8 +7,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from nst_fast.errors import UsageError
-from nst_fast.series import Axes, Job, Series, make_series, parse_seeds, picture_labels
-from nst_fast.series_config import TextureConfig
+from nst_fast.series.config import TextureConfig
+from nst_fast.series.jobs import Axes, Job, Series, make_series, parse_seeds, picture_labels
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from nst_fast import libraries
 from nst_fast.errors import DeviceError, NstFastError, OnnxModelError, OutOfMemoryError, UsageError
 from nst_fast.files import sha256_bytes, sha256_of
 from nst_fast.machine import cuda_driver, driver_problem, physical_cores
-from nst_fast.providers import PROVIDERS, CudaOptions, EngineKey, TensorrtOptions, check_provider_name
+from nst_fast.ort import libraries
+from nst_fast.ort.providers import PROVIDERS, CudaOptions, EngineKey, TensorrtOptions, check_provider_name
 
 try:
     import onnxruntime

@@ -13,7 +13,7 @@ import psutil
 
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import OutOfMemoryError
-from nst_fast.footprint import (
+from nst_fast.memory.footprint import (
     FIXED,
     IMAGE,
     MIB,
@@ -25,7 +25,7 @@ from nst_fast.footprint import (
     target_bytes,
     weight_bytes,
 )
-from nst_fast.grids import Grid, cut_into, grids, tiling_like
+from nst_fast.memory.grids import Grid, cut_into, grids, tiling_like
 from nst_fast.tiles import Tiling
 
 FREE_SHARE = 0.9  # of what a device has free may be planned for

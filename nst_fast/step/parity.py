@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from nst_fast.coefficients import Array
 from nst_fast.config import ExportConfig
 from nst_fast.errors import VerificationError
 from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.objective import Objective, build_targets
+from nst_fast.ort.providers import TensorrtOptions
+from nst_fast.ort.session import make_session
 from nst_fast.parity import SIZES, ParityRow, parity_row, probe_picture
-from nst_fast.providers import TensorrtOptions
-from nst_fast.session import make_session
-from nst_fast.step_export import graph_for, objective_feeds
-from nst_fast.step_spec import GRADIENT_SCALE, AdamConstants
+from nst_fast.step.coefficients import Array
+from nst_fast.step.export import graph_for, objective_feeds
+from nst_fast.step.spec import GRADIENT_SCALE, AdamConstants
 from nst_fast.vgg import Encoder
 
 LOSS_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
-from nst_fast.colour import SRGB_PROFILE, Colour, parse_colour
-from nst_fast.decoding import FORMATS, Limits, decode, pillow_guarded
 from nst_fast.errors import InputError, NumericsError, OutputError, UsageError
 from nst_fast.files import AnyPath, shown, write_atomic
-from nst_fast.resizing import resize, resize_to, scaled_size
-from nst_fast.sources import STANDARD_INPUT, open_source
+from nst_fast.images.colour import SRGB_PROFILE, Colour, parse_colour
+from nst_fast.images.decoding import FORMATS, Limits, decode, pillow_guarded
+from nst_fast.images.resizing import resize, resize_to, scaled_size
+from nst_fast.images.sources import STANDARD_INPUT, open_source
 
 __all__ = [
     "LoadedImage",

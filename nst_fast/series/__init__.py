@@ -1,0 +1,1 @@
+"""Many runs in one process: reconstructions, textures, sweeps, and their comparison."""
