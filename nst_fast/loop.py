@@ -16,7 +16,6 @@ from nst_fast.machine import peak_memory_mib
 from nst_fast.optimizers import PixelOptimizer
 
 EVENT_SECONDS = 0.5  # the progress display is fed at least this often
-EVENT_STEPS = 10  # and at least every so many steps, so that the guard sees a divergence early
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from nst_fast.files import sha256_of
 from nst_fast.guard import GUARD_STEPS, Guard, Recovery, StopRules
 from nst_fast.images import LoadedImage
 from nst_fast.images.postprocess import finished
-from nst_fast.loop import GUARD_STEPS, Course, EventClock, LossHistory, Span, StepEvent, optimize
+from nst_fast.loop import Course, EventClock, LossHistory, Span, StepEvent, optimize
 from nst_fast.machine import describe_machine
 from nst_fast.memory.planned import evaluation_at, plan_at
 from nst_fast.memory.planner import Plan, describe

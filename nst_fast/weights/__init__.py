@@ -1,6 +1,7 @@
 """Where VGG weights come from: torchvision's ImageNet file, a file of the user's, or seeded random numbers.
 
-``imagenet`` is the business of :mod:`nst_fast.weights.download`, what a file may hold of :mod:`nst_fast.weights.checkpoints`.
+``imagenet`` is the business of :mod:`nst_fast.weights.download`, what a file may hold that of
+:mod:`nst_fast.weights.checkpoints`.
 """
 
 from __future__ import annotations
