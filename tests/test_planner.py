@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from nst_fast.config import StylizeConfig
 from nst_fast.control import parse_bytes
 from nst_fast.errors import OutOfMemoryError, UsageError
 from nst_fast.evaluators import Evaluation
-from nst_fast.memory.footprint import MIB, elements, kept_bytes, step_bytes, weight_bytes
+from nst_fast.memory.footprint import MIB, Network, elements, kept_bytes, step_bytes, weight_bytes
 from nst_fast.memory.grids import tiling_like
 from nst_fast.memory.planned import OnOutOfMemory, is_out_of_memory
 from nst_fast.memory.planner import Job, budget_of, describe, largest_size, make_plan, predict
@@ -51,10 +53,12 @@ def test_weights_are_counted_down_to_the_deepest_tap() -> None:
 
 @pytest.mark.parametrize("engine", ["eager", "fast"])
 def test_a_step_takes_more_than_it_keeps_and_less_with_average_pooling_and_fewer_taps(engine: str) -> None:
-    step = step_bytes("vgg19", DEFAULT.taps, "max", engine, 4, tiled=True)
-    assert step > kept_bytes("vgg19", DEFAULT.taps, "max", 4)
-    assert step > step_bytes("vgg19", DEFAULT.taps, "average", engine, 4, tiled=True)
-    assert step > step_bytes("vgg19", ["relu1_1", "relu2_1"], "max", engine, 4, tiled=True)
+    network = Network("vgg19", ("relu4_2",), ("relu1_1", "relu2_1", "relu5_1"), "max")
+    step = step_bytes(network, engine, 4, tiled=True)
+    assert step > kept_bytes("vgg19", network.taps, "max", 4)
+    assert step > step_bytes(network, engine, 2, tiled=True)
+    assert step > step_bytes(replace(network, pooling="average"), engine, 4, tiled=True)
+    assert step > step_bytes(replace(network, content_taps=(), style_taps=("relu2_1",)), engine, 4, tiled=True)
 
 
 def test_a_picture_that_fits_is_computed_whole() -> None:

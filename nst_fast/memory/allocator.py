@@ -1,4 +1,4 @@
-"""The C library's allocator, told to give large blocks back to the system as soon as they are freed."""
+"""The GNU C library's allocator, told to give memory back to the system."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ def return_freed_memory() -> bool:
     except AttributeError:  # another C library, as musl's
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, THRESHOLD))
+
+
+def release_freed_memory() -> bool:
+    """Give pages of the heap that are free at this moment back to the system; False where that is not possible."""
+    if sys.platform != "linux":
+        return False
+    library = ctypes.CDLL(None)
+    try:
+        trim = library.malloc_trim
+    except AttributeError:
+        return False
+    return bool(trim(0))

@@ -7,6 +7,7 @@ process holds on to, is in the few constants below, which were fitted to measure
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from nst_fast.taps import channels_of, convolutions, cut, smallest_side
 
@@ -16,7 +17,9 @@ INDEX = 8  # bytes that max pooling keeps per cell: which of the window was the 
 PRECISION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
 # What a run of 64 pixels takes beside its network: libraries imported on the way (PyTorch's optimisers bring its
 # compiler along), primitives, thread buffers, small objects.
-FIXED = 210 * MIB
+FIXED = 120 * MIB
+# Holes in the heap of the C library when a picture is evaluated whole; in tiles it is told to leave none.
+HOLES = 80 * MIB
 WEIGHT_COPIES = 2  # as they were loaded, kept for other encoders, and in the encoder
 PREPARED_COPIES = 2  # the fast engine keeps every weight in its own layout, and flipped
 
@@ -45,43 +48,67 @@ def kept_bytes(network: str, taps: Iterable[str], pooling: str, size: int) -> fl
     return total
 
 
-def step_bytes(network: str, taps: Iterable[str], pooling: str, engine: str, size: int, *, tiled: bool) -> float:
+@dataclass(frozen=True)
+class Network:
+    """What of the encoder decides how much memory a step takes."""
+
+    name: str
+    content_taps: tuple[str, ...]
+    style_taps: tuple[str, ...]
+    pooling: str
+
+    @property
+    def taps(self) -> list[str]:
+        return list(dict.fromkeys([*self.content_taps, *self.style_taps]))
+
+
+def step_bytes(network: Network, engine: str, size: int, *, tiled: bool) -> float:
     """Bytes per pixel of the crop (or of the whole picture) at the worst moment of one evaluation.
 
     Args:
-        network, taps, pooling: what is computed.
+        network: what is computed.
         engine: ``eager`` or ``fast``.
         size: bytes per number of features.
         tiled: whether seeds come tap by tap. They do in the fast engine anyway; in eager evaluation of a whole
             picture autograd computes the slopes of all Gram matrices before it enters the network.
     """
-    taps = list(taps)
-    layers = cut(network, taps)
-    kept = kept_bytes(network, taps, pooling, size)
-    if engine == "eager":
-        pooled = sum(size * elements(layer) for layer in layers if layer.startswith("pool"))
-        kept += pooled  # autograd keeps the input of every convolution
+    layers = cut(network.name, network.taps)
+    kept = kept_bytes(network.name, network.taps, network.pooling, size)
     slopes = 0.0
-    if engine == "eager" and not tiled:
-        per_tap = [size * elements(tap) for tap in taps]
-        slopes = sum(per_tap) + 2 * max(per_tap)
-    return max(kept + slopes, _backward(layers, taps, pooling, engine, size, kept), _forward(layers, engine, size))
+    if engine == "eager":
+        # Autograd keeps the input of every convolution.
+        kept += sum(size * elements(layer) for layer in layers if layer.startswith("pool") and layer != layers[-1])
+        if not tiled:
+            per_tap = [size * elements(tap) for tap in (*network.content_taps, *network.style_taps)]
+            slopes = sum(per_tap) + 2 * max(per_tap)
+    worst = _backward(network, layers, engine, size, kept, tiled=tiled)
+    return max(kept + slopes, worst, _forward(layers, engine, size))
 
 
-def _backward(layers: list[str], taps: list[str], pooling: str, engine: str, size: int, kept: float) -> float:
+def _backward(network: Network, layers: list[str], engine: str, size: int, kept: float, *, tiled: bool) -> float:
     """The worst moment of the backward pass: what is still kept, two gradients, a seed and its makings."""
     worst = kept
     for layer, before in zip(layers[::-1], [*layers[-2::-1], ""], strict=True):
         out = size * elements(layer)
         into = size * elements(before) if before else IMAGE
-        seed = (3 * out if size == 4 else 4 * out) if layer in taps else 0.0
         reordered = out + into if engine == "eager" else 0.0  # oneDNN's own layout, from and to NCHW
-        worst = max(worst, kept + out + seed, kept + out + into + reordered)
-        if layer.startswith("relu") or layer in taps:
+        worst = max(worst, kept + out + _seed(network, layer, size, tiled=tiled), kept + out + into + reordered)
+        if layer.startswith("relu") or layer in network.taps:
             kept -= out
         if layer.startswith("pool"):
-            kept -= (INDEX * elements(layer) if pooling == "max" else 0.0) + (out if engine == "eager" else 0.0)
+            kept -= INDEX * elements(layer) if network.pooling == "max" else 0.0
+            kept -= size * elements(layer) if engine == "eager" else 0.0
     return worst
+
+
+def _seed(network: Network, tap: str, size: int, *, tiled: bool) -> float:
+    """A seed and its makings: the product with a Gram's slope; for content, differences and squares in float32."""
+    out, wide = size * elements(tap), 4 * elements(tap)
+    seed = out if tap in network.style_taps else 0.0
+    if tap in network.content_taps:
+        seed += 2 * wide + (wide + out if size < 4 else 0.0)
+    own_cells = 2 * out  # a copy of them, and the seed that they are put into
+    return seed + own_cells if tiled and seed else seed
 
 
 def _forward(layers: list[str], engine: str, size: int) -> float:

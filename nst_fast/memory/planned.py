@@ -11,7 +11,7 @@ from torch import Tensor
 from nst_fast import errors
 from nst_fast.evaluators import Choice, Evaluation, Evaluator, make_evaluator, make_tile_engine
 from nst_fast.evaluators.tiled import TiledEvaluator, tiled_targets
-from nst_fast.memory.allocator import return_freed_memory
+from nst_fast.memory.allocator import release_freed_memory, return_freed_memory
 from nst_fast.memory.grids import tiling_like
 from nst_fast.memory.planner import Job, Plan, budget_of, make_plan, smaller_plan
 from nst_fast.objective import Objective
@@ -48,6 +48,7 @@ def evaluation_at(
         return_freed_memory()
         objective = tiled_objective(problem, choice, scale, plan)
         evaluate = TiledEvaluator(make_tile_engine(choice, problem.encoder), objective, plan.tiling)
+    release_freed_memory()  # building the targets left holes in the heap
     smaller = partial(evaluate_in_smaller_tiles, problem, choice, scale, plan, objective, note)
     return objective, OnOutOfMemory(evaluate, smaller if problem.config.on_oom == "tile" else None)
 

@@ -15,11 +15,13 @@ from nst_fast.config import StylizeConfig
 from nst_fast.errors import OutOfMemoryError
 from nst_fast.memory.footprint import (
     FIXED,
+    HOLES,
     IMAGE,
     MIB,
     PRECISION_BYTES,
     PREPARED_COPIES,
     WEIGHT_COPIES,
+    Network,
     forward_bytes,
     step_bytes,
     target_bytes,
@@ -150,14 +152,15 @@ class Costs:
     @classmethod
     def of(cls, job: Job) -> Costs:
         config = job.config
-        network = (config.network, config.taps, config.pooling)
+        taps = (tuple(config.content_tap_weights), tuple(config.style_tap_weights))
+        network = Network(config.network, *taps, config.pooling)
         copies = WEIGHT_COPIES + (PREPARED_COPIES * job.size / 4 if job.family == "fast" else 0.0)
         return cls(
             fixed=FIXED + copies * weight_bytes(config.network, config.taps),
             pictures=IMAGE * (IMAGES * job.pixels + sum(height * width for height, width in job.styles)),
-            whole=step_bytes(*network, job.family, job.size, tiled=False),
-            tile=step_bytes(*network, job.family, job.size, tiled=True),
-            forward=forward_bytes(*network[:2]),
+            whole=step_bytes(network, job.family, job.size, tiled=False),
+            tile=step_bytes(network, job.family, job.size, tiled=True),
+            forward=forward_bytes(config.network, config.taps),
             targets=target_bytes(config.content_tap_weights, 4),
         )
 
@@ -168,7 +171,7 @@ def predict(job: Job, tiling: Tiling, budget: int, *, history: int, halve: bool)
     step, style = (costs.whole, costs.forward) if tiling.whole else (costs.tile, costs.tile)
     crops = [math.prod(tiling_like(job.config, tiling, *size).largest_crop) for size in job.styles]
     parts = {
-        "network": costs.fixed,
+        "network": costs.fixed + (HOLES if tiling.whole else 0),
         "pictures": costs.pictures,
         "optimiser": IMAGE * optimizer_images(job.config, history) * job.pixels,
         "content targets": costs.targets * job.pixels / (2 if halve else 1),
