@@ -12,6 +12,10 @@ import torch
 from nst_fast.vgg import Encoder
 from nst_fast.weights import make_encoder
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers that each use every core would only wait for one another
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+    torch.set_num_threads(1)
+
 ASSETS = Path(os.environ.get("NST_FAST_ASSETS", Path(__file__).parents[2] / "shared"))
 
 

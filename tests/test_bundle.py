@@ -62,7 +62,9 @@ def levels(path: Path) -> np.ndarray:
 
 def by_stylize(bundle: Path) -> np.ndarray:
     """The picture that ``nst-fast stylize --engine ort`` makes of the same pictures, in levels of 255."""
-    config = StylizeConfig(**OBJECTIVE, engine="ort", device="cpu", image_size=SIZE, steps=STEPS, monitor_every=0)
+    config = StylizeConfig(
+        **OBJECTIVE, engine="ort", device="cpu", init="content", image_size=SIZE, steps=STEPS, monitor_every=0
+    )
     pastiche = transfer.stylize(bundle / "content.png", bundle / "style.png", config)
     return (pastiche.image[0].permute(1, 2, 0) * 255).round().numpy()
 

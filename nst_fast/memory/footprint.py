@@ -18,6 +18,7 @@ PRECISION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
 # What a run of 64 pixels takes beside its network: libraries imported on the way (PyTorch's optimisers bring its
 # compiler along), primitives, thread buffers, small objects.
 FIXED = 120 * MIB
+AUTOGRAD_HOLES = 0.09  # share of what autograd keeps that is lost between its blocks
 # Holes in the heap of the C library when a picture is evaluated whole; in tiles it is told to leave none.
 HOLES = 80 * MIB
 WEIGHT_COPIES = 2  # as they were loaded, kept for other encoders, and in the encoder
@@ -80,7 +81,7 @@ def step_bytes(network: Network, engine: str, size: int, *, tiled: bool) -> floa
         kept += sum(size * elements(layer) for layer in layers if layer.startswith("pool") and layer != layers[-1])
         if not tiled:
             per_tap = [size * elements(tap) for tap in (*network.content_taps, *network.style_taps)]
-            slopes = sum(per_tap) + 2 * max(per_tap)
+            slopes = AUTOGRAD_HOLES * kept + sum(per_tap) + 2 * max(per_tap)
     worst = _backward(network, layers, engine, size, kept, tiled=tiled)
     return max(kept + slopes, worst, _forward(layers, engine, size))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nst_fast.config import OptimizerOptions
 from nst_fast.taps import cut, halvings_of, tap_size
 
 CONTENT_TARGET, GRAM_TARGET = "target/content/", "target/gram/"
@@ -25,9 +26,9 @@ OPERATORS = frozenset(
 class AdamConstants:
     """What of Adam is written into the step graph. The learning rate and the bias corrections are inputs."""
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    beta1: float = OptimizerOptions.adam_beta1
+    beta2: float = OptimizerOptions.adam_beta2
+    epsilon: float = OptimizerOptions.adam_epsilon
 
 
 @dataclass(frozen=True, kw_only=True)
