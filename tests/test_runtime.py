@@ -199,7 +199,7 @@ def test_opening_a_session_leaves_the_callers_arithmetic_alone(mode: str, flushe
     """ONNX Runtime's first session would make its thread flush denormals, or stop it: here, in both directions."""
     done = run_python(
         "import sys\nimport numpy as np\nimport torch\n"
-        "from nst_fast import runtime\n"
+        "from nst_fast.ort import runtime\n"
         "def flushes():\n"
         "    return bool((np.full(9, 1e-40, np.float32) * np.ones(9, np.float32) == 0).all())\n"
         "torch.set_flush_denormal(sys.argv[1] == 'flush')\n"

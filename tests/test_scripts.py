@@ -147,3 +147,22 @@ def test_committed_recipes_are_valid_and_their_names_say_what_comes_out(path: Pa
     assert path.stem == "-".join(parts)
     assert deepest in recipe.taps
     assert f"`{path.stem}`" in (ROOT / "export" / "README.md").read_text()
+
+
+def test_memory_is_measured_beside_its_prediction(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text('[[case]]\nsize = "64x48"\nengine = "fast"\nprecision = "fp32"\n')
+    done = run("bench/memory/footprints.py", tmp_path / "out.json", tmp_path / "tiny.toml")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert (row["engine"], row["precision"]) == ("fast", "fp32")
+    assert row["measured_mib"] > 0
+    assert row["predicted_mib"] > 0
+
+
+def test_a_huge_picture_is_measured_in_tiles(tmp_path: Path) -> None:
+    shallow = ("--content-taps", "relu2_1", "--style-taps", "relu1_1", "--precision", "fp32")
+    done = run("bench/memory/huge.py", "96", "1GiB", "--tile-size", "64", *shallow)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["peak_mib"] > 0
+    assert facts["plan"]["grid"] != [1, 1]

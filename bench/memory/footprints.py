@@ -1,4 +1,4 @@
-"""Measure peak memory of whole runs from outside, beside the planner's prediction: python bench/footprints.py OUT.json
+"""Measure peak memory of whole runs from outside, beside the planner's prediction: python bench/memory/footprints.py OUT.json
 
 Every run is a fresh process; its peak is the kernel's (ru_maxrss), less that of a process that only imports PyTorch and
 the program. Pictures are drawn here; weights are random, which changes nothing in what is measured.
@@ -56,7 +56,9 @@ def measure(case: dict[str, object], folder: Path, idle: float) -> dict[str, obj
 
 if __name__ == "__main__":
     output = Path(sys.argv[1])
-    cases = tomllib.loads(Path(sys.argv[2] if len(sys.argv) > 2 else "bench/footprints.toml").read_text())["case"]
+    cases = tomllib.loads(Path(sys.argv[2] if len(sys.argv) > 2 else "bench/memory/footprints.toml").read_text())[
+        "case"
+    ]
     idle = peak_mib(["-c", "import nst_fast.transfer"])
     with tempfile.TemporaryDirectory() as folder:
         rows = []

@@ -1,4 +1,4 @@
-"""One step of a huge picture in tiles, measured from outside: python bench/huge.py [SIDE] [BUDGET] [extra flags]
+"""One step of a huge picture in tiles, measured from outside: python bench/memory/huge.py [SIDE] [BUDGET] [extra flags]
 
 The picture is noise of 64-pixel grain, drawn here; weights are random. Prints one JSON object.
 """
