@@ -1,4 +1,4 @@
-"""Measure peak memory of whole runs from outside, beside the planner's prediction: python bench/memory/footprints.py OUT.json
+"""Peak memory of whole runs, measured from outside, beside the prediction: python bench/memory/footprints.py OUT.json
 
 Every run is a fresh process; its peak is the kernel's (ru_maxrss), less that of a process that only imports PyTorch and
 the program. Pictures are drawn here; weights are random, which changes nothing in what is measured.
