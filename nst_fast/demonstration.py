@@ -16,8 +16,8 @@ from nst_fast.sheet import Cell, contact_sheet
 from nst_fast.transfer import Listeners, Pastiche, stylize
 from nst_fast.weights import load_weights
 
-# Random filters know edges and colours but no objects: shallow taps, a strong hold on the content, several scales. Chosen
-# by eye; through all five blocks they paint noise.
+# Random filters know edges and colours but no objects: shallow taps, a strong hold on the content, several scales.
+# Chosen by eye; through all five blocks they paint noise.
 RANDOM_RECIPE: dict[str, str | int | float] = {
     "weights": "random:0",
     "content_taps": "relu1_2",
