@@ -150,7 +150,8 @@ def test_a_trajectory_of_twenty_steps_is_that_of_torch_optim_adam() -> None:
     names = ["new_pastiche", "new_m", "new_v", "total"]
     state = {"pastiche": start.numpy(), "m": np.zeros(start.shape), "v": np.zeros(start.shape)}
     expected = start.clone()
-    optimizer = torch.optim.Adam([expected], lr=0.05)
+    adam = AdamConstants()
+    optimizer = torch.optim.Adam([expected], lr=0.05, betas=(adam.beta1, adam.beta2), eps=adam.epsilon)
     for step in range(1, 21):
         evaluation = eager(expected)
         *new, total = session.run(names, {**fixed, **state, **scalars(step, 0.05, adam)})
@@ -200,7 +201,7 @@ def test_both_moments_are_inputs_of_their_own() -> None:
     feeds = {**fixed, "pastiche": start.numpy(), **scalars(2, 0.1, AdamConstants())}
     zeros, ones = np.zeros(start.shape), np.ones(start.shape)
     base = evaluate(model, {**feeds, "m": zeros, "v": zeros})
-    for name, beta in (("m", 0.9), ("v", 0.999)):
+    for name, beta in (("m", AdamConstants().beta1), ("v", AdamConstants().beta2)):
         moved = evaluate(model, {**feeds, "m": zeros, "v": zeros, name: ones})
         other = "v" if name == "m" else "m"
         np.testing.assert_allclose(moved[f"new_{name}"] - base[f"new_{name}"], beta)
