@@ -150,7 +150,6 @@ def test_a_trajectory_of_twenty_steps_is_that_of_torch_optim_adam() -> None:
     names = ["new_pastiche", "new_m", "new_v", "total"]
     state = {"pastiche": start.numpy(), "m": np.zeros(start.shape), "v": np.zeros(start.shape)}
     expected = start.clone()
-    adam = AdamConstants()
     optimizer = torch.optim.Adam([expected], lr=0.05, betas=(adam.beta1, adam.beta2), eps=adam.epsilon)
     for step in range(1, 21):
         evaluation = eager(expected)
