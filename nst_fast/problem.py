@@ -47,7 +47,7 @@ class Networks:
                 padding=options.padding,
                 normalize_input=options.input_normalization == "imagenet",
             ).load_features(weights.state)
-            self._made[key] = (encoder.to(device), {"source": weights.source, "sha256": weights.sha256})
+            self._made[key] = (encoder.to(device), {"source": Path(weights.source).name, "sha256": weights.sha256})
         return self._made[key]
 
     def weights(self, options: EncoderOptions, taps: Sequence[str]) -> Weights:
