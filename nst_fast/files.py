@@ -13,8 +13,10 @@ import secrets
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +28,7 @@ from nst_fast.errors import BusyError, InputError, OutputError
 AnyPath = str | os.PathLike[str]
 
 TEMP_PREFIX = ".nst-fast-"  # a crash can leave one behind; nothing else has this name
+LITTER_SECONDS = 86_400.0  # a temporary file lives for the time of one write; one this old has no owner
 CACHE_VARIABLE = "NST_FAST_CACHE"
 PROBE_BYTES = 4096  # one block: enough for a full disk to say so
 
@@ -102,20 +105,20 @@ def write_atomic(path: AnyPath, data: bytes | Callable[[BinaryIO], None]) -> Non
         OutputError: no space, no permission, no folder, not a regular file. The old file is intact.
     """
     target = _real(path)
-    temp = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
+    temp = _temporary(target)
     _refuse_special(target)
-    if target.is_relative_to(_real(cache_dir())):
-        make_folder(target.parent)
+    _make_cache_folder(target)
     try:
         _write_synced(temp, data)
-        _keep_mode(target, temp)
-        os.replace(temp, target)  # noqa: PTH105 - the tests make this very call fail
-        _sync_folder(target.parent)
+        _put_in_place(temp, target)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        with suppress(OSError):
-            temp.unlink(missing_ok=True)
+        remove(temp)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
 
 
 def _write_synced(temp: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
@@ -128,9 +131,11 @@ def _write_synced(temp: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
         os.fsync(stream.fileno())
 
 
-def _keep_mode(target: Path, temp: Path) -> None:
+def _put_in_place(temp: Path, target: Path) -> None:
     with suppress(FileNotFoundError):
         shutil.copymode(target, temp)
+    os.replace(temp, target)  # noqa: PTH105 - the tests make this very call fail
+    _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -146,6 +151,62 @@ def _sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
             raise
+
+
+@contextmanager
+def continued(path: AnyPath) -> Iterator[BinaryIO]:
+    """A stream to a file that may take several runs to fill (a download): it gives what has come so far, and appends.
+
+    The file appears when the block ends. When an error ends it, what has come stays as ``NAME.part``, unless the disk
+    is at fault; the next call goes on with it. The caller holds the file's :func:`lock`. Raises :class:`OutputError`.
+    """
+    target = _real(path)
+    part = target.with_name(target.name + ".part")
+    _refuse_special(target)
+    _make_cache_folder(target)
+    try:
+        with part.open("a+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        _put_in_place(part, target)
+    except OSError as error:
+        remove(part)
+        raise _unwritable(path, error) from error
+    finally:
+        if part.exists() and not part.stat().st_size:
+            remove(part)
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a damaged file to ``NAME.bad``, in place of an earlier one. Raises :class:`OutputError`."""
+    aside = path.with_name(path.name + ".bad")
+    try:
+        os.replace(path, aside)  # noqa: PTH105 - as above
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return aside
+
+
+def remove(path: Path) -> None:
+    """Delete a file that is no longer needed; one that cannot be deleted does no harm."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _make_cache_folder(target: Path) -> None:
+    if target.is_relative_to(_real(cache_dir())):
+        make_folder(target.parent)
+        _sweep(target.parent)
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Delete what a killed run left in a folder, once per process: its temporary files of more than a day ago."""
+    with suppress(OSError):
+        for entry in folder.glob(f"{TEMP_PREFIX}*.tmp"):
+            if time.time() - entry.lstat().st_mtime > LITTER_SECONDS:
+                remove(entry)
 
 
 def check_writable(path: AnyPath, overwrite: bool, inputs: Iterable[AnyPath] = ()) -> None:
@@ -167,28 +228,27 @@ def check_writable(path: AnyPath, overwrite: bool, inputs: Iterable[AnyPath] = (
     if target.exists() and not overwrite:
         raise OutputError(f"{shown(path)} exists", "Use --overwrite to replace it, or choose another name")
     make_folder(target.parent)
+    _sweep(target.parent)
     _probe(target)
 
 
 def _probe(target: Path) -> None:
     """Write and remove a small file: permission bits say little (root, network disks, full disks), this says all."""
-    probe = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.probe")
+    probe = _temporary(target)
     try:
         _write_synced(probe, bytes(PROBE_BYTES))
         probe.unlink()
     except OSError as error:
         raise _unwritable(target, error) from error
     finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
+        remove(probe)
 
 
 @contextmanager
-def lock(path: AnyPath) -> Iterator[None]:
-    """Hold the right to write this output; a second run of this user on this machine stops at once.
+def lock(path: AnyPath, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold the right to write this output; a second run of this user on this machine stops, at once or after a wait.
 
-    The operating system frees the lock when its owner dies. The lock file lives in the cache folder, keyed by the
-    output's real path, so that no litter appears beside the output.
+    The operating system frees the lock when its owner dies. The lock file lies in the cache, keyed by the real path.
 
     Raises:
         BusyError: somebody holds it; the message names process and host.
@@ -200,7 +260,7 @@ def lock(path: AnyPath) -> Iterator[None]:
     guard = FileLock(folder / f"{key}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        guard.acquire(timeout=0)
+        guard.acquire(timeout=wait)
     except Timeout as error:
         raise BusyError(
             f"{shown(path)} is being written by {_read_owner(owner)}", "Wait for it to end, or choose another output"
@@ -212,8 +272,7 @@ def lock(path: AnyPath) -> Iterator[None]:
         write_atomic(owner, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
-        with suppress(OSError):
-            owner.unlink(missing_ok=True)
+        remove(owner)
         guard.release()
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 from torch import Tensor
 
 from nst_fast.weights import load_weights
-from nst_fast.weights.download import HubFile
+from nst_fast.weights.hub import HubFile
 
 
 def block_one() -> dict[str, Tensor]:
@@ -35,8 +37,14 @@ class Hub(ThreadingHTTPServer):
         self.body = published()
         self.stated_length: int | None = None
         self.status = 200
+        self.busy: list[int] = []  # statuses of the next answers
+        self.cuts: list[int] = []  # how many bytes of their bodies the next answers send
+        self.knows_ranges = True
+        self.misplaced = False  # claims the range that was asked for and sends another
+        self.endless = False
         self.stalls_before = ""  # "answer" or "body"
         self.asked: list[str] = []
+        self.ranges: list[str] = []
         self.stop_stalling = threading.Event()
         self.file = HubFile(
             f"vgg19-{hashlib.sha256(self.body).hexdigest()[:8]}.pth", hashlib.sha256(self.body).hexdigest()[:8]
@@ -53,17 +61,46 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub = self.server
         hub.asked.append(self.path)
+        hub.ranges.append(self.headers.get("Range", ""))
         if hub.stalls_before == "answer":
             hub.stop_stalling.wait(5)
             return
-        self.send_response(hub.status)
-        self.send_header("Content-Length", str(hub.stated_length or len(hub.body)))
+        status = hub.busy.pop(0) if hub.busy else hub.status
+        start = int(hub.ranges[-1].removeprefix("bytes=").removesuffix("-") or 0) if hub.knows_ranges else 0
+        if start >= len(hub.body) > 0:
+            status, start = 416, len(hub.body)
+        self.send_response(206 if start and status == 200 else status)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(hub.body) - 1}/{len(hub.body)}")
+        body = hub.body[0 if hub.misplaced else start :][: len(hub.body) - start]
+        if not hub.endless:
+            self.send_header("Content-Length", str(hub.stated_length or len(body)))
         self.end_headers()
+        self.send_body(body)
+
+    def send_body(self, body: bytes) -> None:
+        hub = self.server
         if hub.stalls_before == "body":
-            self.wfile.write(hub.body[:1000])
+            self.wfile.write(body[:1000])
             hub.stop_stalling.wait(5)
             return
-        self.wfile.write(hub.body)
+        self.wfile.write(body[: hub.cuts.pop(0)] if hub.cuts else body)
+        with contextlib.suppress(OSError):  # the reader has had enough
+            while hub.endless:
+                self.wfile.write(bytes(1 << 16))
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep the test's output clean."""
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Hub]:
+    """A hub that serves until the block ends."""
+    with Hub() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.stop_stalling.set()
+        server.endless = False
+        server.shutdown()
+        thread.join()

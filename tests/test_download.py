@@ -7,15 +7,17 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from local_hub import Hub, block_one
+from local_hub import Hub, block_one, serving
 
 from nst_fast.errors import WeightsError
 from nst_fast.weights import Weights, download, load_weights
-from nst_fast.weights.download import HubFile, hub_file
+from nst_fast.weights import hub as hub_module
+from nst_fast.weights.hub import HubFile, hub_file
 
 
 @pytest.fixture
@@ -25,15 +27,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("NST_FAST_OFFLINE")
-    with Hub() as server:
+    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+    with serving() as server:
         monkeypatch.setenv("NST_FAST_WEIGHTS_URL", server.address)
-        monkeypatch.setattr(download, "hub_file", lambda network: server.file)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+        monkeypatch.setattr(hub_module, "hub_file", lambda network, mirrors=(): replace(server.file, mirrors=mirrors))
         yield server
-        server.stop_stalling.set()
-        server.shutdown()
-        thread.join()
 
 
 def load() -> Weights:
@@ -41,23 +39,23 @@ def load() -> Weights:
 
 
 def cached(tmp_path: Path) -> list[str]:
-    return sorted(entry.name for entry in (tmp_path / "cache").rglob("*") if entry.is_file())
+    return sorted(entry.name for entry in (tmp_path / "cache" / "weights").rglob("*") if entry.is_file())
 
 
 COPY = "vgg19-imagenet-features.safetensors"
 NOTE = COPY + ".json"
 
 
-def refused(hub: Hub, tmp_path: Path) -> WeightsError:
+def refused(hub: Hub, tmp_path: Path, *, leaves: list[str] | None = None) -> WeightsError:
     """The error of a load that must fail, leave nothing, and tell the user all that is needed to help himself."""
     with pytest.raises(WeightsError) as raised:
         load()
     text = str(raised.value)
-    for fact in (hub.file.address, hub.file.hash_prefix, str(tmp_path / "cache" / "weights" / hub.file.name)):
+    for fact in (hub.file.addresses[0], hub.file.hash_prefix, str(tmp_path / "cache" / "weights" / hub.file.name)):
         assert fact in text
     assert "--weights FILE or --weights random" in text
     assert "\n" not in text
-    assert cached(tmp_path) == []
+    assert cached(tmp_path) == (leaves or [])
     return raised.value
 
 
@@ -70,9 +68,11 @@ def test_the_address_is_torchvisions_unless_a_mirror_is_named(monkeypatch: pytes
     from torchvision.models import VGG19_Weights
 
     monkeypatch.delenv("NST_FAST_WEIGHTS_URL", raising=False)
-    assert hub_file("vgg19").address == VGG19_Weights.IMAGENET1K_V1.url
-    monkeypatch.setenv("NST_FAST_WEIGHTS_URL", "https://mirror.example/torch")
-    assert hub_file("vgg19").address == "https://mirror.example/torch/vgg19-dcbb9e9d.pth"
+    assert hub_file("vgg19").addresses == [VGG19_Weights.IMAGENET1K_V1.url]
+    monkeypatch.setenv("NST_FAST_WEIGHTS_URL", "https://mirror.example/torch file:///mnt/")
+    addresses = ["https://mirror.example/torch/vgg19-dcbb9e9d.pth", "file:///mnt/vgg19-dcbb9e9d.pth"]
+    assert hub_file("vgg19").addresses == addresses
+    assert hub_file("vgg19", ("http://other",)).addresses == ["http://other/vgg19-dcbb9e9d.pth"]
 
 
 def test_a_download_is_kept_as_features_only_and_never_repeated(hub: Hub, tmp_path: Path) -> None:
@@ -208,10 +208,78 @@ def test_wrong_bytes_are_refused_before_they_are_parsed(
     assert hashlib.sha256(hub.body).hexdigest() in refused(hub, tmp_path).message
 
 
-def test_a_cut_body_is_told_by_its_length(hub: Hub, tmp_path: Path) -> None:
+def test_a_cut_body_is_told_by_its_length_after_three_tries_and_kept(hub: Hub, tmp_path: Path) -> None:
+    hub.cuts = [1000, 500, 250]
+    error = refused(hub, tmp_path, leaves=[f"{hub.file.name}.part"])
+    assert f"cut after 1750 of {len(hub.body)} bytes" in error.message
+    assert hub.ranges == ["", "bytes=1000-", "bytes=1500-"]
+
+
+def test_a_download_goes_on_where_an_earlier_one_was_cut(hub: Hub, tmp_path: Path) -> None:
+    hub.cuts = [1000, 0, 0]
+    refused(hub, tmp_path, leaves=[f"{hub.file.name}.part"])
+    hub.ranges.clear()
+    load()
+    assert hub.ranges == ["bytes=1000-"]
+    assert cached(tmp_path) == [COPY, NOTE]
+
+
+def test_a_server_that_knows_no_ranges_is_asked_for_all_of_it(hub: Hub, tmp_path: Path) -> None:
+    hub.knows_ranges = False
+    hub.cuts = [1000]
+    load()
+    assert len(hub.asked) == 2
+    assert cached(tmp_path) == [COPY, NOTE]
+
+
+@pytest.mark.parametrize("left", [b"of another file", b"longer" * 10**5])
+def test_what_an_earlier_try_left_wrong_is_dropped(left: bytes, hub: Hub, tmp_path: Path) -> None:
+    part = hub.file.target.with_name(hub.file.target.name + ".part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(left)
+    load()
+    assert len(hub.asked) == 2
+    assert cached(tmp_path) == [COPY, NOTE]
+
+
+def test_a_range_from_another_place_is_found_by_its_hash(hub: Hub, tmp_path: Path) -> None:
+    hub.cuts = [1000]
+    hub.misplaced = True
+    load()
+    assert hub.ranges == ["", "bytes=1000-", ""]
+
+
+def test_a_whole_body_counts_even_if_the_server_promised_more(hub: Hub) -> None:
     hub.stated_length = len(hub.body) + 100
-    error = refused(hub, tmp_path)
-    assert f"cut after {len(hub.body)} of {len(hub.body) + 100} bytes" in error.message
+    load()
+    assert len(hub.asked) == 1
+
+
+def test_a_busy_server_is_asked_again(hub: Hub) -> None:
+    hub.busy = [503, 429]
+    load()
+    assert len(hub.asked) == 3
+
+
+def test_a_body_without_end_is_cut_off(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "LARGEST_BYTES", 2**20)
+    hub.endless = True
+    assert "gives more than 1 MiB" in refused(hub, tmp_path).message
+
+
+def test_the_next_mirror_is_asked_when_one_fails(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NST_FAST_WEIGHTS_URL", f"{(tmp_path / 'none').as_uri()} {hub.address}")
+    load()
+    assert len(hub.asked) == 1
+
+
+def test_two_that_want_the_same_file_fetch_it_once(hub: Hub) -> None:
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(hub.asked) == 1
 
 
 def test_a_body_longer_than_it_says_is_refused(hub: Hub, tmp_path: Path) -> None:
@@ -248,7 +316,8 @@ def test_a_server_that_stalls_is_given_up(
 ) -> None:
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
     hub.stalls_before = before
-    assert "nothing came for 0.2 seconds" in refused(hub, tmp_path).message
+    leaves = [f"{hub.file.name}.part"] if before == "body" else []
+    assert "nothing came for 0.2 seconds" in refused(hub, tmp_path, leaves=leaves).message
 
 
 def test_a_name_look_up_that_hangs_is_given_up(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +349,9 @@ def test_offline_opens_no_connection(hub: Hub, tmp_path: Path, monkeypatch: pyte
     assert error.exit_code == 5
 
 
-def test_an_interrupted_download_leaves_nothing(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_leaves_no_file_that_counts(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(chunk: bytes) -> None:
         raise KeyboardInterrupt
 

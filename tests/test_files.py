@@ -7,6 +7,8 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -303,3 +305,54 @@ def test_a_cache_that_cannot_be_made_is_an_output_error(tmp_path: Path, monkeypa
 )
 def test_paths_are_shown_on_one_line(path: str, expected: str) -> None:
     assert files.shown(path) == expected
+
+
+def test_a_file_that_takes_several_runs_appears_when_it_is_full(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError), files.continued(tmp_path / "a") as stream:
+        stream.write(b"first ")
+        raise InputError("cut")
+    assert names(tmp_path) == ["a.part"]
+    with files.continued(tmp_path / "a") as stream:
+        stream.seek(0)
+        assert stream.read() == b"first "
+        stream.write(b"second")
+        assert names(tmp_path) == ["a.part"]
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"first second"
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_ends_a_continued_file_without_litter(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    fail_on(monkeypatch, call, errno.ENOSPC)
+    with pytest.raises(OutputError, match="no space"), files.continued(tmp_path / "a") as stream:
+        stream.write(b"content")
+    assert names(tmp_path) == []
+
+
+def test_what_killed_runs_left_is_swept_after_a_day(cache: Path, tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (".nst-fast-1.tmp", ".nst-fast-2.tmp", "old.tmp"))
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    files.check_writable(tmp_path / "a.png", overwrite=False)
+    assert names(tmp_path) == [new.name, other.name]
+
+
+def test_the_cache_is_swept_as_well(cache: Path) -> None:
+    (cache / "weights").mkdir(parents=True)
+    (cache / "weights" / ".nst-fast-1.tmp").touch()
+    os.utime(cache / "weights" / ".nst-fast-1.tmp", (0, 0))
+    files.write_atomic(cache / "weights" / "a", b"kept")
+    assert names(cache / "weights") == ["a"]
+
+
+def test_a_lock_can_be_waited_for(cache: Path, tmp_path: Path) -> None:
+    held = ExitStack()
+    released = threading.Timer(0.1, held.close)
+    held.enter_context(files.lock(tmp_path / "a"))
+    released.start()
+    with files.lock(tmp_path / "a", wait=10):
+        released.join()

@@ -25,6 +25,7 @@ from nst_fast.cli import (
     sweep,
     taps,
     texture,
+    weights,
 )
 from nst_fast.errors import NstFastError
 
@@ -51,6 +52,7 @@ app.command("presets")(presets.presets)
 app.command("info")(info.info)
 app.command("taps")(taps.taps)
 app.command("doctor")(doctor.doctor)
+app.add_typer(weights.app, name="weights")
 
 
 def show_version(value: bool) -> None:

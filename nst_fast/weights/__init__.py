@@ -1,7 +1,7 @@
 """Where VGG weights come from: torchvision's ImageNet file, a file of the user's, or seeded random numbers.
 
-``imagenet`` is the business of :mod:`nst_fast.weights.download`, what a file may hold that of
-:mod:`nst_fast.weights.checkpoints`.
+``imagenet`` is the business of :mod:`nst_fast.weights.cache`, with :mod:`nst_fast.weights.hub` (what is published) and
+:mod:`nst_fast.weights.download`; what a file may hold is that of :mod:`nst_fast.weights.checkpoints`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nst_fast.errors import UsageError, nearest
+from nst_fast.errors import UsageError
 from nst_fast.files import sha256_of
-from nst_fast.taps import CONVS_PER_BLOCK, block_of, convolutions, cut, layer_names
+from nst_fast.taps import block_of, convolutions, cut, layer_names
 from nst_fast.vgg import Encoder
+from nst_fast.weights.cache import pretrained_features
 from nst_fast.weights.checkpoints import check_network, read_features, select, servable_taps
-from nst_fast.weights.download import pretrained_features
+from nst_fast.weights.hub import check_known
 
 # Random weights: variance of a filter's sum, relative to the mean square of its inputs. He et al. 2015
 # (arXiv:1502.01852) give 2 for inputs behind a ReLU. These are larger because the filters lose energy to the two
@@ -64,7 +65,7 @@ def load_weights(spec: str, network: str, taps: Iterable[str]) -> Weights:
         UsageError: an unknown network or tap, a seed that is no number.
         WeightsError: weights that are missing, damaged, of another network, or that lack a needed layer.
     """
-    _check(network)
+    check_known(network)
     taps = tuple(taps)
     layers = cut(network, taps)
     if (seed := _random_seed(spec)) is not None:
@@ -102,7 +103,7 @@ def available_taps(spec: str, network: str) -> list[str]:
         UsageError: an unknown network, a seed that is no number.
         WeightsError: a file that cannot be read or has another network's weights.
     """
-    _check(network)
+    check_known(network)
     if spec == "imagenet" or _random_seed(spec) is not None:
         return layer_names(network)
     path = Path(spec).expanduser()
@@ -156,9 +157,3 @@ def _random_seed(spec: str) -> int | None:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise UsageError(f"{text!r} in --weights {spec!r} is no seed", "Seeds are whole numbers: random:0, random:7")
     return int(text)
-
-
-def _check(network: str) -> None:
-    if network not in CONVS_PER_BLOCK:
-        hint = nearest(network, CONVS_PER_BLOCK)
-        raise UsageError(f"unknown network {network!r}", f"{hint} Networks are {', '.join(CONVS_PER_BLOCK)}".strip())

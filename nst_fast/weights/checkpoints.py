@@ -72,8 +72,22 @@ def select(features: Mapping[str, Tensor], network: str, taps: Iterable[str], pa
 def check_network(features: Mapping[str, Tensor], network: str, path: Path) -> None:
     """Raise :class:`WeightsError` with the first differences if tensors have shapes that the network does not have."""
     differences = _differences(features, network)
-    fitting = [other for other in CONVS_PER_BLOCK if not _differences(features, other)]
+    fitting = fitting_networks(features)
     _refuse(path, network, differences, f"They fit --network {fitting[0]}" if fitting else "")
+
+
+def fitting_networks(features: Mapping[str, Tensor]) -> list[str]:
+    """The networks whose layers these tensors can be; the first blocks of VGG-16 and VGG-19 have the same shapes."""
+    return [network for network in CONVS_PER_BLOCK if not _differences(features, network)]
+
+
+def check_whole(features: Mapping[str, Tensor], path: Path) -> None:
+    """Raise :class:`WeightsError` unless all tensors are finite numbers of the shapes of one network."""
+    network = next(iter(fitting_networks(features)), "vgg19")
+    check_network(features, network, path)
+    _refuse(
+        path, network, [f"{name} has values that are not finite" for name in features if not _finite(features[name])]
+    )
 
 
 def what_text_is_it(head: bytes) -> str | None:

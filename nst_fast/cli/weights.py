@@ -1,0 +1,174 @@
+"""``nst-fast weights``: what can be loaded, from where, whether it is whole, and how to bring it in by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nst_fast.cli.console import Messages, emit
+from nst_fast.config import StylizeConfig
+from nst_fast.errors import UsageError, VerificationError
+from nst_fast.files import shown
+from nst_fast.taps import CONVS_PER_BLOCK
+
+if TYPE_CHECKING:
+    from nst_fast.weights.cache import Held
+
+SCHEMA = "nst-fast/weights/1"
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Sha256 = Annotated[
+    str | None, typer.Option("--sha256", help="The hash that the file's supplier states.", show_default=False)
+]
+
+app = typer.Typer(help="List, fetch, verify or import the network's weights.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_weights(as_json: Json = False) -> None:
+    """List what can be loaded, and what of it is on this machine.
+
+    Files are not read here: `nst-fast weights verify` does that.
+    """
+    from nst_fast.vgg import IMAGENET_MEAN, IMAGENET_STD
+    from nst_fast.weights import cache, hub
+
+    held = cache.holdings(read=False)
+    networks = [describe(hub.hub_file(network), network, held) for network in CONVS_PER_BLOCK]
+    imported = [as_dict(file) for file in held if not file.network]
+    normalisation = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if as_json:
+        found = {"networks": networks, "imported": imported, "normalisation": normalisation}
+        emit(json.dumps({"schema": SCHEMA, "status": "complete", **found}))
+        return
+    for facts in networks:
+        where = ", ".join(facts["files"]) or f"not on this machine: `nst-fast weights fetch {facts['network']}`"
+        emit(f"{facts['network']}  imagenet  {facts['hub_file']}  sha256 {facts['sha256_prefix']}...  {where}")
+        emit("       random    seeded numbers: --weights random[:SEED]")
+    for file in imported:
+        emit(f"imported  {file['path']}")
+    emit(f"normalisation  pictures in [0, 1], RGB, mean {IMAGENET_MEAN}, std {IMAGENET_STD}")
+
+
+def describe(file: Any, network: str, held: Sequence[Held]) -> dict[str, Any]:
+    """What is published for a network, and the files of it that are here."""
+    return {
+        "network": network,
+        "hub_file": file.name,
+        "sha256_prefix": file.hash_prefix,
+        "addresses": file.addresses,
+        "files": [shown(one.path) for one in held if one.network == network],
+    }
+
+
+def as_dict(held: Held) -> dict[str, str]:
+    return {"network": held.network, "path": shown(held.path), "state": held.state, "sha256": held.sha256}
+
+
+@app.command()
+def fetch(
+    network: Annotated[list[str] | None, typer.Argument(help="vgg19 or vgg16. [vgg19]", show_default=False)] = None,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option("--mirror", help="A folder to fetch from, http, https or file; may be given again."),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch torchvision's ImageNet weights now, so that no run has to.
+
+    Example: nst-fast weights fetch vgg19 vgg16
+
+    A fetch that was cut is continued by the next one. NST_FAST_WEIGHTS_URL names mirrors for every command, separated
+    by spaces; NST_FAST_OFFLINE=1 forbids the network.
+    """
+    messages = Messages(quiet=quiet)
+    from nst_fast.weights import cache, hub
+
+    wanted = network or [StylizeConfig().network]
+    for name in wanted:
+        hub.check_known(name)
+    files = []
+    for name in wanted:
+        messages.say(f"looking for {name}")
+        _, digest, read = cache.pretrained_features(name, tuple(mirror or ()))
+        copy = cache.copy_of(name)
+        files.append(cache.Held(name, copy if copy.exists() else read, "intact", digest, digest))
+    conclude(files, as_json=as_json)
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        list[Path] | None, typer.Argument(help="Weight files. [all that are on this machine]", show_default=False)
+    ] = None,
+    sha256: Sha256 = None,
+    as_json: Json = False,
+) -> None:
+    """Hash weight files and compare them with what they should be; exit code 9 if one differs. Changes nothing."""
+    expected = checked_hash(sha256)
+    if expected and len(file or ()) != 1:
+        raise UsageError("--sha256 belongs to one file", "Name that file")
+    from nst_fast.weights import cache
+
+    held = [cache.examine(path, expected) for path in file] if file else cache.holdings(read=True)
+    wrong = [one for one in held if one.state != "intact"]
+    if not (wrong and as_json):  # the error is the one JSON object then
+        conclude(held, as_json=as_json)
+    if wrong:
+        raise VerificationError("; ".join(map(complaint, wrong)), remedy_for(wrong))
+
+
+def complaint(held: Held) -> str:
+    if held.state == "unknown":
+        return f"{shown(held.path)}: nothing to compare its sha256 {held.sha256} with"
+    return f"{shown(held.path)} has the sha256 {held.sha256 or '(unreadable)'}, not {held.expected or 'one on record'}"
+
+
+def remedy_for(wrong: Sequence[Held]) -> str:
+    if all(one.state == "unknown" for one in wrong):
+        return "Give the hash that its supplier states with --sha256"
+    networks = sorted({one.network for one in wrong if one.network})
+    return f"Run `nst-fast weights fetch {' '.join(networks)}`" if networks else "Fetch it again from its source"
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors file.", show_default=False)],
+    sha256: Sha256 = None,
+    as_json: Json = False,
+) -> None:
+    """Take a weight file that came by another way into the cache.
+
+    Example: nst-fast weights import vgg19-dcbb9e9d.pth
+
+    torchvision's own files are known by their hash, and become what `--weights imagenet` loads. Any other file needs
+    the hash that its supplier states; it is kept as a plain tensor file whose path is printed, for --weights PATH.
+    """
+    expected = checked_hash(sha256)
+    from nst_fast.weights import cache
+
+    conclude([cache.import_file(file, expected)], as_json=as_json)
+
+
+def checked_hash(given: str | None) -> str | None:
+    if given is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", given):
+        raise UsageError(f"--sha256 {given!r} is no SHA-256", "It has 64 hexadecimal digits")
+    return given.lower() if given else None
+
+
+def conclude(held: Sequence[Held], *, as_json: bool) -> None:
+    """The files on stdout: their paths, and what is known of them."""
+    if as_json:
+        emit(json.dumps({"schema": SCHEMA, "status": "complete", "files": [as_dict(one) for one in held]}))
+        return
+    for one in held:
+        emit(f"{one.state}  {one.sha256[:16]}  {shown(one.path)}")
+    if not held:
+        emit("no weights on this machine: `nst-fast weights fetch` gets them")
