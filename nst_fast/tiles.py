@@ -166,13 +166,43 @@ def make_tiling(
     return Tiling(height, width, halo, rows, columns)
 
 
-def _extents(length: int, count: int, alignment: int, halo: int) -> tuple[Extent, ...]:
-    """Cut one axis into at most ``count`` extents; every inner edge is a multiple of the alignment."""
+def strip_rows(
+    network: str, taps: Iterable[str], height: int, count: int, *, halo: int | None = None
+) -> tuple[Extent, ...]:
+    """Cut the rows of a picture into at most ``count`` strips, the shares of as many processes.
+
+    A strip is what a tile is, with halo and edges on the pooling grid, but as wide as the picture.
+    """
+    taps = list(taps)
+    # Edges on even rows, so that smoothing, which pools by 2, cuts none of its windows either.
+    alignment = max(2, smallest_side(taps))
+    return _extents(height, count, alignment, halo_of(network, taps) if halo is None else halo)
+
+
+def tiling_of_strip(network: str, taps: Iterable[str], strip: Extent, width: int, grid: tuple[int, int]) -> Tiling:
+    """The tiles of a strip, in the coordinates of what it sees: row 0 is the strip's ``low``.
+
+    Together they own the rows of the strip and not its halo, so the sums over the tiles of all strips are those over
+    the picture.
+    """
+    taps = list(taps)
+    alignment, halo = smallest_side(taps), halo_of(network, taps)
+    above, below = strip.start - strip.low, strip.high - strip.stop
+    rows = _extents(strip.stop - strip.start, grid[0], alignment, halo, above, below)
+    return Tiling(strip.seen, width, halo, rows, _extents(width, grid[1], alignment, halo))
+
+
+def _extents(length: int, count: int, alignment: int, halo: int, above: int = 0, below: int = 0) -> tuple[Extent, ...]:
+    """Cut one axis into at most ``count`` extents; every inner edge is a multiple of the alignment.
+
+    So many pixels ``above`` and ``below`` the axis can be seen too; they are counted, but belong to no extent.
+    """
     cells = _ceil_div(length, alignment)
     count = min(count, cells)
-    edges = [number * cells // count * alignment for number in range(count)] + [length]
+    edges = [above + number * cells // count * alignment for number in range(count)] + [above + length]
+    end = above + length + below
     return tuple(
-        Extent(start, stop, max(0, start - halo), min(length, stop + halo)) for start, stop in itertools.pairwise(edges)
+        Extent(start, stop, max(0, start - halo), min(end, stop + halo)) for start, stop in itertools.pairwise(edges)
     )
 
 

@@ -248,3 +248,7 @@ def test_nothing_of_a_step_stays_in_memory_but_its_answer() -> None:
     finally:
         gc.enable()
     assert after - before == 2 + len(kept.terms)
+
+
+def test_a_tile_of_fewer_rows_than_a_cell_of_the_deepest_tap_owns_none_and_is_exact_all_the_same() -> None:
+    check(*both(DEEP, (95, 60), (6, 1)))

@@ -35,12 +35,21 @@ def style_slopes(
 
 def content_factor(objective: Objective, tap: str) -> Tensor:
     """What the sum of squared differences at a tap is multiplied by, weights included, [B]."""
-    options = objective.options
     target = objective.targets.content[tap]
-    # Row by row: the squares of a whole target would take as much memory as the target.
-    energy = torch.stack([wide(row).square().sum((1, 2)) for row in target.unbind(2)]).sum(0)
-    factor = losses.content_factor(options.content_normalization, target[0].numel(), energy)
+    return content_factor_of(objective, tap, energy_of(target), target[0].numel())
+
+
+def content_factor_of(objective: Objective, tap: str, energy: Tensor, size: int) -> Tensor:
+    """The same of a target's sum of squares [B] and its size C H W, for one that is kept in parts."""
+    options = objective.options
+    factor = losses.content_factor(options.content_normalization, size, energy)
     return torch.ones_like(energy) * options.content_weight * objective.content_taps[tap] * factor
+
+
+def energy_of(target: Tensor) -> Tensor:
+    """The sum of squares of a target [B, C, h, w], [B]."""
+    # Row by row: the squares of a whole target would take as much memory as the target.
+    return torch.stack([wide(row).square().sum((1, 2)) for row in target.unbind(2)]).sum(0)
 
 
 def wide(features: Tensor) -> Tensor:

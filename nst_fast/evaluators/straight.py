@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nst_fast.evaluators.tile_engine import Seed
+from nst_fast.evaluators.tile_engine import Seed, WayBack
 from nst_fast.vgg import AVERAGE_POOLING_SCALE, Encoder
 
 PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
@@ -136,7 +136,12 @@ class StraightNetwork:
 
     def gradient(self, image: Tensor, seed: Seed) -> Tensor:
         """The gradient with respect to a crop, given a seed per tap, the deepest first (for the tiled evaluator)."""
-        return self.backward(self.forward(image), seed).to(image.dtype)
+        return self.open(image)[1](seed)
+
+    def open(self, image: Tensor) -> tuple[dict[str, Tensor], WayBack]:
+        """The features, and the way back from them (for strips that are evaluated whole)."""
+        kept = self.forward(image)
+        return {tap: kept[tap] for tap in self.taps}, lambda seed: self.backward(kept, seed).to(image.dtype)
 
 
 def _prepared(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,6 +17,8 @@ from nst_fast.vgg import Encoder
 
 # (tap, its features [B, C, h, w]) -> derivative of the total with respect to them, same shape, dtype and layout.
 Seed = Callable[[str, Tensor], Tensor]
+# The way back of a forward pass whose activations were kept: a seed to the gradient with respect to the crop.
+WayBack = Callable[[Seed], Tensor]
 
 
 class TileEngine(Protocol):
@@ -34,6 +36,13 @@ class TileEngine(Protocol):
         """
         ...
 
+    def open(self, image: Tensor) -> tuple[dict[str, Tensor], WayBack]:
+        """The features, and what :meth:`gradient` does from there: one forward pass for both, all of it kept.
+
+        The way can be gone once. The features are the caller's to let go of before that.
+        """
+        ...
+
 
 class EagerTileEngine:
     """Autograd through the encoder as it stands; the seeds of inner taps are added by hooks."""
@@ -48,16 +57,23 @@ class EagerTileEngine:
         return self.encoder(image)  # type: ignore[no-any-return]
 
     def gradient(self, image: Tensor, seed: Seed) -> Tensor:
+        return self.open(image)[1](seed)
+
+    def open(self, image: Tensor) -> tuple[dict[str, Tensor], WayBack]:
         image = image.detach().requires_grad_(True)
-        deepest, *inner = self.taps
         with torch.enable_grad():
-            features = self.encoder(image)
+            features = dict(self.encoder(image))
         # Aliases without a graph: a hook that held the tensor it hangs on would be a cycle, freed only by the
         # garbage collector, and each is let go as soon as it was used.
         held = {tap: features[tap].detach() for tap in self.taps}
-        for tap in inner:
-            features[tap].register_hook(lambda gradient, tap=tap: seed(tap, held.pop(tap)).add_(gradient))
-        last = features.pop(deepest)
-        features.clear()
-        (found,) = torch.autograd.grad(last, image, seed(deepest, held.pop(deepest)))
-        return found
+
+        def back(seed: Seed) -> Tensor:
+            deepest, *inner = self.taps
+            for tap in inner:
+                features[tap].register_hook(lambda gradient, tap=tap: seed(tap, held.pop(tap)).add_(gradient))
+            last = features.pop(deepest)
+            features.clear()
+            (found,) = torch.autograd.grad(last, image, seed(deepest, held.pop(deepest)))
+            return found
+
+        return dict(held), back

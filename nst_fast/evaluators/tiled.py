@@ -55,26 +55,32 @@ class TiledEvaluator:
         terms |= found
         gradient = torch.zeros_like(image)
         for tile in self.tiling.tiles:
-            seed = _TileSeed(tile, slopes, self._content_factors, self.objective.targets.content, terms)
+            seed = TileSeed(tile, slopes, self._content_factors, self.objective.targets.content, terms)
             gradient[tile.crop] += self.engine.gradient(image[tile.crop], seed)
             if self.objective.options.tv_weight:
-                self._add_total_variation(image, tile, terms, gradient)
+                terms["tv"] += add_total_variation(self.objective, image, tile, gradient, image.shape[2])
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
 
-    def _add_total_variation(self, image: Tensor, tile: Tile, terms: dict[str, Tensor], gradient: Tensor) -> None:
-        """Add the differences from the tile's own pixels to their lower and right neighbours, and their gradient."""
-        counts = losses.tv_counts(image.shape[1], image.shape[2], image.shape[3])
-        for axis, count, region in zip((2, 3), counts, (tile.and_below, tile.and_right), strict=True):
-            pixels = image[region].clone().requires_grad_(True)
-            with torch.enable_grad():
-                term = self.objective.options.tv_weight / count * losses.squared_differences(pixels, axis)
-                (slope,) = torch.autograd.grad(term.sum(), pixels)
-            gradient[region] += slope
-            terms["tv"] += term.detach()
+
+def add_total_variation(objective: Objective, image: Tensor, tile: Tile, gradient: Tensor, height: int) -> Tensor:
+    """Of the differences from the tile's own pixels to their lower and right neighbours: the weighted term [B].
+
+    Their gradient is added to ``gradient``. ``height`` is that of the whole picture, of which the image may be a part.
+    """
+    total = image.new_zeros(image.shape[0])
+    counts = losses.tv_counts(image.shape[1], height, image.shape[3])
+    for axis, count, region in zip((2, 3), counts, (tile.and_below, tile.and_right), strict=True):
+        pixels = image[region].clone().requires_grad_(True)
+        with torch.enable_grad():
+            term = objective.options.tv_weight / count * losses.squared_differences(pixels, axis)
+            (slope,) = torch.autograd.grad(term.sum(), pixels)
+        gradient[region] += slope
+        total += term.detach()
+    return total
 
 
 @dataclass(frozen=True)
-class _TileSeed:
+class TileSeed:
     """Derivative of the total with respect to a tap's features: that of the tile's own cells, zero in the halo."""
 
     tile: Tile
@@ -92,7 +98,7 @@ class _TileSeed:
         if tap in self.slopes:
             rows = own.permute(0, 2, 3, 1).flatten(1, 2)  # [B, h*w, C]
             product = rows @ self.slopes[tap].to(rows.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
-            seed[inside] += product.view(own.shape[0], *own.shape[2:], -1).permute(0, 3, 1, 2)
+            seed[inside] += product.view(own.shape[0], *own.shape[2:], own.shape[1]).permute(0, 3, 1, 2)
         if tap in self.content_factors:
             difference = wide(own) - self.content_targets[tap][self.tile.cells(stride)]
             factor = self.content_factors[tap]
@@ -104,16 +110,20 @@ class _TileSeed:
 @torch.no_grad()
 def mean_grams(engine: TileEngine, image: Tensor, tiling: Tiling, taps: Iterable[str]) -> dict[str, Tensor]:
     """Tap -> mean Gram matrix [B, C, C] of an image [B, 3, H, W], added up over the own cells of its tiles."""
-    sums: dict[str, Tensor] = {}
     taps = list(taps)
+    sums: dict[str, Tensor] = {}
     for tile in tiling.tiles:
-        features = dict(engine.features(image[tile.crop]))
-        for tap in taps:
-            own = features.pop(tap)[tile.cells_in_crop(stride_of(tap))]
-            if own.numel():
-                part = mean_gram(own) * (own.shape[2] * own.shape[3])
-                sums[tap] = sums[tap].add_(part) if tap in sums else part
+        add_grams(sums, dict(engine.features(image[tile.crop])), tile, taps)
     return {tap: total / positions_of(tap, image) for tap, total in sums.items()}
+
+
+def add_grams(sums: dict[str, Tensor], features: dict[str, Tensor], tile: Tile, taps: Iterable[str]) -> None:
+    """Add the Grams of the tile's own cells, summed over positions, to ``sums``; ``features`` loses the taps."""
+    for tap in taps:
+        own = features.pop(tap)[tile.cells_in_crop(stride_of(tap))]
+        if own.numel():
+            part = mean_gram(own) * (own.shape[2] * own.shape[3])
+            sums[tap] = sums[tap].add_(part) if tap in sums else part
 
 
 @torch.no_grad()
@@ -123,6 +133,7 @@ def tiled_features(
     """Tap -> features [B, C, h, w] of an image [B, 3, H, W], put together from its tiles.
 
     ``halve`` keeps them in :func:`halved` precision, which is half the memory of what may be the largest tensor of all.
+    Cells that no tile owns, those in the halo of a strip, are 0.
     """
     whole: dict[str, Tensor] = {}
     taps = list(taps)
@@ -132,7 +143,7 @@ def tiled_features(
             found = features[tap]
             if tap not in whole:
                 size = (found.shape[0], found.shape[1], *tap_size(tap, image.shape[2], image.shape[3]))
-                whole[tap] = found.new_empty(size, dtype=HALF if halve else wide(found[:, :, :0]).dtype)
+                whole[tap] = found.new_zeros(size, dtype=HALF if halve else wide(found[:, :, :0]).dtype)
             own = found[tile.cells_in_crop(stride_of(tap))]
             whole[tap][tile.cells(stride_of(tap))] = halved(own) if halve else own
     return whole

@@ -1,0 +1,104 @@
+"""Signs of life: every rank leaves one in the shared store each second, in a thread, and looks for those of others.
+
+A process that was killed is noticed by whoever exchanges something with it, at once. But the others may be in the
+middle of a long step, or wait for one that was stopped and not killed, or for a GPU that waits itself; none of these
+can be told anything. So the watch ends their process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Protocol
+
+from nst_fast.errors import NstFastError
+from nst_fast.ranks import Place, voice
+
+BEAT = 0.5  # seconds between two signs of life
+PATIENCE = 6.0  # seconds without one
+
+
+def end_process(error: NstFastError) -> None:
+    """One line, and out, with the error's code: the main thread may never return. Files are only replaced whole."""
+    if voice.may_speak():
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
+    os._exit(error.exit_code)
+
+
+class Store(Protocol):
+    """What is used of the store that the processes share (``torch.distributed.Store``): names and values."""
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def get(self, key: str) -> bytes: ...
+
+    def multi_get(self, keys: list[str]) -> list[bytes]: ...
+
+    def add(self, key: str, amount: int) -> int: ...
+
+    def clone(self) -> Store: ...
+
+    def set_timeout(self, timeout: timedelta) -> None: ...
+
+
+class Watch:
+    """Watches as long as its block lasts, which all ranks have to leave together.
+
+    Args:
+        place: who this process is.
+        store: of the watch alone, because a store serves one caller at a time.
+        lost: called from the watch's thread with who is gone and how that is known.
+        patience: seconds without a sign of life.
+    """
+
+    def __init__(self, place: Place, store: Store, lost: Callable[[str, str], None], patience: float) -> None:
+        self.place = place
+        self._store = store
+        self._lost = lost
+        self._patience = patience
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="nst-fast watch", daemon=True)
+        store.set_timeout(timedelta(seconds=patience))
+        store.set(self._key(place.rank), "0")
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._closed.set()
+        self._thread.join(self._patience)
+
+    def _key(self, rank: int) -> str:
+        return f"nst-fast/alive/{rank}"
+
+    def _work(self) -> None:
+        others = [rank for rank in range(self.place.size) if rank != self.place.rank]
+        signs = dict.fromkeys(others, b"")
+        now = time.monotonic()
+        seen = dict.fromkeys(others, now)
+        beats = 0
+        while not self._closed.wait(BEAT):
+            beats += 1
+            before, now = now, time.monotonic()
+            if now - before > self._patience / 2:  # it was this process that was stopped, or starved
+                seen = dict.fromkeys(others, now)
+            try:
+                self._store.set(self._key(self.place.rank), str(beats))
+                found = self._store.multi_get([self._key(rank) for rank in others])
+            except RuntimeError as error:
+                if not self._closed.is_set():
+                    self._lost("rank 0", f"its store does not answer: {str(error).splitlines()[0]}")
+                return
+            for rank, sign in zip(others, found, strict=True):
+                if sign != signs[rank]:
+                    signs[rank], seen[rank] = sign, now
+                elif now - seen[rank] > self._patience:
+                    self._lost(f"rank {rank}", f"no sign of life for {self._patience:g} s")
+                    return
