@@ -42,7 +42,13 @@ def load_picture(path: Path, longest_side: int) -> Array:
 
 
 def save_picture(image: Array, path: Path) -> None:
-    Image.fromarray((image[0].transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)).save(path)
+    """Beside the old picture first, and then in its place: an interrupted write leaves the old one."""
+    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    try:
+        Image.fromarray((image[0].transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)).save(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def open_model(name: str, provider: str, threads: int) -> Any:
