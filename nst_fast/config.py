@@ -154,6 +154,13 @@ class OptimizerOptions(Options):
     smooth_every: int = option(
         0, "Average-pool the pastiche by 2 and upsample it after every N steps; 0: never.", minimum=0
     )
+    average_decay: float = option(
+        0.0,
+        "The picture is a moving average of the iterates that keeps this share of itself per step, as 0.99; 0: the "
+        "last iterate.",
+        minimum=0,
+        maximum=0.9999,
+    )
     seed: int = option(0, "Seed of everything random.", minimum=0, maximum=2**63 - 1)
 
     @property

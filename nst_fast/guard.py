@@ -98,7 +98,8 @@ class Guard:
 
 @dataclass
 class StopRules:
-    """Ends a run when it no longer pays, or when its time is up. Asked at events only.
+    """Ends a run when it no longer pays, or when its time is up. Asked at events only, about patience at those of
+    steps that the guard looks at: the same seed then gives the same picture, however fast the machine is.
 
     Attributes:
         options: patience, improvement and time budget.
@@ -119,8 +120,8 @@ class StopRules:
         """
         if self.options.budget_seconds and elapsed >= self.options.budget_seconds * share:
             return "out of time"
-        if not self.options.patience_steps:
-            return ""
+        if not self.options.patience_steps or step % GUARD_STEPS:
+            return ""  # events also come as time passes; which of them are seen must not depend on it
         if total < self._best * (1 - self.options.min_improvement):
             self._best, self._improved_at = total, step
         return "converged" if step - self._improved_at >= self.options.patience_steps else ""

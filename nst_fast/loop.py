@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nst_fast.averaging import IterateAverage
 from nst_fast.errors import NumericsError
 from nst_fast.evaluators import Evaluation, Evaluator
 from nst_fast.guard import GUARD_STEPS, Guard, Recovery
@@ -29,7 +30,8 @@ class StepEvent:
         seconds: since the run started, the device synchronised.
         steps_per_second: over the whole run so far; 0 before the first update.
         peak_memory_mib: highest memory so far; on a GPU its own, on a CPU the process's.
-        pastiche: the live tensor [B, 3, H, W]; copy it before the generator goes on.
+        pastiche: the live tensor [B, 3, H, W], the iterate also where iterates are averaged; copy it before the
+            generator goes on.
     """
 
     scale: int
@@ -54,8 +56,7 @@ class LossHistory:
         self._buffer = torch.zeros(steps + 1, len(self.names), device=device)
 
     def append(self, evaluation: Evaluation) -> None:
-        row = torch.stack([*evaluation.terms.values(), evaluation.total]).mean(1)
-        self._buffer[self.length].copy_(row)
+        self._buffer[self.length].copy_(row_of(evaluation))
         self.length += 1
 
     def replace_last(self, evaluation: Evaluation) -> None:
@@ -71,10 +72,19 @@ class LossHistory:
         """One row. Synchronises with the device."""
         return dict(zip(self.names, self._buffer[index].tolist(), strict=True))
 
+    def named(self, evaluation: Evaluation) -> dict[str, float]:
+        """An evaluation as a row that is not kept. Synchronises with the device."""
+        return dict(zip(self.names, row_of(evaluation).tolist(), strict=True))
+
     def rows(self) -> dict[str, list[float]]:
         """All rows, column by column. Synchronises with the device."""
         columns = self._buffer[: self.length].T.tolist()
         return dict(zip(self.names, columns, strict=True))
+
+
+def row_of(evaluation: Evaluation) -> Tensor:
+    """The terms and the total, means over the batch, as one tensor on the device."""
+    return torch.stack([*evaluation.terms.values(), evaluation.total]).mean(1)
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,13 @@ class Course:
 
 
 def optimize(
-    evaluate: Evaluator, optimizer: PixelOptimizer, guard: Guard, history: LossHistory, span: Span, course: Course
+    evaluate: Evaluator,
+    optimizer: PixelOptimizer,
+    guard: Guard,
+    history: LossHistory,
+    span: Span,
+    course: Course,
+    average: IterateAverage | None = None,
 ) -> Iterator[StepEvent]:
     """Run the loop; yield an event at every step that is due, and one when the run ends.
 
@@ -125,6 +141,7 @@ def optimize(
         history: receives the terms of every step.
         span: the steps to do.
         course: when to report, smooth, stop, and how fast to go.
+        average: takes in every iterate.
 
     Raises:
         NumericsError: the run diverged once more than the guard tries; the pastiche is then the best picture.
@@ -147,6 +164,8 @@ def optimize(
             seen = event(step)
             recovery = guard.check(step, seen.terms["total"]) if ends or step % GUARD_STEPS == 0 else None
             if recovery:
+                if average is not None:
+                    average.restart()
                 recover(optimizer, guard, recovery, course)
                 evaluation = evaluate(optimizer.pastiche)
                 history.replace_last(evaluation)
@@ -156,9 +175,13 @@ def optimize(
             return
         optimizer.update(evaluation, evaluate, course.learning_rate(step) * guard.learning_rate_factor)
         del evaluation  # its gradient, as large as the picture, would lie beside the next one
+        if average is not None:
+            average.add(optimizer.pastiche)
         if course.smooths(step + 1):
             optimizer.smooth()
             guard.forget(optimizer.pastiche)
+            if average is not None:
+                average.restart()
 
 
 def recover(optimizer: PixelOptimizer, guard: Guard, recovery: Recovery, course: Course) -> None:

@@ -185,8 +185,9 @@ def predict(job: Job, tiling: Tiling, budget: int, *, history: int, halve: bool)
 
 
 def optimizer_images(config: StylizeConfig, history: int) -> int:
-    """Pictures that the optimiser holds while a step is evaluated."""
-    return ADAM_IMAGES if config.optimizer == "adam" else LBFGS_IMAGES + 2 * history
+    """Pictures that the optimiser, and the average of its iterates, hold while a step is evaluated."""
+    average = 1 if config.average_decay else 0
+    return average + (ADAM_IMAGES if config.optimizer == "adam" else LBFGS_IMAGES + 2 * history)
 
 
 def make_plan(job: Job, budget: int) -> Plan:

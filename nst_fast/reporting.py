@@ -1,0 +1,56 @@
+"""What a run writes into its record: where it comes from, what its monitor saw, and what came of it."""
+
+from __future__ import annotations
+
+from nst_fast.files import sha256_of
+from nst_fast.images import LoadedImage
+from nst_fast.loop import LossHistory, StepEvent
+from nst_fast.machine import describe_machine
+from nst_fast.monitor import Monitor
+from nst_fast.problem import Problem
+from nst_fast.record import RunRecord
+
+
+def new_record(problem: Problem) -> RunRecord:
+    content, styles, init = problem.content, problem.styles, problem.config.init_file
+    return RunRecord(
+        options=problem.config.as_dict(),
+        inputs={
+            "content": provenance(content) if content is not None else None,
+            "styles": [provenance(image) for image in styles],
+            **({"init": {"name": init.name, "sha256": sha256_of(init)}} if init is not None else {}),
+        },
+        weights=problem.weights,
+        device=str(problem.device),
+        engine="",
+        precision="",
+        size=[problem.width, problem.height],
+        machine=describe_machine(),
+        warnings=list(problem.notes),
+    )
+
+
+def provenance(image: LoadedImage) -> dict[str, object]:
+    """What a record says of a picture: its name without folders, its hash and its size in pixels."""
+    return {"name": image.path.name, "sha256": image.sha256, "size": list(image.original_size)}
+
+
+def add_readings(record: RunRecord, monitor: Monitor) -> None:
+    """Put the monitor's readings into the record, as columns like the loop's own history."""
+    readings = monitor.readings()
+    names = list(readings[0].terms) if readings else []
+    record.provider = {"requested": monitor.session.requested, "actual": monitor.session.actual}
+    record.monitor = {
+        "steps": [reading.step for reading in readings],
+        "terms": {name: [reading.terms[name] for reading in readings] for name in names},
+        "latency_ms": [reading.latency_ms for reading in readings],
+        "dropped": monitor.dropped,
+    }
+    record.warnings += monitor.warnings
+
+
+def conclude(record: RunRecord, status: str, last: StepEvent, history: LossHistory) -> None:
+    """Write down how the run ended, with the losses and figures of its last event."""
+    record.status = status
+    record.steps, record.seconds, record.steps_per_second = last.step, last.seconds, last.steps_per_second
+    record.peak_memory_mib, record.losses, record.history = last.peak_memory_mib, last.terms, history.rows()

@@ -1,0 +1,277 @@
+"""One run of a problem: the loop over every scale, the monitor beside it, and the record of what came of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from nst_fast.averaging import IterateAverage
+from nst_fast.errors import NumericsError
+from nst_fast.evaluators import Choice, Evaluator, choose, confirmed
+from nst_fast.guard import GUARD_STEPS, Guard, Recovery, StopRules
+from nst_fast.images.postprocess import finished
+from nst_fast.loop import Course, EventClock, LossHistory, Span, StepEvent, optimize
+from nst_fast.memory.planned import evaluation_at, plan_at
+from nst_fast.memory.planner import Plan, describe
+from nst_fast.monitor import Monitor
+from nst_fast.objective import Objective
+from nst_fast.optimizers import PixelOptimizer, learning_rate_at, make_optimizer, smooths_at
+from nst_fast.outputs import OutputFiles
+from nst_fast.problem import Problem, at_size
+from nst_fast.publish import open_monitor
+from nst_fast.record import RunRecord
+from nst_fast.reporting import add_readings, conclude, new_record
+from nst_fast.scales import Scale
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who hears of a run while it goes on. All are called on the thread that runs the loop.
+
+    Attributes:
+        event: every StepEvent.
+        note: one sentence about something the user should know.
+        stop: asked once a step; True ends the run in good order, with the picture it has.
+    """
+
+    event: Callable[[StepEvent], None] = lambda event: None
+    note: Callable[[str], None] = lambda note: None
+    stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Pastiche:
+    """The result of a run: ``image`` [1, 3, H, W], RGB float32 in [0, 1] on the CPU, and the run's record.
+
+    A run that diverged beyond repair still has a picture, its best; ``failure`` is then what to raise once it is saved.
+    """
+
+    image: Tensor
+    record: RunRecord
+    failure: NumericsError | None = None
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the picture with its record inside, and record and loss curve beside it."""
+        files = OutputFiles(Path(path))
+        files.check(overwrite=overwrite, inputs=())
+        files.save(self.image, self.record)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What lives as long as one scale does, and changes from step to step but for ``scale``, ``first`` and ``plan``.
+
+    Attributes:
+        first: updates done before it.
+        plan: of its memory.
+        optimizer: holds the pastiche.
+        average: of the iterates, if it was asked for.
+    """
+
+    scale: Scale
+    first: int
+    plan: Plan
+    optimizer: PixelOptimizer
+    guard: Guard
+    average: IterateAverage | None
+
+
+def run(problem: Problem, files: OutputFiles | None, listeners: Listeners) -> Pastiche:
+    """Run every scale to its end, or until something ends the run; complete the record.
+
+    Snapshots are written when ``files`` are given; the picture itself is not: that is the caller's.
+    """
+    for note in problem.notes:
+        listeners.note(note)
+    return Run(problem, files, listeners).run()
+
+
+class Run:
+    """One run over all scales: what passes from one scale to the next, who is told, and what is written down."""
+
+    def __init__(self, problem: Problem, files: OutputFiles | None, listeners: Listeners) -> None:
+        self.problem = problem
+        self.config = problem.config
+        self.files = files
+        self.listeners = listeners
+        self.record = new_record(problem)
+        self.choice = choose(problem.config, problem.encoder, problem.device)
+        self.rules = StopRules(problem.config)
+        self.started = time.perf_counter()
+        self.history: LossHistory | None = None
+        self.last: StepEvent | None = None
+        self.status = "complete"
+        self.stopped = False
+        self.failure: NumericsError | None = None
+
+    def run(self) -> Pastiche:
+        scales = self.problem.scales
+        self.settle(self.choice)
+        pastiche = self.problem.start_at(scales[0])
+        stage: Stage | None = None
+        done = 0
+        for scale in scales:
+            stage = self.begin(scale, done, pastiche, stage)
+            pastiche, updates = self.run_stage(stage, last=scale is scales[-1])
+            done += updates
+            if self.stopped or self.failure:
+                break
+        assert self.last is not None and self.history is not None  # the loop always reports its end
+        conclude(self.record, self.status, self.last, self.history)
+        return Pastiche(self.finish(pastiche), self.record, self.failure)
+
+    def finish(self, pastiche: Tensor) -> Tensor:
+        """The picture on the CPU at its full size, its colours kept and its noise taken out if the config says so."""
+        problem = self.problem
+        picture = at_size(pastiche.detach(), problem.height, problem.width).clamp(0, 1).cpu()
+        content = problem.content.tensor if problem.content is not None else None
+        if content is not None:
+            content = at_size(content, problem.height, problem.width)
+        picture, self.record.finish = finished(picture, content, self.config)
+        return picture
+
+    def settle(self, choice: Choice) -> None:
+        """Take this engine and precision from here on; say so when it was not the user who chose them."""
+        if choice is not self.choice or "auto" in (self.config.engine, self.config.precision):
+            self.listeners.note(str(choice))
+        self.choice = choice
+        self.record.engine, self.record.precision = choice.engine, choice.precision
+
+    def begin(self, scale: Scale, first: int, pastiche: Tensor, coarser: Stage | None) -> Stage:
+        """The stage of a scale, from the picture of the coarser one."""
+        # Contiguous: the order in which a sum is taken, and with it its last bits, follows the layout.
+        pastiche = at_size(pastiche, scale.height, scale.width).contiguous()
+        plan = self.plan(scale)
+        options = self.config.replace(lbfgs_history=plan.lbfgs_history)
+        optimizer = make_optimizer(pastiche, options, previous=coarser.optimizer if coarser else None)
+        average = IterateAverage(pastiche, options.average_decay) if options.average_decay else None
+        if self.config.precision == "auto" and not first and not plan.tiled:
+            self.settle(confirmed(self.choice, self.problem.encoder, self.problem.objective_at(scale), pastiche))
+        self.rules.next_scale(first)
+        return Stage(scale, first, plan, optimizer, Guard(pastiche, options.divergence_factor), average)
+
+    def plan(self, scale: Scale) -> Plan:
+        """How the scale fits into memory; said, and written down."""
+        plan = plan_at(self.problem, self.choice, scale)
+        self.record.plan = describe(plan)
+        self.listeners.note(str(plan))
+        return plan
+
+    def run_stage(self, stage: Stage, *, last: bool) -> tuple[Tensor, int]:
+        """Optimise at one scale; return its picture and the updates done.
+
+        Only the last scale, if it is whole, is monitored.
+        """
+        scale, plan = stage.scale, stage.plan
+        objective, evaluate = evaluation_at(self.problem, self.choice, scale, plan, self.listeners.note)
+        if self.history is None:
+            self.history = LossHistory(objective.term_names, self.config.steps, self.problem.device)
+        span = Span(scale.index, stage.first, scale.steps, self.config.steps, last=last)
+        verdict = ""
+        with self.monitoring(objective, enabled=last and not plan.tiled and self.config.strength > 0) as monitor:
+            try:
+                for event in self.steps(stage, evaluate, self.history, span):
+                    self.hear(event, monitor)
+                    verdict = self.verdict(event, scale)
+                    if verdict:
+                        break
+            except NumericsError as error:
+                verdict, self.failure = "diverged", error
+        if monitor is not None:
+            add_readings(self.record, monitor)
+        assert self.last is not None  # the loop reports its end, and its beginning is always due
+        updates = self.last.step - stage.first if verdict else scale.steps
+        if last or self.stopped or self.failure:
+            return self.picked(stage, evaluate, verdict), updates
+        average = stage.average.mean if stage.average else None
+        return stage.optimizer.pastiche if average is None else average, updates
+
+    def steps(self, stage: Stage, evaluate: Evaluator, history: LossHistory, span: Span) -> Iterator[StepEvent]:
+        return optimize(evaluate, stage.optimizer, stage.guard, history, span, self.course(), stage.average)
+
+    def course(self) -> Course:
+        config = self.config
+        return Course(
+            learning_rate=lambda step: learning_rate_at(config, step),
+            due=EventClock([config.monitor_every, config.save_every, config.log_every, GUARD_STEPS]),
+            elapsed=self.elapsed,
+            smooths=lambda step: smooths_at(config, step),
+            stop=self.stop,
+            recovered=self.recovered,
+        )
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def stop(self) -> bool:
+        """Whether the user wishes to stop; asked by the loop alone, so that all who act on it see the same answer."""
+        self.stopped = self.stopped or self.listeners.stop()
+        return self.stopped
+
+    def verdict(self, event: StepEvent, scale: Scale) -> str:
+        """Why the scale should end now, if it should: the user's wish, or one of the stop rules."""
+        if self.stopped:
+            return "stopped"
+        if not self.config.strength:
+            return "complete"  # without style the start, the content image itself, is the answer
+        share = share_of_work(self.problem.scales, scale.index)
+        return self.rules.verdict(event.step, event.terms["total"], event.seconds, share)
+
+    def recovered(self, recovery: Recovery) -> None:
+        self.record.recoveries.append(asdict(recovery))
+        self.record.warnings.append(str(recovery))
+        self.listeners.note(str(recovery))
+
+    def picked(self, stage: Stage, evaluate: Evaluator, verdict: str) -> Tensor:
+        """The picture that the run ends with, ``self.last`` holding its losses.
+
+        It is the last iterate or, if iterates are averaged, their average. A run that was cut short ends with the best
+        picture it has seen at its scale: the best iterate, or the average if that is better still.
+        """
+        assert self.last is not None and self.history is not None  # something was evaluated
+        pastiche, guard = stage.optimizer.pastiche, stage.guard
+        if verdict:
+            self.status = verdict
+            if guard.best_total < self.last.terms["total"] or not math.isfinite(self.last.terms["total"]):
+                pastiche = guard.best
+                self.last = replace(self.last, terms=self.history.row(guard.best_step))
+        average = stage.average.mean if stage.average else None
+        if average is None:
+            return pastiche
+        terms = self.history.named(evaluate(average))
+        if verdict and not terms["total"] < self.last.terms["total"]:
+            return pastiche
+        self.last = replace(self.last, terms=terms)
+        return average
+
+    def hear(self, event: StepEvent, monitor: Monitor | None) -> None:
+        """Pass an event on to the monitor, the snapshots and the listeners."""
+        self.last = event
+        config = self.config
+        if monitor is not None and event.step % config.monitor_every == 0:
+            monitor.submit(event.step, event.pastiche.detach().to("cpu", copy=True))
+        if self.files is not None and config.save_every and event.step and event.step % config.save_every == 0:
+            self.files.save_snapshot(event.pastiche, event.step, config.save_format)
+        self.listeners.event(event)
+
+    @contextmanager
+    def monitoring(self, objective: Objective, *, enabled: bool) -> Iterator[Monitor | None]:
+        """The monitor for as long as the loop runs, or None when it is turned off."""
+        if not (enabled and self.config.monitor_every):
+            yield None
+            return
+        weights = self.problem.weights["sha256"]
+        with open_monitor(self.problem.encoder, objective, self.config, weights, self.listeners.note) as monitor:
+            yield monitor
+
+
+def share_of_work(scales: Sequence[Scale], index: int) -> float:
+    """The part of a run's work, counted in pixels times steps, that is done by the end of a scale."""
+    work = [scale.height * scale.width * scale.steps for scale in scales]
+    return sum(work[: index + 1]) / sum(work)
