@@ -197,14 +197,18 @@ def recover(optimizer: PixelOptimizer, guard: Guard, recovery: Recovery, course:
 
 @dataclass
 class EventClock:
-    """Says when an event is due: at multiples of the given steps, and when half a second has passed on the host."""
+    """Says when an event is due: at multiples of the given steps, and when half a second has passed on the clock."""
 
     every: Sequence[int]
-    last: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    _last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._last = self.clock()
 
     def __call__(self, step: int) -> bool:
-        now = time.monotonic()
-        if now - self.last > EVENT_SECONDS or any(step % every == 0 for every in self.every if every):
-            self.last = now
+        now = self.clock()
+        if now - self._last > EVENT_SECONDS or any(step % every == 0 for every in self.every if every):
+            self._last = now
             return True
         return False

@@ -163,13 +163,17 @@ class Run:
         self.listeners.note(str(plan))
         return plan
 
+    def evaluation(self, stage: Stage) -> tuple[Objective, Evaluator]:
+        """What is minimised at a scale, and what evaluates it."""
+        return evaluation_at(self.problem, self.choice, stage.scale, stage.plan, self.listeners.note)
+
     def run_stage(self, stage: Stage, *, last: bool) -> tuple[Tensor, int]:
         """Optimise at one scale; return its picture and the updates done.
 
         Only the last scale, if it is whole, is monitored.
         """
         scale, plan = stage.scale, stage.plan
-        objective, evaluate = evaluation_at(self.problem, self.choice, scale, plan, self.listeners.note)
+        objective, evaluate = self.evaluation(stage)
         if self.history is None:
             self.history = LossHistory(objective.term_names, self.config.steps, self.problem.device)
         span = Span(scale.index, stage.first, scale.steps, self.config.steps, last=last)

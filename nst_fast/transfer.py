@@ -10,7 +10,9 @@ from nst_fast.errors import UsageError
 from nst_fast.options import known
 from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Networks, load_problem
+from nst_fast.ranks.group import Ranks
 from nst_fast.run import Listeners, Pastiche, Run, run
+from nst_fast.shared_run import run_shared
 
 
 def stylize(
@@ -22,6 +24,7 @@ def stylize(
     overwrite: bool = False,
     listeners: Listeners | None = None,
     networks: Networks | None = None,
+    ranks: Ranks | None = None,
     **options: object,
 ) -> Pastiche:
     """Paint the content image in the style of one or more style images (Gatys et al. 2016).
@@ -34,6 +37,8 @@ def stylize(
         overwrite: replace an output that exists.
         listeners: hear of events and notes; may stop the run.
         networks: shares loaded networks between several calls.
+        ranks: the processes that share the picture, see :func:`nst_fast.ranks.group.joined`; each of them makes the
+            same call, and rank 0 writes.
         **options: fields of :class:`StylizeConfig` that differ from ``config``, as ``steps=100``.
 
     Returns:
@@ -50,8 +55,9 @@ def stylize(
     if files is not None:
         files.check(overwrite=overwrite, inputs=[Path(content), *styles])
     problem = load_problem(config, Path(content), styles, networks or Networks())
-    pastiche = run(problem, files, listeners or Listeners())
-    if files is not None:
+    listeners = listeners or Listeners()
+    pastiche = run(problem, files, listeners) if ranks is None else run_shared(problem, files, listeners, ranks)
+    if files is not None and (ranks is None or ranks.rank == 0):
         files.save(pastiche.image, pastiche.record)
     if pastiche.failure is not None:
         raise pastiche.failure

@@ -93,6 +93,26 @@ class JoinedRanks:
             raise lost(others, reason_of(error)) from error
 
 
+def device_of(name: str, place: Place) -> str:
+    """The device of one rank: a GPU of its own, or the CPU.
+
+    Raises:
+        DeviceError: there are more ranks than GPUs, or the device is one for a single process.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not count):
+        return "cpu"
+    if name not in ("auto", "cuda"):
+        raise DeviceError(
+            f"device {name!r}: {place.size} ranks cannot share it", "Use --device cuda, a GPU for each, or --device cpu"
+        )
+    if place.local_size > count:
+        raise DeviceError(
+            f"{place.local_size} ranks on a machine with {count} GPUs", "Start one for each GPU, or use --device cpu"
+        )
+    return f"cuda:{place.local_rank}"
+
+
 def reason_of(error: Exception) -> str:
     """What a library says, without the line of its source and the advice that follows."""
     said = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip())
