@@ -14,6 +14,7 @@ from typing import Any
 
 import onnx
 import torch
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from nst_fast import __version__, losses
@@ -178,11 +179,34 @@ def open_model(path: Path) -> tuple[bytes, dict[str, Any]]:
     actual = sha256_bytes(data)
     if actual != expected:
         raise OnnxModelError(f"{path}: changed after export, its sha256 is {actual} and not {expected}", REMEDY)
-    embedded = {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
-    embedded_identity = json.loads(embedded.get(METADATA_KEY, "{}"))
-    if not embedded_identity or not embedded_identity.items() <= manifest.items():
-        raise OnnxModelError(f"{path}: its manifest describes another model", REMEDY)
+    _check_content(data, manifest, path)
     return data, manifest
+
+
+def _check_content(data: bytes, manifest: dict[str, Any], path: Path) -> None:
+    """What the hash does not say, since whoever changes a model can change its sidecar: that we could have made it."""
+    try:
+        model = onnx.load_from_string(data)
+        embedded = {entry.key: entry.value for entry in model.metadata_props}
+        identity = json.loads(embedded.get(METADATA_KEY, "{}"))
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise OnnxModelError(f"{path}: damaged, {error}", REMEDY) from None
+    if not isinstance(identity, dict) or not identity or not identity.items() <= manifest.items():
+        raise OnnxModelError(f"{path}: its manifest describes another model", REMEDY)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
+        raise OnnxModelError(f"{path}: takes numbers from other files, which no export of nst-fast does", REMEDY)
+    foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    if model.functions or foreign:
+        raise OnnxModelError(f"{path}: has operators of its own, which no export of nst-fast has", REMEDY)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that a graph holds, also in the attributes of its nodes and in the graphs inside them."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner) if inner.node or inner.initializer else ()
 
 
 def _export(module: ExportModule, opset: int) -> Any:

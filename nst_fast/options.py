@@ -106,11 +106,18 @@ class Options:
         if value is None and item.optional:
             return None
         if item.kind is float and type(value) is int:
-            object.__setattr__(self, item.name, float(value))  # 1 means 1.0, also in records and comparisons
-            value = float(value)
+            value = _as_float(value)
+            object.__setattr__(self, item.name, value)  # 1 means 1.0, also in records and comparisons
         if type(value) is not item.kind:
             return f"{item.flag} {value!r}: must be {_article(item.kind)}"
         return _out_of_range(item, value)
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf
 
 
 def _out_of_range(item: Declared, value: Any) -> str | None:

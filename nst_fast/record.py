@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nst_fast import __version__
 from nst_fast.errors import InputError
-from nst_fast.files import write_atomic
+from nst_fast.files import shown, write_atomic
 from nst_fast.images import read_text
 
 SCHEMA = "nst-fast/run/1"
 TEXT_KEY = "nst-fast"  # the name of the text chunk that carries the record inside a picture
+REMEDY = "Give a picture made by nst-fast, or the .json beside it"
+MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 EMBEDDED_ROWS = 200  # the record inside the picture keeps at most so many rows of the loss history
 
 
@@ -86,22 +89,62 @@ class RunRecord:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The run record of a picture made by nst-fast, or of the JSON file beside one.
+    """The run record of a picture made by nst-fast, or of the JSON file beside one; every field is there.
 
     Raises:
         InputError: the file is missing, carries no record, or carries a damaged one.
     """
     text = _read(path) if path.suffix.lower() == ".json" else read_text(path).get(TEXT_KEY, "")
+    name = shown(path)
     if not text:
-        raise InputError(f"{path}: carries no run record", "Give a picture made by nst-fast, or the .json beside it")
+        raise InputError(f"{name}: carries no run record", REMEDY)
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the run record is damaged ({error})") from None
+        raise InputError(f"{name}: the run record is damaged ({error})", REMEDY) from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else type(record).__name__
-        raise InputError(f"{path}: not a run record of this version ({found!r}, expected {SCHEMA!r})")
-    return record
+        raise InputError(f"{name}: not a run record of this version ({found!r}, expected {SCHEMA!r})")
+    if problem := next(_problems(record), ""):
+        raise InputError(f"{name}: the run record is damaged ({problem})", REMEDY)
+    return _DEFAULTS | record
+
+
+def _problems(record: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the shape of a record; it may have been edited, or made to do harm."""
+    for item in fields(RunRecord):
+        required = item.default is MISSING and item.default_factory is MISSING
+        if item.name not in record:
+            if required:
+                yield f"{item.name} is missing"
+        elif not isinstance(record[item.name], _KINDS[str(item.type).partition("[")[0]]):
+            yield f"{item.name} is {type(record[item.name]).__name__}"
+    if any(not isinstance(record["weights"].get(name, ""), str) for name in ("source", "sha256")):
+        yield "weights are not described by texts"
+    content, styles = record["inputs"].get("content"), record["inputs"].get("styles", [])
+    for picture in [content, *styles] if isinstance(styles, list) else [styles]:
+        if picture is not None and not _is_picture(picture):
+            yield "an input is not described by name, sha256 and size"
+    columns = record.get("history", {}).values()
+    numbers = [record.get("losses", {}).values(), *(column if isinstance(column, list) else [""] for column in columns)]
+    if any(not isinstance(value, int | float | None) for column in numbers for value in column):
+        yield "a loss is not a number"
+    if any(not isinstance(text, str) for name in ("finish", "warnings") for text in record.get(name, [])):
+        yield "a note is not a text"
+
+
+def _is_picture(described: Any) -> bool:
+    if not isinstance(described, dict):
+        return False
+    size, texts = described.get("size"), [described.get("name"), described.get("sha256")]
+    whole = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)
+    return whole and all(isinstance(text, str) for text in texts)
+
+
+_KINDS: dict[str, Any] = {"dict": dict, "list": list, "str": str, "int": int, "float": int | float | None}
+_DEFAULTS = RunRecord(
+    options={}, inputs={}, weights={}, device="", engine="", precision="", machine={}, created="", nst_fast=""
+).as_dict()
 
 
 def thin(column: list[float], rows: int) -> list[float]:
@@ -113,12 +156,18 @@ def thin(column: list[float], rows: int) -> list[float]:
 
 
 def _read(path: Path) -> str:
+    name = shown(path)
     try:
-        return path.read_text(encoding="utf-8")
+        if path.is_file() and path.stat().st_size <= MOST_BYTES:
+            return path.read_text(encoding="utf-8")
+        path.stat()  # says what is wrong with a path that leads nowhere
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+        raise InputError(f"{name}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file") from None
+        raise InputError(f"{name}: not a text file") from None
+    except ValueError:  # a NUL in the name
+        raise InputError(f"{name} is not a usable path") from None
+    raise InputError(f"{name} is no file, or larger than any record ({MOST_BYTES >> 20} MiB)", REMEDY)
 
 
 def rounded(value: Any) -> Any:

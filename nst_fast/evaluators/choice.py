@@ -102,7 +102,7 @@ def remembered_trial(encoder: Encoder, device: torch.device, precisions: list[st
     try:
         found = json.loads(path.read_text())
         return {precision: float(found[precision]) for precision in precisions}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         milliseconds = trial(encoder, device, precisions)
     try:
         write_atomic(path, json.dumps(milliseconds).encode())

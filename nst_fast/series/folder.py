@@ -148,7 +148,7 @@ class SeriesFolder:
 def is_plan(path: Path) -> bool:
     try:
         return bool(json.loads(path.read_text("utf-8"))["schema"] == PLAN_SCHEMA)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

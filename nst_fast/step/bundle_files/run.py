@@ -125,10 +125,10 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    manifest = json.loads((HERE / "manifest.json").read_text())
     try:
+        manifest = json.loads((HERE / "manifest.json").read_text())
         content, style = (load_picture(path, arguments.image_size) for path in (arguments.content, arguments.style))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     if min(*content.shape[2:], *style.shape[2:]) < manifest["smallest_side"]:
         sys.exit(f"error: a side of under {manifest['smallest_side']} pixels. Use a larger --image-size")
