@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,14 @@ PANELS = {
 
 def save_plot(data: Data, path: Path) -> bool:
     """Draw the panels that have something to show; False, and no file, when none has."""
-    panels = {kind: rows for kind in PANELS if (rows := _with_figures(data, kind))}
+    panels = [partial(_draw, kind=kind, rows=rows) for kind in PANELS if (rows := _with_figures(data, kind))]
+    pairs = dict.fromkeys(row["pair"] for row in data["rows"] if row["kind"] == "quality")
+    panels += [partial(_draw_curves, pair=pair, rows=data["rows"]) for pair in pairs]
     if not panels:
         return False
     figure = new_figure(0.8 + 5.2 * len(panels), 4.4)
-    for axes, (kind, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        _draw(axes, kind, rows)
+    for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes)
     known = facts(data)
     figure.suptitle(
         f"{known['machine']}  ·  PyTorch {known['torch']}  ·  ONNX Runtime {known['onnxruntime']}  ·  "
@@ -44,6 +47,25 @@ def save_plot(data: Data, path: Path) -> bool:
 def _with_figures(data: Data, kind: str) -> list[Mapping[str, Any]]:
     time = PANELS[kind][2]
     return [row for row in data["rows"] if row["kind"] == kind and row["status"] == OK and row[time] is not None]
+
+
+def _draw_curves(axes: Axes, pair: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Loss over seconds of every run on one pair, and the late goal as a line across."""
+    runs = [row for row in rows if row["kind"] == "quality" and row["pair"] == pair and row["status"] == OK]
+    for index, row in enumerate(runs):
+        label = f"{row['engine']}, {row['precision']}, {row['recipe']}"
+        axes.plot(row["seconds"], row["losses"], label=label, color=COLOURS[index % len(COLOURS)], linewidth=1.4)
+        if row["late_loss"] is not None:
+            axes.axhline(row["late_loss"], color="#999999", linewidth=0.6, linestyle=DASHES[0])
+    last = [row["losses"][-1] for row in runs]
+    axes.set_yscale("log")
+    axes.set_ylim(0.8 * min(last, default=1), 20 * min(last, default=1))  # the first steps fall by hundreds
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds of the loop")
+    axes.set_ylabel("loss, eager in fp32")
+    axes.set_title(f"Time to quality: {pair}", fontsize=10)
+    axes.grid(True, alpha=0.25, linewidth=0.5)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def _draw(axes: Axes, kind: str, rows: list[Mapping[str, Any]]) -> None:

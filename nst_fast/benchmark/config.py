@@ -9,6 +9,8 @@ from nst_fast.errors import UsageError
 from nst_fast.options import declared, option
 from nst_fast.taps import smallest_side
 
+SAMPLE = "sample"  # in place of a pair of pictures: the two that nst-fast draws itself
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
@@ -32,6 +34,17 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
     steps: int = option(
         50, "Length of the run whose final loss is compared with eager's; 0 leaves it out.", minimum=0, maximum=100_000
     )
+    pairs: str = option(
+        "",
+        "Measure time to quality instead of speed, on these pictures: CONTENT+STYLE,...; 'sample' is a pair drawn by "
+        "nst-fast. --steps is then the length of the runs.",
+        metavar="PAIRS",
+    )
+    plain: str = option(
+        "adam:0.02,lbfgs:1",
+        "Time to quality: what eager is tried with, the best of which is the goal: OPTIMIZER:RATE,...",
+        metavar="OPTIMIZERS",
+    )
     memory: bool = option(True, "Measure peak memory, each row in a fresh process.")
 
     @property
@@ -52,13 +65,39 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
     def provider_names(self) -> list[str]:
         return list(dict.fromkeys(_split(self.providers)))
 
+    @property
+    def picture_pairs(self) -> list[tuple[str, str] | None]:
+        """Content and style file of every pair, or None for the sample pictures."""
+        pairs: list[tuple[str, str] | None] = []
+        for part in _split(self.pairs):
+            content, plus, style = part.partition("+")
+            if part != SAMPLE and not (content and plus and style):
+                raise UsageError(f"--pairs {part!r} is no pair", f"Write CONTENT+STYLE, or {SAMPLE}")
+            pairs.append(None if part == SAMPLE else (content, style))
+        return pairs
+
+    @property
+    def plain_optimizers(self) -> list[tuple[str, float]]:
+        """Optimiser and learning rate of every plain run."""
+        found = []
+        for part in _split(self.plain):
+            name, _, rate = part.partition(":")
+            try:
+                found.append((name, float(rate)))
+            except ValueError:
+                raise UsageError(f"--plain {part!r} has no rate", "Write OPTIMIZER:RATE, as adam:0.02") from None
+        return found
+
     def contradictions(self) -> list[str]:
         problems = super().contradictions()
+        if self.picture_pairs and not self.plain_optimizers:
+            problems.append("--plain '': time to quality needs at least one to compare with")
         engines, precisions = zip(*self.engine_precisions, strict=True) if self.engine_precisions else ((), ())
         for flag, names, known in (
             ("engines", engines, _choices(DeviceOptions, "engine")),
             ("engines", precisions, _choices(DeviceOptions, "precision")),
             ("providers", self.provider_names, _choices(MonitorOptions, "monitor_provider")),
+            ("plain", [name for name, _ in self.plain_optimizers], _choices(OptimizerOptions, "optimizer")),
         ):
             unknown = dict.fromkeys(name for name in names if name not in known)
             problems += [f"--{flag} {name}: must be among {', '.join(known)}" for name in unknown]

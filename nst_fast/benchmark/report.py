@@ -27,13 +27,18 @@ def to_json(data: Data) -> str:
 
 def to_csv(data: Data) -> str:
     """All rows in one table, a column per figure, empty where a kind has none; the run's facts end every line."""
-    rows = [{**row, **facts(data)} for row in data["rows"]]
+    rows = [{**scalars(row), **facts(data)} for row in data["rows"]]
     columns = [*IDENTITY, *(name for row in rows for name in row)]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(dict.fromkeys(columns)), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def scalars(row: Data) -> dict[str, Any]:
+    """A row without its curves, which no cell of a table holds."""
+    return {name: value for name, value in row.items() if not isinstance(value, list)}
 
 
 def facts(data: Data) -> dict[str, Any]:
@@ -124,6 +129,19 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             ("gradient\ncosine", _number("gradient_cosine", "{:.5f}")),
             ("later", _number("gradient_cosine_late", "{:.5f}")),
             ("final\nloss", _number("final_loss_change", "{:+.2f} %", 100)),
+        ],
+    ),
+    "quality": (
+        "Time to quality: seconds to the loss of the best plain run of eager",
+        [
+            ("pair", lambda row: row["pair"]),
+            ("recipe", lambda row: f"{row['engine']}, {row['precision']}, {row['recipe']}"),
+            ("size", size_of),
+            ("a third\nof the steps", _number("early_seconds", "{:.1f} s")),
+            ("vs\nplain", _number("early_share", "{:.2f}")),
+            ("all\nsteps", _number("late_seconds", "{:.1f} s")),
+            ("vs\nplain", _number("late_share", "{:.2f}")),
+            ("last\nloss", lambda row: f"{row['losses'][-1]:.4g}"),
         ],
     ),
     "evaluation": (

@@ -140,6 +140,36 @@ class MonitorRow(Row):
 
 
 @dataclass(kw_only=True)
+class QualityRow(Row):
+    """How soon a run has the loss that the best plain eager run has after a third of its steps, and after all.
+
+    Attributes:
+        pair: names of content and style picture.
+        recipe: optimiser, rate and start.
+        steps, seconds, losses: the curve, from before the first update; losses by eager in IEEE fp32.
+        early_loss, late_loss: the goals.
+        early_seconds, late_seconds: until the curve reaches them, interpolated; None when it does not.
+        early_share, late_share: of the seconds that the best plain eager run takes.
+    """
+
+    kind: ClassVar[str] = "quality"
+
+    pair: str
+    engine: str = ""
+    recipe: str
+    device: str
+    early_loss: float | None = None
+    early_seconds: float | None = None
+    early_share: float | None = None
+    late_loss: float | None = None
+    late_seconds: float | None = None
+    late_share: float | None = None
+    steps: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
 class Report:
     """One run of the benchmark.
 
@@ -179,7 +209,9 @@ class Report:
 
 
 def rounded(value: Any) -> Any:
-    """A float to 6 significant digits, which is more than any timing is worth; None for one that JSON cannot hold."""
+    """Floats to 6 significant digits, which is more than any timing is worth; None for one that JSON cannot hold."""
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
     if not isinstance(value, float):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None

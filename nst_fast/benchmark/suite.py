@@ -8,21 +8,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nst_fast.benchmark.config import BenchConfig
+from nst_fast.benchmark.config import SAMPLE, BenchConfig
 from nst_fast.benchmark.evaluations import evaluation_rows
 from nst_fast.benchmark.loops import loop_rows
 from nst_fast.benchmark.memory import measure_memory
 from nst_fast.benchmark.monitoring import monitor_rows
+from nst_fast.benchmark.quality import quality_rows
 from nst_fast.benchmark.rows import Report, Row
 from nst_fast.benchmark.workbench import Workbench
 from nst_fast.errors import UsageError
 from nst_fast.machine import describe_machine
 
 Measure = Callable[[Workbench, int, int], Sequence[Row]]  # the rows of one kind at one height and width
+
+
+def asks_for_speed(config: BenchConfig) -> bool:
+    return bool(config.engine_precisions) and not config.picture_pairs
+
+
 # Kind -> whether a config asks for it, and what measures it. A new kind is a new entry.
 KINDS: dict[str, tuple[Callable[[BenchConfig], bool], Measure]] = {
-    "loop": (lambda config: bool(config.engine_precisions), loop_rows),
-    "monitor": (lambda config: bool(config.engine_precisions and config.monitor_every), monitor_rows),
+    "loop": (asks_for_speed, loop_rows),
+    "monitor": (lambda config: asks_for_speed(config) and config.monitor_every > 0, monitor_rows),
+    "quality": (lambda config: bool(config.picture_pairs), quality_rows),
     "evaluation": (lambda config: bool(config.provider_names), evaluation_rows),
 }
 
@@ -67,7 +75,9 @@ def run_benchmark(
 
 
 def shareable(config: BenchConfig) -> dict[str, Any]:
-    """The options as they may be published: a file of weights by its name, without the user's folders."""
+    """The options as they may be published: files by their names, without the user's folders."""
     options = config.as_dict()
     weights = Path(config.weights)
+    pairs = [pair and "+".join(Path(name).name for name in pair) for pair in config.picture_pairs]
+    options["pairs"] = ",".join(pair or SAMPLE for pair in pairs)
     return options | {"weights": weights.name if len(weights.parts) > 1 else config.weights}

@@ -50,7 +50,8 @@ class Workbench:
         self.stop = stop
         self.config = config
         self.device = resolve_device(config.device)
-        self.encoder, self.weights = Networks().encoder(config, config.taps, self.device)
+        self.networks = Networks()
+        self.encoder, self.weights = self.networks.encoder(config, config.taps, self.device)
         self.scene = functools.lru_cache(maxsize=1)(self._scene)  # one size at a time is in memory
         self.model = functools.cache(self._model)
         self.ceilings: dict[tuple[str, str], Ceiling] = {}
@@ -74,11 +75,15 @@ class Workbench:
         Raises:
             DeviceError: the engine or the device does not compute in this precision.
         """
-        shared = {item.name for item in fields(StylizeConfig)} & {item.name for item in fields(self.config)}
-        options = {name: getattr(self.config, name) for name in shared} | {"steps": max(1, self.config.steps)}
-        asked = StylizeConfig(**options | {"engine": engine, "precision": precision})
+        asked = self.run_options(engine, precision)
         choice = choose(asked, self.encoder, self.device)
         return asked.replace(engine=choice.engine, precision=choice.precision)
+
+    def run_options(self, engine: str, precision: str) -> StylizeConfig:
+        """The same, ``auto`` left as it is."""
+        shared = {item.name for item in fields(StylizeConfig)} & {item.name for item in fields(self.config)}
+        options = {name: getattr(self.config, name) for name in shared} | {"steps": max(1, self.config.steps)}
+        return StylizeConfig(**options | {"engine": engine, "precision": precision})
 
     def evaluator(self, run: StylizeConfig, scene: Scene) -> Evaluator:
         """The evaluator of a run. Call it within :func:`arithmetic`."""
