@@ -38,6 +38,10 @@ class NstFastError(Exception):
     def __str__(self) -> str:
         return f"{self.message.rstrip('.')}. {self.remedy}" if self.remedy else self.message
 
+    def as_dict(self) -> dict[str, str | int]:
+        """``kind``, ``message`` on one line and ``exit_code``: what manifests and ``--json`` say of an error."""
+        return {"kind": type(self).__name__, "message": " ".join(str(self).split()), "exit_code": self.exit_code}
+
 
 class UsageError(NstFastError):
     exit_code = 2

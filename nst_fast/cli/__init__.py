@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -12,6 +11,7 @@ import typer
 
 from nst_fast import __version__
 from nst_fast.cli import (
+    batch,
     bench,
     demo,
     doctor,
@@ -27,6 +27,7 @@ from nst_fast.cli import (
     texture,
     weights,
 )
+from nst_fast.cli.console import emit_error, prepare_streams
 from nst_fast.errors import NstFastError
 
 EPILOG = "Two commands to a picture: `nst-fast demo`, then `nst-fast stylize CONTENT STYLE -o OUT.png`."
@@ -40,6 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("stylize")(stylize.stylize)
+app.command("batch")(batch.batch)
 app.command("sweep")(sweep.sweep)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("texture")(texture.texture)
@@ -73,6 +75,7 @@ def options(
 
 def main() -> NoReturn:
     """Run the command line; every error of ours ends as one line on stderr and its exit code."""
+    prepare_streams()
     try:
         code = app(standalone_mode=False)
     except NstFastError as error:
@@ -81,9 +84,6 @@ def main() -> NoReturn:
         code = report(error, error.exit_code, error.format_message())
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except BrokenPipeError:  # the reader of our output went away; what we were asked for is done
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as error:  # the last line of defence: a fault of ours must still end in one line and code 1
         hint = "This is a fault of nst-fast: please report it with the output of --debug"
         code = report(error, 1, f"{type(error).__name__}: {error}. {hint}")
@@ -95,8 +95,5 @@ def report(error: Exception, code: int, message: str | None = None) -> int:
     if os.environ.get("NST_FAST_DEBUG"):
         traceback.print_exception(error)
     text = " ".join((message or str(error)).split())
-    sys.stderr.write(f"error: {text}\n")
-    if "--json" in sys.argv:
-        kind = type(error).__name__
-        sys.stdout.write(json.dumps({"status": "error", "code": code, "kind": kind, "message": text}) + "\n")
+    emit_error(text, code=code, kind=type(error).__name__, as_json="--json" in sys.argv)
     return code

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from nst_fast.benchmark.config import BenchConfig
-from nst_fast.cli.console import Messages, emit
+from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.errors import PartialError
@@ -41,7 +41,6 @@ def bench(
     json_path = Path(json_file) if json_file not in (None, "-") else None
     for path in filter(None, (json_path, csv_file, plot_file)):
         check_writable(path, overwrite=overwrite)
-    from nst_fast.benchmark.report import to_json
     from nst_fast.benchmark.suite import run_benchmark
 
     with graceful_stop(messages.say) as stop:
@@ -49,8 +48,11 @@ def bench(
     data = report.as_dict()
     show(data, messages)
     written = write(data, json_path, csv_file, plot_file)
-    for line in [to_json(data).rstrip()] if json_file == "-" else map(str, written):
-        emit(line)
+    if json_file == "-":
+        emit_json(data, indent=1)
+    else:
+        for path in written:
+            emit(str(path))
     if stop():
         raise typer.Exit(stop.exit_code)
     if report.failed:

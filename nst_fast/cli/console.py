@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from nst_fast.files import shown
 
 if TYPE_CHECKING:
     from nst_fast.control import ReportOptions
@@ -20,20 +25,28 @@ PLAIN_SECONDS = 10.0  # off a terminal: a line every so often ...
 PLAIN_SHARE = 0.1  # ... or whenever this much more of the run is done
 
 
+class LastingConsole(Console):
+    """Rich's console ends the program when nobody reads on; the work must not end for that."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        discard(sys.stderr)
+
+
 class Messages:
     """Writes notes to stderr unless told to be quiet. File names are printed as they are, never as markup."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False)
+        self.console = LastingConsole(stderr=True, highlight=False)
 
     def note(self, text: str) -> None:
-        if not self.quiet:
-            self.console.print(Text(f"note: {text}"), soft_wrap=True)
+        self.say(f"note: {text}")
 
     def say(self, text: str) -> None:
+        """One line; what a terminal would obey rather than print, as in odd file names, is escaped."""
         if not self.quiet:
-            self.console.print(Text(text), soft_wrap=True)
+            self.console.print(Text(shown(text)), soft_wrap=True)
 
 
 class PlainProgress:
@@ -110,7 +123,7 @@ def sums_by_kind(terms: dict[str, float]) -> dict[str, float]:
 def progress(messages: Messages, options: ReportOptions | None = None) -> Iterator[Callable[[StepEvent], None]]:
     """The progress display that suits stderr; log lines, if asked for, in place of plain ones or above the bar."""
     log = LogLines(messages, options) if options is not None and options.log_every else None
-    if messages.quiet or not messages.console.is_terminal:
+    if messages.quiet or not messages.console.is_terminal or messages.console.is_dumb_terminal:
         yield log or PlainProgress(messages)
         return
     columns = (
@@ -132,6 +145,57 @@ def progress(messages: Messages, options: ReportOptions | None = None) -> Iterat
 
 
 def emit(line: str) -> None:
-    """A result, on stdout."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """A result, on stdout. When nobody reads it any more, the work goes on all the same."""
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard(sys.stdout)
+
+
+_objects: list[str] = []  # the schemas of what --json has given
+
+
+def emit_json(facts: Mapping[str, Any], *, indent: int | None = None) -> None:
+    """The one JSON object that --json gives; ``facts`` begin with their ``schema``. ASCII, for any locale."""
+    _objects.append(facts["schema"])
+    emit(json.dumps(facts, indent=indent))
+
+
+def emit_error(text: str, *, code: int, kind: str, as_json: bool) -> None:
+    """The line on stderr that every error ends in; with --json also an object, unless the result was given before."""
+    complain(f"error: {text}")
+    if as_json and not _objects:
+        emit_json({"schema": "nst-fast/error/1", "status": "error", "code": code, "kind": kind, "message": text})
+
+
+def complain(text: str) -> None:
+    """A line on stderr, also for those who want to hear of nothing but errors."""
+    try:
+        sys.stderr.write(shown(text) + "\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Let what is still written to a stream vanish; Python would complain of it at its very end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr take every text: there may be none, or one that knows ASCII only.
+
+    Names of files that are not UTF-8 come out as the bytes that they are.
+    """
+    _objects.clear()
+    sys.stdout = sys.stdout or nowhere()
+    sys.stderr = sys.stderr or nowhere()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if unicode else "backslashreplace")
+
+
+def nowhere() -> TextIO:
+    """For a stream that whoever started us has closed."""
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from nst_fast.cli.console import emit
+from nst_fast.cli.console import emit, emit_json
 
 
 def doctor(
@@ -19,7 +18,7 @@ def doctor(
     """
     report = examine()
     if as_json:
-        emit(json.dumps(report))
+        emit_json({"schema": "nst-fast/doctor/1", **report})
         return
     for line in describe(report):
         emit(line)

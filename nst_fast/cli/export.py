@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nst_fast.cli.console import Messages, emit
+from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import takes
 from nst_fast.config import ExportConfig
 from nst_fast.errors import UsageError
 
 if TYPE_CHECKING:
     from nst_fast.publish import Published
+
+SCHEMA = "nst-fast/export/1"
 
 
 @takes(ExportConfig, recipes=True)
@@ -54,7 +55,8 @@ def export(
 
     published = export_model(config, output, providers=provider or ["cpu"], overwrite=overwrite)
     if as_json:
-        emit(json.dumps({"status": "complete", "output": str(published.path), "manifest": published.manifest}))
+        facts = {"status": "complete", "output": str(published.path), "manifest": published.manifest}
+        emit_json({"schema": SCHEMA, **facts})
         return
     show_parity(published, messages)
     emit(str(published.path))
@@ -73,7 +75,10 @@ def write(
     from nst_fast.step.bundle import write_bundle
 
     write_bundle(config, folder, overwrite=overwrite, providers=providers, note=messages.say)
-    emit(json.dumps({"status": "complete", "output": str(folder)}) if as_json else str(folder))
+    if as_json:
+        emit_json({"schema": SCHEMA, "status": "complete", "output": str(folder)})
+    else:
+        emit(str(folder))
 
 
 def show_parity(published: Published, messages: Messages) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nst_fast.cli.console import emit
+from nst_fast.cli.console import emit, emit_json
 
 
 def info(
@@ -20,7 +19,7 @@ def info(
 
     record = read_record(picture)
     if as_json:
-        emit(json.dumps(record, ensure_ascii=False))
+        emit_json(record)
         return
     for line in describe(record):
         emit(line)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from nst_fast.cli.console import emit
+from nst_fast.cli.console import emit, emit_json
 from nst_fast.cli.options import takes
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import UsageError
@@ -47,4 +46,7 @@ def plan(
     style = (max(16, round(height * config.style_scale)), max(16, round(width * config.style_scale)))
     job = Job(config, engine, precision, height, width, (style,))
     made = make_plan(job, budget_of(config, str(resolve_device(config.device))))
-    emit(json.dumps(describe(made)) if as_json else str(made))
+    if as_json:
+        emit_json({"schema": "nst-fast/plan/1", **describe(made)})
+    else:
+        emit(str(made))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nst_fast.cli.console import emit
+from nst_fast.cli.console import emit, emit_json
 from nst_fast.errors import UsageError
 
 
@@ -20,6 +20,7 @@ def plot(
     against: Annotated[str, typer.Option("--against", help="What runs to the right: step or seconds.")] = "step",
     beside: Annotated[bool, typer.Option("--beside", help="Each picture with its loss curve beside it.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
 ) -> None:
     """Draw the loss curves of RUNS in one plot, named by the options in which the runs differ.
 
@@ -35,4 +36,7 @@ def plot(
         show_beside(runs, output, overwrite=overwrite)
     else:
         compare_curves(runs, output, terms=terms.split(","), against=against, overwrite=overwrite)
-    emit(str(output))
+    if as_json:
+        emit_json({"schema": "nst-fast/plot/1", "status": "complete", "output": str(output)})
+    else:
+        emit(str(output))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from nst_fast.cli.console import emit
+from nst_fast.cli.console import emit, emit_json
 from nst_fast.config import StylizeConfig
 from nst_fast.options import declared
 from nst_fast.presets import OURS, PRESETS, Preset, find_preset
+
+SCHEMA = "nst-fast/presets/1"
 
 
 def presets(
@@ -24,13 +25,16 @@ def presets(
         ]
         width = max(map(len, PRESETS))
         lines = [f"{preset.name:<{width}}  {preset.summary}" for preset in PRESETS.values()]
-        emit(json.dumps({"presets": listed}) if as_json else "\n".join(lines))
+        if as_json:
+            emit_json({"schema": SCHEMA, "presets": listed})
+        else:
+            emit("\n".join(lines))
         return
     preset = find_preset(name)
     options = explained(preset)
     if as_json:
         facts = {"name": preset.name, "system": preset.system, "summary": preset.summary, "options": options}
-        emit(json.dumps(facts))
+        emit_json({"schema": SCHEMA, **facts})
         return
     emit(f"{preset.name}: {preset.summary}")
     for option, setting in options.items():

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nst_fast.cli.console import Messages, emit, progress
+from nst_fast.cli.console import Messages, complain, emit, emit_json, progress
 from nst_fast.cli.signals import Stop
 
 if TYPE_CHECKING:
@@ -53,13 +51,31 @@ def conclude_series(
 
     for outcome in outcomes:
         if outcome.error is not None:
-            sys.stderr.write(f"failed: {outcome.job.label}: {' '.join(str(outcome.error).split())}\n")
+            complain(f"failed: {outcome.job.label}: {' '.join(str(outcome.error).split())}")
     finished = sum(outcome.record is not None for outcome in outcomes)
+    if as_json:
+        emit_json(facts_of(series, outcomes, folder, stopped=stop()))
     if stop():
         messages.say(f"stopped: {finished} of {len(outcomes)} runs are finished; the same command goes on")
         raise typer.Exit(stop.exit_code)
     check_complete(series, outcomes)
     messages.say(f"complete: {finished} runs")
+    if not as_json:
+        emit(str(folder / "sheet.png"))
+
+
+def facts_of(series: Series, outcomes: Sequence[Outcome], folder: Path, *, stopped: bool) -> dict[str, Any]:
+    """What --json gives: ``status`` is complete, partial (runs failed) or stopped."""
+    failed = any(outcome.error is not None for outcome in outcomes)
+    status = "stopped" if stopped else "partial" if failed else "complete"
+    runs = [
+        {
+            **outcome.job.values,
+            "status": outcome.status,
+            **outcome.measured,
+            **({"error": outcome.error.as_dict()} if outcome.error is not None else {}),
+        }
+        for outcome in outcomes
+    ]
     sheet = str(folder / "sheet.png")
-    runs = [{**outcome.job.values, "status": outcome.status, **outcome.measured} for outcome in outcomes]
-    emit(json.dumps({"status": "complete", "sheet": sheet, "runs": runs}) if as_json else sheet)
+    return {"schema": f"nst-fast/{series.kind}/1", "status": status, "sheet": sheet, "runs": runs}

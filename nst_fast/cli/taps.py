@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from nst_fast.cli.console import emit
+from nst_fast.cli.console import emit, emit_json
 from nst_fast.config import EncoderOptions
 from nst_fast.taps import channels_of, layer_names, tap_size
 
@@ -29,7 +28,7 @@ def taps(
         names = available_taps(weights, network)
     sizes = {name: (channels_of(name), *tap_size(name, image_size, image_size)) for name in names}
     if as_json:
-        emit(json.dumps({"network": network, "image_size": image_size, "taps": sizes}))
+        emit_json({"schema": "nst-fast/taps/1", "network": network, "image_size": image_size, "taps": sizes})
         return
     emit(f"{network}: tap, channels, size for an image of {image_size}x{image_size}")
     for name, (channels, height, width) in sizes.items():

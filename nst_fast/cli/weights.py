@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nst_fast.cli.console import Messages, emit
+from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import UsageError, VerificationError
 from nst_fast.files import shown
@@ -45,7 +44,7 @@ def list_weights(as_json: Json = False) -> None:
     normalisation = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if as_json:
         found = {"networks": networks, "imported": imported, "normalisation": normalisation}
-        emit(json.dumps({"schema": SCHEMA, "status": "complete", **found}))
+        emit_json({"schema": SCHEMA, "status": "complete", **found})
         return
     for facts in networks:
         where = ", ".join(facts["files"]) or f"not on this machine: `nst-fast weights fetch {facts['network']}`"
@@ -166,7 +165,7 @@ def checked_hash(given: str | None) -> str | None:
 def conclude(held: Sequence[Held], *, as_json: bool) -> None:
     """The files on stdout: their paths, and what is known of them."""
     if as_json:
-        emit(json.dumps({"schema": SCHEMA, "status": "complete", "files": [as_dict(one) for one in held]}))
+        emit_json({"schema": SCHEMA, "status": "complete", "files": [as_dict(one) for one in held]})
         return
     for one in held:
         emit(f"{one.state}  {one.sha256[:16]}  {shown(one.path)}")

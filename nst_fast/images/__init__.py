@@ -24,6 +24,7 @@ from nst_fast.images.resizing import resize, resize_to, scaled_size
 from nst_fast.images.sources import STANDARD_INPUT, open_source
 
 __all__ = [
+    "READABLE",
     "LoadedImage",
     "check_output_suffix",
     "encode_image",
@@ -48,7 +49,8 @@ WRITABLE = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-_READABLE = WRITABLE | {".jfif": "JPEG", ".mpo": "MPO", ".gif": "GIF", ".avif": "AVIF"}
+# What a file in a folder must be called to count as a picture; one that is named is read whatever it is called.
+READABLE = WRITABLE | {".jfif": "JPEG", ".mpo": "MPO", ".gif": "GIF", ".avif": "AVIF"}
 
 # A JPEG segment holds 65,533 bytes, so long texts are spread over several comments, each with this mark.
 _MARK = b"nst-fast:"
@@ -109,7 +111,7 @@ def load_image(
 
 
 def _suffix_note(path: Path, actual: str) -> tuple[str, ...]:
-    claimed = _READABLE.get(path.suffix.lower())
+    claimed = READABLE.get(path.suffix.lower())
     jpegs = {"JPEG", "MPO"}
     if claimed is None or claimed == actual or {claimed, actual} == jpegs:
         return ()

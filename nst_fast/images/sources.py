@@ -59,7 +59,7 @@ def _opened(path: AnyPath) -> Source:
         return _read_pipe(0, "standard input")
     mode = Path(path).stat().st_mode
     if stat.S_ISDIR(mode):
-        raise UsageError(f"{shown(path)} is a folder", "Give the path of one picture in it")
+        raise UsageError(f"{shown(path)} is a folder", "Give one picture in it, or all of them to `nst-fast batch`")
     if not stat.S_ISREG(mode):
         return _read_special(path)
     stream = Path(path).open("rb")  # noqa: SIM115 - the caller closes it

@@ -11,6 +11,8 @@ from nst_fast.options import declared
 
 # The fields that a series fills in itself, by command: they are no flags of it.
 RECONSTRUCT_FIXED = ("content_taps", "content_weight", "style_taps", "style_weight", "seed")
+# Snapshots would stand among the pictures, and could take their names; a batch goes on picture by picture.
+BATCH_FIXED = ("save_every", "save_format", "checkpoint_every")
 TEXTURE_FIXED = ("content_taps", "content_weight", "style_taps", "seed")
 
 
@@ -28,6 +30,13 @@ class SweepConfig(StylizeConfig):
     # What differs between the pictures must be what was varied, and the same after an interruption: not the outcome of
     # a trial of speed.
     precision: str = default("precision", "fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig(StylizeConfig):
+    """Batch."""
+
+    monitor_every: int = default("monitor_every", 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,11 @@ import torch
 from nst_fast.errors import InputError, ModelError, NumericsError, OutOfMemoryError, PartialError, UsageError
 from nst_fast.files import lock
 from nst_fast.machine import resolve_device
+from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Networks, load_problem
 from nst_fast.series.folder import Measure, Outcome, Record, SeriesFolder
 from nst_fast.series.jobs import Job, Series
-from nst_fast.transfer import Listeners, run
+from nst_fast.transfer import Listeners, Pastiche, run
 
 # What concerns one run alone. A full disk or a missing device would fail all the others too, and ends the series.
 ERRORS_OF_ONE = (UsageError, InputError, ModelError, NumericsError, OutOfMemoryError)
@@ -87,15 +88,21 @@ def finish(job: Job, files: SeriesFolder, networks: Networks, listeners: Listene
     if (found := files.finished(job, weights["sha256"])) is not None:
         listeners.note("finished before, kept")
         return found
-    warm_up()
-    problem = load_problem(job.config, job.content, job.styles, networks, size=job.size)
-    pastiche = run(problem, files.files(job), listeners)
-    if pastiche.failure is not None:
-        raise pastiche.failure
-    if listeners.stop() and pastiche.record.status != "complete":
+    pastiche = paint(job, files.files(job), networks, listeners)
+    if pastiche is None:
         return None
     files.files(job).save_picture(pastiche.image, pastiche.record)
     return pastiche.record.as_dict()
+
+
+def paint(job: Job, files: OutputFiles, networks: Networks, listeners: Listeners) -> Pastiche | None:
+    """Run a job to its end; None when the user stopped it. Snapshots are written, the picture itself is not."""
+    warm_up()
+    problem = load_problem(job.config, job.content, job.styles, networks, size=job.size)
+    pastiche = run(problem, files, listeners)
+    if pastiche.failure is not None:
+        raise pastiche.failure
+    return None if listeners.stop() and pastiche.record.status != "complete" else pastiche
 
 
 @functools.cache

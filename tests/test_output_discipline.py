@@ -1,0 +1,277 @@
+"""Results on stdout, messages on stderr, whoever reads them: a program, a pipe that closes, an old terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+
+from nst_fast import StylizeConfig, stylize
+from nst_fast.cli import app, main
+
+SMALL = ("--weights", "random:0", "--content-taps", "relu1_2", "--style-taps", "relu1_1", "--precision", "fp32")
+TINY = (*SMALL, "--engine", "eager", "--image-size", "24", "--steps", "2")
+TAPS = ("--weights", "random:0", "--content-taps", "relu1_2", "--style-taps", "relu1_1")
+QUICK_BENCH = ("--sizes", "24", "--engines", "eager", "--steps", "1", "--repeats", "1", "--turn-seconds", "0.001")
+BENCH = (*QUICK_BENCH, "--providers", "cpu", "--monitor-every", "0", "--no-memory", "--device", "cpu", *TAPS)
+
+RECONSTRUCT = ("reconstruct", "content.png", "--taps", "relu1_1", "--weights=random:0", "--image-size=24", "--steps=2")
+TEXTURE = ("texture", "style.png", "--style-taps", "relu1_1", "--weights=random:0", "--image-size=24", "--steps=2")
+
+# What is called with --json, its exit code, and the schema of what it gives.
+CALLS: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "batch": (("batch", "content.png", "bad.png", "--style", "style.png", "-o", "many", *TINY), 10, "batch-result"),
+    "sweep": (("sweep", "content.png", "--style", "style.png", "--vary", "seed=0,1", *TINY), 0, "sweep"),
+    "sweep with a hole": (("sweep", "bad.png", "--style", "style.png", "-o", "holes", *TINY), 10, "sweep"),
+    "reconstruct": (RECONSTRUCT, 0, "reconstruction"),
+    "texture": (TEXTURE, 0, "texture"),
+    "plan": (("plan", "512x384"), 0, "plan"),
+    "plot": (("plot", "made.png", "-o", "curves.png"), 0, "plot"),
+    "export": (("export", "-o", "tiny.onnx", *TAPS), 0, "export"),
+    "bench": (("bench", *BENCH), 0, "bench"),
+    "presets": (("presets",), 0, "presets"),
+    "one preset": (("presets", "classic"), 0, "presets"),
+    "info": (("info", "made.png"), 0, "run"),
+    "taps": (("taps",), 0, "taps"),
+    "doctor": (("doctor",), 0, "doctor"),
+    "weights list": (("weights", "list"), 0, "weights"),
+    "weights verify": (("weights", "verify"), 0, "weights"),
+    "weights import": (("weights", "import", "bad.png"), 5, "error"),
+    "weights fetch": (("weights", "fetch"), 5, "error"),
+    "no record": (("info", "content.png"), 3, "error"),
+    "unknown network": (("taps", "--network", "vgg11"), 2, "error"),
+    "unknown option": (("taps", "--netwerk", "vgg16"), 2, "error"),
+}
+ELSEWHERE = {"stylize", "demo", "resume"}  # one object too: test_cli.py and test_demonstration.py
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workshop")
+    for seed, name in enumerate(["content.png", "style.png"]):
+        coarse = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((32, 24), Image.Resampling.BICUBIC).save(folder / name)
+    (folder / "bad.png").write_bytes(b"")
+    options = {"weights": "random:0", "content_taps": "relu1_2", "style_taps": "relu1_1", "image_size": 24, "steps": 1}
+    made = stylize(
+        folder / "content.png", folder / "style.png", StylizeConfig(engine="eager", monitor_every=0, **options)
+    )
+    made.save(folder / "made.png")
+    return folder
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(workshop: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """The command line in this process, where loading costs nothing: exit code, and all that came on both streams."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(workshop)
+        monkeypatch.setattr(sys, "argv", ["nst-fast", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out, said.err
+
+    return run
+
+
+@pytest.mark.parametrize(("arguments", "code", "schema"), CALLS.values(), ids=CALLS.keys())
+def test_json_is_one_object_with_a_schema_and_all_that_stdout_gets(
+    arguments: tuple[str, ...], code: int, schema: str, call: Call
+) -> None:
+    ended, out, err = call(*arguments, "--json", *(("-",) if arguments[0] == "bench" else ()))
+    assert ended == code, err
+    facts = json.loads(out)  # a second object, or a message, would be an error
+    assert facts["schema"] == f"nst-fast/{schema}/1"
+    assert out.isascii()
+    assert "\x1b" not in err
+    assert err.count("error: ") == (code != 0)
+
+
+def commands(group: Any, *names: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if isinstance(getattr(command, "commands", None), dict):
+            yield from commands(command, *names, name)
+        else:
+            yield " ".join((*names, name)), command
+
+
+def test_every_command_has_json_and_is_called_above() -> None:
+    known = dict(commands(typer.main.get_command(app)))
+    assert [name for name, command in known.items() if all("--json" not in p.opts for p in command.params)] == []
+    called = {name for name in known for arguments, _, _ in CALLS.values() if " ".join(arguments).startswith(name)}
+    assert set(known) - called - ELSEWHERE == set()
+
+
+def test_without_json_stdout_gets_the_results_path_alone(call: Call) -> None:
+    code, out, err = call("plot", "made.png", "-o", "alone.png")
+    assert (code, out, err) == (0, "alone.png\n", "")
+    code, out, err = call("batch", "content.png", "--style", "style.png", "-o", "quiet", *TINY, "--quiet")
+    assert (code, out, err) == (0, "quiet\n", "")
+    code, out, err = call("batch", "bad.png", "content.png", "--style", "style.png", "-o", "some", *TINY, "--quiet")
+    assert (code, out) == (10, "some\n")
+    assert [line.split(":")[0] for line in err.splitlines()] == ["failed", "error"]
+
+
+ODD = ("[red].png", "[/x].png", "-dash.png", "new\nline.png", "é ü.png", "esc\x1b[31m.png", "tab\t.png")
+
+
+@pytest.fixture(scope="module")
+def odd(workshop: Path) -> Path:
+    """Pictures with names that were never meant to be printed, one of them damaged."""
+    folder = workshop / "[b]odd"
+    (folder / "[").mkdir(parents=True)
+    for name in (*ODD, os.fsdecode(b"not-utf8-\xff.png")):
+        (folder / name).write_bytes((workshop / "content.png").read_bytes())
+    (folder / "[bad]\n\x1b[2J.png").write_bytes(b"")
+    return folder
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """This process' environment with other values; None takes one away."""
+    merged = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **changes}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+C_LOCALE = {"LC_ALL": "C", "LANG": None, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "HOME": None, "TERM": None}
+
+
+def test_odd_names_work_in_the_c_locale_without_a_home_and_are_printed_escaped(odd: Path, workshop: Path) -> None:
+    command = [sys.executable, "-m", "nst_fast", "batch", odd.name, "--style", "style.png", "-o", "[i]out é", *TINY]
+    done = subprocess.run(command, cwd=workshop, capture_output=True, env=environment(**C_LOCALE), timeout=120)
+    assert done.returncode == 10, done.stderr
+    out = workshop / "[i]out é"
+    assert len(list(out.rglob("*.png"))) == len(ODD) + 1
+    assert (out / "new\nline.png").exists()
+    assert os.fsencode(done.stdout.decode("ascii").strip()) in {b"[i]out \\udcc3\\udca9", b"[i]out \\xe9"}
+    text = done.stderr.decode("ascii")  # and so holds nothing that this locale could not show
+    assert "Traceback" not in text
+    assert not set(text) & {"\x1b", "\t"}
+    assert "[red].png" in text
+    assert "new\\nline.png" in text
+    assert text.count("failed: ") == 1
+    assert len([line for line in text.splitlines() if line.startswith("failed: [bad]\\n\\x1b[2J.png: ")]) == 1
+
+
+def test_a_name_that_is_not_utf_8_comes_out_as_its_bytes(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(workshop)
+    name = os.fsdecode(b"curves-\xff.png")
+    for flags, expected in ((), b"curves-\xff.png\n"), (("--overwrite", "--json"), rb'"curves-\udcff.png"}' + b"\n"):
+        monkeypatch.setattr(sys, "argv", ["nst-fast", "plot", "made.png", "-o", name, *flags])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        assert capfdbinary.readouterr().out.endswith(expected)
+    assert (workshop / name).exists()
+
+
+def test_a_name_that_is_markup_or_control_bytes_is_an_ordinary_error(call: Call) -> None:
+    for name in ("[/x].png", "[red]\x1b[2J.png", "a\nb.png"):
+        code, _, err = call("info", name)
+        assert code == 3
+        assert len(err.splitlines()) == 1
+        assert "\x1b" not in err
+    assert "[red]\\x1b[2J.png" in call("info", "[red]\x1b[2J.png")[2]
+
+
+def closed_pipe() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_reader_who_went_away_leaves_no_trace_in_the_exit_code_or_in_the_other_stream(closed: str) -> None:
+    writing = closed_pipe()
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writing}
+    arguments = ("taps",) if closed == "stdout" else ("taps", "--network", "vgg11")
+    command = [sys.executable, "-m", "nst_fast", *arguments]
+    try:
+        done = subprocess.run(command, **streams, env=environment(), timeout=60)  # type: ignore[call-overload]
+    finally:
+        os.close(writing)
+    assert done.returncode == (0 if closed == "stdout" else 2)
+    assert not done.stdout
+    assert not done.stderr
+
+
+def test_the_work_is_finished_though_nobody_reads_of_it(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    monkeypatch.setattr(
+        sys, "argv", ["nst-fast", "batch", "content.png", "--style", "style.png", "-o", "unread", *TINY]
+    )
+    with os.fdopen(closed_pipe(), "w") as out, os.fdopen(closed_pipe(), "w") as err, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 0
+    assert (workshop / "unread" / "content.png").exists()
+
+
+def test_streams_that_are_not_there_at_all_do_not_matter(workshop: Path) -> None:
+    for missing in (">&-", "2>&-", ">&- 2>&-"):
+        command = f"exec {sys.executable} -m nst_fast taps --network vgg11 --json {missing}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, env=environment(), timeout=60)
+        assert done.returncode == 2, done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, *arguments: str, **changes: str) -> str:
+    """What a command, in this process, writes to a terminal that is its stderr."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    said = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # Linux's word for: the other end was closed
+            while piece := os.read(ours, 4096):
+                said.extend(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        patch.setattr(sys, "argv", ["nst-fast", *arguments])
+        for name, value in changes.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit, match="0"):
+            main()
+    reader.join()
+    os.close(ours)
+    return said.decode()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+def test_terminals_get_a_bar_no_colour_if_they_say_so_and_plain_lines_if_they_are_dumb(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workshop)
+    colour = re.compile(r"\x1b\[[0-9;]*[34][0-7][0-9;]*m")
+    arguments = ("batch", "content.png", "--style", "style.png", *TINY)
+    assert colour.search(on_terminal(monkeypatch, *arguments, "-o", "colour", TERM="xterm-256color"))
+    plain = on_terminal(monkeypatch, *arguments, "-o", "no-colour", TERM="xterm-256color", NO_COLOR="1")
+    assert "\x1b[" in plain  # the bar moves
+    assert not colour.search(plain)
+    dumb = on_terminal(monkeypatch, *arguments, "-o", "dumb", TERM="dumb")
+    assert "\x1b" not in dumb
+    assert "step 2/2" in dumb
