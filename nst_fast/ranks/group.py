@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +18,7 @@ from nst_fast.errors import DeviceError, NstFastError
 from nst_fast.ranks import Place, voice
 from nst_fast.ranks.watch import PATIENCE, Store, Watch, end_process
 
+SPEAK_SECONDS = 1.0  # how long a rank that fails waits to hear whether another has reported an error
 JOIN_SECONDS = 120.0  # how long the processes wait for one another at the start
 STEP_SECONDS = 1800.0  # how long one may compute while the others wait; one that is gone is noticed by the watch
 
@@ -185,7 +187,13 @@ def _meet(place: Place, device: str) -> Store:
 
 def _first_to_speak(store: Store) -> bool:
     """Whether no other rank has reported an error yet; without a store nobody can tell, and silence would be worse."""
-    try:
-        return store.add("nst-fast/spoken", 1) == 1
-    except RuntimeError:
-        return True
+    found: list[int] = []
+
+    def ask() -> None:
+        with contextlib.suppress(RuntimeError):
+            found.append(store.add("nst-fast/spoken", 1))
+
+    asking = threading.Thread(target=ask, name="nst-fast voice", daemon=True)  # a store may never answer
+    asking.start()
+    asking.join(SPEAK_SECONDS)
+    return found in ([], [1])

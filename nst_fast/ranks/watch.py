@@ -63,42 +63,63 @@ class Watch:
         self._lost = lost
         self._patience = patience
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="nst-fast watch", daemon=True)
-        store.set_timeout(timedelta(seconds=patience))
-        store.set(self._key(place.rank), "0")
+        self._others = [rank for rank in range(place.size) if rank != place.rank]
+        # A store that does not answer may keep whoever asks it for ever; so there is one who asks and one who judges.
+        self._threads = [
+            threading.Thread(target=work, name=f"nst-fast watch: {work.__name__}", daemon=True)
+            for work in (self._ask, self._judge)
+        ]
+        store.set(_key(place.rank), "0")
+        self._greet()
+
+    def _greet(self) -> None:
+        """Take everybody for alive at this moment, the store as well."""
+        self._answered = time.monotonic()
+        self._seen = dict.fromkeys(self._others, self._answered)
 
     def __enter__(self) -> Watch:
-        self._thread.start()
+        self._greet()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._closed.set()
-        self._thread.join(self._patience)
+        for thread in self._threads:
+            thread.join(2 * BEAT)
 
-    def _key(self, rank: int) -> str:
-        return f"nst-fast/alive/{rank}"
-
-    def _work(self) -> None:
-        others = [rank for rank in range(self.place.size) if rank != self.place.rank]
-        signs = dict.fromkeys(others, b"")
-        now = time.monotonic()
-        seen = dict.fromkeys(others, now)
+    def _ask(self) -> None:
+        """Leave a sign of life in the store and take down those of others."""
+        signs = dict.fromkeys(self._others, b"")
         beats = 0
         while not self._closed.wait(BEAT):
             beats += 1
+            try:
+                self._store.set(_key(self.place.rank), str(beats))
+                found = self._store.multi_get([_key(rank) for rank in self._others])
+            except RuntimeError:  # the judge will see that no answer came
+                return
+            self._answered = now = time.monotonic()
+            for rank, sign in zip(self._others, found, strict=True):
+                if sign != signs[rank]:
+                    signs[rank], self._seen[rank] = sign, now
+
+    def _judge(self) -> None:
+        """Look whether a sign is overdue."""
+        now = time.monotonic()
+        while not self._closed.wait(BEAT):
             before, now = now, time.monotonic()
             if now - before > self._patience / 2:  # it was this process that was stopped, or starved
-                seen = dict.fromkeys(others, now)
-            try:
-                self._store.set(self._key(self.place.rank), str(beats))
-                found = self._store.multi_get([self._key(rank) for rank in others])
-            except RuntimeError as error:
-                if not self._closed.is_set():
-                    self._lost("rank 0", f"its store does not answer: {str(error).splitlines()[0]}")
-                return
-            for rank, sign in zip(others, found, strict=True):
-                if sign != signs[rank]:
-                    signs[rank], seen[rank] = sign, now
-                elif now - seen[rank] > self._patience:
-                    self._lost(f"rank {rank}", f"no sign of life for {self._patience:g} s")
-                    return
+                self._greet()
+            overdue = [rank for rank in self._others if now - self._seen[rank] > self._patience]
+            if now - self._answered > self._patience:
+                self._lost("rank 0", "its store does not answer")
+            elif overdue:
+                self._lost(f"rank {overdue[0]}", f"no sign of life for {self._patience:g} s")
+            else:
+                continue
+            return
+
+
+def _key(rank: int) -> str:
+    return f"nst-fast/alive/{rank}"
