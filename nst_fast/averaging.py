@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nst_fast.checkpoint import State
+
 
 class IterateAverage:
     """An exponential moving average of the pictures after every update (Polyak & Juditsky 1992).
@@ -33,6 +35,13 @@ class IterateAverage:
         """Forget all pictures."""
         self._sum.zero_()
         self._weight = 0.0
+
+    def state(self) -> State:
+        return {"sum": self._sum, "weight": self._weight}
+
+    def restore(self, state: State) -> None:
+        self._sum.copy_(state["sum"])
+        self._weight = state["weight"]
 
     @property
     def mean(self) -> Tensor | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nst_fast.errors import UsageError
 from nst_fast.options import Options, option
@@ -151,12 +152,12 @@ class StopOptions(Options):
         return super().contradictions()
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, flag: str = "--time-budget") -> float:
     """``90``, ``60s``, ``5m`` or ``1h`` in seconds; anything else raises :class:`UsageError`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
     if not 0 < seconds < float("inf"):
-        raise UsageError(f"--time-budget {text!r}: is no duration", "Write seconds, or 60s, 5m, 1h")
+        raise UsageError(f"{flag} {text!r}: is no duration", "Write seconds, or 60s, 5m, 1h")
     return seconds
 
 
@@ -179,6 +180,12 @@ class FinishOptions(Options):
 class ReportOptions(Options):
     """Report."""
 
+    checkpoint_every: str = option(
+        "60s",
+        "Keep what `nst-fast resume` needs to go on, every N steps (200) or as time passes (30s, 5m, 1h); 0: never.",
+        metavar="STEPS|TIME",
+        cosmetic=True,
+    )
     save_format: str = option(
         "same", "Format of the snapshots: the output's own, or another.", choices=("same", "png", "jpg"), cosmetic=True
     )
@@ -191,3 +198,22 @@ class ReportOptions(Options):
         choices=("plain", "run", "epoch"),
         cosmetic=True,
     )
+
+    @property
+    def checkpoint_interval(self) -> Interval | None:
+        """How often the state is kept; None for never."""
+        text = self.checkpoint_every.strip()
+        if not text.isdecimal():
+            return Interval(seconds=parse_duration(text, "--checkpoint-every"))
+        return Interval(steps=int(text)) if int(text) else None
+
+    def contradictions(self) -> list[str]:
+        _ = self.checkpoint_interval  # refuses what is none
+        return super().contradictions()
+
+
+class Interval(NamedTuple):
+    """A number of steps, or of seconds; the other is 0."""
+
+    steps: int = 0
+    seconds: float = 0.0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nst_fast.checkpoint import State
 from nst_fast.control import StopOptions
 from nst_fast.evaluators import Evaluation
 
@@ -91,6 +92,16 @@ class Guard:
         self.best.copy_(pastiche)
         self._total.fill_(math.inf)
 
+    def state(self) -> State:
+        best = {"best": self.best, "total": self._total, "step": self._step}
+        return {**best, "tries": self.tries, "learning_rate_factor": self.learning_rate_factor}
+
+    def restore(self, state: State) -> None:
+        self.best.copy_(state["best"])
+        self._total.copy_(state["total"])
+        self._step.copy_(state["step"])
+        self.tries, self.learning_rate_factor = state["tries"], state["learning_rate_factor"]
+
     @property
     def exhausted(self) -> bool:
         return self.tries > TRIES
@@ -129,3 +140,9 @@ class StopRules:
     def next_scale(self, step: int) -> None:
         """Losses of different scales are not comparable: patience begins anew."""
         self._best, self._improved_at = math.inf, step
+
+    def state(self) -> State:
+        return {"best": self._best, "improved_at": self._improved_at}
+
+    def restore(self, state: State) -> None:
+        self._best, self._improved_at = state["best"], state["improved_at"]

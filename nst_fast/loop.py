@@ -64,6 +64,15 @@ class LossHistory:
         self.length -= 1
         self.append(evaluation)
 
+    def first_rows(self, count: int) -> Tensor:
+        """The oldest rows [count, terms + 1], on the device."""
+        return self._buffer[:count]
+
+    def restore(self, rows: Tensor) -> None:
+        """Begin with the rows of an earlier run."""
+        self.length = len(rows)
+        self._buffer[: self.length].copy_(rows)
+
     def last(self) -> dict[str, float]:
         """The newest row. Synchronises with the device."""
         return self.row(self.length - 1)
@@ -92,7 +101,8 @@ class Span:
     """Which part of a run a loop covers: ``steps`` updates at a scale, after ``first`` earlier ones, of ``total``.
 
     The loop of the ``last`` scale ends with an evaluation of the finished picture. The others end with their last
-    update: the next scale's first event shows the picture that it made.
+    update: the next scale's first event shows the picture that it made. ``done`` of the steps were done before, by a
+    run that was interrupted.
     """
 
     scale: int
@@ -100,11 +110,12 @@ class Span:
     steps: int
     total: int
     last: bool
+    done: int = 0
 
 
 @dataclass(frozen=True)
 class Course:
-    """How a loop behaves from step to step. None of these may look at the device.
+    """How a loop behaves from step to step. None of these may look at the device, but for ``keep`` when it keeps.
 
     Attributes:
         learning_rate: step -> rate of the update that follows.
@@ -113,6 +124,7 @@ class Course:
         smooths: step -> whether the picture is smoothed after that update.
         stop: asked once a step; the run ends early, in good order, when it returns True.
         recovered: told of every return to the best picture.
+        keep: told of every step, and whether it is the last for the user's wish; may keep the state for later.
     """
 
     learning_rate: Callable[[int], float]
@@ -121,6 +133,7 @@ class Course:
     smooths: Callable[[int], bool] = lambda step: False
     stop: Callable[[], bool] = lambda: False
     recovered: Callable[[Recovery], None] = lambda recovery: None
+    keep: Callable[[int, bool], None] = lambda step, stopping: None
 
 
 def optimize(
@@ -146,30 +159,23 @@ def optimize(
     Raises:
         NumericsError: the run diverged once more than the guard tries; the pastiche is then the best picture.
     """
-    device = optimizer.pastiche.device
-
-    def event(step: int) -> StepEvent:
-        terms = history.last()  # waits for the device, so the time that follows is true
-        seconds = course.elapsed()
-        rate = step / seconds if step else 0.0
-        pastiche = optimizer.pastiche
-        return StepEvent(span.scale, step, span.total, terms, seconds, rate, peak_memory_mib(device), pastiche)
-
-    for step in range(span.first, span.first + span.steps + span.last):
+    begin = span.first + span.done
+    for step in range(begin, span.first + span.steps + span.last):
         evaluation = evaluate(optimizer.pastiche)
         history.append(evaluation)
         guard.observe(step, optimizer.pastiche, evaluation)
-        ends = course.stop() or step == span.first + span.steps
-        if ends or course.due(step):
-            seen = event(step)
+        stopping = course.stop()
+        # Before the guard steps in, which a stop makes it do at other steps: who goes on from here evaluates again.
+        course.keep(step, stopping)
+        ends = stopping or step == span.first + span.steps
+        if ends or step == begin or course.due(step):
+            seen = event_at(step, optimizer.pastiche, history, span, course)
             recovery = guard.check(step, seen.terms["total"]) if ends or step % GUARD_STEPS == 0 else None
             if recovery:
-                if average is not None:
-                    average.restart()
-                recover(optimizer, guard, recovery, course)
+                recover(optimizer, guard, recovery, course, average)
                 evaluation = evaluate(optimizer.pastiche)
                 history.replace_last(evaluation)
-                seen = event(step)
+                seen = event_at(step, optimizer.pastiche, history, span, course)
             yield seen
         if ends:
             return
@@ -184,9 +190,21 @@ def optimize(
                 average.restart()
 
 
-def recover(optimizer: PixelOptimizer, guard: Guard, recovery: Recovery, course: Course) -> None:
+def event_at(step: int, pastiche: Tensor, history: LossHistory, span: Span, course: Course) -> StepEvent:
+    """The event of the newest row of the history. Synchronises with the device."""
+    terms = history.last()  # waits for the device, so the time that follows is true
+    seconds = course.elapsed()
+    rate = step / seconds if step else 0.0
+    return StepEvent(span.scale, step, span.total, terms, seconds, rate, peak_memory_mib(pastiche.device), pastiche)
+
+
+def recover(
+    optimizer: PixelOptimizer, guard: Guard, recovery: Recovery, course: Course, average: IterateAverage | None
+) -> None:
     """Go back to the best picture; give up, with that picture in place, when it has been tried often enough."""
     optimizer.restart_from(guard.best)
+    if average is not None:
+        average.restart()
     course.recovered(recovery)
     if guard.exhausted:
         raise NumericsError(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nst_fast.checkpoint import State
 from nst_fast.config import OptimizerOptions
 from nst_fast.evaluators import Evaluation, Evaluator
 
 SMALLEST_SCALE = 1e-30  # of a gradient that is 0 everywhere
 # L-BFGS without line search: mean change of a value of the picture in the first step, and in any, at learning rate 1.
 FIRST_CHANGE, LARGEST_CHANGE = 0.01, 0.03
+# The state of torch.optim.LBFGS: its lists with one entry per pair, and what means nothing between two steps.
+PAIRS, SCRATCH = {"old_dirs", "old_stps", "ro"}, "al"
 
 
 def learning_rate_at(options: OptimizerOptions, step: int) -> float:
@@ -68,6 +71,14 @@ class PixelOptimizer(Protocol):
         """Go back to an earlier picture and forget everything learnt since."""
         ...
 
+    def state(self) -> State:
+        """What it has learnt, for a checkpoint: live tensors, but not the picture."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Know again what :meth:`state` gave."""
+        ...
+
 
 class Adam:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980) on pixels, clamped to [0, 1] after every update."""
@@ -95,6 +106,14 @@ class Adam:
     def restart_from(self, picture: Tensor) -> None:
         self.pastiche.copy_(picture)
         self._adam.state.clear()
+
+    def state(self) -> State:
+        return dict(self._adam.state.get(self.pastiche, {}))
+
+    def restore(self, state: State) -> None:
+        if state:
+            moments = {name: state[name].to(self.pastiche.device) for name in ("exp_avg", "exp_avg_sq")}
+            self._adam.state[self.pastiche] = {"step": state["step"], **moments}
 
     def take_over(self, coarser: Adam) -> None:
         """Start with the moments of a coarser scale, resized; the second moment stays non-negative."""
@@ -171,6 +190,27 @@ class LBFGS:
         self.pastiche.copy_(picture)
         self._lbfgs.state.clear()
         self._scale = None
+
+    def state(self) -> State:
+        known = self._lbfgs.state.get(self.pastiche, {})
+        return {"scale": self._scale, "lbfgs": {name: known[name] for name in known if name != SCRATCH}}
+
+    def restore(self, state: State) -> None:
+        """A shorter history than there was keeps the newest pairs."""
+        known = moved(state["lbfgs"], self.pastiche.device)
+        for name in PAIRS.intersection(known):
+            known[name] = known[name][-self._lbfgs.param_groups[0]["history_size"] :]
+        self._lbfgs.state[self.pastiche].update(known)
+        self._scale = moved(state["scale"], self.pastiche.device)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Part of a state with its tensors on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: moved(item, device) for name, item in value.items()}
+    return [moved(item, device) for item in value] if isinstance(value, list) else value
 
 
 OPTIMIZERS: dict[str, Callable[[Tensor, OptimizerOptions], PixelOptimizer]] = {"adam": Adam, "lbfgs": LBFGS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,20 @@ class OutputFiles:
         """The numbered file of a snapshot; ``kind`` is a suffix without its dot, or ``same`` for the picture's own."""
         suffix = self.picture.suffix if kind == "same" else f".{kind}"
         return self.picture.with_name(f"{self.picture.stem}-{step:06d}{suffix}")
+
+    def checkpoint(self, step: int) -> Path:
+        """The numbered file of a checkpoint."""
+        return self.picture.with_name(f"{self.picture.stem}-checkpoint-{step:06d}.safetensors")
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that there are, the newest first."""
+        pattern = re.compile(re.escape(self.picture.stem) + r"-checkpoint-(\d{6,})\.safetensors")
+        try:
+            paths = list(self.picture.parent.iterdir())
+        except OSError:  # no folder, no checkpoints
+            return []
+        steps = {int(match[1]): path for path in paths if (match := pattern.fullmatch(path.name))}
+        return [steps[step] for step in sorted(steps, reverse=True)]
 
     def check(self, *, overwrite: bool, inputs: Iterable[Path]) -> None:
         """Raise, before any work, if the picture could not be written or would destroy something."""

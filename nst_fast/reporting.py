@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nst_fast.files import sha256_of
 from nst_fast.images import LoadedImage
 from nst_fast.loop import LossHistory, StepEvent
@@ -36,21 +38,35 @@ def provenance(image: LoadedImage) -> dict[str, object]:
 
 
 def add_readings(record: RunRecord, monitor: Monitor) -> None:
-    """Put the monitor's readings into the record, as columns like the loop's own history."""
+    """Add the monitor's readings to those in the record, as columns like the loop's own history."""
     readings = monitor.readings()
-    names = list(readings[0].terms) if readings else []
+    before = record.monitor or {"steps": [], "terms": {}, "latency_ms": [], "dropped": 0}
+    names = list(readings[0].terms) if readings else list(before["terms"])
     record.provider = {"requested": monitor.session.requested, "actual": monitor.session.actual}
     record.monitor = {
-        "steps": [reading.step for reading in readings],
-        "terms": {name: [reading.terms[name] for reading in readings] for name in names},
-        "latency_ms": [reading.latency_ms for reading in readings],
-        "dropped": monitor.dropped,
+        "steps": before["steps"] + [reading.step for reading in readings],
+        "terms": {
+            name: before["terms"].get(name, []) + [reading.terms[name] for reading in readings] for name in names
+        },
+        "latency_ms": before["latency_ms"] + [reading.latency_ms for reading in readings],
+        "dropped": before["dropped"] + monitor.dropped,
     }
     record.warnings += monitor.warnings
+
+
+def record_so_far(record: RunRecord, monitor: Monitor | None, last: StepEvent | None) -> dict[str, Any]:
+    """The record of a run that goes on, as plain data of its own, with the readings that are there by now."""
+    copy = RunRecord(**record.as_dict())
+    if monitor is not None:
+        add_readings(copy, monitor)
+    if last is not None:
+        copy.peak_memory_mib = max(copy.peak_memory_mib, last.peak_memory_mib)
+    return copy.as_dict()
 
 
 def conclude(record: RunRecord, status: str, last: StepEvent, history: LossHistory) -> None:
     """Write down how the run ended, with the losses and figures of its last event."""
     record.status = status
     record.steps, record.seconds, record.steps_per_second = last.step, last.seconds, last.steps_per_second
-    record.peak_memory_mib, record.losses, record.history = last.peak_memory_mib, last.terms, history.rows()
+    record.peak_memory_mib = max(record.peak_memory_mib, last.peak_memory_mib)  # also of what was done before
+    record.losses, record.history = last.terms, history.rows()

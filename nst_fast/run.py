@@ -4,106 +4,81 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 
 from torch import Tensor
 
 from nst_fast.averaging import IterateAverage
+from nst_fast.checkpoint import Checkpoint
 from nst_fast.errors import NumericsError
 from nst_fast.evaluators import Choice, Evaluator, choose, confirmed
 from nst_fast.guard import GUARD_STEPS, Guard, Recovery, StopRules
 from nst_fast.images.postprocess import finished
+from nst_fast.keeper import Keeper
 from nst_fast.loop import Course, EventClock, LossHistory, Span, StepEvent, optimize
-from nst_fast.memory.planned import evaluation_at, plan_at
+from nst_fast.memory.planned import evaluation_at, plan_as_before, plan_at
 from nst_fast.memory.planner import Plan, describe
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective
-from nst_fast.optimizers import PixelOptimizer, learning_rate_at, make_optimizer, smooths_at
+from nst_fast.optimizers import learning_rate_at, make_optimizer, smooths_at
 from nst_fast.outputs import OutputFiles
+from nst_fast.pastiche import Listeners, Pastiche
 from nst_fast.problem import Problem, at_size
 from nst_fast.publish import open_monitor
-from nst_fast.record import RunRecord
-from nst_fast.reporting import add_readings, conclude, new_record
-from nst_fast.scales import Scale
+from nst_fast.reporting import add_readings, conclude, new_record, record_so_far
+from nst_fast.resumption import as_it_was, check_size, places_of, refusing_what_does_not_fit
+from nst_fast.scales import Scale, share_of_work
+from nst_fast.stage import Stage
 
 
-@dataclass(frozen=True)
-class Listeners:
-    """Who hears of a run while it goes on. All are called on the thread that runs the loop.
-
-    Attributes:
-        event: every StepEvent.
-        note: one sentence about something the user should know.
-        stop: asked once a step; True ends the run in good order, with the picture it has.
-    """
-
-    event: Callable[[StepEvent], None] = lambda event: None
-    note: Callable[[str], None] = lambda note: None
-    stop: Callable[[], bool] = lambda: False
-
-
-@dataclass(frozen=True)
-class Pastiche:
-    """The result of a run: ``image`` [1, 3, H, W], RGB float32 in [0, 1] on the CPU, and the run's record.
-
-    A run that diverged beyond repair still has a picture, its best; ``failure`` is then what to raise once it is saved.
-    """
-
-    image: Tensor
-    record: RunRecord
-    failure: NumericsError | None = None
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the picture with its record inside, and record and loss curve beside it."""
-        files = OutputFiles(Path(path))
-        files.check(overwrite=overwrite, inputs=())
-        files.save(self.image, self.record)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What lives as long as one scale does, and changes from step to step but for ``scale``, ``first`` and ``plan``.
-
-    Attributes:
-        first: updates done before it.
-        plan: of its memory.
-        optimizer: holds the pastiche.
-        average: of the iterates, if it was asked for.
-    """
-
-    scale: Scale
-    first: int
-    plan: Plan
-    optimizer: PixelOptimizer
-    guard: Guard
-    average: IterateAverage | None
-
-
-def run(problem: Problem, files: OutputFiles | None, listeners: Listeners) -> Pastiche:
+def run(
+    problem: Problem,
+    files: OutputFiles | None,
+    listeners: Listeners,
+    keeper: Keeper | None = None,
+    interrupted: Checkpoint | None = None,
+) -> Pastiche:
     """Run every scale to its end, or until something ends the run; complete the record.
 
     Snapshots are written when ``files`` are given; the picture itself is not: that is the caller's.
+
+    Args:
+        keeper: keeps the state of the run from time to time, and when the user stops it.
+        interrupted: the state to go on from.
+
+    Raises:
+        ResumeError: that state does not fit the problem.
     """
     for note in problem.notes:
         listeners.note(note)
-    return Run(problem, files, listeners).run()
+    return Run(problem, files, listeners, keeper, interrupted).run()
 
 
 class Run:
     """One run over all scales: what passes from one scale to the next, who is told, and what is written down."""
 
-    def __init__(self, problem: Problem, files: OutputFiles | None, listeners: Listeners) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        files: OutputFiles | None,
+        listeners: Listeners,
+        keeper: Keeper | None = None,
+        interrupted: Checkpoint | None = None,
+    ) -> None:
         self.problem = problem
         self.config = problem.config
         self.files = files
         self.listeners = listeners
-        self.record = new_record(problem)
-        self.choice = choose(problem.config, problem.encoder, problem.device)
+        self.keeper = keeper
+        self.interrupted = interrupted
+        self.record = new_record(problem) if interrupted is None else as_it_was(interrupted, problem.config)
+        self.choice = self.choose()
         self.rules = StopRules(problem.config)
-        self.started = time.perf_counter()
+        self.started = time.perf_counter() - (interrupted.seconds if interrupted else 0.0)
+        self.stage: Stage | None = None
+        self.monitor: Monitor | None = None
         self.history: LossHistory | None = None
         self.last: StepEvent | None = None
         self.status = "complete"
@@ -113,12 +88,15 @@ class Run:
     def run(self) -> Pastiche:
         scales = self.problem.scales
         self.settle(self.choice)
-        pastiche = self.problem.start_at(scales[0])
-        stage: Stage | None = None
-        done = 0
+        if self.interrupted is None:
+            pastiche, done = self.problem.start_at(scales[0]), 0
+        else:
+            check_size(self.interrupted, scales)
+            pastiche, done = self.interrupted.pastiche.to(self.problem.device), self.interrupted.first
+            scales = scales[self.interrupted.scale :]
         for scale in scales:
-            stage = self.begin(scale, done, pastiche, stage)
-            pastiche, updates = self.run_stage(stage, last=scale is scales[-1])
+            self.stage = self.begin(scale, done, pastiche, self.stage)
+            pastiche, updates = self.run_stage(self.stage, last=scale is scales[-1])
             done += updates
             if self.stopped or self.failure:
                 break
@@ -136,6 +114,13 @@ class Run:
         picture, self.record.finish = finished(picture, content, self.config)
         return picture
 
+    def choose(self) -> Choice:
+        """The engine and precision of the run; one that goes on keeps those it had."""
+        if self.interrupted is None:
+            return choose(self.config, self.problem.encoder, self.problem.device)
+        settled = self.config.replace(engine=self.record.engine, precision=self.record.precision)
+        return replace(choose(settled, self.problem.encoder, self.problem.device), reason="as before")
+
     def settle(self, choice: Choice) -> None:
         """Take this engine and precision from here on; say so when it was not the user who chose them."""
         if choice is not self.choice or "auto" in (self.config.engine, self.config.precision):
@@ -144,21 +129,55 @@ class Run:
         self.record.engine, self.record.precision = choice.engine, choice.precision
 
     def begin(self, scale: Scale, first: int, pastiche: Tensor, coarser: Stage | None) -> Stage:
-        """The stage of a scale, from the picture of the coarser one."""
+        """The stage of a scale, from the picture of the coarser one; or that of the interrupted run, as it was."""
         # Contiguous: the order in which a sum is taken, and with it its last bits, follows the layout.
         pastiche = at_size(pastiche, scale.height, scale.width).contiguous()
         plan = self.plan(scale)
         options = self.config.replace(lbfgs_history=plan.lbfgs_history)
         optimizer = make_optimizer(pastiche, options, previous=coarser.optimizer if coarser else None)
         average = IterateAverage(pastiche, options.average_decay) if options.average_decay else None
+        self.rules.next_scale(first)
+        stage = Stage(scale, first, plan, optimizer, Guard(pastiche, options.divergence_factor), average)
+        if self.interrupted is not None and coarser is None:
+            with refusing_what_does_not_fit():
+                self.rules.restore(self.interrupted.rules)
+                return stage.restored(self.interrupted)
         if self.config.precision == "auto" and not first and not plan.tiled:
             self.settle(confirmed(self.choice, self.problem.encoder, self.problem.objective_at(scale), pastiche))
-        self.rules.next_scale(first)
-        return Stage(scale, first, plan, optimizer, Guard(pastiche, options.divergence_factor), average)
+        return stage
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """The state after ``step`` updates: live tensors, to be written before the run goes on.
+
+        :meth:`run` and :meth:`begin` take it up again.
+        """
+        assert self.stage is not None and self.history is not None  # the loop runs
+        return Checkpoint(
+            record=record_so_far(self.record, self.monitor, self.last),
+            places=places_of(self.problem, self.files),
+            step=step,
+            seconds=self.elapsed(),
+            history=self.history.first_rows(step),
+            rules=self.rules.state(),
+            **self.stage.state(),
+        )
+
+    def keep(self, step: int, stopping: bool) -> None:
+        """Keep the state when that is due, and before a stop."""
+        if self.keeper is not None and (stopping or self.keeper.due(step)):
+            self.keeper.keep(self.checkpoint(step))
 
     def plan(self, scale: Scale) -> Plan:
-        """How the scale fits into memory; said, and written down."""
-        plan = plan_at(self.problem, self.choice, scale)
+        """How the scale fits into memory; said, and written down.
+
+        A scale that goes on keeps its plan, unless it is another memory option that it goes on with.
+        """
+        at, asked = self.interrupted, self.config.as_dict()
+        same = at is not None and all(at.record["options"][name] == asked[name] for name in ("max_memory", "tile_size"))
+        if at is not None and at.scale == scale.index and same:
+            plan = plan_as_before(self.problem, self.choice, scale, at.record["plan"])
+        else:
+            plan = plan_at(self.problem, self.choice, scale)
         self.record.plan = describe(plan)
         self.listeners.note(str(plan))
         return plan
@@ -176,9 +195,13 @@ class Run:
         objective, evaluate = self.evaluation(stage)
         if self.history is None:
             self.history = LossHistory(objective.term_names, self.config.steps, self.problem.device)
-        span = Span(scale.index, stage.first, scale.steps, self.config.steps, last=last)
+            if self.interrupted is not None:
+                with refusing_what_does_not_fit():
+                    self.history.restore(self.interrupted.history)
+        span = Span(scale.index, stage.first, scale.steps, self.config.steps, last=last, done=stage.done)
         verdict = ""
         with self.monitoring(objective, enabled=last and not plan.tiled and self.config.strength > 0) as monitor:
+            self.monitor = monitor
             try:
                 for event in self.steps(stage, evaluate, self.history, span):
                     self.hear(event, monitor)
@@ -208,6 +231,7 @@ class Run:
             smooths=lambda step: smooths_at(config, step),
             stop=self.stop,
             recovered=self.recovered,
+            keep=self.keep,
         )
 
     def elapsed(self) -> float:
@@ -275,7 +299,4 @@ class Run:
             yield monitor
 
 
-def share_of_work(scales: Sequence[Scale], index: int) -> float:
-    """The part of a run's work, counted in pixels times steps, that is done by the end of a scale."""
-    work = [scale.height * scale.width * scale.steps for scale in scales]
-    return sum(work[: index + 1]) / sum(work)
+__all__ = ["Listeners", "Pastiche", "Run", "Stage", "run"]

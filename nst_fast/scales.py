@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nst_fast.control import ScaleOptions
@@ -46,3 +47,9 @@ def plan_scales(options: ScaleOptions, steps: int, height: int, width: int) -> l
         scales.append(Scale(index, *size, fraction, first, max(1, end - first)))
         first = end
     return scales
+
+
+def share_of_work(scales: Sequence[Scale], index: int) -> float:
+    """The part of a run's work, counted in pixels times steps, that is done by the end of a scale."""
+    work = [scale.height * scale.width * scale.steps for scale in scales]
+    return sum(work[: index + 1]) / sum(work)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from nst_fast.config import StylizeConfig
-from nst_fast.errors import UsageError
+from nst_fast.errors import OutputError, ResumeError, UsageError
+from nst_fast.files import lock, shown
+from nst_fast.images import check_output_suffix
+from nst_fast.keeper import Keeper, remove_checkpoints
 from nst_fast.options import known
 from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Networks, load_problem
 from nst_fast.ranks.group import Ranks
+from nst_fast.resumption import ENDED, check_output, check_same, continued_config, ended, found_pictures, newest
 from nst_fast.run import Listeners, Pastiche, Run, run
 from nst_fast.shared_run import run_shared
 
@@ -48,20 +53,113 @@ def stylize(
         NstFastError: one of the tree in :mod:`nst_fast.errors`, according to what is wrong.
     """
     config = (config or StylizeConfig()).replace(**known(StylizeConfig, options))
-    styles = [Path(style)] if isinstance(style, (str, Path)) else [Path(item) for item in style]
+    styles = paths_of(style)
     if not styles:
         raise UsageError("no style image was given", "Name at least one")
     files = OutputFiles(Path(output)) if output is not None else None
-    if files is not None:
-        files.check(overwrite=overwrite, inputs=[Path(content), *styles])
-    problem = load_problem(config, Path(content), styles, networks or Networks())
     listeners = listeners or Listeners()
-    pastiche = run(problem, files, listeners) if ranks is None else run_shared(problem, files, listeners, ranks)
-    if files is not None and (ranks is None or ranks.rank == 0):
+    writes = files is not None and (ranks is None or ranks.rank == 0)
+    with held(files if writes else None, listeners):
+        if files is not None:
+            check_unfinished(files, overwrite=overwrite)
+            files.check(overwrite=overwrite, inputs=[Path(content), *styles])
+        problem = load_problem(config, Path(content), styles, networks or Networks())
+        if files is not None and writes:
+            remove_checkpoints(files)
+        if ranks is None:
+            pastiche = run(problem, files, listeners, keeper_of(files, config, listeners))
+        else:
+            pastiche = run_shared(problem, files, listeners, ranks)
+        return saved(pastiche, files if writes else None)
+
+
+def resume(
+    output: str | Path,
+    *,
+    content: str | Path | None = None,
+    style: str | Path | Sequence[str | Path] = (),
+    overwrite: bool = False,
+    listeners: Listeners | None = None,
+    networks: Networks | None = None,
+    **options: object,
+) -> Pastiche:
+    """Go on with an interrupted run of :func:`stylize` from its newest checkpoint, to the picture it would have made.
+
+    On a CPU the picture has the same pixels, bit by bit, and the loss history the same values; only times differ.
+
+    Args:
+        output: the picture that the run was to write.
+        content, style: where the pictures are now, if they have been moved.
+        overwrite: replace a picture that is not the one which the run left when it was stopped.
+        listeners, networks: as for :func:`stylize`.
+        **options: changes of options that do not change the picture, as ``monitor_every=0``.
+
+    Returns:
+        The picture and its record, as if there had been no interruption.
+
+    Raises:
+        ResumeError: there is nothing to go on from, or pictures, weights, options or device are not those of the run.
+        NstFastError: as :func:`stylize` does.
+    """
+    files, listeners = OutputFiles(Path(output)), listeners or Listeners()
+    check_output_suffix(files.picture)
+    if (record := ended(files)) is not None:
+        raise ResumeError(
+            f"{shown(files.picture)} is finished: {record['status']}, {record['steps']} steps",
+            f"To go on from it, stylize with --init {shown(files.picture)}",
+        )
+    with held(files, listeners):
+        checkpoint = newest(files, listeners.note)
+        check_output(checkpoint, files, overwrite=overwrite)
+        config = continued_config(checkpoint, known(StylizeConfig, options))
+        pictures = found_pictures(checkpoint, Path(content) if content is not None else None, paths_of(style))
+        files.check(overwrite=True, inputs=[pictures[0], *pictures[1]])
+        problem = load_problem(config, *pictures, networks or Networks())
+        check_same(checkpoint, problem, listeners.note)
+        listeners.note(f"going on after step {checkpoint.step} of {config.steps}")
+        pastiche = run(problem, files, listeners, keeper_of(files, config, listeners), checkpoint)
+        return saved(pastiche, files)
+
+
+def paths_of(style: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(style)] if isinstance(style, str | Path) else [Path(item) for item in style]
+
+
+@contextmanager
+def held(files: OutputFiles | None, listeners: Listeners) -> Iterator[None]:
+    """The right to write these files. Raises :class:`BusyError` at once when another run has it."""
+    with ExitStack() as stack:
+        if files is not None:
+            try:
+                stack.enter_context(lock(files.picture))
+            except OutputError as error:  # a cache that cannot be written costs a safeguard, not the run
+                listeners.note(f"another run to {shown(files.picture)} would not be noticed: {error.message}")
+        yield
+
+
+def check_unfinished(files: OutputFiles, *, overwrite: bool) -> None:
+    """Raise :class:`OutputError` rather than lose the checkpoints of an unfinished run, unless that is wanted."""
+    if (kept := files.checkpoints()) and not overwrite:
+        raise OutputError(
+            f"{shown(files.picture)} is the picture of an unfinished run, which left {shown(kept[0].name)}",
+            f"Go on with it by `nst-fast resume {shown(files.picture)}`, or use --overwrite to begin anew",
+        )
+
+
+def keeper_of(files: OutputFiles | None, config: StylizeConfig, listeners: Listeners) -> Keeper | None:
+    interval = config.checkpoint_interval
+    return Keeper(files, interval, listeners.note) if files is not None and interval is not None else None
+
+
+def saved(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
+    """Write what a run has made; its checkpoints go when it is complete, and stay when it was stopped or failed."""
+    if files is not None:
         files.save(pastiche.image, pastiche.record)
+        if pastiche.record.status in ENDED:
+            remove_checkpoints(files)
     if pastiche.failure is not None:
         raise pastiche.failure
     return pastiche
 
 
-__all__ = ["Listeners", "Networks", "Pastiche", "Run", "run", "stylize"]
+__all__ = ["Listeners", "Networks", "Pastiche", "Run", "resume", "run", "stylize"]

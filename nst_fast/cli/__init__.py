@@ -21,14 +21,17 @@ from nst_fast.cli import (
     plot,
     presets,
     reconstruct,
+    resume,
     stylize,
     sweep,
     taps,
     texture,
     weights,
 )
+from nst_fast.cli.company import check_command
 from nst_fast.cli.console import emit_error, prepare_streams
 from nst_fast.errors import NstFastError
+from nst_fast.ranks import voice
 
 EPILOG = "Two commands to a picture: `nst-fast demo`, then `nst-fast stylize CONTENT STYLE -o OUT.png`."
 
@@ -41,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("stylize")(stylize.stylize)
+app.command("resume")(resume.resume)
 app.command("batch")(batch.batch)
 app.command("sweep")(sweep.sweep)
 app.command("reconstruct")(reconstruct.reconstruct)
@@ -65,12 +69,14 @@ def show_version(value: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Show the version.", callback=show_version, is_eager=True),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.", envvar="NST_FAST_DEBUG"),
 ) -> None:
     """Neural style transfer by optimisation (Gatys et al. 2016), fast and trustworthy."""
     if debug:
         os.environ["NST_FAST_DEBUG"] = "1"
+    check_command(context.invoked_subcommand)
 
 
 def main() -> NoReturn:
@@ -94,6 +100,8 @@ def report(error: Exception, code: int, message: str | None = None) -> int:
     """Print the error as one line on stderr, and as one JSON object on stdout when --json was asked for."""
     if os.environ.get("NST_FAST_DEBUG"):
         traceback.print_exception(error)
+    if not voice.may_speak():
+        return code
     text = " ".join((message or str(error)).split())
     emit_error(text, code=code, kind=type(error).__name__, as_json="--json" in sys.argv)
     return code

@@ -16,13 +16,13 @@ from nst_fast.presets import QUALITIES, find_preset, find_quality
 
 
 def takes(
-    config_class: type[Options], *, without: Sequence[str] = (), recipes: bool = False
+    config_class: type[Options], *, without: Sequence[str] = (), recipes: bool = False, as_given: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Expand a command's parameter ``config`` into one option per field of the config class.
 
     An option that is not given stays at the config's default, unless a preset or a record says otherwise. Fields named
     by ``without`` get no option: the command decides them itself. ``recipes`` adds ``--preset``, ``--from`` and
-    ``--quality``.
+    ``--quality``. ``as_given`` hands over the options that are given and no others, as a dictionary.
     """
     items = [item for item in declared(config_class) if item.name not in without]
 
@@ -36,7 +36,7 @@ def takes(
             if recipes:
                 recipe = recipe_values(arguments.pop("preset"), arguments.pop("replayed"), arguments.pop("quality"))
                 given = {item.name: recipe[item.name] for item in items if item.name in recipe} | given
-            return command(config=config_class().replace(**given), **arguments)
+            return command(config=given if as_given else config_class().replace(**given), **arguments)
 
         generated = [*(recipe_parameters() if recipes else ()), *(parameter_of(item) for item in items)]
         call.__doc__ = command.__doc__

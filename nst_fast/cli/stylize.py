@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nst_fast.cli.company import company
 from nst_fast.cli.console import Messages, emit, progress
 from nst_fast.cli.options import takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.config import StylizeConfig
+from nst_fast.ranks import place
 
 if TYPE_CHECKING:
     from nst_fast.record import RunRecord
@@ -37,16 +42,25 @@ def stylize(
     Example: nst-fast stylize photo.jpg painting.jpg -o out.png --image-size 512
 
     Beside OUT.png it writes OUT.json (the record of the run, which is also inside the picture) and OUT-losses.png.
-    Ctrl-C ends the step, writes the picture as it is, and exits with 130.
+    Ctrl-C ends the step, writes the picture as it is, and exits with 130; nst-fast resume OUT.png then goes on.
+    Under torchrun --nproc-per-node N the copies share the picture.
     """
-    messages = Messages(quiet=quiet)
+    messages = Messages(quiet=quiet or not place().first)
     messages.say("loading")
     from nst_fast import transfer
 
-    with graceful_stop(messages.say) as stop, progress(messages, config) as display:
+    with (
+        graceful_stop(messages.say) as stop,
+        company(config) as (config, ranks),
+        resumable(output, messages),
+        progress(messages, config) as display,
+    ):
         listeners = transfer.Listeners(event=display, note=messages.note, stop=stop)
-        pastiche = transfer.stylize(content, style, config, output=output, overwrite=overwrite, listeners=listeners)
-    conclude(pastiche.record, output, messages, as_json=as_json)
+        pastiche = transfer.stylize(
+            content, style, config, output=output, overwrite=overwrite, listeners=listeners, ranks=ranks
+        )
+    if place().first:
+        conclude(pastiche.record, output, messages, as_json=as_json)
     if stop():
         raise typer.Exit(stop.exit_code)
 
@@ -61,3 +75,19 @@ def conclude(record: RunRecord, output: Path, messages: Messages, *, as_json: bo
         emit(json.dumps({name: facts[name] for name in JSON_FIELDS} | {"output": str(output)}))
     else:
         emit(str(output))
+
+
+@contextmanager
+def resumable(output: Path, messages: Messages) -> Iterator[None]:
+    """Say how a run can be gone on with when it has left a new checkpoint, for whatever reason it ended."""
+    from nst_fast.outputs import OutputFiles
+
+    def newest() -> list[tuple[Path, int]]:
+        return [(path, path.stat().st_mtime_ns) for path in OutputFiles(output).checkpoints()[:1]]
+
+    before = newest()
+    try:
+        yield
+    finally:
+        if (after := newest()) and after != before:
+            messages.say(f"Resume with: nst-fast resume {shlex.quote(str(output))}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from nst_fast.evaluators import Choice, Evaluation, Evaluator, make_evaluator, m
 from nst_fast.evaluators.tiled import TiledEvaluator, tiled_targets
 from nst_fast.memory.allocator import release_freed_memory, return_freed_memory
 from nst_fast.memory.grids import tiling_like
-from nst_fast.memory.planner import Job, Plan, budget_of, make_plan, smaller_plan
+from nst_fast.memory.planner import Job, Plan, budget_of, make_plan, predict, smaller_plan
 from nst_fast.objective import Objective
 from nst_fast.problem import Problem
 from nst_fast.scales import Scale
+from nst_fast.tiles import make_tiling
 
 Note = Callable[[str], None]
 
@@ -35,6 +37,18 @@ def plan_at(problem: Problem, choice: Choice, scale: Scale) -> Plan:
         OutOfMemoryError: nothing fits.
     """
     return make_plan(job_at(problem, choice, scale), budget_of(problem.config, str(problem.device)))
+
+
+def plan_as_before(problem: Problem, choice: Choice, scale: Scale, described: Mapping[str, Any]) -> Plan:
+    """The plan that :func:`nst_fast.memory.planner.describe` described, whatever is free now.
+
+    Tiles decide the order in which sums are taken, so that a run that goes on needs those it began with.
+    """
+    job = job_at(problem, choice, scale)
+    config, grid = problem.config, tuple(described["grid"])
+    tiling = make_tiling(config.network, config.taps, scale.height, scale.width, grid)
+    history, halve = described["lbfgs_history"], described["halve_content"]
+    return predict(job, tiling, budget_of(config, str(problem.device)), history=history, halve=halve)
 
 
 def evaluation_at(

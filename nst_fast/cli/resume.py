@@ -1,0 +1,62 @@
+"""``nst-fast resume``: an interrupted run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nst_fast.cli.console import Messages, progress
+from nst_fast.cli.options import takes
+from nst_fast.cli.signals import graceful_stop
+from nst_fast.cli.stylize import conclude, resumable
+from nst_fast.config import StylizeConfig
+
+
+@takes(StylizeConfig, as_given=True)
+def resume(
+    config: dict[str, Any],
+    output: Annotated[Path, typer.Argument(help="The picture that the run was to write.", show_default=False)],
+    content: Annotated[
+        Path | None, typer.Option("--content", help="Where the content image is now, if it was moved.")
+    ] = None,
+    style: Annotated[
+        list[Path] | None, typer.Option("--style", help="Where the style image is now; once for each of several.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT if it is not what the run left when it stopped.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+) -> None:
+    """Go on with an interrupted run, from its newest checkpoint to the picture that it would have made.
+
+    Example: nst-fast resume out.png
+
+    The options are those that the run began with. Given again, or harmless (what is shown, saved or monitored), they
+    are accepted; those that would change the picture are refused.
+    """
+    messages = Messages(quiet=quiet)
+    messages.say("loading")
+    from nst_fast import transfer
+    from nst_fast.outputs import OutputFiles
+    from nst_fast.record import RunRecord
+    from nst_fast.resumption import ended
+
+    files = OutputFiles(output)
+    if (facts := ended(files)) is not None:
+        messages.say("nothing to resume: the run came to its end")
+        record = RunRecord(**{field.name: facts[field.name] for field in dataclasses.fields(RunRecord)})
+        conclude(record, output, messages, as_json=as_json)
+        return
+    shown = StylizeConfig().replace(**{name: config[name] for name in ("log_every", "log_format") if name in config})
+    with graceful_stop(messages.say) as stop, resumable(output, messages), progress(messages, shown) as display:
+        listeners = transfer.Listeners(event=display, note=messages.note, stop=stop)
+        pastiche = transfer.resume(
+            output, content=content, style=style or (), overwrite=overwrite, listeners=listeners, **config
+        )
+    conclude(pastiche.record, output, messages, as_json=as_json)
+    if stop():
+        raise typer.Exit(stop.exit_code)

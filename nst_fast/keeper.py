@@ -1,0 +1,63 @@
+"""When a checkpoint is due, and which checkpoints are kept: the two newest, until the picture is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from nst_fast.checkpoint import Checkpoint, write_checkpoint
+from nst_fast.control import Interval
+from nst_fast.errors import OutputError
+from nst_fast.files import remove
+from nst_fast.outputs import OutputFiles
+
+KEPT = 2  # should the newest turn out to be damaged, there is another
+# A checkpoint of a large picture with a long L-BFGS history takes seconds: at least so many times as long lies between
+# two that come by time.
+LEAST_PAUSE = 20
+
+
+class Keeper:
+    """Keeps the state of a run in files beside its picture.
+
+    Args:
+        files: of the run.
+        interval: between two checkpoints.
+        note: hears, once, that checkpoints cannot be written; the run goes on without.
+    """
+
+    def __init__(self, files: OutputFiles, interval: Interval, note: Callable[[str], None]) -> None:
+        self.files = files
+        self.interval = interval
+        self.note = note
+        self.failed = False
+        self._last = time.monotonic()
+        self._pause = interval.seconds
+
+    def due(self, step: int) -> bool:
+        """Whether the state is to be kept before this step. Looks at nothing but the step and the clock."""
+        if self.failed:
+            return False
+        if self.interval.steps:
+            return step > 0 and step % self.interval.steps == 0
+        return time.monotonic() - self._last >= self._pause
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint; remove those before the last two."""
+        started = time.monotonic()
+        try:
+            write_checkpoint(self.files.checkpoint(checkpoint.step), checkpoint)
+        except OutputError as error:
+            self.failed = True
+            self.note(f"going on without checkpoints: {error}")
+            return
+        for path in self.files.checkpoints()[KEPT:]:
+            remove(path)
+        self._last = time.monotonic()
+        self._pause = max(self.interval.seconds, LEAST_PAUSE * (self._last - started))
+
+
+def remove_checkpoints(files: OutputFiles) -> None:
+    """Remove all checkpoints of a run: it is complete, or begun anew."""
+    for path in files.checkpoints():
+        remove(path)
