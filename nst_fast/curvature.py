@@ -7,7 +7,8 @@ algebra on m x m matrices. A GPU makes a dozen launches of it instead of hundred
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,6 +79,22 @@ class CurvaturePairs:
             found[index] += torch.mv(self.steps[index, :used].T, p[index].to(g.dtype))
             found[index] -= torch.mv(self.changes[index, :used].T, u[index].to(g.dtype))
         return found.view_as(gradient)
+
+    def state(self) -> dict[str, Tensor | int]:
+        """All that is known, for a checkpoint: live tensors."""
+        small = {"sy": self._sy, "yy": self._yy, "scale": self._scale}
+        return {"added": self.added, "steps": self.steps, "changes": self.changes, **small}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Know again what :meth:`state` gave; of a longer history the newest pairs."""
+        added, size = state["added"], state["steps"].shape[1]
+        if size == self.size:
+            self.added = added
+            self.steps, self.changes = state["steps"], state["changes"]
+            self._sy, self._yy, self._scale = state["sy"], state["yy"], state["scale"]
+            return
+        for index in range(max(0, added - min(size, self.size)), added):
+            self.add(state["steps"][:, index % size], state["changes"][:, index % size])
 
     def _products(self, vector: Tensor, used: int) -> tuple[Tensor, Tensor]:
         """Scalar products of a vector [B, N] with all steps and with all changes, each [B, used], in fine precision."""

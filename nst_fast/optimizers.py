@@ -1,4 +1,4 @@
-"""Optimisers of pixels and learning-rate schedules: PyTorch's own Adam and L-BFGS behind one small interface."""
+"""Optimisers of pixels and learning-rate schedules behind one small interface: Adam, and L-BFGS within [0, 1]."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from nst_fast.checkpoint import State
 from nst_fast.config import OptimizerOptions
+from nst_fast.curvature import CurvaturePairs
 from nst_fast.evaluators import Evaluation, Evaluator
 
 SMALLEST_SCALE = 1e-30  # of a gradient that is 0 everywhere
-# L-BFGS without line search: mean change of a value of the picture in the first step, and in any, at learning rate 1.
+# L-BFGS: mean change of a value of the picture in the first step, and at most in any other, at learning rate 1.
 FIRST_CHANGE, LARGEST_CHANGE = 0.01, 0.03
 # The state of torch.optim.LBFGS: its lists with one entry per pair, and what means nothing between two steps.
 PAIRS, SCRATCH = {"old_dirs", "old_stps", "ro"}, "al"
@@ -129,22 +130,102 @@ class Adam:
 
 
 class LBFGS:
-    """L-BFGS (Liu & Nocedal 1989) on pixels. Not clamped: clipping breaks the curvature pairs; saving clips.
+    """L-BFGS (Liu & Nocedal 1989) on pixels, within [0, 1], one evaluation a step, nothing read by the host.
 
-    The thresholds of ``torch.optim.LBFGS`` are absolute and would end a run whose losses are means over megapixels
-    at once, so they are off; ``steps`` decides. For the same reason loss and gradient are divided by the mean size of
-    the first gradient: the method does not depend on the scale of the loss, but a sum of squares in single precision
-    overflows at losses of 1e18 (squared Grams of an unnormalised network), and PyTorch drops curvature below 1e-10.
+    - **Within the range.** Programs run L-BFGS on unbounded pixels and clip the result, or clip in between behind its
+      back: the first loses at the end what it had gained (a loss of 1.34 became 2.33), the second tells it of steps
+      that were never made. Here the pairs are those of the clamped steps, and a value at a border whose gradient
+      points outward takes no part in a step (two-metric projection, Bertsekas 1982, SIAM J. Control Optim. 20).
+    - **Whatever the scale of the loss.** Gradients are divided by the mean size of the first: squared Grams of an
+      unnormalised network reach 1e18, means over megapixels 1e-12, and single precision holds neither squared.
+    - **Bounded.** A step changes a value by ``LARGEST_CHANGE`` at most on average, the first by ``FIRST_CHANGE``, times
+      the learning rate: curvature that is measured over tiny steps is rounding, and the next step overshoots.
 
-    Without a line search the length of a step is bounded, times the learning rate. PyTorch's first step changes all
-    pixels *together* by 1, too little to tell curvature from rounding, and the second then overshoots by orders of
-    magnitude: losses jump a thousandfold and come back over tens of steps. Bounded, they fall from the first step on.
+    Args:
+        pastiche: [B, 3, H, W], B independent pictures.
+        options: history and learning rate, by which steps and bounds are multiplied.
+        total: sums parts of scalar products over the processes that share a picture.
+    """
+
+    def __init__(
+        self, pastiche: Tensor, options: OptimizerOptions, total: Callable[[Tensor], Tensor] = lambda part: part
+    ) -> None:
+        self.pastiche = pastiche
+        self.total = total
+        self.history = options.lbfgs_history
+        self._pairs: CurvaturePairs | None = None
+        self._unit: Tensor | None = None  # mean size of the first gradient, [B, 1, 1, 1]
+        self._last: tuple[Tensor, Tensor] | None = None  # the last step, and the gradient before it
+
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
+        if self._unit is None:
+            self._unit = self._mean_size(evaluation.gradient)
+        gradient = evaluation.gradient / self._unit
+        self._learn(gradient)
+        picture = self.pastiche
+        stuck = ((picture <= 0) & (gradient > 0)) | ((picture >= 1) & (gradient < 0))
+        direction = gradient.masked_fill(stuck, 0)
+        largest, longest = FIRST_CHANGE, math.inf
+        if self._pairs is not None:
+            direction = self._pairs.inverse_times(direction).masked_fill_(stuck, 0)
+            largest, longest = LARGEST_CHANGE, 1.0
+        length = (largest / self._mean_size(direction)).clamp_max_(longest) * learning_rate
+        moved = (picture - direction.mul_(length)).clamp_(0, 1)
+        self._last = (moved - picture, gradient)
+        picture.copy_(moved)
+
+    def _learn(self, gradient: Tensor) -> None:
+        """Add what the last step has shown to the pairs."""
+        if self._last is None:
+            return
+        if self._pairs is None:
+            self._pairs = CurvaturePairs(gradient, self.history, self.total)
+        step, before = self._last
+        self._pairs.add(step, gradient - before)
+        self._last = None  # its memory is wanted for the next
+
+    def _mean_size(self, values: Tensor) -> Tensor:
+        """The mean absolute value of every picture, [B, 1, 1, 1], above 0."""
+        sums = torch.stack([values.abs().sum((1, 2, 3)), torch.full_like(values[:, 0, 0, 0], values[0].numel())])
+        summed, count = self.total(sums)
+        return (summed / count).clamp_min_(SMALLEST_SCALE).view(-1, 1, 1, 1)
+
+    def smooth(self) -> None:
+        """What is known is forgotten: the next pair would blame the whole jump on the last step."""
+        self.restart_from(smoothed(self.pastiche))
+
+    def restart_from(self, picture: Tensor) -> None:
+        self.pastiche.copy_(picture)
+        self._pairs = self._unit = self._last = None
+
+    def state(self) -> State:
+        if self._unit is None or self._last is None:
+            return {}
+        pairs = self._pairs.state() if self._pairs is not None else {}
+        return {"unit": self._unit, "step": self._last[0], "gradient": self._last[1], "pairs": pairs}
+
+    def restore(self, state: State) -> None:
+        """A shorter history than there was keeps the newest pairs."""
+        if not state:
+            return
+        known = moved(state, self.pastiche.device)
+        self._unit, self._last = known["unit"], (known["step"], known["gradient"])
+        if known["pairs"]:
+            self._pairs = CurvaturePairs(self._last[1], self.history, self.total)
+            self._pairs.restore(known["pairs"])
+
+
+class TorchLBFGS:
+    """``torch.optim.LBFGS``, clamped to [0, 1] after every step as PyTorch's style transfer tutorial does.
+
+    It serves strong Wolfe line searches, and benchmarks as the field's own. Its thresholds are absolute and would end
+    a run whose losses are means over megapixels at once, so they are off, and loss and gradient are divided by the
+    mean size of the first gradient, for PyTorch drops curvature below 1e-10.
     """
 
     def __init__(self, pastiche: Tensor, options: OptimizerOptions) -> None:
         self.pastiche = pastiche
         self._scale: Tensor | None = None
-        self._bounded = options.line_search == "none"
         self._lbfgs = torch.optim.LBFGS(
             [pastiche],
             lr=options.initial_learning_rate,
@@ -157,9 +238,7 @@ class LBFGS:
         )
 
     def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
-        first = self._scale is None and self._bounded
-        # PyTorch divides the first step by the sum of the gradient's sizes, which scaling makes the number of values.
-        self._lbfgs.param_groups[0]["lr"] = learning_rate * (FIRST_CHANGE * self.pastiche.numel() if first else 1)
+        self._lbfgs.param_groups[0]["lr"] = learning_rate
         scale = evaluation.gradient.abs().mean().clamp_min(SMALLEST_SCALE) if self._scale is None else self._scale
         self._scale = scale
         pending: list[Evaluation] = [evaluation]  # the optimiser's first call asks for what is already known
@@ -169,18 +248,9 @@ class LBFGS:
             self.pastiche.grad = current.gradient / scale
             return current.total.sum() / scale
 
-        before = self.pastiche.clone()
         self._lbfgs.step(closure)  # type: ignore[no-untyped-call]
         self.pastiche.grad = None
-        if self._bounded:
-            self._bound(before, LARGEST_CHANGE * learning_rate)
-
-    def _bound(self, before: Tensor, largest: float) -> None:
-        """Shorten the last step to a mean change of ``largest``, and the step that PyTorch remembers with it."""
-        share = (largest / (self.pastiche - before).abs().mean()).clamp_max(1)
-        self.pastiche.copy_(torch.lerp(before, self.pastiche, share))
-        state = self._lbfgs.state[self.pastiche]
-        state["t"] = state["t"] * share
+        self.pastiche.clamp_(0, 1)
 
     def smooth(self) -> None:
         """The history is cleared: its next curvature pair would blame the whole jump on the last step."""
@@ -204,6 +274,11 @@ class LBFGS:
         self._scale = moved(state["scale"], self.pastiche.device)
 
 
+def make_lbfgs(pastiche: Tensor, options: OptimizerOptions) -> PixelOptimizer:
+    """Own steps, or PyTorch's where a line search is asked for."""
+    return LBFGS(pastiche, options) if options.line_search == "none" else TorchLBFGS(pastiche, options)
+
+
 def moved(value: Any, device: torch.device) -> Any:
     """Part of a state with its tensors on a device."""
     if isinstance(value, Tensor):
@@ -213,7 +288,7 @@ def moved(value: Any, device: torch.device) -> Any:
     return [moved(item, device) for item in value] if isinstance(value, list) else value
 
 
-OPTIMIZERS: dict[str, Callable[[Tensor, OptimizerOptions], PixelOptimizer]] = {"adam": Adam, "lbfgs": LBFGS}
+OPTIMIZERS: dict[str, Callable[[Tensor, OptimizerOptions], PixelOptimizer]] = {"adam": Adam, "lbfgs": make_lbfgs}
 
 
 def make_optimizer(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -72,6 +74,68 @@ def test_lbfgs_without_line_search_spends_one_evaluation_a_step() -> None:
     bowl = Bowl(torch.full((1, 3, 4, 4), 0.5))
     run(OptimizerOptions(optimizer="lbfgs", steps=7, learning_rate=0.3), bowl, torch.zeros(1, 3, 4, 4))
     assert bowl.calls == 7
+
+
+class Valley:
+    """A quadratic whose values depend on each other and whose minimum lies partly outside [0, 1]."""
+
+    def __init__(self) -> None:
+        chance = torch.Generator().manual_seed(0)
+        root = torch.randn(48, 48, generator=chance)
+        self.hessian = root @ root.T / 48 + 0.2 * torch.eye(48)
+        self.target = torch.rand(48, generator=chance) * 2 - 0.5
+
+    def __call__(self, pastiche: torch.Tensor) -> Evaluation:
+        away = pastiche.flatten(1) - self.target
+        gradient = away @ self.hessian
+        total = (away * gradient).sum(1) / 2
+        return Evaluation(total, {"valley": total}, gradient.view_as(pastiche))
+
+
+def test_lbfgs_finds_the_best_picture_within_the_unit_range() -> None:
+    valley = Valley()
+    pastiche = run(OptimizerOptions(optimizer="lbfgs", steps=150), valley, torch.full((1, 3, 4, 4), 0.5))
+    gradient = valley(pastiche).gradient
+    low, high = pastiche == 0, pastiche == 1
+    assert 5 < (low | high).sum() < 40
+    assert (gradient[low] > 0).all() and (gradient[high] < 0).all()  # Karush, Kuhn, Tucker
+    assert gradient[~(low | high)].abs().max().item() < 1e-3
+
+
+def test_lbfgs_treats_the_pictures_of_a_batch_each_for_itself() -> None:
+    valley, starts = Valley(), torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    options = OptimizerOptions(optimizer="lbfgs", steps=12, lbfgs_history=4)
+    alone = torch.cat([run(options, valley, start[None]) for start in starts])
+    torch.testing.assert_close(run(options, valley, starts), alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("history", [3, 12])
+def test_lbfgs_goes_on_from_its_state_as_if_it_had_never_stopped(history: int) -> None:
+    valley, options = Valley(), OptimizerOptions(optimizer="lbfgs", steps=9, lbfgs_history=history)
+    pastiche = torch.full((1, 3, 4, 4), 0.5)
+    optimizer = make_optimizer(pastiche, options)
+    for step in range(18):
+        if step == 9:
+            again = make_optimizer(pastiche.clone(), options)
+            again.restore(copy.deepcopy(dict(optimizer.state())))
+        if step >= 9:
+            again.update(valley(again.pastiche), valley, 1.0)
+        optimizer.update(valley(pastiche), valley, 1.0)
+    assert torch.equal(again.pastiche, pastiche)
+
+
+def test_a_shorter_history_takes_over_the_newest_pairs() -> None:
+    valley, pastiche = Valley(), torch.full((1, 3, 4, 4), 0.5)
+    long, short = (OptimizerOptions(optimizer="lbfgs", lbfgs_history=size) for size in (12, 4))
+    optimizer = make_optimizer(pastiche, long)
+    for _ in range(8):
+        optimizer.update(valley(pastiche), valley, 1.0)
+    before = valley(pastiche).total.item()
+    again = make_optimizer(pastiche.clone(), short)
+    again.restore(copy.deepcopy(dict(optimizer.state())))
+    for _ in range(4):
+        again.update(valley(again.pastiche), valley, 1.0)
+    assert valley(again.pastiche).total.item() < before
 
 
 def test_schedules_start_and_end_where_they_should() -> None:
