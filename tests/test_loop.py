@@ -15,9 +15,11 @@ def bowl(pastiche: torch.Tensor) -> Evaluation:
     return Evaluation(total, {"bowl": total}, 2 * pastiche)
 
 
-def events(steps: int, every: int, stop_at: int | None = None) -> tuple[list[tuple[StepEvent, float]], LossHistory]:
+def events(
+    steps: int, every: int, stop_at: int | None = None, optimizer: str = "adam"
+) -> tuple[list[tuple[StepEvent, float]], LossHistory]:
     pastiche = torch.full((1, 3, 4, 4), 0.9)
-    options = OptimizerOptions(steps=steps, learning_rate=0.05)
+    options = OptimizerOptions(optimizer=optimizer, steps=steps, learning_rate=0.05)
     history = LossHistory(["bowl"], steps, pastiche.device)
     seen: list[tuple[StepEvent, float]] = []
     stops = iter(range(10_000))
@@ -56,7 +58,8 @@ def test_a_stopped_run_ends_with_an_event_for_what_it_has() -> None:
     assert len(history.rows()["total"]) == 5
 
 
-def test_nothing_is_read_from_the_device_between_events(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_nothing_is_read_from_the_device_between_events(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a tensor goes through item, tolist, numpy, bool or float; losses and pictures have at least one axis.
 
     Adam's step counter has none and lives on the host, where PyTorch reads it without waiting for a device.
@@ -71,7 +74,7 @@ def test_nothing_is_read_from_the_device_between_events(monkeypatch: pytest.Monk
             return _original(self, *args)  # type: ignore[operator]
 
         monkeypatch.setattr(torch.Tensor, name, counted)
-    seen, _ = events(steps=20, every=20)
+    seen, _ = events(steps=20, every=20, optimizer=optimizer)
     assert reads == ["tolist"] * len(seen)
     assert len(seen) == 2
 
