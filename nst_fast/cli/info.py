@@ -36,13 +36,19 @@ def describe(record: dict[str, Any]) -> list[str]:
             for kind, p in pictures
             if p
         ),
-        f"{'weights':<12} {record['weights']['source']} sha256 {record['weights']['sha256'][:16]}",
+        f"{'weights':<12} {record['weights'].get('source')} sha256 {record['weights'].get('sha256', '')[:16]}",
         f"{'ran on':<12} {record['device']}, engine {record['engine']}, {record['precision']}",
-        f"{'speed':<12} {record['steps']} steps in {record['seconds']:.1f} s, {record['steps_per_second']:.2f} steps/s",
-        f"{'peak memory':<12} {record['peak_memory_mib']:.0f} MiB",
-        f"{'losses':<12} " + ", ".join(f"{name} {value:.4g}" for name, value in record["losses"].items()),
+        f"{'speed':<12} {record['steps']} steps in {number(record['seconds'])} s, "
+        f"{number(record['steps_per_second'])} steps/s",
+        f"{'peak memory':<12} {number(record['peak_memory_mib'])} MiB",
+        f"{'losses':<12} " + ", ".join(f"{name} {number(value)}" for name, value in record["losses"].items()),
     ]
     lines += [f"{'finish':<12} {phrase}" for phrase in record["finish"]]
     lines += [f"{'warning':<12} {warning}" for warning in record["warnings"]]
     lines.append("options")
     return lines + [f"  --{name.replace('_', '-')} {value}" for name, value in record["options"].items()]
+
+
+def number(value: float | None) -> str:
+    """Four digits; JSON has no word for a number that is not finite, so a record holds none."""
+    return "not finite" if value is None else f"{value:.4g}"
