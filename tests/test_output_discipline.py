@@ -21,6 +21,7 @@ from PIL import Image
 
 from nst_fast import StylizeConfig, stylize
 from nst_fast.cli import app, main
+from nst_fast.cli.console import Messages, complain
 
 SMALL = ("--weights", "random:0", "--content-taps", "relu1_2", "--style-taps", "relu1_1", "--precision", "fp32")
 TINY = (*SMALL, "--engine", "eager", "--image-size", "24", "--steps", "2")
@@ -190,6 +191,12 @@ def test_a_name_that_is_markup_or_control_bytes_is_an_ordinary_error(call: Call)
         assert len(err.splitlines()) == 1
         assert "\x1b" not in err
     assert "[red]\\x1b[2J.png" in call("info", "[red]\x1b[2J.png")[2]
+
+
+def test_a_message_is_one_line_of_what_can_be_printed_and_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    Messages(quiet=False).say("[/x] [red]a\x1b[2J\nb")
+    complain("[/x] a\x1b[2J\nb")
+    assert capsys.readouterr().err == "[/x] [red]a\\x1b[2J\\nb\n[/x] a\\x1b[2J\\nb\n"
 
 
 def closed_pipe() -> int:

@@ -12,9 +12,9 @@ from nst_fast.batch.job import Batch, Hooks, Outcome
 from nst_fast.batch.manifest import FAILED, Manifest
 from nst_fast.batch.picture import Maker
 from nst_fast.batch.plan import Plan, hash_or_empty
-from nst_fast.errors import InputError
+from nst_fast.errors import InputError, UsageError
 from nst_fast.files import check_writable, make_folder, shown
-from nst_fast.images import READABLE, check_output_suffix
+from nst_fast.images import READABLE, WRITABLE
 from nst_fast.machine import resolve_device
 from nst_fast.problem import Networks, check_styles, read_picture
 
@@ -36,7 +36,8 @@ def run_batch(batch: Batch, hooks: Hooks) -> Outcome:
             fails.
         ModelError, DeviceError: before any work.
     """
-    check_output_suffix(Path(f"picture.{batch.format}"))
+    if f".{batch.format}" not in WRITABLE:
+        raise UsageError(f"--format {batch.format}: cannot be written", f"Use {', '.join(WRITABLE)}")
     pictures = find_pictures(batch.inputs, batch.folder)
     if not pictures and not batch.keep_watching:
         where = ", ".join(shown(path) for path in batch.inputs)
@@ -47,7 +48,7 @@ def run_batch(batch: Batch, hooks: Hooks) -> Outcome:
     networks = Networks()
     plan = make_plan(batch, networks)
     plan_file = make_folder(batch.folder / STATE) / "plan.json"
-    plan.check(plan_file, overwrite=batch.overwrite)
+    plan.check(plan_file, overwrite=batch.overwrite or not manifest.made)
     with at_work(batch.folder / STATE) as worker:
         run = BatchRun(batch, hooks, manifest, worker, Maker(batch, hooks, plan, manifest, worker, networks))
         run.maker.check_outputs(pictures, run.outputs(pictures))

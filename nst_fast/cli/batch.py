@@ -29,7 +29,7 @@ def batch(
     config: BatchConfig,
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="INPUT...", help="Pictures, and folders of pictures.", show_default=False),
+        typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures.", show_default=False),
     ],
     style: Annotated[
         list[Path], typer.Option("--style", help="A picture to paint like; given again, both are blended.")
@@ -53,10 +53,10 @@ def batch(
 
     Example: nst-fast batch photos --style painting.jpg -o painted --image-size 512
 
-    Folders are searched to their ends; hidden files are left. OUTPUT/manifest.jsonl says of every picture what was made
-    of it, or why it could not be. Interrupted in whatever way, the same command goes on where it was: a picture counts
-    as made when the manifest says so and its file is whole. Pictures that cannot be used are named and passed over; the
-    command then ends with 10.
+    Folders are searched with all folders in them; hidden files are left. OUTPUT/manifest.jsonl says of every picture
+    what was made of it, or why it could not be. Interrupted in whatever way, the same command goes on where it was: a
+    picture counts as made when the manifest says so and its file is whole. Pictures that cannot be used are named and
+    passed over; the command then ends with 10.
 
     Several such commands may work in one folder, also from several machines: each takes what no other is at.
     """
