@@ -34,6 +34,7 @@ from nst_fast.cli.batch import conclude
 from nst_fast.cli.console import Messages
 from nst_fast.cli.signals import Stop
 from nst_fast.errors import InputError, OutputError, PartialError, UsageError
+from nst_fast.images import READABLE
 from nst_fast.images.sources import open_source
 from nst_fast.series.config import BatchConfig
 from nst_fast.transfer import Listeners
@@ -494,6 +495,16 @@ def test_exit_code_and_json_say_what_came_of_it(photos: Path, capsys: pytest.Cap
     assert [failure["input"] for failure in facts["failed"]] == ["bad.png"]  # type: ignore[attr-defined]
     code, facts = exit_of(photos, run(photos, photos / "bad.png", folder=photos.parent / "none")[0], capsys)
     assert (code, facts["done"]) == (3, 0)
+
+
+def test_the_page_about_batches_names_every_field_and_suffix(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "batch.md").read_text("utf-8")
+    _, facts = exit_of(photos, run(photos)[0], capsys)
+    assert [name for name in facts if f"`{name}`" not in page] == []
+    assert [name for name in records(photos)[0] if f'"{name}"' not in page] == []
+    assert [suffix for suffix in READABLE if suffix not in page] == []
+    assert f"{claims.STALE_SECONDS / 60:g} minutes".replace("2 ", "two ") in page
+    assert f"each {claims.HEARTBEAT_SECONDS:g} seconds" in page
 
 
 def test_a_folder_in_the_place_of_a_picture_points_to_batch(photos: Path) -> None:
