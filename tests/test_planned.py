@@ -10,7 +10,7 @@ import torch
 
 from nst_fast import transfer
 from nst_fast.config import StylizeConfig
-from nst_fast.errors import OutOfMemoryError
+from nst_fast.errors import DeviceError, OutOfMemoryError
 from nst_fast.evaluators import Evaluation, Evaluator
 from nst_fast.evaluators.tiled import TiledEvaluator
 from nst_fast.images import save_image
@@ -111,6 +111,21 @@ def test_without_on_oom_it_ends_with_exit_code_7(pair: tuple[Path, Path], monkey
     with pytest.raises(OutOfMemoryError, match="Tried to allocate 7 GiB") as caught:
         run(pair)
     assert caught.value.exit_code == 7
+
+
+def test_a_gpu_that_is_lost_ends_the_run_with_exit_code_6(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*arguments: Any) -> Evaluator:
+        def evaluate(pastiche: torch.Tensor) -> Evaluation:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure\nmore lines")
+
+        return evaluate
+
+    monkeypatch.setattr(planned, "make_evaluator", lost)
+    with pytest.raises(DeviceError, match=r"CUDA error: unspecified launch failure\).*nst-fast resume") as caught:
+        run(pair, on_oom="tile")
+    assert caught.value.exit_code == 6
 
 
 def test_the_allocator_is_told_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

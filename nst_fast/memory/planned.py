@@ -101,6 +101,8 @@ def evaluate_in_smaller_tiles(
 class OnOutOfMemory:
     """Turns exhausted memory into our error, or goes on once with another evaluator from the picture as it is.
 
+    A GPU that stops working is an error of ours as well.
+
     Args:
         evaluate: what is used until memory runs out.
         smaller: makes what is used from then on; None gives up at once.
@@ -115,6 +117,8 @@ class OnOutOfMemory:
             try:
                 return self.evaluate(pastiche)
             except RuntimeError as error:
+                if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
+                    raise lost_device(error) from error
                 if not is_out_of_memory(error):
                     raise
                 said = str(error).splitlines()[0]
@@ -132,3 +136,10 @@ class OnOutOfMemory:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether PyTorch means that memory ran out: a class of its own on GPUs, a plain RuntimeError on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def lost_device(error: RuntimeError) -> errors.DeviceError:
+    """A GPU that fell off the bus, was reset, or met a fault from which its process cannot recover."""
+    said = str(error).splitlines()[0]
+    remedy = "See `nst-fast doctor`; `nst-fast resume OUT` goes on from the last checkpoint"
+    return errors.DeviceError(f"the device stopped working ({said})", remedy)
