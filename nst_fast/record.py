@@ -19,6 +19,7 @@ SCHEMA = "nst-fast/run/1"
 TEXT_KEY = "nst-fast"  # the name of the text chunk that carries the record inside a picture
 REMEDY = "Give a picture made by nst-fast, or the .json beside it"
 MOST_BYTES = 2**26  # of a record's file: a history of a million steps
+MOST_DIGITS = 20  # of 64 bits
 EMBEDDED_ROWS = 200  # the record inside the picture keeps at most so many rows of the loss history
 
 
@@ -99,7 +100,7 @@ def read_record(path: Path) -> dict[str, Any]:
     if not text:
         raise InputError(f"{name}: carries no run record", REMEDY)
     try:
-        record = json.loads(text)
+        record = json.loads(text, parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: the run record is damaged ({error})", REMEDY) from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
@@ -108,6 +109,13 @@ def read_record(path: Path) -> dict[str, Any]:
     if problem := next(_problems(record), ""):
         raise InputError(f"{name}: the run record is damaged ({problem})", REMEDY)
     return _DEFAULTS | record
+
+
+def _whole_number(digits: str) -> int:
+    """Python's whole numbers have no end, but those that become floats, or pixels, have."""
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _problems(record: dict[str, Any]) -> Iterator[str]:

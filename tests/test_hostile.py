@@ -189,6 +189,14 @@ def test_a_checkpoint_that_claims_a_tensor_larger_than_memory_is_refused(tmp_pat
     assert peak_memory_mib("cpu") - before < 256
 
 
+def test_an_archive_of_a_later_age_is_refused(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    torch.save({}, sink)
+    data = bytearray(sink.getvalue())
+    data[data.index(b"PK\1\2") + 6] = 131  # "version needed to extract": Python knows up to 6.3
+    refuses(bytes(data), "a.pth", tmp_path)
+
+
 def test_an_archive_whose_entries_climb_out_of_it_writes_nothing(tmp_path: Path) -> None:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
@@ -334,6 +342,7 @@ TEXTS = {
     "deep": "[" * 100_000,
     "deep objects": '{"a":' * 100_000,
     "a number of 5000 digits": "9" * 5000,
+    "a number of 400 digits": json.dumps({**GOOD, "seconds": 10**400}),
     "a number without end": '{"schema": 1e999999}',
     "no JSON": "{'schema': 1}",
     "a lone surrogate": '{"schema": "\\ud800"}',
