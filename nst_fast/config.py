@@ -117,11 +117,13 @@ class ObjectiveOptions(EncoderOptions):
 class OptimizerOptions(Options):
     """Optimiser."""
 
-    optimizer: str = option("adam", "The optimiser of the pixels.", choices=("adam", "lbfgs"))
+    optimizer: str = option(
+        "lbfgs", "The optimiser of the pixels: L-BFGS needs fewer steps, Adam less memory.", choices=("lbfgs", "adam")
+    )
     steps: int = option(150, "Optimiser updates.", minimum=1, maximum=1_000_000)
     learning_rate: float | None = option(
         None,
-        "Step size in pixel units of [0, 1]; by default 0.05 for Adam and 1 for L-BFGS.",
+        "Step size: of Adam in units of a pixel's [0, 1], by default 0.05; of L-BFGS a factor, by default 1.",
         minimum=1e-8,
         maximum=1e3,
     )

@@ -27,6 +27,7 @@ class CurvaturePairs:
 
     def __init__(self, like: Tensor, size: int, total: Callable[[Tensor], Tensor] = lambda part: part) -> None:
         batch, values = like.shape[0], like[0].numel()
+        self.shape = like.shape[1:]
         self.size = size
         self.total = total
         self.added = 0
@@ -48,10 +49,10 @@ class CurvaturePairs:
         self.added += 1
         used = min(self.added, self.size)
         sy, yy = self._products(y, used)
-        ss = self.total((s * s).sum(1)).to(sy.dtype)
+        ss = self.total(torch.linalg.vector_norm(s, dim=1).square()).to(sy.dtype)
         good = (sy[:, row] > LEAST_CURVATURE * (ss * yy[:, row]).sqrt()).unsqueeze(1)  # [B, 1]; false for NaN
-        self.steps[:, row] = torch.where(good, s, 0)
-        self.changes[:, row] = torch.where(good, y, 0)
+        self.steps[:, row].masked_fill_(~good, 0)
+        self.changes[:, row].masked_fill_(~good, 0)
         self._sy[:, row], self._yy[:, row] = 0, 0
         self._sy[:, :used, row] = torch.where(good, sy, 0)
         self._yy[:, :used, row] = self._yy[:, row, :used] = torch.where(good, yy, 0)
@@ -81,20 +82,21 @@ class CurvaturePairs:
         return found.view_as(gradient)
 
     def state(self) -> dict[str, Tensor | int]:
-        """All that is known, for a checkpoint: live tensors."""
-        small = {"sy": self._sy, "yy": self._yy, "scale": self._scale}
-        return {"added": self.added, "steps": self.steps, "changes": self.changes, **small}
+        """All that is known, for a checkpoint: live tensors, the pairs [B * size, ...] shaped like the problem."""
+        pairs = {name: ring.view(-1, *self.shape) for name, ring in (("steps", self.steps), ("changes", self.changes))}
+        return {"added": self.added, "sy": self._sy, "yy": self._yy, "scale": self._scale, **pairs}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Know again what :meth:`state` gave; of a longer history the newest pairs."""
-        added, size = state["added"], state["steps"].shape[1]
+        added, batch = state["added"], len(self.steps)
+        steps, changes = (state[name].view(batch, -1, self.steps.shape[2]) for name in ("steps", "changes"))
+        size = steps.shape[1]
         if size == self.size:
-            self.added = added
-            self.steps, self.changes = state["steps"], state["changes"]
+            self.added, self.steps, self.changes = added, steps, changes
             self._sy, self._yy, self._scale = state["sy"], state["yy"], state["scale"]
             return
         for index in range(max(0, added - min(size, self.size)), added):
-            self.add(state["steps"][:, index % size], state["changes"][:, index % size])
+            self.add(steps[:, index % size], changes[:, index % size])
 
     def _products(self, vector: Tensor, used: int) -> tuple[Tensor, Tensor]:
         """Scalar products of a vector [B, N] with all steps and with all changes, each [B, used], in fine precision."""

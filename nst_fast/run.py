@@ -170,11 +170,13 @@ class Run:
     def plan(self, scale: Scale) -> Plan:
         """How the scale fits into memory; said, and written down.
 
-        A scale that goes on keeps its plan, unless it is another memory option that it goes on with.
+        A scale that goes on keeps its plan, unless it is another memory option that it goes on with, or the picture was
+        shared and is no more.
         """
         at, asked = self.interrupted, self.config.as_dict()
-        same = at is not None and all(at.record["options"][name] == asked[name] for name in ("max_memory", "tile_size"))
-        if at is not None and at.scale == scale.index and same:
+        options = ("max_memory", "tile_size")
+        same = at is not None and all(at.record["options"][name] == asked[name] for name in options)
+        if at is not None and at.scale == scale.index and same and "ranks" not in at.record["plan"]:
             plan = plan_as_before(self.problem, self.choice, scale, at.record["plan"])
         else:
             plan = plan_at(self.problem, self.choice, scale)

@@ -69,7 +69,8 @@ def stylize(
         if ranks is None:
             pastiche = run(problem, files, listeners, keeper_of(files, config, listeners))
         else:
-            pastiche = run_shared(problem, files, listeners, ranks)
+            keeper = keeper_of(files if writes else None, config, listeners)
+            pastiche = run_shared(problem, files, listeners, ranks, keeper)
         return saved(pastiche, files if writes else None)
 
 

@@ -29,7 +29,7 @@ ROOMS = [
     ["memory.planner", "publish"],
     ["step.bundle"],
     ["loop", "problem"],
-    ["memory.planned", "reporting", "resumption", "pastiche", "stage", "strip_adam"],
+    ["memory.planned", "reporting", "resumption", "pastiche", "stage", "strip_optimizers"],
     ["memory.strips"],
     ["run"],
     ["shared_run"],

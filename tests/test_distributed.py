@@ -119,6 +119,15 @@ def test_a_snapshot_is_the_whole_picture_of_its_step(shared: Path) -> None:
         assert picture.size == (51, 45)
 
 
+def test_one_process_goes_on_where_two_were_stopped_by_the_wish_of_one(shared: Path) -> None:
+    stopped = json.loads((shared / "stopped.json").read_text())
+    assert (stopped["status"], stopped["steps"]) == ("stopped", 8)
+    resumed = transfer.resume(shared / "stopped.png")
+    alone = transfer.stylize(shared / "content.png", shared / "style.png", rank_worker.CONFIG)
+    assert resumed.record.history["total"] == pytest.approx(alone.record.history["total"], rel=1e-5)
+    torch.testing.assert_close(resumed.image, alone.image, rtol=0, atol=1e-3)
+
+
 def test_when_a_rank_is_killed_the_other_ends_with_a_message_and_code_and_the_last_snapshot_stays(folder: Path) -> None:
     output = folder / "killed.png"
     pictures = [str(folder / "content.png"), str(folder / "style.png")]
@@ -162,7 +171,7 @@ def test_torchrun_shares_a_picture_and_rank_0_alone_speaks(folder: Path) -> None
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"optimizer": "lbfgs"}, "--optimizer lbfgs: its steps need products over the whole picture"),
+        ({"line_search": "strong_wolfe"}, "--line-search strong_wolfe: is PyTorch's"),
         ({"engine": "ort"}, "--engine ort: computes whole pictures only"),
         ({"on_oom": "tile"}, "--on-oom tile: ranks cannot begin anew"),
     ],

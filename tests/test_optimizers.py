@@ -60,13 +60,17 @@ def test_adam_follows_torch_adam_step_by_step() -> None:
         theirs.zero_grad()
         (bowl.scale * (reference - target).square()).sum().backward()
         theirs.step()
-    options = OptimizerOptions(steps=20, learning_rate=0.01, adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-6)
+    options = OptimizerOptions(
+        optimizer="adam", steps=20, learning_rate=0.01, adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-6
+    )
     torch.testing.assert_close(run(options, bowl, torch.full_like(target, 0.5)), reference.detach())
 
 
 def test_adam_keeps_pixels_within_the_unit_range() -> None:
     outside = torch.full((1, 3, 4, 4), 1.7)
-    pastiche = run(OptimizerOptions(steps=100, learning_rate=0.1), Bowl(outside), torch.full_like(outside, 0.5))
+    pastiche = run(
+        OptimizerOptions(optimizer="adam", steps=100, learning_rate=0.1), Bowl(outside), torch.full_like(outside, 0.5)
+    )
     assert pastiche.max().item() == 1.0
 
 
@@ -184,7 +188,7 @@ def test_adam_keeps_its_moments_through_a_smoothing() -> None:
     target = torch.linspace(0.2, 0.8, 48).view(1, 3, 4, 4)
     bowl = Bowl(target)
     pastiche = torch.zeros_like(target)
-    optimizer = make_optimizer(pastiche, OptimizerOptions(learning_rate=0.01))
+    optimizer = make_optimizer(pastiche, OptimizerOptions(optimizer="adam", learning_rate=0.01))
     for _ in range(10):
         optimizer.update(bowl(pastiche), bowl, 0.01)
     optimizer.smooth()

@@ -82,7 +82,7 @@ def test_a_plan_keeps_its_budget_or_says_what_would(height: int, width: int, gib
         assert make_plan(job(*size, engine=engine), budget).fits
         return
     assert plan.peak < plan.budget == budget
-    whole = predict(task, make_tiling("vgg19", DEFAULT.taps, height, width, (1, 1)), budget, history=20, halve=False)
+    whole = predict(task, make_tiling("vgg19", DEFAULT.taps, height, width, (1, 1)), budget, history=5, halve=False)
     assert plan.tiled == (not whole.fits or 64 * height * width >= 2**31)
     assert not plan.tiled or plan.parts["step"] < whole.parts["step"]
 
@@ -98,12 +98,26 @@ def test_what_fits_nowhere_is_refused_with_exit_code_7() -> None:
 
 def test_halves_of_content_targets_and_pairs_of_lbfgs_are_given_up_only_in_need() -> None:
     lbfgs = StylizeConfig(optimizer="lbfgs", lbfgs_history=40)
-    roomy = make_plan(job(4096, 4096, lbfgs), 40 * GIB)
+    roomy = make_plan(job(4096, 4096, lbfgs), 100 * GIB)
     tight = make_plan(job(4096, 4096, lbfgs), 8 * GIB)
     assert (roomy.lbfgs_history, roomy.halve_content) == (40, False)
     assert 3 <= tight.lbfgs_history < 40
-    adam = [make_plan(job(4096, 4096), gib * GIB) for gib in (4, 20)]
+    adam = [make_plan(job(4096, 4096, StylizeConfig(optimizer="adam")), gib * GIB) for gib in (4, 20)]
     assert [plan.lbfgs_history for plan in adam] == [20, 20]
+
+
+def test_pairs_of_lbfgs_are_given_up_before_a_picture_is_cut_into_tiles() -> None:
+    whole = make_tiling("vgg19", DEFAULT.taps, 1024, 1024, (1, 1))
+    budget = round(1.06 * predict(job(1024, 1024), whole, 0, history=5, halve=False).peak)
+    assert not (plan := make_plan(job(1024, 1024), budget)).tiled
+    assert plan.lbfgs_history == 5
+    assert make_plan(job(1024, 1024), budget // 2).tiled
+
+
+def test_who_runs_out_of_memory_with_lbfgs_is_told_that_adam_fits() -> None:
+    with pytest.raises(OutOfMemoryError) as caught:
+        make_plan(job(8192, 8192), 8 * GIB)
+    assert "use --optimizer adam, which fits" in caught.value.remedy
 
 
 def test_no_tensor_of_a_plan_needs_64_bit_indices() -> None:

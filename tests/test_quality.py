@@ -55,7 +55,7 @@ def test_plain_runs_come_first_and_start_from_the_content(rows: list[QualityRow]
     assert [row.recipe for row in rows] == [
         "adam 0.001 from content",
         "adam 0.02 from content",
-        "adam 0.05 from recolored",
+        "lbfgs 1 from recolored",
     ]
     assert [row.engine for row in rows] == ["eager", "eager", "fast"]
     assert {row.status for row in rows} == {OK}

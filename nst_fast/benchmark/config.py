@@ -41,8 +41,9 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
         metavar="PAIRS",
     )
     plain: str = option(
-        "adam:0.02,lbfgs:1",
-        "Time to quality: what eager is tried with, the best of which is the goal: OPTIMIZER:RATE,...",
+        "adam:0.02,adam:0.05,lbfgs:1",
+        "Time to quality: PyTorch's optimisers that eager is tried with (L-BFGS with its line search), the best of "
+        "which is the goal: OPTIMIZER:RATE,...",
         metavar="OPTIMIZERS",
     )
     memory: bool = option(True, "Measure peak memory, each row in a fresh process.")

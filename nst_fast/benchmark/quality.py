@@ -24,8 +24,14 @@ from nst_fast.sample_art import draw_content, draw_style
 
 TURN_STEPS = 5  # between two points of a curve
 WARM_UP = 2  # evaluations before the first that is timed
-# What programs of the field do: from the content image, at a constant rate, with PyTorch's own constants.
-PLAIN: dict[str, str | float] = {"init": "content", "schedule": "constant", "adam_beta2": 0.999, "average_decay": 0.0}
+# What programs of the field do at their best: from the content image, at a constant rate, PyTorch's own optimisers.
+PLAIN: dict[str, str | float] = {
+    "init": "content",
+    "schedule": "constant",
+    "adam_beta2": 0.999,
+    "average_decay": 0.0,
+    "line_search": "strong_wolfe",
+}
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,14 @@ def company(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | None
         yield config, ranks
 
 
+def leave_company(code: int) -> None:
+    """End at once after an error among other ranks: a thread that still waits for one of them is not to be joined."""
+    if voice.claim is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def end_now(error: NstFastError) -> None:
     """End this process from another thread: the main one may wait for a rank that is gone, and never return."""
     if voice.may_speak():

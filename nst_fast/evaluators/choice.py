@@ -86,7 +86,11 @@ def confirmed(choice: Choice, encoder: Encoder, objective: Objective, pastiche: 
         return choice
     wide = FastEvaluator(encoder, objective, torch.float32)(pastiche).gradient.flatten()
     narrow = FastEvaluator(encoder, objective, torch.bfloat16)(pastiche).gradient.flatten()
-    cosine = float(torch.nn.functional.cosine_similarity(wide, narrow, dim=0))
+    return judged(choice, float(torch.nn.functional.cosine_similarity(wide, narrow, dim=0)))
+
+
+def judged(choice: Choice, cosine: float) -> Choice:
+    """The choice, or fp32 in its place, by the cosine between the gradients of both."""
     if cosine >= LEAST_COSINE:
         return choice
     return replace(choice, precision="fp32", reason=f"bf16 bends the gradient here (cosine {cosine:.3f} to fp32)")

@@ -33,11 +33,13 @@ from nst_fast.tiles import Tiling
 FREE_SHARE = 0.9  # of what a device has free may be planned for
 MARGIN = 1.05  # the prediction may be this much too low
 SMALLEST_HISTORY = 3  # L-BFGS with fewer pairs is hardly better than steepest descent
+GOOD_HISTORY = 5  # a shorter one costs more steps than tiles cost time
 # Pictures held at once: content, pastiche, the best so far, the gradient.
 IMAGES = 4
-UPDATE_IMAGES = 2  # at work while the optimiser updates the picture; a step's memory is free by then
-ADAM_IMAGES = 2
-LBFGS_IMAGES = 5  # direction, two gradients, and two at work, beside two per pair of the history
+# Of the optimiser: held while a step is evaluated (L-BFGS: and two per pair of its history), and at work while the
+# picture is updated, when a step's memory is free.
+OPTIMIZER_IMAGES = {"adam": 2, "lbfgs": 2}
+UPDATE_IMAGES = {"adam": 2, "lbfgs": 5}
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def predict(job: Job, tiling: Tiling, budget: int, *, history: int, halve: bool)
         "content targets": costs.targets * job.pixels / (2 if halve else 1),
         "step": max(
             step * math.prod(tiling.largest_crop),
-            IMAGE * UPDATE_IMAGES * job.pixels,
+            IMAGE * UPDATE_IMAGES[job.config.optimizer] * job.pixels,
             *(style * crop for crop in crops),
         ),
     }
@@ -187,13 +189,15 @@ def predict(job: Job, tiling: Tiling, budget: int, *, history: int, halve: bool)
 def optimizer_images(config: StylizeConfig, history: int) -> int:
     """Pictures that the optimiser, and the average of its iterates, hold while a step is evaluated."""
     average = 1 if config.average_decay else 0
-    return average + (ADAM_IMAGES if config.optimizer == "adam" else LBFGS_IMAGES + 2 * history)
+    pairs = 2 * history if config.optimizer == "lbfgs" else 0
+    return average + OPTIMIZER_IMAGES[config.optimizer] + pairs
 
 
 def make_plan(job: Job, budget: int) -> Plan:
     """The fastest plan that fits: whole, or with as little halo as possible.
 
-    Content targets go to half precision, and then L-BFGS gives up pairs, only when nothing fits without.
+    L-BFGS gives up pairs where that spares tiles, but no more than it can do without; then content targets go to half
+    precision, and then the rest of the pairs, when nothing fits otherwise.
 
     Raises:
         OutOfMemoryError: nothing fits; the message names the largest picture that does.
@@ -212,6 +216,10 @@ def _find(job: Job, budget: int) -> Plan:
     """The plan that :func:`make_plan` wants; when nothing fits, the one that needs least."""
     config = job.config
     table = grids(job.config, job.height, job.width, tiled=job.engine != "ort")
+    whole = [grid for grid in table if grid.whole]
+    for history in _histories(config):
+        if whole and history >= GOOD_HISTORY and (plan := _best(job, whole, budget, history=history, halve=False)).fits:
+            return plan
     for history in _histories(config):
         for halve in (False, True):
             plan = _best(job, table, budget, history=history, halve=halve)
@@ -231,7 +239,8 @@ def _best(job: Job, table: list[Grid], budget: int, *, history: int, halve: bool
     least = plan_of(min(table, key=lambda grid: grid.crop))
     rest = least.peak - least.parts["step"]
     for grid in sorted(table, key=lambda grid: (not grid.whole, grid.overhead)):
-        step = max((costs.whole if grid.whole else costs.tile) * grid.crop, IMAGE * UPDATE_IMAGES * job.pixels)
+        update = IMAGE * UPDATE_IMAGES[job.config.optimizer] * job.pixels
+        step = max((costs.whole if grid.whole else costs.tile) * grid.crop, update)
         # The estimate spares making hundreds of plans; a plan also counts what style images need.
         if (rest + step) * MARGIN <= budget and (plan := plan_of(grid)).fits:
             return plan
@@ -267,7 +276,9 @@ def _remedy(job: Job, budget: int) -> str:
     size = largest_size(job, budget)
     if size is None:
         return "Free some memory, or give --max-memory more"
-    return f"The largest that fits is --image-size {max(size)} ({size[1]}x{size[0]}), or give --max-memory more"
+    light = replace(job, config=job.config.replace(optimizer="adam", learning_rate=None))
+    adam = ", use --optimizer adam, which fits" if _find(light, budget).fits else ""
+    return f"The largest that fits is --image-size {max(size)} ({size[1]}x{size[0]}){adam}, or give --max-memory more"
 
 
 def largest_size(job: Job, budget: int) -> tuple[int, int] | None:
