@@ -290,10 +290,10 @@ def test_a_store_that_is_gone_took_rank_0_with_it(quick: None) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process without ending it")
 def test_when_a_rank_is_stopped_the_other_does_not_wait_for_it(folder: Path) -> None:
     pictures = [str(folder / "content.png"), str(folder / "style.png")]
-    run = ["stylize", *pictures, "-o", str(folder / "stopped.png"), *RUN, "--steps", "100000", "--save-every", "5"]
+    run = ["stylize", *pictures, "-o", str(folder / "halted.png"), *RUN, "--steps", "100000", "--save-every", "5"]
     with ranks_of("-m", "nst_fast", *run, "-q") as processes:
         deadline = time.monotonic() + 60
-        while not list(folder.glob("stopped-0*.png")) and time.monotonic() < deadline:
+        while not list(folder.glob("halted-0*.png")) and time.monotonic() < deadline:
             time.sleep(0.1)
         processes[0].send_signal(signal.SIGSTOP)
         _, said = processes[1].communicate(timeout=15)

@@ -28,7 +28,7 @@ from nst_fast.cli import (
     texture,
     weights,
 )
-from nst_fast.cli.company import check_command
+from nst_fast.cli.company import check_command, leave_company
 from nst_fast.cli.console import emit_error, prepare_streams
 from nst_fast.errors import NstFastError
 from nst_fast.ranks import voice
@@ -93,7 +93,9 @@ def main() -> NoReturn:
     except Exception as error:  # the last line of defence: a fault of ours must still end in one line and code 1
         hint = "This is a fault of nst-fast: please report it with the output of --debug"
         code = report(error, 1, f"{type(error).__name__}: {error}. {hint}")
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    leave_company(code)
+    sys.exit(code)
 
 
 def report(error: Exception, code: int, message: str | None = None) -> int:

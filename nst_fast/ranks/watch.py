@@ -86,7 +86,7 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._closed.set()
         for thread in self._threads:
-            thread.join(2 * BEAT)
+            thread.join(self._patience)
 
     def _ask(self) -> None:
         """Leave a sign of life in the store and take down those of others."""
