@@ -187,7 +187,7 @@ class LBFGS:
     def _mean_size(self, values: Tensor) -> Tensor:
         """The mean absolute value of every picture, [B, 1, 1, 1], above 0."""
         sums = torch.stack([values.abs().sum((1, 2, 3)), torch.full_like(values[:, 0, 0, 0], values[0].numel())])
-        summed, count = self.total(sums)
+        summed, count = self.total(sums).unbind()
         return (summed / count).clamp_min_(SMALLEST_SCALE).view(-1, 1, 1, 1)
 
     def smooth(self) -> None:
