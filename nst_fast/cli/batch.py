@@ -20,6 +20,7 @@ from nst_fast.series.config import BATCH_FIXED, BatchConfig
 
 if TYPE_CHECKING:
     from nst_fast.batch.job import Batch, Hooks, Outcome
+    from nst_fast.loop import StepEvent
     from nst_fast.series.run import Watch
     from nst_fast.transfer import Listeners
 
@@ -99,10 +100,11 @@ def hooks_of(messages: Messages, stop: Stop, config: BatchConfig) -> Hooks:
 class SlowProgress(PlainProgress):
     """A line every ten seconds: many pictures take less, and have a line of their own when they are finished."""
 
-    def __call__(self, event: Any) -> None:
-        if event.step in (0, event.steps):
-            self.said_at = time.monotonic()
-        self.said_share = event.step / event.steps
+    def __init__(self, messages: Messages) -> None:
+        super().__init__(messages)
+        self.said_at = time.monotonic()
+
+    def __call__(self, event: StepEvent) -> None:
         if time.monotonic() - self.said_at >= PLAIN_SECONDS and event.step < event.steps:
             super().__call__(event)
 
