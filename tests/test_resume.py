@@ -1,0 +1,307 @@
+"""An interrupted run goes on to the picture that it would have made; what does not belong to it is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killed_runs import CASES, image_data
+
+from nst_fast import outputs, transfer
+from nst_fast.config import StylizeConfig
+from nst_fast.errors import BusyError, NumericsError, OutputError, ResumeError, UsageError
+from nst_fast.files import lock
+from nst_fast.images import save_image
+from nst_fast.outputs import OutputFiles
+from nst_fast.transfer import Listeners, resume, stylize
+
+TINY = StylizeConfig(
+    weights="random:0",
+    content_taps="relu1_2",
+    style_taps="relu1_1,relu2_1",
+    image_size=32,
+    monitor_every=0,
+    engine="fast",
+    precision="fp32",
+    optimizer="adam",
+    steps=12,
+)
+
+
+def draw(folder: Path) -> Path:
+    coarse = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(7))
+    picture = torch.nn.functional.interpolate(coarse, (24, 32), mode="bicubic").clamp(0, 1)
+    save_image(picture, folder / "content.png")
+    save_image(picture.flip(3) ** 2, folder / "style.png")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return draw(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_loss_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer to draw than a run of these."""
+    monkeypatch.setattr(outputs, "save_loss_curve", lambda *_: None)
+
+
+class StopAt:
+    """Wants to stop at the n-th step that it is asked at."""
+
+    def __init__(self, step: int) -> None:
+        self.asked = -1
+        self.step = step
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.asked >= self.step
+
+
+@pytest.fixture(scope="module")
+def networks() -> transfer.Networks:
+    return transfer.Networks()
+
+
+@pytest.fixture
+def interrupted(folder: Path, networks: transfer.Networks) -> Path:
+    """The picture of a run that the user stopped at step 7 of 12."""
+    output = folder / "out.png"
+    listeners = Listeners(stop=StopAt(7))
+    pair = folder / "content.png", folder / "style.png"
+    stylize(*pair, TINY, checkpoint_every="5", output=output, listeners=listeners, networks=networks)
+    return output
+
+
+@pytest.fixture(scope="module")
+def after_kills(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of all the cases, each killed (SIGKILL) at a random step and resumed."""
+    folder = draw(tmp_path_factory.mktemp("killed"))
+    script = Path(__file__).with_name("killed_runs.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_run_goes_on_to_the_very_picture_of_an_undisturbed_one(after_kills: dict[str, Any], case: str) -> None:
+    found = after_kills[case]
+    assert found["left"] == [2 * ((found["killed_at"] - 1) // 2 - back) for back in (0, 1)][: len(found["left"])]
+    for name, value in found["whole"].items():
+        assert found["resumed"][name] == value, f"{name} differs after a kill at step {found['killed_at']}"
+    assert found["cleared"]
+
+
+def test_the_cases_are_what_their_names_say(after_kills: dict[str, Any]) -> None:
+    assert after_kills["recoveries"]["whole"]["recoveries"]
+    assert after_kills["tiled"]["whole"]["plan"] != [1, 1]
+    assert after_kills["patience"]["whole"]["status"] == "converged"
+    assert after_kills["ort"]["whole"]["engine"] == "ort"
+
+
+def test_a_stopped_run_leaves_picture_and_checkpoints_and_goes_on(
+    interrupted: Path, networks: transfer.Networks
+) -> None:
+    left = [path.name for path in OutputFiles(interrupted).checkpoints()]
+    assert left == ["out-checkpoint-000007.safetensors", "out-checkpoint-000005.safetensors"]
+    assert json.loads(interrupted.with_suffix(".json").read_text())["status"] == "stopped"
+    created = json.loads(interrupted.with_suffix(".json").read_text())["created"]
+    resumed = resume(interrupted, networks=networks)
+    assert (resumed.record.status, resumed.record.steps, resumed.record.created) == ("complete", 12, created)
+    assert len(resumed.record.history["total"]) == 13
+    assert not OutputFiles(interrupted).checkpoints()
+
+
+def test_checkpoints_do_not_change_the_run(folder: Path, networks: transfer.Networks) -> None:
+    pair = folder / "content.png", folder / "style.png"
+    for every in ("1", "0"):
+        config = TINY.replace(optimizer="lbfgs", checkpoint_every=every)
+        stylize(*pair, config, output=folder / f"every{every}.png", networks=networks)
+    assert image_data(folder / "every1.png") == image_data(folder / "every0.png")
+    assert not list(folder.glob("*.safetensors"))
+
+
+def test_the_time_that_counts_goes_on_from_the_checkpoint(interrupted: Path, networks: transfer.Networks) -> None:
+    before = json.loads(interrupted.with_suffix(".json").read_text())["seconds"]
+    time.sleep(0.3)
+    resumed = resume(interrupted, networks=networks)
+    assert before < resumed.record.seconds
+    assert resumed.record.steps_per_second == pytest.approx(12 / resumed.record.seconds)
+
+
+def test_changed_options_are_refused_with_the_list_of_them(interrupted: Path) -> None:
+    with pytest.raises(ResumeError) as caught:
+        resume(interrupted, image_size=256, learning_rate=0.3, style_weight=100.0)
+    assert caught.value.exit_code == 12
+    assert "image_size: checkpoint 32, given 256" in caught.value.message
+    assert "learning_rate: checkpoint its default, given 0.3" in caught.value.message
+    assert "style_weight" not in caught.value.message  # given as it was
+    assert OutputFiles(interrupted).checkpoints()
+
+
+def test_harmless_options_are_accepted_and_recorded(interrupted: Path, networks: transfer.Networks) -> None:
+    resumed = resume(interrupted, networks=networks, log_every=3, steps=14)
+    assert resumed.record.options["log_every"] == 3
+    assert resumed.record.steps == 14
+
+
+def test_fewer_steps_than_are_done_and_more_steps_of_a_cosine_are_refused(
+    interrupted: Path, folder: Path, networks: transfer.Networks
+) -> None:
+    with pytest.raises(ResumeError, match="7 are done, given 5"):
+        resume(interrupted, steps=5)
+    pair, output = (folder / "content.png", folder / "style.png"), folder / "cosine.png"
+    config = TINY.replace(schedule="cosine")
+    stylize(*pair, config, output=output, listeners=Listeners(stop=StopAt(3)), networks=networks)
+    with pytest.raises(ResumeError, match="steps: checkpoint 12, given 20"):
+        resume(output, steps=20)
+
+
+def test_an_option_out_of_range_is_a_usage_error(interrupted: Path) -> None:
+    with pytest.raises(UsageError, match="--log-every"):
+        resume(interrupted, log_every=-1)
+
+
+def test_a_moved_picture_is_named_and_found_where_it_is_said_to_be(
+    interrupted: Path, folder: Path, networks: transfer.Networks
+) -> None:
+    (folder / "content.png").rename(folder / "moved.png")
+    with pytest.raises(ResumeError, match=r"content\.png.*--content"):
+        resume(interrupted)
+    with pytest.raises(ResumeError, match="is not the picture"):
+        resume(interrupted, content=folder / "style.png")
+    assert resume(interrupted, content=folder / "moved.png", networks=networks).record.status == "complete"
+
+
+def test_a_changed_picture_is_refused(interrupted: Path, folder: Path) -> None:
+    save_image(torch.rand(1, 3, 20, 20), folder / "style.png")
+    with pytest.raises(ResumeError, match=r"style\.png is not the picture that the run began with.*--style"):
+        resume(interrupted)
+
+
+def test_other_weights_are_refused(interrupted: Path) -> None:
+    with pytest.raises(ResumeError, match="weights"):
+        resume(interrupted, weights="random:1")
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(interrupted: Path, networks: transfer.Networks) -> None:
+    newest, before = OutputFiles(interrupted).checkpoints()
+    newest.write_bytes(newest.read_bytes()[:-5])
+    notes: list[str] = []
+    resumed = resume(interrupted, listeners=Listeners(note=notes.append), networks=networks)
+    assert any(f"{newest.name} is damaged" in note and before.name in note for note in notes)
+    assert resumed.record.steps == 12
+
+
+def test_a_finished_run_and_one_without_checkpoint_say_so(
+    interrupted: Path, folder: Path, networks: transfer.Networks
+) -> None:
+    resume(interrupted, networks=networks)
+    with pytest.raises(ResumeError, match=r"is finished: complete, 12 steps.*--init"):
+        resume(interrupted)
+    with pytest.raises(ResumeError, match="no checkpoint"):
+        resume(folder / "nothing.png")
+
+
+def test_an_unfinished_run_is_not_begun_anew_by_accident(
+    interrupted: Path, folder: Path, networks: transfer.Networks
+) -> None:
+    pair = folder / "content.png", folder / "style.png"
+    interrupted.unlink()
+    with pytest.raises(OutputError, match=r"out-checkpoint-000007\.safetensors.*nst-fast resume.*--overwrite"):
+        stylize(*pair, TINY, output=interrupted)
+    stylize(*pair, TINY, output=interrupted, overwrite=True, networks=networks)
+    assert not OutputFiles(interrupted).checkpoints()
+
+
+def test_a_picture_of_another_origin_is_not_replaced(interrupted: Path, networks: transfer.Networks) -> None:
+    save_image(torch.rand(1, 3, 20, 20), interrupted)
+    before = interrupted.read_bytes()
+    with pytest.raises(OutputError, match="not what the interrupted run left"):
+        resume(interrupted)
+    assert interrupted.read_bytes() == before
+    assert resume(interrupted, overwrite=True, networks=networks).record.status == "complete"
+
+
+def test_a_run_that_fails_leaves_its_last_checkpoint(folder: Path, networks: transfer.Networks) -> None:
+    pair, output = (folder / "content.png", folder / "style.png"), folder / "out.png"
+    wild = TINY.replace(learning_rate=0.9, divergence_factor=1.0001, checkpoint_every="4", steps=40)
+    with pytest.raises(NumericsError):
+        stylize(*pair, wild, output=output, networks=networks)
+    assert OutputFiles(output).checkpoints()
+    assert json.loads(output.with_suffix(".json").read_text())["status"] == "diverged"
+
+
+def test_two_runs_do_not_share_an_output(interrupted: Path) -> None:
+    with lock(interrupted), pytest.raises(BusyError):
+        resume(interrupted)
+
+
+def nst_fast(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
+    """The command in a process of its own, which heeds SIGINT whatever the shell of these tests does."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+         "from nst_fast.cli import main; main()", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 100
+    while not list(folder.glob("*.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+
+
+LONG = (
+    *("stylize", "content.png", "style.png", "-o", "out.png", "--weights", "random:0", "--optimizer", "adam"),
+    *("--content-taps", "relu1_2", "--style-taps", "relu1_1,relu2_1", "--image-size", "32", "--engine", "fast"),
+    *("--precision", "fp32", "--monitor-every", "0", "--steps", "100000", "--checkpoint-every", "5"),
+)
+
+
+def test_a_signal_saves_and_says_how_to_go_on_and_kill_9_costs_nothing_that_was_kept(folder: Path) -> None:
+    process = nst_fast(*LONG, cwd=folder)
+    wait_for_checkpoint(folder, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "out.png").exists()
+    resumed = nst_fast("resume", "out.png", cwd=folder)
+    reached = OutputFiles(folder / "out.png").checkpoints()[0]
+    while OutputFiles(folder / "out.png").checkpoints()[0] == reached:
+        assert resumed.poll() is None, resumed.communicate()
+        time.sleep(0.02)
+    resumed.send_signal(signal.SIGTERM)
+    _, said = resumed.communicate(timeout=60)
+    assert resumed.returncode == 143, said
+    assert "Resume with: nst-fast resume out.png" in said
+    assert "note: going on after step" in said
+    assert json.loads((folder / "out.json").read_text())["status"] == "stopped"
+
+
+def test_a_second_signal_ends_at_once_and_leaves_what_was_kept(folder: Path) -> None:
+    process = nst_fast(*LONG, "--image-size", "640", "--steps", "100000", "--checkpoint-every", "1", cwd=folder)
+    wait_for_checkpoint(folder, process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # may come as one with the first: signals do not queue
+    while process.poll() is None and (process.send_signal(signal.SIGINT) or True):
+        time.sleep(0.002)
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert OutputFiles(folder / "out.png").checkpoints()
+    assert not (folder / "out.json").exists()  # no picture was finished
