@@ -194,7 +194,8 @@ def table(series: Series, outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         row: dict[str, Any] = {**outcome.job.values, "status": outcome.status, **outcome.measured}
         if outcome.record is not None:
-            losses = grouped({name: [value] for name, value in outcome.record["losses"].items()})
+            # Rounded before they are added up, as they are in a record that was read: else the last digit would tell.
+            losses = grouped({name: [value] for name, value in rounded(outcome.record["losses"]).items()})
             row |= {name: outcome.record[name] for name in facts} | {name: losses[name][0] for name in losses}
             row["picture"] = f"{outcome.job.name}.png"
         if outcome.error is not None:
