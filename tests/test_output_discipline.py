@@ -35,6 +35,8 @@ TEXTURE = ("texture", "style.png", "--style-taps", "relu1_1", "--weights=random:
 # What is called with --json, its exit code, and the schema of what it gives.
 CALLS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "batch": (("batch", "content.png", "bad.png", "--style", "style.png", "-o", "many", *TINY), 10, "batch-result"),
+    "stylize": (("stylize", "content.png", "style.png", "-o", "one.png", *TINY), 0, "stylize"),
+    "resume what is finished": (("resume", "made.png"), 0, "stylize"),
     "sweep": (("sweep", "content.png", "--style", "style.png", "--vary", "seed=0,1", *TINY), 0, "sweep"),
     "sweep with a hole": (("sweep", "bad.png", "--style", "style.png", "-o", "holes", *TINY), 10, "sweep"),
     "reconstruct": (RECONSTRUCT, 0, "reconstruction"),
@@ -56,7 +58,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown network": (("taps", "--network", "vgg11"), 2, "error"),
     "unknown option": (("taps", "--netwerk", "vgg16"), 2, "error"),
 }
-ELSEWHERE = {"stylize", "demo", "resume"}  # one object too: test_cli.py and test_demonstration.py
+ELSEWHERE = {"demo"}  # the object of stylize: test_demonstration.py
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nst_fast.cli.company import company
-from nst_fast.cli.console import Messages, emit, progress
+from nst_fast.cli.console import Messages, emit, emit_json, progress
 from nst_fast.cli.options import takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.config import StylizeConfig
@@ -21,6 +20,7 @@ from nst_fast.ranks import place
 if TYPE_CHECKING:
     from nst_fast.record import RunRecord
 
+SCHEMA = "nst-fast/stylize/1"  # of what --json gives, here and in the commands that end like this one
 JSON_FIELDS = (
     *("status", "output", "steps", "seconds", "steps_per_second", "losses", "device", "engine", "precision"),
     *("provider", "peak_memory_mib", "warnings"),
@@ -72,7 +72,7 @@ def conclude(record: RunRecord, output: Path, messages: Messages, *, as_json: bo
     messages.say(f"{record.status}: {record.steps} steps in {record.seconds:.1f} s ({rate}, {memory})")
     if as_json:
         facts = record.as_dict()
-        emit(json.dumps({name: facts[name] for name in JSON_FIELDS} | {"output": str(output)}))
+        emit_json({"schema": SCHEMA} | {name: facts[name] for name in JSON_FIELDS} | {"output": str(output)})
     else:
         emit(str(output))
 
