@@ -9,18 +9,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO
 
 import pytest
 import torch
 from faulty_disk import points, watched
+from PIL import Image
 
 import nst_fast
 from nst_fast import files
+from nst_fast.config import StylizeConfig
 from nst_fast.errors import OutputError
 from nst_fast.outputs import OutputFiles
 from nst_fast.record import RunRecord, read_record
+from nst_fast.transfer import stylize
 
 PACKAGE = Path(nst_fast.__file__).parent
 needs_fork = pytest.mark.skipif(os.name == "nt", reason="Windows knows no fork")
@@ -210,6 +215,54 @@ def test_only_files_py_writes() -> None:
         for name in written_in(path.read_text("utf-8"))
     ]
     assert [one for one in found if one not in ALLOWED] == []
+
+
+@dataclass
+class Watch:
+    """Hears, while it is open, of every file that Python opens to write, and who in the package asked for it."""
+
+    is_open: bool = False
+    writers: dict[str, set[str]] = field(default_factory=dict)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.is_open or event not in {"open", "os.rename", "os.remove", "shutil.move", "shutil.rmtree"}:
+            return
+        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            return
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and not frame.f_code.co_filename.startswith(str(PACKAGE)):
+            frame = frame.f_back
+        if frame is not None:
+            writer = Path(frame.f_code.co_filename).relative_to(PACKAGE).as_posix()
+            self.writers.setdefault(writer, set()).add(str(arguments[0]))
+
+
+def test_what_a_run_really_opens_to_write_is_opened_by_files_py(tmp_path: Path) -> None:
+    """The names of calls can deceive; what the system is asked for cannot."""
+    for name, grey in {"content": 90, "style": 160}.items():
+        Image.linear_gradient("L").resize((32, 24)).point(lambda value, grey=grey: value // 2 + grey // 4).save(
+            tmp_path / f"{name}.png"
+        )
+    config = StylizeConfig(
+        weights="random:0", content_taps="relu1_2", style_taps="relu1_1", image_size=24, steps=4, monitor_every=2
+    )
+    watch = Watch()
+    sys.addaudithook(watch)  # for ever, but deaf after this test
+    watch.is_open = True
+    try:
+        stylize(
+            tmp_path / "content.png",
+            tmp_path / "style.png",
+            config,
+            output=tmp_path / "out.png",
+            save_every=2,
+            checkpoint_every="2",
+        )
+    finally:
+        watch.is_open = False
+    assert len(watch.writers["files.py"]) > 5
+    assert set(watch.writers) - {"files.py", "machine.py"} == set()
+    assert watch.writers.get("machine.py", set()) <= {"/proc/self/clear_refs"}
 
 
 @pytest.mark.parametrize(

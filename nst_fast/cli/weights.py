@@ -72,7 +72,9 @@ def as_dict(held: Held) -> dict[str, str]:
 
 @app.command()
 def fetch(
-    network: Annotated[list[str] | None, typer.Argument(help="vgg19 or vgg16. [vgg19]", show_default=False)] = None,
+    network: Annotated[
+        list[str] | None, typer.Argument(help="vgg19 or vgg16. (default vgg19)", show_default=False)
+    ] = None,
     mirror: Annotated[
         list[str] | None,
         typer.Option("--mirror", help="A folder to fetch from, http, https or file; may be given again."),
@@ -105,7 +107,7 @@ def fetch(
 @app.command()
 def verify(
     file: Annotated[
-        list[Path] | None, typer.Argument(help="Weight files. [all that are on this machine]", show_default=False)
+        list[Path] | None, typer.Argument(help="Weight files. (default all on this machine)", show_default=False)
     ] = None,
     sha256: Sha256 = None,
     as_json: Json = False,
