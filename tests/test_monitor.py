@@ -58,7 +58,7 @@ def run_both(problem: Problem, size: tuple[int, int], batch: int = 1) -> None:
             terms = {**evaluation.terms, "total": evaluation.total}
             expected.append({name: term.mean().item() for name, term in terms.items()})
             submit_and_wait(monitor, step, pastiche.clone())
-            optimizer.update(evaluation, evaluate, 0.05)
+            optimizer.update(evaluation, evaluate, config.initial_learning_rate)
     assert (monitor.warnings, monitor.dropped) == ([], 0)
     readings = monitor.readings()
     assert [reading.step for reading in readings] == [0, 1, 2, 3]
