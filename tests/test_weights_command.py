@@ -143,6 +143,12 @@ def test_verify_compares_a_file_with_its_published_or_given_hash(hub: Hub, weigh
     assert weights("verify", tmp_path / "none.pth")[0] == 3
 
 
+def test_what_is_no_file_is_not_read(hub: Hub, weights: Command, tmp_path: Path) -> None:
+    for command in ("verify", "import"):
+        for path in (tmp_path, Path("/dev/zero")):
+            assert weights(command, path)[0] == 3
+
+
 def test_import_of_the_published_file_makes_it_imagenet(hub: Hub, weights: Command, tmp_path: Path) -> None:
     given = tmp_path / "renamed.pth"
     given.write_bytes(hub.body)

@@ -195,6 +195,8 @@ def examine(path: Path, sha256: str | None = None) -> Held:
     Raises:
         InputError: it cannot be read.
     """
+    if path.exists() and not path.is_file():  # a pipe or a device may have no end
+        raise InputError(f"{shown(path)} is no file", "Give a .safetensors, .pth or .pt file")
     digest = sha256_of(path)
     for network in CONVS_PER_BLOCK:
         file = hub.hub_file(network)

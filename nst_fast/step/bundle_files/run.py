@@ -128,7 +128,7 @@ def main() -> None:
     try:
         manifest = json.loads((HERE / "manifest.json").read_text())
         content, style = (load_picture(path, arguments.image_size) for path in (arguments.content, arguments.style))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         sys.exit(f"error: {error}")
     if min(*content.shape[2:], *style.shape[2:]) < manifest["smallest_side"]:
         sys.exit(f"error: a side of under {manifest['smallest_side']} pixels. Use a larger --image-size")
