@@ -18,6 +18,7 @@ import torch
 from faulty_disk import points, watched
 
 from nst_fast import files
+from nst_fast.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from nst_fast.errors import NstFastError
 from nst_fast.images import load_image
 from nst_fast.outputs import OutputFiles
@@ -77,7 +78,33 @@ def a_copy(folder: Path) -> str:
     return "new" if value else "old"
 
 
+def keep(folder: Path, value: float) -> None:
+    image = torch.full((1, 3, 4, 4), value)
+    state = Checkpoint(
+        record={"steps": 2},
+        places={},
+        step=2,
+        scale=0,
+        first=0,
+        seconds=1.0,
+        history=torch.ones(2, 2),
+        pastiche=image,
+        optimizer={"moments": [image, image]},
+        guard={},
+        rules={},
+        average=None,
+    )
+    write_checkpoint(folder / "a.safetensors", state)
+
+
+def a_checkpoint(folder: Path) -> str:
+    found = read_checkpoint(folder / "a.safetensors")
+    values = {float(tensor[0, 0, 0, 0]) for tensor in (found.pastiche, *found.optimizer["moments"])}
+    return {frozenset({0.0}): "old", frozenset({1.0}): "new"}.get(frozenset(values), "mixed")
+
+
 WORKS = [
+    Work("checkpoint", lambda folder: keep(folder, 0.0), lambda folder: keep(folder, 1.0), a_checkpoint),
     Work(
         "one file",
         lambda folder: (folder / "a").write_bytes(b"old"),

@@ -47,7 +47,8 @@ def deaths(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @needs_fork
 def test_a_kill_at_any_point_leaves_the_old_or_the_new(deaths: list[dict[str, Any]]) -> None:
-    assert {death["work"] for death in deaths} == {"one file", "picture and record", "weights and note"}
+    works = {"one file", "picture and record", "weights and note", "checkpoint"}
+    assert {death["work"] for death in deaths} == works
     assert [death for death in deaths if death["died"] != 9] == []
     assert [death for death in deaths if death["state"] not in {"old", "new"}] == []
     assert {death["state"] for death in deaths} == {"old", "new"}
