@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ import torch
 from killed_runs import CASES, image_data
 
 from nst_fast import outputs, transfer
+from nst_fast.checkpoint import read_checkpoint, write_checkpoint
 from nst_fast.config import StylizeConfig
+from nst_fast.control import StopOptions
 from nst_fast.errors import BusyError, NumericsError, OutputError, ResumeError, UsageError
 from nst_fast.files import lock
+from nst_fast.guard import StopRules
 from nst_fast.images import save_image
 from nst_fast.outputs import OutputFiles
 from nst_fast.transfer import Listeners, resume, stylize
@@ -72,14 +77,25 @@ def networks() -> transfer.Networks:
     return transfer.Networks()
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, networks: transfer.Networks) -> Path:
+    folder = draw(tmp_path_factory.mktemp("stopped"))
+    pair, listeners = (folder / "content.png", folder / "style.png"), Listeners(stop=StopAt(7))
+    stylize(*pair, TINY, checkpoint_every="5", output=folder / "out.png", listeners=listeners, networks=networks)
+    return folder
+
+
 @pytest.fixture
-def interrupted(folder: Path, networks: transfer.Networks) -> Path:
-    """The picture of a run that the user stopped at step 7 of 12."""
-    output = folder / "out.png"
-    listeners = Listeners(stop=StopAt(7))
-    pair = folder / "content.png", folder / "style.png"
-    stylize(*pair, TINY, checkpoint_every="5", output=output, listeners=listeners, networks=networks)
-    return output
+def interrupted(stopped: Path, folder: Path) -> Path:
+    """The picture of a run that the user stopped at step 7 of 12, in a folder of its own."""
+    for name in ("out.png", "out.json"):
+        shutil.copy(stopped / name, folder)
+    files = OutputFiles(folder / "out.png")
+    for path in OutputFiles(stopped / "out.png").checkpoints():
+        found = read_checkpoint(path)
+        places = {"content": str(folder / "content.png"), "styles": [str(folder / "style.png")]}
+        write_checkpoint(files.checkpoint(found.step), replace(found, places=found.places | places))
+    return files.picture
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +213,27 @@ def test_other_weights_are_refused(interrupted: Path) -> None:
         resume(interrupted, weights="random:1")
 
 
+@pytest.mark.parametrize(("options", "grid"), [({}, [2, 2]), ({"tile_size": 32}, [1, 1])], ids=["kept", "changed"])
+def test_a_resumed_run_has_the_tiles_it_began_with_unless_others_are_asked_for(
+    interrupted: Path, networks: transfer.Networks, options: dict[str, Any], grid: list[int]
+) -> None:
+    for path in OutputFiles(interrupted).checkpoints():
+        found = read_checkpoint(path)
+        record = found.record | {"plan": found.record["plan"] | {"grid": [2, 2]}}
+        write_checkpoint(path, replace(found, record=record))
+    assert resume(interrupted, networks=networks, **options).record.plan["grid"] == grid
+
+
+def test_patience_looks_at_steps_and_not_at_when_events_come() -> None:
+    """Events also come as time passes, and a run must not depend on how fast the machine is."""
+    rules = StopRules(StopOptions(patience=10))
+    assert rules.verdict(0, 1.0, 0.0, 1.0) == ""
+    assert rules.verdict(3, 0.5, 0.0, 1.0) == ""  # an event that only time brought: not seen
+    assert rules.verdict(5, 0.9, 0.0, 1.0) == ""
+    assert rules.verdict(13, 0.9, 0.0, 1.0) == ""
+    assert rules.verdict(15, 0.9, 0.0, 1.0) == "converged"
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(interrupted: Path, networks: transfer.Networks) -> None:
     newest, before = OutputFiles(interrupted).checkpoints()
     newest.write_bytes(newest.read_bytes()[:-5])
@@ -204,6 +241,28 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(interrupted: Path, ne
     resumed = resume(interrupted, listeners=Listeners(note=notes.append), networks=networks)
     assert any(f"{newest.name} is damaged" in note and before.name in note for note in notes)
     assert resumed.record.steps == 12
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pastiche": torch.zeros(1, 3, 5, 5)},
+        {"scale": 3},
+        {"optimizer": {"step": torch.tensor(1.0)}},
+        {"guard": {}},
+        {"rules": {"best": 1.0}},
+        {"history": torch.zeros(7, 2)},
+        {"history": torch.zeros(90, 4)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_state_that_does_not_fit_the_run_is_refused(
+    interrupted: Path, networks: transfer.Networks, changes: dict[str, Any]
+) -> None:
+    newest = OutputFiles(interrupted).checkpoints()[0]
+    write_checkpoint(newest, replace(read_checkpoint(newest), **changes))
+    with pytest.raises(ResumeError, match="does not fit"):
+        resume(interrupted, networks=networks)
 
 
 def test_a_finished_run_and_one_without_checkpoint_say_so(
