@@ -8,6 +8,7 @@ event shows a loss that is not finite, or a jump, the run goes back to that pict
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +25,10 @@ SHRINK = 0.5  # what the learning rate is multiplied by at every return
 
 @dataclass(frozen=True)
 class Recovery:
-    """A return to the best picture: what was seen, when, and where the run went back to."""
+    """A return to the best picture: what was seen, when, and where the run went back to.
+
+    In a batch all pictures go back, each to its own best; what is said here is about ``picture``, its index.
+    """
 
     step: int
     reason: str
@@ -32,6 +36,7 @@ class Recovery:
     best_step: int
     best_total: float
     learning_rate_factor: float
+    picture: int = 0
 
     def __str__(self) -> str:
         return (
@@ -41,11 +46,15 @@ class Recovery:
 
 
 class Guard:
-    """Watches one scale; knows the best picture so far.
+    """Watches one scale; knows the best state so far of every picture of a batch.
 
     Args:
-        pastiche: the live picture [B, 3, H, W].
+        pastiche: the live pictures [B, 3, H, W].
         factor: a total beyond this multiple of the best one is a jump; 0 keeps the best picture but never steps in.
+
+    Attributes:
+        best: the best pictures [B, 3, H, W].
+        best_totals, best_steps: their totals, and after how many updates they came, [B] on the device.
     """
 
     def __init__(self, pastiche: Tensor, factor: float) -> None:
@@ -53,53 +62,46 @@ class Guard:
         self.tries = 0
         self.learning_rate_factor = 1.0
         self.best = pastiche.clone()
-        self._total = torch.full((), math.inf, device=pastiche.device)
-        self._step = torch.zeros((), dtype=torch.long, device=pastiche.device)
+        self.best_totals = torch.full((len(pastiche),), math.inf, device=pastiche.device)
+        self.best_steps = torch.zeros(len(pastiche), dtype=torch.long, device=pastiche.device)
 
     def observe(self, step: int, pastiche: Tensor, evaluation: Evaluation) -> None:
-        """Remember the picture if it is the best so far. Runs on the device and waits for nothing."""
-        total = evaluation.total.mean()
-        better = total < self._total  # false for NaN
-        self._total = torch.where(better, total, self._total)
-        self._step = torch.where(better, step, self._step)
-        torch.where(better, pastiche, self.best, out=self.best)
+        """Remember each picture that is the best so far. Runs on the device and waits for nothing."""
+        better = evaluation.total < self.best_totals  # false for NaN
+        self.best_totals = torch.where(better, evaluation.total, self.best_totals)
+        self.best_steps = torch.where(better, step, self.best_steps)
+        torch.where(better.view(-1, 1, 1, 1), pastiche, self.best, out=self.best)
 
-    @property
-    def best_total(self) -> float:
-        """Synchronises with the device."""
-        return float(self._total)
+    def check(self, step: int, totals: Sequence[float]) -> Recovery | None:
+        """What is to be done about totals that an event shows; None when all is well. Synchronises with the device."""
+        for picture, (total, best) in enumerate(zip(totals, self.best_totals.tolist(), strict=True)):
+            if reason := self._fault(total, best):
+                self.tries += 1
+                self.learning_rate_factor *= SHRINK
+                best_step = int(self.best_steps[picture])
+                return Recovery(step, reason, total, best_step, best, self.learning_rate_factor, picture)
+        return None
 
-    @property
-    def best_step(self) -> int:
-        """Synchronises with the device."""
-        return int(self._step)
-
-    def check(self, step: int, total: float) -> Recovery | None:
-        """What is to be done about a total that an event shows; None when all is well."""
-        best = self.best_total
+    def _fault(self, total: float, best: float) -> str:
         if not math.isfinite(total):
-            reason = "the loss is not finite"
-        elif self.factor and math.isfinite(best) and total > self.factor * best:
-            reason = f"the loss jumped beyond {self.factor:g} times the best"
-        else:
-            return None
-        self.tries += 1
-        self.learning_rate_factor *= SHRINK
-        return Recovery(step, reason, total, self.best_step, best, self.learning_rate_factor)
+            return "the loss is not finite"
+        jumped = self.factor and math.isfinite(best) and total > self.factor * best
+        return f"the loss jumped beyond {self.factor:g} times the best" if jumped else ""
 
     def forget(self, pastiche: Tensor) -> None:
-        """Begin anew from a picture that was changed on purpose, by smoothing: a higher loss is then no fault."""
+        """Begin anew from pictures that were changed on purpose, by smoothing: a higher loss is then no fault."""
         self.best.copy_(pastiche)
-        self._total.fill_(math.inf)
+        self.best_totals.fill_(math.inf)
 
     def state(self) -> State:
-        best = {"best": self.best, "total": self._total, "step": self._step}
+        """Total and step of a single picture have no axis, as checkpoints have always held them."""
+        best = {"best": self.best, "total": self.best_totals.squeeze(0), "step": self.best_steps.squeeze(0)}
         return {**best, "tries": self.tries, "learning_rate_factor": self.learning_rate_factor}
 
     def restore(self, state: State) -> None:
         self.best.copy_(state["best"])
-        self._total.copy_(state["total"])
-        self._step.copy_(state["step"])
+        self.best_totals.copy_(state["total"])
+        self.best_steps.copy_(state["step"])
         self.tries, self.learning_rate_factor = state["tries"], state["learning_rate_factor"]
 
     @property

@@ -32,6 +32,7 @@ class StepEvent:
         peak_memory_mib: highest memory so far; on a GPU its own, on a CPU the process's.
         pastiche: the live tensor [B, 3, H, W], the iterate also where iterates are averaged; copy it before the
             generator goes on.
+        totals: the loss of each picture of the batch.
     """
 
     scale: int
@@ -42,18 +43,19 @@ class StepEvent:
     steps_per_second: float
     peak_memory_mib: float
     pastiche: Tensor
+    totals: tuple[float, ...] = ()
 
 
 class LossHistory:
     """The loss terms of every step, written to a buffer on the device and read back only when asked.
 
-    Row k holds the terms of the picture after k updates.
+    Row k holds the terms of each of the ``pictures`` of a batch after k updates.
     """
 
-    def __init__(self, names: list[str], steps: int, device: torch.device) -> None:
+    def __init__(self, names: list[str], steps: int, device: torch.device, pictures: int = 1) -> None:
         self.names = [*names, "total"]
         self.length = 0
-        self._buffer = torch.zeros(steps + 1, len(self.names), device=device)
+        self._buffer = torch.zeros(steps + 1, len(self.names), pictures, device=device)
 
     def append(self, evaluation: Evaluation) -> None:
         self._buffer[self.length].copy_(row_of(evaluation))
@@ -65,35 +67,36 @@ class LossHistory:
         self.append(evaluation)
 
     def first_rows(self, count: int) -> Tensor:
-        """The oldest rows [count, terms + 1], on the device."""
-        return self._buffer[:count]
+        """The oldest rows of a single picture [count, terms + 1], on the device."""
+        return self._buffer.squeeze(2)[:count]
 
     def restore(self, rows: Tensor) -> None:
-        """Begin with the rows of an earlier run."""
+        """Begin with the rows of an earlier run of a single picture."""
         self.length = len(rows)
-        self._buffer[: self.length].copy_(rows)
+        self._buffer.squeeze(2)[: self.length].copy_(rows)
 
-    def last(self) -> dict[str, float]:
-        """The newest row. Synchronises with the device."""
-        return self.row(self.length - 1)
+    @property
+    def newest(self) -> Tensor:
+        """The newest row [terms + 1, B], on the device."""
+        return self._buffer[self.length - 1]
 
-    def row(self, index: int) -> dict[str, float]:
-        """One row. Synchronises with the device."""
-        return dict(zip(self.names, self._buffer[index].tolist(), strict=True))
+    def at(self, steps: Tensor) -> Tensor:
+        """The row [terms + 1, B] that has, for each picture, its terms after so many updates [B]; on the device."""
+        return self._buffer[steps, :, torch.arange(len(steps), device=steps.device)].T
 
-    def named(self, evaluation: Evaluation) -> dict[str, float]:
-        """An evaluation as a row that is not kept. Synchronises with the device."""
-        return dict(zip(self.names, row_of(evaluation).tolist(), strict=True))
+    def named(self, row: Tensor) -> list[dict[str, float]]:
+        """A row [terms + 1, B], picture by picture. Synchronises with the device."""
+        return [dict(zip(self.names, column, strict=True)) for column in row.T.tolist()]
 
-    def rows(self) -> dict[str, list[float]]:
-        """All rows, column by column. Synchronises with the device."""
-        columns = self._buffer[: self.length].T.tolist()
+    def rows(self, picture: int = 0) -> dict[str, list[float]]:
+        """All rows of a picture, column by column. Synchronises with the device."""
+        columns = self._buffer[: self.length, :, picture].T.tolist()
         return dict(zip(self.names, columns, strict=True))
 
 
 def row_of(evaluation: Evaluation) -> Tensor:
-    """The terms and the total, means over the batch, as one tensor on the device."""
-    return torch.stack([*evaluation.terms.values(), evaluation.total]).mean(1)
+    """The terms and the total of each picture as one tensor [terms + 1, B] on the device."""
+    return torch.stack([*evaluation.terms.values(), evaluation.total])
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def optimize(
         ends = stopping or step == span.first + span.steps
         if ends or step == begin or course.due(step):
             seen = event_at(step, optimizer.pastiche, history, span, course)
-            recovery = guard.check(step, seen.terms["total"]) if ends or step % GUARD_STEPS == 0 else None
+            recovery = guard.check(step, seen.totals) if ends or step % GUARD_STEPS == 0 else None
             if recovery:
                 recover(optimizer, guard, recovery, course, average)
                 evaluation = evaluate(optimizer.pastiche)
@@ -192,10 +195,12 @@ def optimize(
 
 def event_at(step: int, pastiche: Tensor, history: LossHistory, span: Span, course: Course) -> StepEvent:
     """The event of the newest row of the history. Synchronises with the device."""
-    terms = history.last()  # waits for the device, so the time that follows is true
+    row = history.newest.tolist()  # waits for the device, so the time that follows is true
     seconds = course.elapsed()
     rate = step / seconds if step else 0.0
-    return StepEvent(span.scale, step, span.total, terms, seconds, rate, peak_memory_mib(pastiche.device), pastiche)
+    terms = {name: sum(values) / len(values) for name, values in zip(history.names, row, strict=True)}
+    memory = peak_memory_mib(pastiche.device)
+    return StepEvent(span.scale, step, span.total, terms, seconds, rate, memory, pastiche, tuple(row[-1]))
 
 
 def recover(

@@ -13,7 +13,7 @@ from nst_fast.config import EncoderOptions, ImageOptions, StylizeConfig
 from nst_fast.errors import UsageError
 from nst_fast.images import LoadedImage, load_image
 from nst_fast.images.palette import grey, matched_colours
-from nst_fast.images.postprocess import prepared_content, prepared_style
+from nst_fast.images.postprocess import finished, prepared_content, prepared_style
 from nst_fast.images.resizing import resize_to
 from nst_fast.machine import resolve_device
 from nst_fast.objective import Objective, Statistics
@@ -84,6 +84,11 @@ class Problem:
     targets: TargetCache = field(default_factory=TargetCache)
 
     @property
+    def count(self) -> int:
+        """How many pictures are optimised: the B of everything [B, ...]."""
+        return 1
+
+    @property
     def scales(self) -> list[Scale]:
         # Without style the content is the answer, and must not pass through smaller sizes.
         options = self.config if self.config.strength else self.config.replace(scales=1)
@@ -126,6 +131,18 @@ class Problem:
             start = grey(start)
         content = self.content_at(scale)
         return start if content is None else torch.lerp(content, start, self.config.strength)
+
+    def finished(self, pastiche: Tensor) -> tuple[Tensor, list[str]]:
+        """The picture on the CPU at its full size, its colours kept and its noise taken out if the config says so.
+
+        Returns:
+            The picture [1, 3, H, W], and what was done to it, for the record.
+        """
+        picture = at_size(pastiche.detach(), self.height, self.width).clamp(0, 1).cpu()
+        content = self.content.tensor if self.content is not None else None
+        if content is not None:
+            content = at_size(content, self.height, self.width)
+        return finished(picture, content, self.config)
 
     def _init_at(self, scale: Scale) -> Tensor:
         content, init = self.content_at(scale), self.config.init

@@ -6,9 +6,10 @@ from typing import Any
 
 from nst_fast.files import sha256_of
 from nst_fast.images import LoadedImage
-from nst_fast.loop import LossHistory, StepEvent
+from nst_fast.loop import StepEvent
 from nst_fast.machine import describe_machine
 from nst_fast.monitor import Monitor
+from nst_fast.ort.session import Session
 from nst_fast.problem import Problem
 from nst_fast.record import RunRecord
 
@@ -35,6 +36,24 @@ def new_record(problem: Problem) -> RunRecord:
 def provenance(image: LoadedImage) -> dict[str, object]:
     """What a record says of a picture: its name without folders, its hash and its size in pixels."""
     return {"name": image.path.name, "sha256": image.sha256, "size": list(image.original_size)}
+
+
+def add_engine(record: RunRecord, session: Session) -> list[str]:
+    """Write down which provider computes for ``--engine ort``; what the user should hear of it, one sentence each."""
+    record.engine_provider = {
+        "requested": session.requested,
+        "actual": session.actual,
+        "seconds": session.seconds,
+        "cuda_graph": session.cuda_graph,
+        "tensorrt_engine": session.engine,
+    }
+    warnings = [f"engine ort: {warning}" for warning in session.warnings]
+    record.warnings += [warning for warning in warnings if warning not in record.warnings]
+    built = {
+        "built": f"TensorRT engine built in {session.seconds:.0f} s, kept for the next run",
+        "kept": f"TensorRT engine from the cache, loaded in {session.seconds:.1f} s",
+    }
+    return [*warnings, *([built[session.engine]] if session.engine else [])]
 
 
 def add_readings(record: RunRecord, monitor: Monitor) -> None:
@@ -64,9 +83,11 @@ def record_so_far(record: RunRecord, monitor: Monitor | None, last: StepEvent | 
     return copy.as_dict()
 
 
-def conclude(record: RunRecord, status: str, last: StepEvent, history: LossHistory) -> None:
-    """Write down how the run ended, with the losses and figures of its last event."""
+def conclude(
+    record: RunRecord, status: str, last: StepEvent, losses: dict[str, float], history: dict[str, list[float]]
+) -> None:
+    """Write down how the run ended, with the figures of its last event and the losses of its picture."""
     record.status = status
     record.steps, record.seconds, record.steps_per_second = last.step, last.seconds, last.steps_per_second
     record.peak_memory_mib = max(record.peak_memory_mib, last.peak_memory_mib)  # also of what was done before
-    record.losses, record.history = last.terms, history.rows()
+    record.losses, record.history = losses, history

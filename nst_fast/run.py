@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
+import torch
 from torch import Tensor
 
 from nst_fast.averaging import IterateAverage
@@ -15,19 +15,21 @@ from nst_fast.checkpoint import Checkpoint
 from nst_fast.errors import NumericsError
 from nst_fast.evaluators import Choice, Evaluator, choose, confirmed
 from nst_fast.guard import GUARD_STEPS, Guard, Recovery, StopRules
-from nst_fast.images.postprocess import finished
 from nst_fast.keeper import Keeper
-from nst_fast.loop import Course, EventClock, LossHistory, Span, StepEvent, optimize
+from nst_fast.loop import Course, EventClock, LossHistory, Span, StepEvent, optimize, row_of
 from nst_fast.memory.planned import evaluation_at, plan_as_before, plan_at
 from nst_fast.memory.planner import Plan, describe
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective
-from nst_fast.optimizers import learning_rate_at, make_optimizer, smooths_at
+from nst_fast.optimizers import learning_rate_at, smooths_at
+from nst_fast.ort.session import Session
+from nst_fast.ort_adam import optimizer_on
 from nst_fast.outputs import OutputFiles
 from nst_fast.pastiche import Listeners, Pastiche
 from nst_fast.problem import Problem, at_size
 from nst_fast.publish import open_monitor
-from nst_fast.reporting import add_readings, conclude, new_record, record_so_far
+from nst_fast.record import RunRecord
+from nst_fast.reporting import add_engine, add_readings, conclude, new_record, record_so_far
 from nst_fast.resumption import as_it_was, check_size, places_of, refusing_what_does_not_fit
 from nst_fast.scales import Scale, share_of_work
 from nst_fast.stage import Stage
@@ -81,11 +83,19 @@ class Run:
         self.monitor: Monitor | None = None
         self.history: LossHistory | None = None
         self.last: StepEvent | None = None
+        self.final: Tensor | None = None  # losses of what the run ends with, a row of its history
         self.status = "complete"
         self.stopped = False
         self.failure: NumericsError | None = None
 
     def run(self) -> Pastiche:
+        picture = self.through_scales()
+        self.conclude(self.record)
+        picture, self.record.finish = self.problem.finished(picture)
+        return Pastiche(picture, self.record, self.failure)
+
+    def through_scales(self) -> Tensor:
+        """Run scale after scale; the picture that it ends with, [B, 3, h, w], smaller if it was cut short."""
         scales = self.problem.scales
         self.settle(self.choice)
         if self.interrupted is None:
@@ -100,19 +110,12 @@ class Run:
             done += updates
             if self.stopped or self.failure:
                 break
-        assert self.last is not None and self.history is not None  # the loop always reports its end
-        conclude(self.record, self.status, self.last, self.history)
-        return Pastiche(self.finish(pastiche), self.record, self.failure)
+        return pastiche
 
-    def finish(self, pastiche: Tensor) -> Tensor:
-        """The picture on the CPU at its full size, its colours kept and its noise taken out if the config says so."""
-        problem = self.problem
-        picture = at_size(pastiche.detach(), problem.height, problem.width).clamp(0, 1).cpu()
-        content = problem.content.tensor if problem.content is not None else None
-        if content is not None:
-            content = at_size(content, problem.height, problem.width)
-        picture, self.record.finish = finished(picture, content, self.config)
-        return picture
+    def conclude(self, record: RunRecord, index: int = 0) -> None:
+        """Write down how the run ended for one picture of the batch."""
+        assert self.last is not None and self.history is not None and self.final is not None  # it did end
+        conclude(record, self.status, self.last, self.history.named(self.final)[index], self.history.rows(index))
 
     def choose(self) -> Choice:
         """The engine and precision of the run; one that goes on keeps those it had."""
@@ -134,7 +137,7 @@ class Run:
         pastiche = at_size(pastiche, scale.height, scale.width).contiguous()
         plan = self.plan(scale)
         options = self.config.replace(lbfgs_history=plan.lbfgs_history)
-        optimizer = make_optimizer(pastiche, options, previous=coarser.optimizer if coarser else None)
+        optimizer = optimizer_on(self.choice.engine, pastiche, options, coarser.optimizer if coarser else None)
         average = IterateAverage(pastiche, options.average_decay) if options.average_decay else None
         self.rules.next_scale(first)
         stage = Stage(scale, first, plan, optimizer, Guard(pastiche, options.divergence_factor), average)
@@ -186,7 +189,13 @@ class Run:
 
     def evaluation(self, stage: Stage) -> tuple[Objective, Evaluator]:
         """What is minimised at a scale, and what evaluates it."""
-        return evaluation_at(self.problem, self.choice, stage.scale, stage.plan, self.listeners.note)
+        at = stage.scale, stage.plan, stage.optimizer
+        return evaluation_at(self.problem, self.choice, *at, self.listeners.note, self.opened)
+
+    def opened(self, session: Session) -> None:
+        """A session of ONNX Runtime computes for the loop from here on."""
+        for sentence in add_engine(self.record, session):
+            self.listeners.note(sentence)
 
     def run_stage(self, stage: Stage, *, last: bool) -> tuple[Tensor, int]:
         """Optimise at one scale; return its picture and the updates done.
@@ -196,7 +205,8 @@ class Run:
         scale, plan = stage.scale, stage.plan
         objective, evaluate = self.evaluation(stage)
         if self.history is None:
-            self.history = LossHistory(objective.term_names, self.config.steps, self.problem.device)
+            steps, device = self.config.steps, self.problem.device
+            self.history = LossHistory(objective.term_names, steps, device, pictures=self.problem.count)
             if self.interrupted is not None:
                 with refusing_what_does_not_fit():
                     self.history.restore(self.interrupted.history)
@@ -259,26 +269,25 @@ class Run:
         self.listeners.note(str(recovery))
 
     def picked(self, stage: Stage, evaluate: Evaluator, verdict: str) -> Tensor:
-        """The picture that the run ends with, ``self.last`` holding its losses.
+        """The picture that the run ends with, ``self.final`` holding its losses; each of a batch for itself.
 
         It is the last iterate or, if iterates are averaged, their average. A run that was cut short ends with the best
         picture it has seen at its scale: the best iterate, or the average if that is better still.
         """
-        assert self.last is not None and self.history is not None  # something was evaluated
-        pastiche, guard = stage.optimizer.pastiche, stage.guard
+        assert self.history is not None  # something was evaluated
+        pastiche, guard, self.final = stage.optimizer.pastiche, stage.guard, self.history.newest
         if verdict:
             self.status = verdict
-            if guard.best_total < self.last.terms["total"] or not math.isfinite(self.last.terms["total"]):
-                pastiche = guard.best
-                self.last = replace(self.last, terms=self.history.row(guard.best_step))
+            better = (guard.best_totals < self.final[-1]) | ~self.final[-1].isfinite()
+            pastiche = torch.where(better.view(-1, 1, 1, 1), guard.best, pastiche)
+            self.final = torch.where(better, self.history.at(guard.best_steps), self.final)
         average = stage.average.mean if stage.average else None
         if average is None:
             return pastiche
-        terms = self.history.named(evaluate(average))
-        if verdict and not terms["total"] < self.last.terms["total"]:
-            return pastiche
-        self.last = replace(self.last, terms=terms)
-        return average
+        row = row_of(evaluate(average))
+        taken = row[-1] < self.final[-1] if verdict else torch.ones_like(row[-1], dtype=torch.bool)
+        self.final = torch.where(taken, row, self.final)
+        return torch.where(taken.view(-1, 1, 1, 1), average, pastiche)
 
     def hear(self, event: StepEvent, monitor: Monitor | None) -> None:
         """Pass an event on to the monitor, the snapshots and the listeners."""

@@ -148,7 +148,7 @@ class StopAt:
 def test_a_run_that_is_cut_short_ends_with_the_better_of_best_iterate_and_average(
     pair: tuple[Path, Path], learning_rate: float, averaged: bool
 ) -> None:
-    config = TINY.replace(init="noise", average_decay=0.8, learning_rate=learning_rate)
+    config = TINY.replace(init="noise", optimizer="adam", average_decay=0.8, learning_rate=learning_rate)
     pastiche = transfer.stylize(*pair, config, listeners=transfer.Listeners(stop=StopAt(11)))
     assert pastiche.record.status == "stopped"
     best = min(pastiche.record.history["total"])

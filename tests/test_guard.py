@@ -97,15 +97,15 @@ def test_a_run_that_keeps_diverging_gives_up_with_the_best_picture() -> None:
 def test_an_honest_rise_is_no_divergence() -> None:
     guard = Guard(torch.zeros(1, 3, 2, 2), factor=10)
     guard.observe(0, torch.zeros(1, 3, 2, 2), Evaluation(torch.ones(1), {}, torch.zeros(1)))
-    assert guard.check(5, 9.9) is None
-    assert guard.check(5, 10.1) is not None
+    assert guard.check(5, [9.9]) is None
+    assert guard.check(5, [10.1]) is not None
 
 
 def test_the_guard_that_is_turned_off_still_stops_at_nan() -> None:
     guard = Guard(torch.zeros(1, 3, 2, 2), factor=0)
     guard.observe(0, torch.zeros(1, 3, 2, 2), Evaluation(torch.ones(1), {}, torch.zeros(1)))
-    assert guard.check(5, 1e9) is None
-    assert guard.check(5, math.nan) is not None
+    assert guard.check(5, [1e9]) is None
+    assert guard.check(5, [math.nan]) is not None
 
 
 def test_patience_ends_a_run_that_stalls_and_begins_anew_at_every_scale() -> None:
