@@ -51,6 +51,7 @@ class Job:
         engine, precision: what really runs.
         height, width: of the pastiche in pixels.
         styles: height and width of every style image.
+        pictures: how many pastiches of this size are optimised together.
     """
 
     config: StylizeConfig
@@ -59,10 +60,12 @@ class Job:
     height: int
     width: int
     styles: tuple[tuple[int, int], ...] = ()
+    pictures: int = 1
 
     @property
     def pixels(self) -> int:
-        return self.height * self.width
+        """Of all pastiches."""
+        return self.height * self.width * self.pictures
 
     @property
     def size(self) -> int:
@@ -178,7 +181,7 @@ def predict(job: Job, tiling: Tiling, budget: int, *, history: int, halve: bool)
         "optimiser": IMAGE * optimizer_images(job.config, history) * job.pixels,
         "content targets": costs.targets * job.pixels / (2 if halve else 1),
         "step": max(
-            step * math.prod(tiling.largest_crop),
+            step * math.prod(tiling.largest_crop) * job.pictures,
             IMAGE * UPDATE_IMAGES[job.config.optimizer] * job.pixels,
             *(style * crop for crop in crops),
         ),
@@ -240,7 +243,7 @@ def _best(job: Job, table: list[Grid], budget: int, *, history: int, halve: bool
     rest = least.peak - least.parts["step"]
     for grid in sorted(table, key=lambda grid: (not grid.whole, grid.overhead)):
         update = IMAGE * UPDATE_IMAGES[job.config.optimizer] * job.pixels
-        step = max((costs.whole if grid.whole else costs.tile) * grid.crop, update)
+        step = max((costs.whole if grid.whole else costs.tile) * grid.crop * job.pictures, update)
         # The estimate spares making hundreds of plans; a plan also counts what style images need.
         if (rest + step) * MARGIN <= budget and (plan := plan_of(grid)).fits:
             return plan
