@@ -122,7 +122,7 @@ def reason_of(error: Exception) -> str:
 
 
 def lost(who: str, why: str) -> DeviceError:
-    return DeviceError(f"{who} is gone ({why})", "The picture and checkpoint saved last are whole; start again")
+    return DeviceError(f"{who} is gone ({why})", "`nst-fast resume OUT` goes on from the last checkpoint, in one process")
 
 
 @contextmanager
