@@ -122,7 +122,8 @@ def reason_of(error: Exception) -> str:
 
 
 def lost(who: str, why: str) -> DeviceError:
-    return DeviceError(f"{who} is gone ({why})", "`nst-fast resume OUT` goes on from the last checkpoint, in one process")
+    remedy = "`nst-fast resume OUT` goes on from the last checkpoint, in one process"
+    return DeviceError(f"{who} is gone ({why})", remedy)
 
 
 @contextmanager
