@@ -130,9 +130,9 @@ def _problems(record: dict[str, Any]) -> Iterator[str]:
     if any(not isinstance(record["weights"].get(name, ""), str) for name in ("source", "sha256")):
         yield "weights are not described by texts"
     content, styles = record["inputs"].get("content"), record["inputs"].get("styles", [])
-    for picture in [content, *styles] if isinstance(styles, list) else [styles]:
-        if picture is not None and not _is_picture(picture):
-            yield "an input is not described by name, sha256 and size"
+    given = [*([] if content is None else [content]), *(styles if isinstance(styles, list) else [styles])]
+    if not all(map(_is_picture, given)):
+        yield "an input is not described by name, sha256 and size"
     columns = record.get("history", {}).values()
     numbers = [record.get("losses", {}).values(), *(column if isinstance(column, list) else [""] for column in columns)]
     if any(not isinstance(value, int | float | None) for column in numbers for value in column):

@@ -350,7 +350,17 @@ TEXTS = {
 }
 CHANGES: dict[str, Any] = {
     "options": [[], None, 1, {"steps": "many"}, {"steps": 10**400}, {"style_weight": 10**400}, {"unknown": 1}],
-    "inputs": [[], {"content": 1}, {"content": {"name": 1}}, {"styles": 5}, {"styles": [1]}, {"content": {"size": 1}}],
+    "inputs": [
+        [],
+        {"content": 1},
+        {"content": {"name": 1}},
+        {"styles": 5},
+        {"styles": [1]},
+        {"styles": None},
+        {"styles": [None]},
+        {"styles": {}},
+        {"content": {"size": 1}},
+    ],
     "weights": [[], {"source": 1}, {"sha256": []}],
     "losses": [[], {"total": "x"}, {"total": []}],
     "history": [[], {"total": 1}, {"total": ["x"]}, {"total": [[]]}],
