@@ -197,6 +197,12 @@ class DeviceOptions(Options):
         "The ONNX Runtime provider of --engine ort; 'auto' is the device's own.",
         choices=("auto", "cpu", "cuda", "tensorrt"),
     )
+    cuda_graph: str = option(
+        "auto",
+        "Whether --engine ort captures its launches on a GPU once and replays them; 'auto' does where that works.",
+        choices=("auto", "on", "off"),
+        cosmetic=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +218,9 @@ class MonitorOptions(Options):
         choices=("cpu", "cuda", "tensorrt"),
         cosmetic=True,
     )
-    allow_fallback: bool = option(False, "Accept another provider when the one asked for does not work.", cosmetic=True)
+    allow_fallback: bool = option(
+        False, "Accept another provider, of the engine too, when the one asked for does not work.", cosmetic=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

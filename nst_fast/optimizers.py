@@ -56,9 +56,12 @@ def smooths_at(options: OptimizerOptions, step: int) -> bool:
 
 
 class PixelOptimizer(Protocol):
-    """Changes the pastiche in place, one update at a time."""
+    """Changes the pastiche, one update at a time."""
 
-    pastiche: Tensor
+    @property
+    def pastiche(self) -> Tensor:
+        """The picture as it is; after an update it may be another tensor."""
+        ...
 
     def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
         """One update, given the evaluation of the pastiche as it is; ``evaluate`` serves line searches only."""
@@ -118,15 +121,19 @@ class Adam:
 
     def take_over(self, coarser: Adam) -> None:
         """Start with the moments of a coarser scale, resized; the second moment stays non-negative."""
-        state = coarser._adam.state.get(coarser.pastiche)
-        if not state:
-            return
-        size = self.pastiche.shape[2:]
-        self._adam.state[self.pastiche] = {
-            "step": state["step"].clone(),
-            "exp_avg": functional.interpolate(state["exp_avg"], size, mode="bicubic"),
-            "exp_avg_sq": functional.interpolate(state["exp_avg_sq"], size, mode="bilinear").relu_(),
-        }
+        self.restore(resized_moments(coarser.state(), (self.pastiche.shape[2], self.pastiche.shape[3])))
+
+
+def resized_moments(state: State, size: tuple[int, int]) -> State:
+    """The state of an Adam for a picture of another height and width."""
+    if "step" not in state:
+        return state
+    return {
+        **state,
+        "step": state["step"].clone(),
+        "exp_avg": functional.interpolate(state["exp_avg"], size, mode="bicubic"),
+        "exp_avg_sq": functional.interpolate(state["exp_avg_sq"], size, mode="bilinear").relu_(),
+    }
 
 
 class LBFGS:

@@ -33,6 +33,8 @@ class RunRecord:
         weights: source and sha256 of the network's weights.
         device, engine, precision: what really ran.
         provider: the monitor's ONNX Runtime provider, requested and actual; empty when the monitor was off.
+        engine_provider: of ``--engine ort``: its provider, requested and actual, the seconds that the session took to
+            open, whether its launches are one CUDA graph, and whether TensorRT's engine was ``built`` or ``kept``.
         machine: hardware and versions, as :func:`nst_fast.machine.describe_machine` gives them.
         losses: final weighted terms and their ``total``.
         history: column name -> one value per step, starting before the first update.
@@ -59,6 +61,7 @@ class RunRecord:
     losses: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[float]] = field(default_factory=dict)
     provider: dict[str, str] = field(default_factory=dict)
+    engine_provider: dict[str, Any] = field(default_factory=dict)
     monitor: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     finish: list[str] = field(default_factory=list)

@@ -26,7 +26,7 @@ ROOMS = [
     ["ranks"],
     ["evaluators", "parity", "monitor"],
     ["optimizers", "averaging", "step.parity", "memory.footprint", "memory.allocator", "memory.grids", "guard"],
-    ["memory.planner", "publish"],
+    ["memory.planner", "publish", "ort_adam"],
     ["step.bundle"],
     ["loop", "problem"],
     ["memory.planned", "reporting", "resumption", "pastiche", "stage", "strip_optimizers"],

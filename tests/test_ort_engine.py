@@ -123,7 +123,7 @@ def agree(encoder: Encoder, objective: Objective, options: StylizeConfig, start:
 
 
 def test_fifty_steps_of_adam_end_where_eager_ends() -> None:
-    options, encoder, objective, start = problem(48, 64, steps=50, learning_rate=0.01)
+    options, encoder, objective, start = problem(48, 64, steps=50, optimizer="adam", learning_rate=0.01)
     agree(encoder, objective, options, start)
 
 
@@ -134,7 +134,7 @@ def test_lbfgs_runs_on_the_engine() -> None:
     assert last < 0.5 * first
 
 
-def test_fifty_steps_on_real_pictures_and_weights_end_where_eager_ends(assets: Path) -> None:
+def test_fifty_steps_of_lbfgs_on_real_pictures_and_weights_end_where_eager_ends(assets: Path) -> None:
     weights = assets / "weights" / "vgg19-blocks1-3.safetensors"
     if not weights.is_file():
         pytest.skip(f"no weights at {weights}")

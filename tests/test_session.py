@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nst_fast.errors import DeviceError, OnnxModelError, UsageError
 from nst_fast.ort import session as session_module
-from nst_fast.ort.providers import PROVIDERS
-from nst_fast.ort.runtime import ORT_ERRORS, ProviderStatus, SessionConfig, open_session
+from nst_fast.ort.providers import PROVIDERS, CudaOptions, TensorrtOptions
+from nst_fast.ort.runtime import ORT_ERRORS, ProviderStatus, SessionConfig, engine_key, open_session
 from nst_fast.ort.session import Session, check_placement, make_session, probe_provider
 
 no_cuda = pytest.mark.skipif(probe_provider("cuda").works, reason="CUDA works here, so it cannot be missed")
@@ -304,6 +305,33 @@ def test_a_convolution_on_the_cpu_stops_a_cuda_session(monkeypatch: pytest.Monke
     allowed = make_session(make_model(), "cuda", allow_fallback=True)
     assert allowed.actual == "cuda"
     assert "1 Conv on cpu" in allowed.warnings[0]
+
+
+def test_whether_tensorrt_builds_its_engine_or_finds_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place(monkeypatch, {"tensorrt": CONVS})
+    model, options = make_model((8, 8)), TensorrtOptions(cache=tmp_path, precision="fp16")
+    assert make_session(model, "tensorrt", tensorrt=options).engine == "built"
+    (tmp_path / f"{engine_key(model, options).prefix}_sm90.engine").touch()
+    kept = make_session(model, "tensorrt", tensorrt=options)
+    assert (kept.engine, kept.actual) == ("kept", "tensorrt")
+    assert kept.seconds > 0
+    for other in (make_model((8, 8), seed=1), make_model((8, 9))):  # other weights, another size
+        assert make_session(other, "tensorrt", tensorrt=options).engine == "built"
+    for changed in ({"precision": "fp32"}, {"cache": None}):
+        assert make_session(model, "tensorrt", tensorrt=replace(options, **changed)).engine == "built"
+    assert make_session(model, "cuda", allow_fallback=True).engine == ""
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_only_a_session_on_a_gpu_captures_its_launches(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    place(monkeypatch, {provider: CONVS})
+    wish = {"cuda": CudaOptions(cuda_graph=True), "tensorrt": TensorrtOptions(cuda_graph=True)}
+    assert make_session(make_model(), provider, **wish).cuda_graph
+    assert not make_session(make_model(), provider).cuda_graph
+    monkeypatch.undo()
+    assert not make_session(make_model(), "cpu", **wish).cuda_graph
 
 
 def test_sizes_computed_on_the_cpu_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from nst_fast.config import StylizeConfig
 from nst_fast.evaluators import Evaluation, Evaluator
 from nst_fast.guard import Guard
 from nst_fast.loop import Course, LossHistory, Span, StepEvent, optimize
-from nst_fast.optimizers import learning_rate_at, make_optimizer, smooths_at
+from nst_fast.optimizers import PixelOptimizer, learning_rate_at, smooths_at
+from nst_fast.ort_adam import evaluation_by, optimizer_on
 
 MOST_TURN_STEPS = 2000  # bounds the history that the loop keeps on the device
 
@@ -30,14 +31,20 @@ class PacedLoop:
         self.clock = make_clock(workbench.device)
         started = self.clock()
         self.evaluate = workbench.evaluator(run, scene)
-        self.pastiche = scene.start.clone()
+        self.optimizer = optimizer_on(run.engine, scene.start.clone(), run)
         self._target = 0
         # One more than will be done. A monitored turn is rounded up to a multiple of the monitor's interval.
         most = 2 + config.warmup + config.repeats * (MOST_TURN_STEPS + config.monitor_every)
-        self._events = start_loop(self.evaluate, scene, self.pastiche, most, run, due=lambda step: step >= self._target)
+        self._events = start_loop(
+            self.evaluate, self.optimizer, scene, most, run, due=lambda step: step >= self._target
+        )
         next(self._events)  # the evaluation before the first step
         self.advance(1)
         self.setup_seconds = self.clock() - started
+
+    @property
+    def pastiche(self) -> Tensor:
+        return self.optimizer.pastiche
 
     def advance(self, steps: int) -> float:
         """Do so many steps; the seconds that took, the device synchronised before and after."""
@@ -164,19 +171,25 @@ def judge(row: LoopRow, contender: LoopContender, reference: Reference) -> None:
 
 def run_steps(evaluate: Evaluator, scene: Scene, run: StylizeConfig) -> Tensor:
     """The pastiche after ``run.steps`` steps, [1, 3, H, W], clamped as it would be saved."""
-    pastiche = scene.start.clone()
-    for _ in start_loop(evaluate, scene, pastiche, run.steps, run, due=lambda step: False):
+    optimizer = optimizer_on(run.engine, scene.start.clone(), run)
+    for _ in start_loop(evaluate, optimizer, scene, run.steps, run, due=lambda step: False):
         pass
-    return pastiche.detach().clamp(0, 1)
+    return optimizer.pastiche.detach().clamp(0, 1)
 
 
 def start_loop(
-    evaluate: Evaluator, scene: Scene, pastiche: Tensor, steps: int, run: StylizeConfig, due: Callable[[int], bool]
+    evaluate: Evaluator,
+    optimizer: PixelOptimizer,
+    scene: Scene,
+    steps: int,
+    run: StylizeConfig,
+    due: Callable[[int], bool],
 ) -> Iterator[StepEvent]:
     """The loop of a run of ``stylize`` at its final scale, for so many steps whatever the run's own number."""
+    pastiche = optimizer.pastiche
     return optimize(
-        evaluate,
-        make_optimizer(pastiche, run),
+        evaluation_by(evaluate, optimizer),
+        optimizer,
         Guard(pastiche, run.divergence_factor),
         LossHistory(scene.objective.term_names, steps, pastiche.device),
         Span(0, 0, steps, steps, last=True),

@@ -19,6 +19,7 @@ from nst_fast.config import StylizeConfig
 from nst_fast.evaluators import choose, confirmed
 from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.images import from_uint8, save_image
+from nst_fast.ort_adam import evaluation_by, optimizer_on
 from nst_fast.problem import Problem, load_problem
 from nst_fast.sample_art import draw_content, draw_style
 
@@ -54,21 +55,21 @@ class QualityContender:
         self.row, self.plain, self.clock = row, recipe.plain, make_clock(workbench.device)
         scale = problem.scales[0]
         scene = Scene(problem.start_at(scale), problem.start_at(scale), problem.objective_at(scale))
-        self.pastiche = scene.start.clone()
         self.judge = EagerEvaluator(problem.encoder, scene.objective)
         started = self.clock()
         choice = choose(recipe.run, problem.encoder, workbench.device)
         if recipe.run.precision == "auto":
-            choice = confirmed(choice, problem.encoder, scene.objective, self.pastiche)
+            choice = confirmed(choice, problem.encoder, scene.objective, scene.start)
         row.engine, row.precision = choice.engine, choice.precision
         run = recipe.run.replace(engine=choice.engine, precision=choice.precision)
+        self.optimizer = optimizer_on(run.engine, scene.start.clone(), run)
         with arithmetic(row.precision):
-            evaluate = workbench.evaluator(run, scene)
+            evaluate = evaluation_by(workbench.evaluator(run, scene), self.optimizer)
             for _ in range(WARM_UP):
-                evaluate(scene.start)
+                evaluate(self.optimizer.pastiche)
         row.setup_seconds = self.clock() - started
         self._target = 0
-        self._events = start_loop(evaluate, scene, self.pastiche, run.steps, run, due=self._reached)
+        self._events = start_loop(evaluate, self.optimizer, scene, run.steps, run, due=self._reached)
         self._note(0.0)
 
     def _reached(self, step: int) -> bool:
@@ -86,7 +87,7 @@ class QualityContender:
 
     def _note(self, seconds: float) -> None:
         with arithmetic("fp32"):
-            self.row.losses.append(self.judge(self.pastiche.clamp(0, 1)).total.mean().item())
+            self.row.losses.append(self.judge(self.optimizer.pastiche.clamp(0, 1)).total.mean().item())
         self.row.steps.append(self._target)
         self.row.seconds.append(seconds)
 

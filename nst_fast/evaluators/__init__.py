@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nst_fast.config import DeviceOptions
+from collections.abc import Callable
+
+from nst_fast.config import StylizeConfig
 from nst_fast.errors import UsageError
 from nst_fast.evaluators.base import Evaluation, Evaluator
 from nst_fast.evaluators.choice import Choice, choose, confirmed
@@ -14,18 +16,36 @@ from nst_fast.evaluators.precision import DTYPES, set_float32_arithmetic
 from nst_fast.evaluators.straight import StraightNetwork
 from nst_fast.evaluators.tile_engine import EagerTileEngine, TileEngine
 from nst_fast.objective import Objective
+from nst_fast.ort.session import Session
 from nst_fast.vgg import Encoder
 
 ENGINES = ("eager", "fast", "compiled", "ort")
 
 
-def make_evaluator(options: DeviceOptions, choice: Choice, encoder: Encoder, objective: Objective) -> Evaluator:
-    """The evaluator of the engine and precision that were chosen, see :func:`choose`."""
+def make_evaluator(
+    options: StylizeConfig,
+    choice: Choice,
+    encoder: Encoder,
+    objective: Objective,
+    opened: Callable[[Session], None] = lambda session: None,
+) -> Evaluator:
+    """The evaluator of the engine and precision that were chosen, see :func:`choose`.
+
+    ``opened`` is told of every session of ONNX Runtime that computes for it.
+    """
     set_float32_arithmetic("tf32" if choice.precision == "tf32" else "ieee")
     if choice.engine == "eager":
         return EagerEvaluator(encoder, objective)
     if choice.engine == "ort":
-        return OrtEvaluator(encoder, objective, provider=options.engine_provider, precision=choice.precision)
+        return OrtEvaluator(
+            encoder,
+            objective,
+            provider=options.engine_provider,
+            precision=choice.precision,
+            allow_fallback=options.allow_fallback,
+            cuda_graph=options.cuda_graph,
+            opened=opened,
+        )
     fast = FastEvaluator(encoder, objective, DTYPES[choice.precision])
     if choice.engine == "compiled":
         fast.network.compile()

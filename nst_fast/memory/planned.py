@@ -16,6 +16,9 @@ from nst_fast.memory.allocator import release_freed_memory, return_freed_memory
 from nst_fast.memory.grids import tiling_like
 from nst_fast.memory.planner import Job, Plan, budget_of, make_plan, predict, smaller_plan
 from nst_fast.objective import Objective
+from nst_fast.optimizers import PixelOptimizer
+from nst_fast.ort.session import Session
+from nst_fast.ort_adam import evaluation_by
 from nst_fast.problem import Problem
 from nst_fast.scales import Scale
 from nst_fast.tiles import make_tiling
@@ -52,12 +55,19 @@ def plan_as_before(problem: Problem, choice: Choice, scale: Scale, described: Ma
 
 
 def evaluation_at(
-    problem: Problem, choice: Choice, scale: Scale, plan: Plan, note: Note
+    problem: Problem,
+    choice: Choice,
+    scale: Scale,
+    plan: Plan,
+    optimizer: PixelOptimizer,
+    note: Note,
+    opened: Callable[[Session], None],
 ) -> tuple[Objective, Evaluator]:
-    """The objective of a scale, its targets built as the plan says, and what evaluates it."""
+    """The objective of a scale, its targets built as the plan says, and what evaluates it for the optimiser."""
     if not plan.tiled:
         objective = problem.objective_at(scale)
-        evaluate: Evaluator = make_evaluator(problem.config, choice, problem.encoder, objective)
+        made = make_evaluator(problem.config, choice, problem.encoder, objective, opened)
+        evaluate: Evaluator = evaluation_by(made, optimizer)
     else:
         return_freed_memory()
         objective = tiled_objective(problem, choice, scale, plan)

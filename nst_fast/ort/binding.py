@@ -17,10 +17,22 @@ class Shareable(Protocol):
 
 
 class SharedBinding:
-    """Runs a session on tensors of PyTorch, or arrays of NumPy, where they lie."""
+    """Runs a session on tensors of PyTorch, or arrays of NumPy, where they lie.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        session: one that runs on the stream of those who write and read the tensors, if it is on a GPU: nobody waits
+            for the GPU then.
+        graph: number of the CUDA graph that is captured for this binding. Addresses are part of a graph, so that
+            bindings which share a number would replay each other's (onnxruntime-genai#2446).
+    """
+
+    def __init__(self, session: Session, graph: int = 1) -> None:
         self._owner = session
+        self._options = onnxruntime.RunOptions()
+        if session.actual != "cpu":
+            self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if session.cuda_graph:
+            self._options.add_run_config_entry("gpu_graph_id", str(graph))
         self._binding = session.session.io_binding()
         self._kept: dict[str, Shareable] = {}  # ONNX Runtime keeps the address, not the tensor
 
@@ -39,7 +51,7 @@ class SharedBinding:
             OutOfMemoryError, DeviceError, OnnxModelError: as :func:`nst_fast.ort.session.make_session`.
         """
         try:
-            self._owner.session.run_with_iobinding(self._binding)
+            self._owner.session.run_with_iobinding(self._binding, self._options)
         except ORT_ERRORS as error:
             raise failure(error, "the model cannot be run", self._owner.actual) from error
 

@@ -82,6 +82,15 @@ class EngineKey:
         """SHA-256 of the key, in hexadecimal."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
+    @property
+    def prefix(self) -> str:
+        """What the names of its engines begin with in the cache folder."""
+        return f"nst_{self.digest()[:32]}"
+
+    def kept_in(self, folder: Path) -> bool:
+        """Whether an engine of this key is in the cache folder."""
+        return next(folder.glob(f"{self.prefix}*.engine"), None) is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorrtOptions:
@@ -132,7 +141,7 @@ class TensorrtOptions:
             options |= {
                 "trt_engine_cache_enable": "1",
                 "trt_engine_cache_path": folder,
-                "trt_engine_cache_prefix": f"nst_{key.digest()[:32]}",
+                "trt_engine_cache_prefix": key.prefix,
                 "trt_timing_cache_enable": "1",  # shared by all engines: it spares most of the next build
                 "trt_timing_cache_path": folder,
             }

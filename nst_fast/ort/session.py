@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from nst_fast.ort.runtime import (
     ProviderStatus,
     SessionConfig,
     check_provider,
+    engine_key,
     failure,
     on_device,
     open_session,
@@ -94,6 +96,9 @@ class Session:
         session: ONNX Runtime's own ``InferenceSession``.
         warnings: what the user should know, above all that ``actual`` is not ``requested``.
         device_id: the GPU's number.
+        seconds: what loading it took; with TensorRT that is mostly the building of its engine.
+        engine: of TensorRT: ``built`` now, or ``kept`` from an earlier session; empty elsewhere.
+        cuda_graph: whether its launches are captured and replayed.
     """
 
     requested: str
@@ -101,6 +106,9 @@ class Session:
     session: Any
     warnings: tuple[str, ...] = ()
     device_id: int = 0
+    seconds: float = 0.0
+    engine: str = ""
+    cuda_graph: bool = False
 
     @property
     def inputs(self) -> dict[str, tuple[int | str | None, ...]]:
@@ -185,14 +193,35 @@ def make_session(
         tensorrt=tensorrt or TensorrtOptions(),
     )
     chosen, warnings = _choose(provider, allow_fallback)
+    engine = _engine(model, config.tensorrt) if chosen == "tensorrt" else ""
+    started = time.perf_counter()
     session = _load(model, chosen, config)
+    seconds = time.perf_counter() - started
     actual, complaint, grave = check_placement(_placement(session), chosen)
     if grave and not allow_fallback:
         raise DeviceError(f"provider {provider} does not run the whole model: {complaint}", "Use the provider cpu")
     if complaint:
         warnings.append(complaint)
-    device_id = config.tensorrt.device_id if actual == "tensorrt" else config.cuda.device_id
-    return Session(provider, actual, session, tuple(warnings), 0 if actual == "cpu" else device_id)
+    options = config.tensorrt if actual == "tensorrt" else config.cuda
+    return Session(
+        provider,
+        actual,
+        session,
+        tuple(warnings),
+        0 if actual == "cpu" else options.device_id,
+        seconds,
+        engine if actual == "tensorrt" else "",
+        options.cuda_graph and actual != "cpu",
+    )
+
+
+def _engine(model: Path | bytes, options: TensorrtOptions) -> str:
+    """Whether TensorRT will find its engine for this model in the cache."""
+    if isinstance(model, Path) and not model.is_file():
+        return ""
+    source = str(model) if isinstance(model, Path) else model
+    kept = options.cache is not None and engine_key(source, options).kept_in(options.cache)
+    return "kept" if kept else "built"
 
 
 def _choose(provider: str, allow_fallback: bool) -> tuple[str, list[str]]:
