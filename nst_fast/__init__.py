@@ -16,11 +16,21 @@ from nst_fast.errors import NstFastError
 
 if TYPE_CHECKING:
     from nst_fast.problem import Networks
-    from nst_fast.transfer import Listeners, Pastiche, stylize
+    from nst_fast.transfer import Listeners, Pastiche, resume, stylize, stylize_together
 
 __version__ = "0.1.0"
 
-__all__ = ["Listeners", "Networks", "NstFastError", "Pastiche", "StylizeConfig", "__version__", "stylize"]
+__all__ = [
+    "Listeners",
+    "Networks",
+    "NstFastError",
+    "Pastiche",
+    "StylizeConfig",
+    "__version__",
+    "resume",
+    "stylize",
+    "stylize_together",
+]
 
 
 def __getattr__(name: str) -> Any:

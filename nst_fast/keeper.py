@@ -23,7 +23,7 @@ class Keeper:
     Args:
         files: of the run.
         interval: between two checkpoints.
-        note: hears, once, that checkpoints cannot be written; the run goes on without.
+        note: hears that a checkpoint cannot be written; the run goes on, and none is due any more.
     """
 
     def __init__(self, files: OutputFiles, interval: Interval, note: Callable[[str], None]) -> None:
@@ -42,19 +42,21 @@ class Keeper:
             return step > 0 and step % self.interval.steps == 0
         return time.monotonic() - self._last >= self._pause
 
-    def keep(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint; remove those before the last two."""
+    def keep(self, checkpoint: Checkpoint) -> str:
+        """Write the checkpoint and remove those before the last two; or say why it could not be written."""
         started = time.monotonic()
         try:
             write_checkpoint(self.files.checkpoint(checkpoint.step), checkpoint)
         except OutputError as error:
             self.failed = True
-            self.note(f"going on without checkpoints: {error}")
-            return
+            problem = f"no checkpoint at step {checkpoint.step}, nor after it: {error}"
+            self.note(problem)
+            return problem
         for path in self.files.checkpoints()[KEPT:]:
             remove(path)
         self._last = time.monotonic()
         self._pause = max(self.interval.seconds, LEAST_PAUSE * (self._last - started))
+        return ""
 
 
 def remove_checkpoints(files: OutputFiles) -> None:

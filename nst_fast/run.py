@@ -168,7 +168,8 @@ class Run:
     def keep(self, step: int, stopping: bool) -> None:
         """Keep the state when that is due, and before a stop."""
         if self.keeper is not None and (stopping or self.keeper.due(step)):
-            self.keeper.keep(self.checkpoint(step))
+            problem = self.keeper.keep(self.checkpoint(step))
+            self.record.warnings += [problem] if problem else []
 
     def plan(self, scale: Scale) -> Plan:
         """How the scale fits into memory; said, and written down.
@@ -261,7 +262,7 @@ class Run:
         if not self.config.strength:
             return "complete"  # without style the start, the content image itself, is the answer
         share = share_of_work(self.problem.scales, scale.index)
-        return self.rules.verdict(event.step, event.terms["total"], event.seconds, share)
+        return self.rules.verdict(event.step, event.totals, event.seconds, share)
 
     def recovered(self, recovery: Recovery) -> None:
         self.record.recoveries.append(asdict(recovery))

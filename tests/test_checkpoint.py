@@ -169,8 +169,8 @@ def test_a_disk_that_is_full_ends_the_checkpoints_and_not_the_run(
     monkeypatch.setattr(keeping, "write_checkpoint", full)
     notes: list[str] = []
     kept = keeper(tmp_path, Interval(steps=1), notes)
-    kept.keep(checkpoint())
-    assert notes == ["going on without checkpoints: out.png: no space left. Free some"]
+    problem = kept.keep(checkpoint())
+    assert notes == [problem] == ["no checkpoint at step 7, nor after it: out.png: no space left. Free some"]
     assert not kept.due(5)
 
 

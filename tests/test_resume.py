@@ -17,11 +17,13 @@ import pytest
 import torch
 from killed_runs import CASES, image_data
 
-from nst_fast import outputs, transfer
+from nst_fast import keeper, outputs, transfer
 from nst_fast.checkpoint import read_checkpoint, write_checkpoint
+from nst_fast.cli.console import Messages
+from nst_fast.cli.stylize import resumable
 from nst_fast.config import StylizeConfig
 from nst_fast.control import StopOptions
-from nst_fast.errors import BusyError, NumericsError, OutputError, ResumeError, UsageError
+from nst_fast.errors import BusyError, NumericsError, OutOfMemoryError, OutputError, ResumeError, UsageError
 from nst_fast.files import lock
 from nst_fast.guard import StopRules
 from nst_fast.images import save_image
@@ -302,6 +304,33 @@ def test_a_run_that_fails_leaves_its_last_checkpoint(folder: Path, networks: tra
         stylize(*pair, wild, output=output, networks=networks)
     assert OutputFiles(output).checkpoints()
     assert json.loads(output.with_suffix(".json").read_text())["status"] == "diverged"
+
+
+def test_a_disk_without_room_for_checkpoints_costs_them_and_not_the_run(
+    folder: Path, networks: transfer.Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, checkpoint: object) -> None:
+        raise OutputError("no space left")
+
+    monkeypatch.setattr(keeper, "write_checkpoint", full)
+    pair = folder / "content.png", folder / "style.png"
+    record = stylize(*pair, TINY, checkpoint_every="2", output=folder / "out.png", networks=networks).record
+    assert record.status == "complete"
+    assert record.warnings == ["no checkpoint at step 2, nor after it: no space left"]  # said once
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("it does not fit"), KeyboardInterrupt()])
+def test_whatever_ends_a_run_early_how_to_go_on_is_said(
+    interrupted: Path, error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = OutputFiles(interrupted).checkpoints()[0]
+    with pytest.raises(type(error)), resumable(interrupted, Messages(quiet=False)):
+        raise error
+    assert capsys.readouterr().err == ""  # this attempt left nothing new
+    with pytest.raises(type(error)), resumable(interrupted, Messages(quiet=False)):
+        write_checkpoint(newest, read_checkpoint(newest))
+        raise error
+    assert capsys.readouterr().err == f"Resume with: nst-fast resume {interrupted}\n"
 
 
 def test_two_runs_do_not_share_an_output(interrupted: Path) -> None:
