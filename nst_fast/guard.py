@@ -114,20 +114,22 @@ class StopRules:
     """Ends a run when it no longer pays, or when its time is up. Asked at events only, about patience at those of
     steps that the guard looks at: the same seed then gives the same picture, however fast the machine is.
 
+    Pictures in a batch end together: when none of them has improved for long enough.
+
     Attributes:
         options: patience, improvement and time budget.
     """
 
     options: StopOptions
-    _best: float = field(default=math.inf, init=False)
+    _best: list[float] = field(default_factory=list, init=False)
     _improved_at: int = field(default=0, init=False)
 
-    def verdict(self, step: int, total: float, elapsed: float, share: float) -> str:
+    def verdict(self, step: int, totals: Sequence[float], elapsed: float, share: float) -> str:
         """Why the scale should end now: ``converged``, ``out of time``, or an empty string.
 
         Args:
             step: updates done.
-            total: the loss at this step.
+            totals: the loss of each picture at this step.
             elapsed: seconds since the run began.
             share: the part of the time budget that may be used up by the end of this scale.
         """
@@ -135,16 +137,22 @@ class StopRules:
             return "out of time"
         if not self.options.patience_steps or step % GUARD_STEPS:
             return ""  # events also come as time passes; which of them are seen must not depend on it
-        if total < self._best * (1 - self.options.min_improvement):
-            self._best, self._improved_at = total, step
+        best = self._best or [math.inf] * len(totals)
+        improved = [
+            total < known * (1 - self.options.min_improvement) for total, known in zip(totals, best, strict=True)
+        ]
+        self._best = [total if better else known for total, known, better in zip(totals, best, improved, strict=True)]
+        if any(improved):
+            self._improved_at = step
         return "converged" if step - self._improved_at >= self.options.patience_steps else ""
 
     def next_scale(self, step: int) -> None:
         """Losses of different scales are not comparable: patience begins anew."""
-        self._best, self._improved_at = math.inf, step
+        self._best, self._improved_at = [], step
 
     def state(self) -> State:
-        return {"best": self._best, "improved_at": self._improved_at}
+        """Of a single picture."""
+        return {"best": self._best[0] if self._best else math.inf, "improved_at": self._improved_at}
 
     def restore(self, state: State) -> None:
-        self._best, self._improved_at = state["best"], state["improved_at"]
+        self._best, self._improved_at = [state["best"]], state["improved_at"]

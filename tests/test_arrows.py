@@ -32,7 +32,7 @@ ROOMS = [
     ["memory.planned", "reporting", "resumption", "pastiche", "stage", "strip_optimizers"],
     ["memory.strips"],
     ["run"],
-    ["shared_run"],
+    ["shared_run", "together"],
     ["transfer", "series.folder"],
     ["series"],
     ["demonstration", "benchmark", "batch"],

@@ -110,15 +110,15 @@ def test_the_guard_that_is_turned_off_still_stops_at_nan() -> None:
 
 def test_patience_ends_a_run_that_stalls_and_begins_anew_at_every_scale() -> None:
     rules = StopRules(StopOptions(patience=20, min_improvement=0.1))
-    assert [rules.verdict(step, 1.0, 0.0, 1.0) for step in (0, 10, 20)] == ["", "", "converged"]
+    assert [rules.verdict(step, [1.0], 0.0, 1.0) for step in (0, 10, 20)] == ["", "", "converged"]
     rules.next_scale(30)
-    assert [rules.verdict(30 + step, 0.8**step, 0.0, 1.0) for step in range(0, 60, 10)] == [""] * 6
+    assert [rules.verdict(30 + step, [0.8**step], 0.0, 1.0) for step in range(0, 60, 10)] == [""] * 6
 
 
 def test_a_scale_may_use_its_share_of_the_time_budget() -> None:
     rules = StopRules(StopOptions(time_budget="1m"))
-    assert rules.verdict(1, 1.0, elapsed=29.0, share=0.5) == ""
-    assert rules.verdict(1, 1.0, elapsed=31.0, share=0.5) == "out of time"
+    assert rules.verdict(1, [1.0], elapsed=29.0, share=0.5) == ""
+    assert rules.verdict(1, [1.0], elapsed=31.0, share=0.5) == "out of time"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("60s", 60), ("1.5m", 90), ("1h", 3600)])

@@ -30,7 +30,7 @@ def job_at(problem: Problem, choice: Choice, scale: Scale) -> Job:
     """What decides the memory of one scale."""
     sizes = [image.tensor.shape[2:] for image in problem.styles]
     styles = tuple((round(height * scale.fraction), round(width * scale.fraction)) for height, width in sizes)
-    return Job(problem.config, choice.engine, choice.precision, scale.height, scale.width, styles)
+    return Job(problem.config, choice.engine, choice.precision, scale.height, scale.width, styles, problem.count)
 
 
 def plan_at(problem: Problem, choice: Choice, scale: Scale) -> Plan:
