@@ -210,6 +210,24 @@ def test_a_changed_picture_is_refused(interrupted: Path, folder: Path) -> None:
         resume(interrupted)
 
 
+def test_another_device_is_refused_and_another_number_of_threads_is_noted(
+    interrupted: Path, networks: transfer.Networks
+) -> None:
+    def rewrite(**changes: Any) -> None:
+        for path in OutputFiles(interrupted).checkpoints():
+            found = read_checkpoint(path)
+            write_checkpoint(path, replace(found, record=found.record | changes))
+
+    machine = read_checkpoint(OutputFiles(interrupted).checkpoints()[0]).record["machine"]
+    rewrite(device="cuda:0", machine=machine | {"torch_threads": 77})
+    with pytest.raises(ResumeError, match="began on cuda:0, and this is cpu"):
+        resume(interrupted, networks=networks)
+    rewrite(device="cpu")
+    notes: list[str] = []
+    resume(interrupted, networks=networks, listeners=Listeners(note=notes.append))
+    assert any("threads 77 then" in note and "last bits" in note for note in notes)
+
+
 def test_other_weights_are_refused(interrupted: Path) -> None:
     with pytest.raises(ResumeError, match="weights"):
         resume(interrupted, weights="random:1")
