@@ -229,7 +229,7 @@ def trial(command: Command, name: str, chance: Random, expected: dict[str, Any],
     at = f"{name}, kill {tally.kills} after {moment:.3f} s"
     before = len(list(folder.rglob("*"))) - 7
     tally.left_something += before > 0
-    tally.litter += len(list(folder.rglob(f"{TEMP_PREFIX}*")))
+    tally.litter += len(list(folder.rglob(f"{TEMP_PREFIX}*.tmp")))
     tally.unreadable += [f"{at}: {problem}" for problem in unreadable(folder)]
     line = command.again(folder)
     tally.resumed += line[0] == "resume"
