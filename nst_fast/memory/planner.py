@@ -36,8 +36,7 @@ SMALLEST_HISTORY = 3  # L-BFGS with fewer pairs is hardly better than steepest d
 GOOD_HISTORY = 5  # a shorter one costs more steps than tiles cost time
 # Pictures held at once: content, pastiche, the best so far, the gradient.
 IMAGES = 4
-# Of the optimiser: held while a step is evaluated (L-BFGS: and two per pair of its history), and at work while the
-# picture is updated, when a step's memory is free.
+# Of the optimiser: held while a step is evaluated (L-BFGS: and two per pair), and at work in an update, without a step.
 OPTIMIZER_IMAGES = {"adam": 2, "lbfgs": 2}
 UPDATE_IMAGES = {"adam": 2, "lbfgs": 5}
 
