@@ -31,6 +31,8 @@ from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic, seeded_pi
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import DeviceError, InputError, NstFastError, UsageError
 from nst_fast.evaluators import Evaluation, Evaluator
+from nst_fast.evaluators import ort as engine_module
+from nst_fast.evaluators.ort_step import WholeStep
 
 ALL_STYLE_TAPS = [f"relu{block}_1" for block in range(1, 6)]
 TINY = BenchConfig(
@@ -244,7 +246,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside eager a wrong engine and a broken one."""
     real = Workbench.evaluator
 
-    def evaluator(self: Workbench, run: StylizeConfig, scene: Scene) -> Evaluator:
+    def evaluator(self: Workbench, run: StylizeConfig, scene: Scene, *opened: Any) -> Evaluator:
         right = real(self, run, scene)
         return {"eager": right, "fast": Tilted(right), "compiled": Broken()}[run.engine]
 
@@ -261,6 +263,44 @@ def test_a_wrong_engine_shows_in_its_quality_and_a_broken_one_in_its_status() ->
     assert tilted.ratio_to_eager is not None
     assert "this engine does not start" in broken.error
     assert broken.step_ms is None
+
+
+@pytest.mark.parametrize(("optimizer", "whole"), [("adam", True), ("lbfgs", False)])
+def test_onnx_runtimes_engine_names_its_provider_and_does_the_whole_step_with_adam(
+    optimizer: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    original = WholeStep.__init__
+
+    def noted(self: WholeStep, *arguments: Any) -> None:
+        made.append(self)
+        original(self, *arguments)
+
+    monkeypatch.setattr(WholeStep, "__init__", noted)
+    eager, ort = loop_rows(Workbench(TINY.replace(engines="ort", optimizer=optimizer)), 24, 32)
+    assert (ort.status, ort.provider, eager.provider) == (OK, "cpu", "")
+    assert ort.gradient_cosine == pytest.approx(1, abs=1e-3)
+    assert ort.final_loss_change == pytest.approx(0, abs=1e-2)
+    assert bool(made) == whole
+
+
+def test_opening_the_session_is_part_of_the_setup_and_of_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the building of a TensorRT engine, which takes a minute or more."""
+    original = engine_module.make_session
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        clock[0] += 80
+        return original(*arguments, **options)
+
+    clock = [0.0]
+    monkeypatch.setattr(engine_module, "make_session", slow)
+    monkeypatch.setattr(loops, "make_clock", lambda device: lambda: clock.__setitem__(0, clock[0] + 0.01) or clock[0])
+    _, ort = loop_rows(Workbench(TINY.replace(engines="ort", optimizer="adam", steps=0)), 24, 32)
+    assert ort.status == OK
+    assert ort.setup_seconds is not None
+    assert ort.setup_seconds > 80
+    assert ort.step_ms is not None
+    assert ort.step_ms < 100
 
 
 def test_without_steps_the_quality_is_left_out() -> None:

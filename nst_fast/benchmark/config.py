@@ -26,6 +26,16 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
         "cpu,cuda,tensorrt", "ONNX Runtime providers of the evaluation: PROVIDER,... None: ''.", metavar="PROVIDERS"
     )
     device: str = option(DeviceOptions.device, "Where PyTorch runs: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    engine_provider: str = option(
+        DeviceOptions.engine_provider,
+        "The ONNX Runtime provider of the engine ort; 'auto' is the device's own.",
+        choices=("auto", "cpu", "cuda", "tensorrt"),
+    )
+    cuda_graph: str = option(
+        DeviceOptions.cuda_graph,
+        "Whether the engine ort captures its launches on a GPU once and replays them.",
+        choices=("auto", "on", "off"),
+    )
     weights: str = option("random:0", "The network's weights, as in `stylize`; they do not change speed.")
     init: str = option("content", "Where the pastiche starts.", choices=("content", "noise"))
     warmup: int = option(3, "Steps, or evaluations, before the first that is timed.", minimum=1, maximum=10_000)

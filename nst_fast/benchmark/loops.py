@@ -18,6 +18,7 @@ from nst_fast.evaluators import Evaluation, Evaluator
 from nst_fast.guard import Guard
 from nst_fast.loop import Course, LossHistory, Span, StepEvent, optimize
 from nst_fast.optimizers import PixelOptimizer, learning_rate_at, smooths_at
+from nst_fast.ort.session import Session
 from nst_fast.ort_adam import evaluation_by, optimizer_on
 
 MOST_TURN_STEPS = 2000  # bounds the history that the loop keeps on the device
@@ -30,7 +31,8 @@ class PacedLoop:
         config = workbench.config
         self.clock = make_clock(workbench.device)
         started = self.clock()
-        self.evaluate = workbench.evaluator(run, scene)
+        self.session: Session | None = None  # of ONNX Runtime, for its engine
+        self.evaluate = workbench.evaluator(run, scene, self._opened)
         self.optimizer = optimizer_on(run.engine, scene.start.clone(), run)
         self._target = 0
         # One more than will be done. A monitored turn is rounded up to a multiple of the monitor's interval.
@@ -41,6 +43,9 @@ class PacedLoop:
         next(self._events)  # the evaluation before the first step
         self.advance(1)
         self.setup_seconds = self.clock() - started
+
+    def _opened(self, session: Session) -> None:
+        self.session = session
 
     @property
     def pastiche(self) -> Tensor:
@@ -77,6 +82,8 @@ class LoopContender(Contender):
             self.loop = PacedLoop(self.run, workbench, workbench.scene(row.height, row.width))
             seconds = self.loop.advance(config.warmup) / config.warmup
         row.setup_seconds = self.loop.setup_seconds
+        if isinstance(row, LoopRow) and self.loop.session is not None:
+            row.provider = self.loop.session.actual
         self.turn_steps = count_for(config.turn_seconds, seconds, MOST_TURN_STEPS)
 
     def take_turn(self) -> list[float]:

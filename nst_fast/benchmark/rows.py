@@ -61,6 +61,7 @@ class LoopRow(Row):
     """The loop (evaluator and optimiser) of one engine at one size.
 
     Attributes:
+        provider: of ONNX Runtime, that computes the step of the engine ort; empty for the others.
         step_ms, step_ms_p10, step_ms_p90: milliseconds per step, over the means of the turns.
         turn_steps: steps in a turn.
         ratio_to_eager: how many times as fast as eager, the median over pairs of neighbouring turns.
@@ -75,6 +76,7 @@ class LoopRow(Row):
 
     engine: str
     device: str
+    provider: str = ""
     step_ms: float | None = None
     step_ms_p10: float | None = None
     step_ms_p90: float | None = None

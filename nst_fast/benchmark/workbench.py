@@ -20,6 +20,7 @@ from nst_fast.evaluators import Evaluator, choose, make_evaluator
 from nst_fast.evaluators.precision import float32_arithmetic
 from nst_fast.machine import resolve_device
 from nst_fast.objective import Objective, build_targets
+from nst_fast.ort.session import Session
 from nst_fast.problem import Networks
 from nst_fast.publish import find_or_export
 
@@ -85,9 +86,11 @@ class Workbench:
         options = {name: getattr(self.config, name) for name in shared} | {"steps": max(1, self.config.steps)}
         return StylizeConfig(**options | {"engine": engine, "precision": precision})
 
-    def evaluator(self, run: StylizeConfig, scene: Scene) -> Evaluator:
-        """The evaluator of a run. Call it within :func:`arithmetic`."""
-        return make_evaluator(run, choose(run, self.encoder, self.device), self.encoder, scene.objective)
+    def evaluator(
+        self, run: StylizeConfig, scene: Scene, opened: Callable[[Session], None] = lambda session: None
+    ) -> Evaluator:
+        """The evaluator of a run. Call it within :func:`arithmetic`. ``opened`` hears of ONNX Runtime's sessions."""
+        return make_evaluator(run, choose(run, self.encoder, self.device), self.encoder, scene.objective, opened)
 
     def flops(self, row: Row) -> int:
         """Of one evaluation at the row's size."""
