@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import venv
@@ -60,12 +61,20 @@ def levels(path: Path) -> np.ndarray:
         return np.asarray(picture.convert("RGB"), np.float32)
 
 
+def documented_options(bundle: Path) -> dict[str, str]:
+    """The options of the stylize command that the bundle's README names, by name."""
+    (command,) = [line for line in (bundle / "README.md").read_text().splitlines() if "nst-fast stylize" in line]
+    words = iter(shlex.split(command)[6:])  # nst-fast stylize CONTENT STYLE -o OUT
+    return {word.removeprefix("--").replace("-", "_"): next(words) for word in words}
+
+
 def by_stylize(bundle: Path) -> np.ndarray:
-    """The picture that ``nst-fast stylize --engine ort`` makes of the same pictures, in levels of 255."""
-    config = StylizeConfig(
-        **OBJECTIVE, engine="ort", device="cpu", init="content", image_size=SIZE, steps=STEPS, monitor_every=0
-    )
-    pastiche = transfer.stylize(bundle / "content.png", bundle / "style.png", config)
+    """The picture of the stylize command in the bundle's README, in levels of 255."""
+    named = documented_options(bundle)
+    assert named.keys() == {"engine", "optimizer", "learning_rate", "init", "image_size", "steps"}
+    chosen: dict[str, Any] = {**named, "learning_rate": float(named["learning_rate"])}
+    chosen |= {"image_size": SIZE, "steps": STEPS, "device": "cpu", "monitor_every": 0}
+    pastiche = transfer.stylize(bundle / "content.png", bundle / "style.png", StylizeConfig(**OBJECTIVE, **chosen))
     return (pastiche.image[0].permute(1, 2, 0) * 255).round().numpy()
 
 
