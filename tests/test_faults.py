@@ -6,6 +6,7 @@ import ast
 import errno
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from pictures import encoded, sample
 
 import nst_fast
-from nst_fast import outputs
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import OutputError
@@ -52,7 +52,7 @@ def test_a_disk_that_is_full_at_the_end_costs_neither_the_old_picture_nor_the_ru
     out.parent.mkdir()
     out.write_bytes(b"the old picture")
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "write_atomic", full_disk)
+        patch.setattr(os, "replace", full_for("out.png"))
         with pytest.raises(OutputError, match="no space left"):
             stylize(*pair, CONFIG, output=out, overwrite=True, checkpoint_every="4")
     assert out.read_bytes() == b"the old picture"
@@ -62,8 +62,16 @@ def test_a_disk_that_is_full_at_the_end_costs_neither_the_old_picture_nor_the_ru
     assert OutputFiles(out).checkpoints() == []
 
 
-def full_disk(path: Path, data: bytes) -> None:
-    raise OutputError(f"{path}: cannot be written: {os.strerror(errno.ENOSPC).lower()}")
+def full_for(name: str) -> Callable[[Path, Path], None]:
+    """A disk that has no room for the file of this name."""
+    replace = os.replace
+
+    def fail_or_replace(temp: Path, target: Path) -> None:
+        if target.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(temp, target)
+
+    return fail_or_replace
 
 
 def test_one_file_can_be_content_and_style_and_sizes_may_differ_as_they_like(
