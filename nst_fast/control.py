@@ -174,6 +174,11 @@ class FinishOptions(Options):
     denoise: float = option(
         0.0, "Strength of an edge-preserving filter on the final picture; 0 is none.", minimum=0, maximum=1
     )
+    bit_depth: int = option(8, "Bits per channel of the final picture; 16 for PNG and TIFF.", minimum=8, maximum=16)
+
+    def contradictions(self) -> list[str]:
+        problems = [] if self.bit_depth in (8, 16) else [f"--bit-depth {self.bit_depth}: must be 8 or 16"]
+        return problems + super().contradictions()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nst_fast.files import check_writable, sha256_bytes, write_atomic
-from nst_fast.images import check_output_suffix, encode_image, save_image
+from nst_fast.files import check_writable, sha256_of
+from nst_fast.images import check_output_suffix, save_image
 from nst_fast.plots import save_loss_curve
 from nst_fast.record import RunRecord
 
@@ -48,9 +48,9 @@ class OutputFiles:
         steps = {int(match[1]): path for path in paths if (match := pattern.fullmatch(path.name))}
         return [steps[step] for step in sorted(steps, reverse=True)]
 
-    def check(self, *, overwrite: bool, inputs: Iterable[Path]) -> None:
+    def check(self, *, overwrite: bool, inputs: Iterable[Path], bit_depth: int = 8) -> None:
         """Raise, before any work, if the picture could not be written or would destroy something."""
-        check_output_suffix(self.picture)
+        check_output_suffix(self.picture, bit_depth)
         inputs = list(inputs)
         for path in (self.picture, self.record, self.loss_curve):
             check_writable(path, overwrite=overwrite, inputs=inputs)
@@ -66,7 +66,11 @@ class OutputFiles:
     def save_picture(self, image: Tensor, record: RunRecord) -> None:
         """Write the picture, then the record, whose hash of the picture says that both are whole."""
         record.output, record.output_sha256 = self.picture.name, ""
-        data = encode_image(image, self.picture.suffix, text=record.as_text())
-        write_atomic(self.picture, data)
-        record.output_sha256 = sha256_bytes(data)
+        save_image(image, self.picture, text=record.as_text(), bit_depth=bit_depth_of(record))
+        record.output_sha256 = sha256_of(self.picture)
         record.save(self.record)
+
+
+def bit_depth_of(record: RunRecord) -> int:
+    """Bits per channel of the picture that a run makes; records from before there was a choice say nothing."""
+    return int(record.options.get("bit_depth", 8))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nst_fast.errors import NumericsError
 from nst_fast.loop import StepEvent
-from nst_fast.outputs import OutputFiles
+from nst_fast.outputs import OutputFiles, bit_depth_of
 from nst_fast.record import RunRecord
 
 
@@ -43,5 +43,5 @@ class Pastiche:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the picture with its record inside, and record and loss curve beside it."""
         files = OutputFiles(Path(path))
-        files.check(overwrite=overwrite, inputs=())
+        files.check(overwrite=overwrite, inputs=(), bit_depth=bit_depth_of(self.record))
         files.save(self.image, self.record)

@@ -261,6 +261,6 @@ def test_reduction_leaves_three_pixels_for_each_wanted() -> None:
 def test_bands_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(photograph(301, 200), "PNG")
     whole, reduced = load(tmp_path, data), load(tmp_path, data, longest_side=30)
-    monkeypatch.setattr("nst_fast.images.decoding._BAND_PIXELS", 1)
+    monkeypatch.setattr("nst_fast.images.bands.BAND_PIXELS", 1)
     assert torch.equal(load(tmp_path, data).tensor, whole.tensor)
     assert torch.equal(load(tmp_path, data, longest_side=30).tensor, reduced.tensor)

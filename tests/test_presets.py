@@ -99,7 +99,7 @@ DOCUMENTED: list[tuple[str, str, object]] = [
 
 # Options that do not decide the picture of a whole, unguarded run, or that say what to do with a user's own pictures.
 FREE = {
-    *("background", "style_weight_each", "device", "engine", "precision", "engine_provider"),
+    *("background", "bit_depth", "style_weight_each", "device", "engine", "precision", "engine_provider"),
     *("scale_factor", "min_size", "scale_steps_ratio"),  # one scale
     *("divergence_factor", "until_converged", "patience", "min_improvement", "time_budget"),
 }

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
-from nst_fast.errors import InputError, NumericsError, OutputError, UsageError
+from nst_fast.errors import InputError
 from nst_fast.files import AnyPath, shown, write_atomic
 from nst_fast.images.colour import SRGB_PROFILE, Colour, parse_colour
-from nst_fast.images.decoding import FORMATS, Limits, decode, pillow_guarded
+from nst_fast.images.decoding import Limits, decode
+from nst_fast.images.encoding import WRITABLE, check_output_suffix, check_suffix, quantised, write_image
 from nst_fast.images.resizing import resize, resize_to, scaled_size
 from nst_fast.images.sources import STANDARD_INPUT, open_source
+from nst_fast.images.text import read_text as text_inside
 
 __all__ = [
     "READABLE",
+    "SRGB_PROFILE",
+    "WRITABLE",
     "LoadedImage",
     "check_output_suffix",
     "encode_image",
@@ -39,23 +41,8 @@ __all__ = [
 ]
 
 MAX_MEGAPIXELS = 179.0
-JPEG_QUALITY = 95
-WRITABLE = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
 # What a file in a folder must be called to count as a picture; one that is named is read whatever it is called.
 READABLE = WRITABLE | {".jfif": "JPEG", ".mpo": "MPO", ".gif": "GIF", ".avif": "AVIF"}
-
-# A JPEG segment holds 65,533 bytes, so long texts are spread over several comments, each with this mark.
-_MARK = b"nst-fast:"
-_SEGMENT_BYTES = 65_533 - len(_MARK)
-_COMPRESS_ABOVE = 4096  # a text chunk of a PNG; shorter ones stay legible in the file
 
 
 @dataclass(frozen=True)
@@ -124,12 +111,7 @@ def to_uint8(tensor: Tensor) -> NDArray[np.uint8]:
     Raises:
         NumericsError: a value is NaN or infinite.
     """
-    image = tensor.detach()
-    if not bool(torch.isfinite(image).all()):
-        raise NumericsError("the picture has values that are NaN or infinite", "Lower the learning rate")
-    bytes_ = (image[0].float() * 255).round().clamp(0, 255).to(torch.uint8)
-    array: NDArray[np.uint8] = bytes_.permute(1, 2, 0).contiguous().cpu().numpy()
-    return array
+    return cast(NDArray[np.uint8], quantised(tensor, 8))
 
 
 def from_uint8(array: NDArray[np.uint8]) -> Tensor:
@@ -137,92 +119,32 @@ def from_uint8(array: NDArray[np.uint8]) -> Tensor:
     return (torch.from_numpy(np.array(array)).permute(2, 0, 1)[None].float() / 255).contiguous()
 
 
-def check_output_suffix(path: AnyPath) -> str:
-    """Pillow's name of the format that a file name asks for. Raises :class:`UsageError` if it cannot be written."""
-    return _writable_format(Path(path).suffix, shown(path))
-
-
-def _writable_format(suffix: str, name: str) -> str:
-    if suffix.lower() not in WRITABLE:
-        raise UsageError(f"{name}: cannot write {suffix or 'a name without suffix'}", f"Use {', '.join(WRITABLE)}")
-    return WRITABLE[suffix.lower()]
-
-
-def save_image(tensor: Tensor, path: AnyPath, *, text: Mapping[str, str] | None = None) -> None:
+def save_image(tensor: Tensor, path: AnyPath, *, text: Mapping[str, str] | None = None, bit_depth: int = 8) -> None:
     """Write an image [1, 3, H, W]; the suffix chooses the format. The old file stays until the new one is complete.
 
-    Raises:
-        UsageError: a suffix that cannot be written.
-        OutputError: the file cannot be written, or the format cannot hold an image of this size.
-        NumericsError: a value is NaN or infinite.
-    """
-    check_output_suffix(path)
-    write_atomic(path, encode_image(tensor, Path(path).suffix, text=text))
-
-
-def encode_image(tensor: Tensor, suffix: str, *, text: Mapping[str, str] | None = None) -> bytes:
-    """An image [1, 3, H, W] as the bytes of a file, 8 bits per channel, with an sRGB profile (but for BMP).
+    Beyond the image itself this takes a strip of rows; for JPEG, WebP and BMP also 4 bytes per pixel.
 
     Args:
         tensor: the image.
-        suffix: ``.png``, ``.jpg`` (quality 95, 4:4:4), ``.webp``, ``.tif`` or ``.bmp``.
+        path: ends in ``.png``, ``.jpg`` (quality 95, 4:4:4), ``.webp``, ``.tif`` (BigTIFF where needed) or ``.bmp``;
+            all carry an sRGB profile but BMP.
         text: name -> text, carried by all formats but BMP; :func:`read_text` gives it back.
+        bit_depth: bits per channel, 8 or, for PNG and TIFF, 16.
 
     Raises:
-        UsageError, OutputError, NumericsError: as :func:`save_image`.
+        UsageError: a suffix that cannot be written, or not with so many bits.
+        OutputError: the file cannot be written, or the format cannot hold an image of this size.
+        NumericsError: a value is NaN or infinite.
     """
-    kind = _writable_format(suffix, f"*{suffix}")
-    picture = Image.fromarray(to_uint8(tensor))
+    kind = check_output_suffix(path, bit_depth)
+    write_atomic(path, lambda stream: write_image(stream, tensor, kind, text or {}, bit_depth))
+
+
+def encode_image(tensor: Tensor, suffix: str, *, text: Mapping[str, str] | None = None, bit_depth: int = 8) -> bytes:
+    """The bytes of the file that :func:`save_image` would write under a name with this suffix; the same errors."""
     sink = io.BytesIO()
-    try:
-        picture.save(sink, kind, **_save_options(kind, text or {}))
-    except (OSError, ValueError) as error:
-        message = f"an image of {picture.width}x{picture.height} cannot be stored as {kind} ({error})"
-        raise OutputError(message, "Use .png") from error
+    write_image(sink, tensor, check_suffix(suffix, f"*{suffix}", bit_depth), text or {}, bit_depth)
     return sink.getvalue()
-
-
-def _save_options(kind: str, text: Mapping[str, str]) -> dict[str, Any]:
-    profile = {"icc_profile": SRGB_PROFILE}
-    match kind:
-        case "PNG":
-            return profile | {"pnginfo": _text_chunks(text)}
-        case "JPEG":
-            return profile | {"quality": JPEG_QUALITY, "subsampling": "4:4:4", "extra": _comments(text)}
-        case "WEBP":
-            return profile | {"quality": JPEG_QUALITY, "exif": _description(text)}
-        case "TIFF":
-            return profile | {"compression": "tiff_deflate", "exif": _description(text)}
-        case _:
-            return {}
-
-
-def _text_chunks(text: Mapping[str, str]) -> PngImagePlugin.PngInfo:
-    info = PngImagePlugin.PngInfo()
-    for name, given in text.items():
-        value = given.encode("utf-8", "backslashreplace").decode()  # a file name that is not UTF-8 has no other form
-        # Pillow refuses to read what unpacks to more than its limit; what is not packed may be longer.
-        packed = _COMPRESS_ABOVE < len(value.encode()) < PngImagePlugin.MAX_TEXT_CHUNK
-        info.add_itxt(name, value, zip=packed)
-    return info
-
-
-def _comments(text: Mapping[str, str]) -> bytes:
-    """The text as JSON in as many JPEG comment segments as it takes."""
-    data = _to_json(text) if text else b""
-    parts = [_MARK + data[at : at + _SEGMENT_BYTES] for at in range(0, len(data), _SEGMENT_BYTES)]
-    return b"".join(b"\xff\xfe" + (len(part) + 2).to_bytes(2, "big") + part for part in parts)
-
-
-def _description(text: Mapping[str, str]) -> Image.Exif:
-    exif = Image.Exif()
-    if text:
-        exif[ExifTags.Base.ImageDescription] = (_MARK + _to_json(text)).decode("ascii")
-    return exif
-
-
-def _to_json(text: Mapping[str, str]) -> bytes:
-    return json.dumps(dict(text)).encode("ascii")
 
 
 def read_text(path: AnyPath) -> dict[str, str]:
@@ -232,15 +154,4 @@ def read_text(path: AnyPath) -> dict[str, str]:
         InputError: not a readable picture, or text that is damaged or larger than Pillow allows.
         UsageError: a folder.
     """
-    with open_source(path) as stream, pillow_guarded(shown(path), MAX_MEGAPIXELS):
-        picture = Image.open(stream, formats=FORMATS)
-        if isinstance(picture, PngImagePlugin.PngImageFile):
-            return {name: str(value) for name, value in picture.text.items()}
-        if picture.format in {"JPEG", "MPO"}:
-            segments = getattr(picture, "applist", [])
-            comments = [data for kind, data in segments if kind == "COM" and data.startswith(_MARK)]
-            data = b"".join(comment.removeprefix(_MARK) for comment in comments)
-        else:
-            described = str(picture.getexif().get(ExifTags.Base.ImageDescription, "")).encode()
-            data = described.removeprefix(_MARK) if described.startswith(_MARK) else b""
-        return {str(name): str(value) for name, value in json.loads(data).items()} if data else {}
+    return text_inside(path, MAX_MEGAPIXELS)

@@ -13,20 +13,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-import torch
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
-from torch.nn import functional as F
 
 from nst_fast.errors import InputError, NstFastError
+from nst_fast.images.bands import Change, read_bands
 from nst_fast.images.colour import Colour, ColourReader
-from nst_fast.images.resizing import resize_part, scaled_size
+from nst_fast.images.resizing import scaled_size
+from nst_fast.images.streaming import HINT, UnlikePillowError, is_large, rows_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")  # MPO comes through JPEG; EPS starts programs: never
 SMALLEST_SIDE = 16
 # Reducing by averages leaves at least so many pixels per pixel wanted; the good filter does the rest.
 HEADROOM = 3
-_BAND_PIXELS = 2**22  # pixels converted at a time, so that memory is bounded by the result
 _SCAN_BYTES = 2**24  # counting the frames of a larger GIF or TIFF would take longer than it is worth
 _REPAIR_BYTES = 2**28  # a PNG with damaged metadata is rebuilt in memory, if it is no larger
 _REMEDY = "Get it again, or open and save it in an image editor"
@@ -169,14 +168,10 @@ def _decode(stream: BinaryIO, name: str, limits: Limits, background: Colour) -> 
         limits.check(width, height, name)
         rawmode = _rawmode(picture)
         extent = _draft(picture, limits.reduction(width, height))
-        picture.load()
-        orientation = _orientation(picture)
-        reader = ColourReader(picture, rawmode, background)
-        reduction = limits.reduction(*picture.size)
-        tensor = _read(picture, reader, reduction)
-        notes = [*_frames(picture, stream), *reader.notes]
-    wanted = scaled_size(width, height, limits.longest_side)
-    tensor = resize_part(tensor, (extent[1] / reduction, extent[0] / reduction), wanted[::-1])
+        wanted = scaled_size(width, height, limits.longest_side)
+        change = Change(picture.size, extent, limits.reduction(*picture.size), wanted)
+        tensor, orientation, noted = _pixels(picture, rawmode, stream, background, change)
+        notes = [*_frames(picture, stream), *noted]
     tensor = _upright(tensor, orientation)
     size = (height, width) if _UPRIGHT.get(orientation, (False,))[0] else (width, height)
     return Decoded(tensor, size, picture.format or "", (*notes, *warned))
@@ -192,19 +187,24 @@ def _draft(picture: ImageFile.ImageFile, reduction: int) -> tuple[float, float]:
     return drafted[1][2:] if drafted else (float(width), float(height))
 
 
-def _read(picture: Image.Image, reader: ColourReader, reduction: int) -> Tensor:
-    """The whole picture, reduced by averaging squares of pixels: [1, 3, H, W]. A band at a time to save memory."""
-    width, height = picture.size
-    image = torch.empty(1, 3, math.ceil(height / reduction), math.ceil(width / reduction))
-    rows = max(1, _BAND_PIXELS // (width * reduction)) * reduction
-    for top in range(0, height, rows):
-        band = reader.read(picture.crop((0, top, width, min(height, top + rows))))
-        piece = torch.from_numpy(band).permute(2, 0, 1)[None]
-        if reduction > 1:
-            piece = F.avg_pool2d(piece, reduction, ceil_mode=True)
-        first = top // reduction
-        image[:, :, first : first + piece.shape[2]] = piece
-    return image
+def _pixels(
+    picture: ImageFile.ImageFile, rawmode: str, stream: BinaryIO, background: Colour, change: Change
+) -> tuple[Tensor, int, list[str]]:
+    """The picture at the size wanted but not yet turned, its EXIF orientation, and notes."""
+    notes: list[str] = []
+    if is_large(picture, rawmode, stream):
+        with suppress(UnlikePillowError):
+            rows = rows_of(picture, stream)
+            if rows is not None:
+                reader = ColourReader(picture, rawmode, background)
+                return read_bands(rows, reader, change), _orientation(picture), reader.notes
+            notes.append(HINT)
+    picture.load()
+    orientation = _orientation(picture)
+    reader = ColourReader(picture, rawmode, background)
+    width = picture.width
+    tensor = read_bands(lambda top, bottom: picture.crop((0, top, width, bottom)), reader, change)
+    return tensor, orientation, [*notes, *reader.notes]
 
 
 def _rawmode(picture: ImageFile.ImageFile) -> str:
@@ -217,7 +217,8 @@ def _rawmode(picture: ImageFile.ImageFile) -> str:
 def _orientation(picture: Image.Image) -> int:
     """EXIF orientation of a decoded picture, 1 to 8. Pillow itself has turned a TIFF by now and says 1 for it."""
     try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        # Not a PNG's own getexif, which decodes the picture to see what comes after it.
+        orientation = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
     except Exception as error:  # as broad as the damage that metadata can have; the pixels are good
         warnings.warn(f"damaged EXIF ignored ({error})", stacklevel=2)
         return 1

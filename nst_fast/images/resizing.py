@@ -34,9 +34,14 @@ def resize_part(image: Tensor, extent: tuple[float, float], size: tuple[int, int
     """As :func:`resize_to`, for an image whose true height and width, ``extent``, end within its last pixels."""
     if tuple(image.shape[-2:]) == tuple(size) == tuple(extent):
         return image
+    return resampled(image, extent, size).clamp(0, 1)
+
+
+def resampled(image: Tensor, extent: tuple[float, float], size: tuple[int, int]) -> Tensor:
+    """As :func:`resize_part`, not clamped: width and height may then be resized one after the other."""
     # PyTorch takes the size as the integer part of side * factor, and places pixels by the factor itself.
-    factors = [(wanted + 1e-6) / true for wanted, true in zip(size, extent, strict=True)]
+    factors = [1.0 if wanted == true else (wanted + 1e-6) / true for wanted, true in zip(size, extent, strict=True)]
     resized = F.interpolate(image, scale_factor=factors, mode="bicubic", align_corners=False, antialias=True)
     if tuple(resized.shape[-2:]) != tuple(size):
         raise NstFastError(f"an extent of {extent} does not give {size} from {tuple(image.shape)}")
-    return resized.clamp(0, 1)
+    return resized

@@ -1,0 +1,219 @@
+"""Image tensors to picture files, written a strip of rows at a time: 8 or 16 bits, sRGB profile, text inside.
+
+PNG is framed here (Pillow writes no 16-bit colour, and libvips would make it an extra), TIFF and BigTIFF by tifffile,
+the rest by Pillow, which holds the whole picture at 4 bytes per pixel.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from nst_fast.errors import NumericsError, OutputError, UsageError
+from nst_fast.files import AnyPath, shown
+from nst_fast.images.colour import SRGB_PROFILE
+from nst_fast.images.text import description, exif_description, jpeg_comments, png_text
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+JPEG_QUALITY = 95
+WRITABLE = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+BIT_DEPTHS = (8, 16)
+DEEP = ("PNG", "TIFF")  # the formats that hold 16 bits per channel
+# Where offsets of 32 bits no longer suffice, less what tags and incompressible strips may add.
+BIGTIFF_BYTES = 2**32 - 2**25
+STRIP_PIXELS = 2**19
+_DEFLATE = 6  # zlib's own balance; 9 takes three times as long for 1 %
+_HORIZONTAL = 2  # TIFF's predictor: differences between neighbours
+_SUB, _UP, _AVERAGE = 1, 2, 3  # PNG's filters; Paeth gains 1 % and takes as long as the rest together
+
+
+def check_suffix(suffix: str, name: str, bit_depth: int) -> str:
+    """Pillow's name of the format. Raises :class:`UsageError` if it cannot be written, or not with so many bits."""
+    if suffix.lower() not in WRITABLE:
+        raise UsageError(f"{name}: cannot write {suffix or 'a name without suffix'}", f"Use {', '.join(WRITABLE)}")
+    kind = WRITABLE[suffix.lower()]
+    if bit_depth not in BIT_DEPTHS:
+        raise UsageError(f"{bit_depth} bits per channel", "Use 8 or 16")
+    if bit_depth > 8 and kind not in DEEP:
+        deep = ", ".join(known for known, format_ in WRITABLE.items() if format_ in DEEP)
+        raise UsageError(f"{name}: {kind} holds 8 bits per channel, not {bit_depth}", f"Use {deep}, or --bit-depth 8")
+    return kind
+
+
+def check_output_suffix(path: AnyPath, bit_depth: int = 8) -> str:
+    """As :func:`check_suffix`, for the name of a file."""
+    return check_suffix(Path(path).suffix, shown(path), bit_depth)
+
+
+def quantised(image: Tensor, bit_depth: int) -> Pixels:
+    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in whole numbers, rounded to the nearest; the rest is clamped.
+
+    Raises:
+        NumericsError: a value is NaN or infinite.
+    """
+    image = image.detach()
+    if not bool(torch.isfinite(image).all()):
+        raise NumericsError("the picture has values that are NaN or infinite", "Lower the learning rate")
+    white = 2**bit_depth - 1
+    values = (image[0].float() * white).round().clamp(0, white).to(torch.uint8 if bit_depth == 8 else torch.int32)
+    array = values.permute(1, 2, 0).contiguous().cpu().numpy()
+    return cast(NDArray[np.uint8], array) if bit_depth == 8 else array.astype(np.uint16)
+
+
+def strips(image: Tensor, bit_depth: int) -> Iterator[Pixels]:
+    """The picture from top to bottom, :func:`rows_per_strip` rows at a time."""
+    rows = rows_per_strip(image)
+    for top in range(0, image.shape[2], rows):
+        yield quantised(image[:, :, top : top + rows], bit_depth)
+
+
+def rows_per_strip(image: Tensor) -> int:
+    return max(1, STRIP_PIXELS // image.shape[3])
+
+
+def write_image(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, str], bit_depth: int) -> None:
+    """Write an image [1, 3, H, W] as a file of a kind that :func:`check_suffix` gave.
+
+    Raises:
+        OutputError: the format cannot hold an image of this size.
+        NumericsError: a value is NaN or infinite.
+        OSError: the stream cannot be written.
+    """
+    with _storable(kind, image):
+        if kind == "PNG":
+            _write_png(stream, image, text, bit_depth)
+        elif kind == "TIFF":
+            _write_tiff(stream, image, text, bit_depth)
+        else:
+            _write_by_pillow(stream, image, kind, text)
+
+
+@contextmanager
+def _storable(kind: str, image: Tensor) -> Iterator[None]:
+    """Tell a picture that the encoder refuses, an error without a number, from a disk that does."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        message = f"an image of {image.shape[3]}x{image.shape[2]} cannot be stored as {kind} ({error})"
+        raise OutputError(message, "Use .png") from error
+
+
+def _write_png(stream: BinaryIO, image: Tensor, text: Mapping[str, str], bit_depth: int) -> None:
+    size = struct.pack(">IIBBBBB", image.shape[3], image.shape[2], bit_depth, 2, 0, 0, 0)  # 2: RGB
+    stream.write(b"\x89PNG\r\n\x1a\n")
+    PngImagePlugin.putchunk(stream, b"IHDR", size)
+    PngImagePlugin.putchunk(stream, b"iCCP", b"sRGB\0\0" + zlib.compress(SRGB_PROFILE))
+    for name, data, *_ in png_text(text).chunks:
+        PngImagePlugin.putchunk(stream, name, data)
+    packer = zlib.compressobj(_DEFLATE)
+    above = np.zeros(image.shape[3] * 3 * bit_depth // 8, np.uint8)
+    for strip in strips(image, bit_depth):
+        rows = (strip.byteswap() if bit_depth > 8 else strip).reshape(len(strip), -1).view(np.uint8)
+        _put_data(stream, packer.compress(_filtered(rows, above, bit_depth * 3 // 8)))
+        above = rows[-1]
+    _put_data(stream, packer.flush())
+    PngImagePlugin.putchunk(stream, b"IEND")
+
+
+def _put_data(stream: BinaryIO, data: bytes) -> None:
+    if data:  # a compressor may keep what it is given for later
+        PngImagePlugin.putchunk(stream, b"IDAT", data)
+
+
+def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> bytes:
+    """Rows of bytes, each behind the filter that leaves the smallest sum of differences (PNG specification, 12.7).
+
+    Args:
+        rows: [h, bytes].
+        above: the row before the first.
+        pixel: bytes per pixel.
+    """
+    up = np.concatenate([above[None], rows[:-1]])
+    left = np.zeros_like(rows)
+    left[:, pixel:] = rows[:, :-pixel]
+    best = np.full(len(rows), np.iinfo(np.int64).max)
+    out = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
+    for kind, guess in ((_SUB, left), (_UP, up), (_AVERAGE, (left >> 1) + (up >> 1) + (left & up & 1))):
+        difference = rows - guess
+        cost = np.abs(difference.view(np.int8).astype(np.int16)).sum(1, dtype=np.int64)
+        better = cost < best
+        best[better] = cost[better]
+        out[better, 0] = kind
+        out[better, 1:] = difference[better]
+    return out.tobytes()
+
+
+def _write_tiff(stream: BinaryIO, image: Tensor, text: Mapping[str, str], bit_depth: int) -> None:
+    from tifffile import imwrite  # a quarter of a second to import
+
+    height, width = image.shape[2:]
+    imwrite(
+        stream,
+        (_packed(strip) for strip in strips(image, bit_depth)),
+        shape=(height, width, 3),
+        dtype=f"u{bit_depth // 8}",
+        byteorder="<",
+        bigtiff=height * width * 3 * bit_depth // 8 > BIGTIFF_BYTES,
+        photometric="rgb",
+        planarconfig="contig",
+        rowsperstrip=rows_per_strip(image),
+        compression="adobe_deflate",
+        predictor=_HORIZONTAL,
+        iccprofile=SRGB_PROFILE,
+        description=description(text),
+        software=False,
+        metadata=None,  # no description of its own
+    )
+
+
+def _packed(strip: Pixels) -> bytes:
+    """A strip of a TIFF: differences between neighbours, deflated."""
+    differences = strip.copy()
+    differences[:, 1:] -= strip[:, :-1]
+    return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes(), _DEFLATE)
+
+
+def _write_by_pillow(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, str]) -> None:
+    height, width = image.shape[2:]
+    picture, top = Image.new("RGB", (width, height)), 0
+    for strip in strips(image, 8):
+        picture.paste(Image.fromarray(strip), (0, top))
+        top += len(strip)
+    sink = cast(BinaryIO, _Sink(stream))
+    match kind:
+        case "JPEG":
+            extra = jpeg_comments(text)
+            options = {"quality": JPEG_QUALITY, "subsampling": "4:4:4", "extra": extra, "icc_profile": SRGB_PROFILE}
+        case "WEBP":
+            options = {"quality": JPEG_QUALITY, "exif": exif_description(text), "icc_profile": SRGB_PROFILE}
+        case _:
+            options = {}
+    picture.save(sink, kind, **options)
+
+
+class _Sink:
+    """A stream without a descriptor: given one, Pillow writes past Python and cannot say why a disk refuses."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.write = stream.write

@@ -1,0 +1,120 @@
+"""Large pictures a band at a time: libvips decodes the rows that are asked for, where Pillow would hold all of them.
+
+Only what both read alike is left to libvips: 8 or 16 bits of RGB, RGBA or grey with alpha. It gives pieces as Pillow
+would; colours, transparency and orientation stay with the code for all other pictures.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from functools import cache
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile
+
+from nst_fast.images.bands import Rows
+
+LARGE_PIXELS = 50_000_000  # Pillow takes 4 bytes for each
+HINT = "decoded whole, at 4 bytes per pixel; install nst-fast[large] to read it in bands"
+_LOADERS = {"PNG": "pngload_source", "JPEG": "jpegload_source", "TIFF": "tiffload_source"}
+_CHANNELS = {"RGB": 3, "RGBA": 4, "LA": 2}
+_TURNING_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp")
+_LONGEST_NAME = 17
+_DEPTHS: dict[str, Any] = {"uchar": np.uint8, "ushort": np.uint16}
+
+
+class UnlikePillowError(Exception):
+    """libvips cannot read the picture, or reads it differently; Pillow decides what it is."""
+
+
+def is_large(picture: ImageFile.ImageFile, rawmode: str, stream: BinaryIO) -> bool:
+    """Whether a picture, opened but not decoded, should be read in bands, and is of a kind that can be."""
+    if picture.width * picture.height < LARGE_PIXELS or picture.mode not in _CHANNELS:
+        return False
+    if rawmode.partition(";")[0] != picture.mode or not isinstance(getattr(stream, "name", None), str):
+        return False  # stored in another way than the mode says (premultiplied, palette), or not a file
+    match picture.format:
+        case "PNG":
+            whole = "interlace" in picture.info or "transparency" in picture.info
+            return not (whole or getattr(picture, "is_animated", False) or _is_turned_late(stream))
+        case "TIFF":  # Pillow turns it while it decodes
+            return bool(getattr(picture, "tag_v2", {}).get(ExifTags.Base.Orientation, 1) == 1)
+        case "JPEG":
+            return picture.mode == "RGB"
+        case _:
+            return False
+
+
+def rows_of(picture: ImageFile.ImageFile, stream: BinaryIO) -> Rows | None:
+    """The rows of a large picture; None where pyvips is not installed.
+
+    Raises:
+        UnlikePillowError: at once, or when rows are asked for.
+    """
+    vips = _pyvips()
+    if vips is None:
+        return None
+    mode, (width, height) = picture.mode, picture.size
+    with _Refusals(vips):
+        # Any warning is an error here: whether a damaged file is still a picture is Pillow's to say.
+        options = {"access": "sequential", "fail_on": "warning"}
+        source = vips.Source.new_from_file(stream.name)
+        image = getattr(vips.Image, _LOADERS[picture.format or ""])(source, **options)
+        region = vips.Region.new(image)
+    found = (image.width, image.height, image.bands, image.format)
+    if found[:3] != (width, height, _CHANNELS[mode]) or image.format not in _DEPTHS:
+        raise UnlikePillowError(f"{found}, to Pillow {picture}")
+
+    def rows(top: int, bottom: int) -> Image.Image:
+        with _Refusals(vips):
+            data = region.fetch(0, top, width, bottom - top)
+        values = np.frombuffer(data, _DEPTHS[image.format]).reshape(bottom - top, width, image.bands)
+        # Pillow, too, keeps the upper half of 16 bits.
+        return Image.fromarray(values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8))
+
+    return rows
+
+
+class _Refusals:
+    """A context in which errors of libvips, and of a name that it cannot take, become :class:`UnlikePillowError`."""
+
+    def __init__(self, vips: Any) -> None:
+        self._kinds = (vips.Error, UnicodeError)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, self._kinds):
+            raise UnlikePillowError(str(error)) from error
+
+
+@cache
+def _pyvips() -> Any | None:
+    """The module; None where it, or the library behind it, is missing."""
+    logging.getLogger("pyvips").addHandler(logging.NullHandler())  # else Python prints what it logs
+    try:
+        import pyvips
+    except (ImportError, OSError):
+        return None
+    pyvips.block_untrusted_set(True)  # loaders that their authors do not call safe
+    pyvips.cache_set_max(0)  # it would keep files open that have been read
+    return pyvips
+
+
+def _is_turned_late(stream: BinaryIO) -> bool:
+    """Whether a PNG may say after its pixels how it is to be turned; a reader of bands would not see that in time."""
+    start, pixels = stream.tell(), False
+    stream.seek(8)
+    try:
+        while len(head := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            words = stream.read(min(length, _LONGEST_NAME)) if pixels and kind != b"IDAT" else b""
+            if words and (kind == b"eXIf" or words.startswith(_TURNING_TEXTS)):
+                return True
+            pixels = pixels or kind == b"IDAT"
+            stream.seek(length + 4 - len(words), 1)
+        return False
+    finally:
+        stream.seek(start)

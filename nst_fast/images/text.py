@@ -1,0 +1,68 @@
+"""Text inside a picture: chunks of a PNG, comments of a JPEG, the description of a TIFF or WebP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from PIL import ExifTags, Image, PngImagePlugin
+
+from nst_fast.files import AnyPath, shown
+from nst_fast.images.decoding import FORMATS, pillow_guarded
+from nst_fast.images.sources import open_source
+
+# A JPEG segment holds 65,533 bytes, so long texts are spread over several comments, each with this mark.
+_MARK = b"nst-fast:"
+_SEGMENT_BYTES = 65_533 - len(_MARK)
+_COMPRESS_ABOVE = 4096  # a text chunk of a PNG; shorter ones stay legible in the file
+
+
+def png_text(text: Mapping[str, str]) -> PngImagePlugin.PngInfo:
+    """The text as chunks of a PNG."""
+    info = PngImagePlugin.PngInfo()
+    for name, given in text.items():
+        value = given.encode("utf-8", "backslashreplace").decode()  # a file name that is not UTF-8 has no other form
+        # Pillow refuses to read what unpacks to more than its limit; what is not packed may be longer.
+        packed = _COMPRESS_ABOVE < len(value.encode()) < PngImagePlugin.MAX_TEXT_CHUNK
+        info.add_itxt(name, value, zip=packed)
+    return info
+
+
+def jpeg_comments(text: Mapping[str, str]) -> bytes:
+    """The text as JSON in as many JPEG comment segments as it takes."""
+    data = _to_json(text) if text else b""
+    parts = [_MARK + data[at : at + _SEGMENT_BYTES] for at in range(0, len(data), _SEGMENT_BYTES)]
+    return b"".join(b"\xff\xfe" + (len(part) + 2).to_bytes(2, "big") + part for part in parts)
+
+
+def description(text: Mapping[str, str]) -> str | None:
+    """The text as the description (tag 270) of a TIFF, ASCII; None if there is none."""
+    return (_MARK + _to_json(text)).decode("ascii") if text else None
+
+
+def exif_description(text: Mapping[str, str]) -> Image.Exif:
+    """The same as EXIF, for a WebP."""
+    exif = Image.Exif()
+    if text:
+        exif[ExifTags.Base.ImageDescription] = description(text)
+    return exif
+
+
+def _to_json(text: Mapping[str, str]) -> bytes:
+    return json.dumps(dict(text)).encode("ascii")
+
+
+def read_text(path: AnyPath, max_megapixels: float) -> dict[str, str]:
+    """All of a PNG's text, and what this file put into another picture; see :func:`nst_fast.images.read_text`."""
+    with open_source(path) as stream, pillow_guarded(shown(path), max_megapixels):
+        picture = Image.open(stream, formats=FORMATS)
+        if isinstance(picture, PngImagePlugin.PngImageFile):
+            return {name: str(value) for name, value in picture.text.items()}
+        if picture.format in {"JPEG", "MPO"}:
+            segments = getattr(picture, "applist", [])
+            comments = [data for kind, data in segments if kind == "COM" and data.startswith(_MARK)]
+            data = b"".join(comment.removeprefix(_MARK) for comment in comments)
+        else:
+            described = str(picture.getexif().get(ExifTags.Base.ImageDescription, "")).encode()
+            data = described.removeprefix(_MARK) if described.startswith(_MARK) else b""
+        return {str(name): str(value) for name, value in json.loads(data).items()} if data else {}
