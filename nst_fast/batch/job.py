@@ -26,6 +26,7 @@ class Batch:
         retry_failed: try again what failed before this call.
         shard: the part to do.
         keep_watching: look for new pictures until stopped.
+        together: how many pictures of one size may share a loop, see :mod:`nst_fast.together`.
     """
 
     inputs: Sequence[Path]
@@ -37,6 +38,7 @@ class Batch:
     retry_failed: bool = True
     shard: Shard = WHOLE
     keep_watching: bool = False
+    together: int = 1
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Entry:
         status: ``done`` or ``failed``.
         output: path below the batch's folder, with slashes.
         output_sha256: of the picture's bytes; empty for a failed one.
-        seconds: that it took.
+        seconds: that it took; of pictures in one loop, an equal share.
         error: ``kind``, ``message`` and ``exit_code`` of what went wrong; None for a picture that was made.
         worker: host and process that did it.
         finished: when, in UTC.

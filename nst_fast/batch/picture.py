@@ -1,15 +1,16 @@
-"""One picture of a batch: what may be replaced for it, how it is made, and its line in the manifest."""
+"""The pictures of a batch: what may be replaced for one, how it is made, alone or in a loop with others, its line."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nst_fast.batch.claims import Worker
+from nst_fast.batch.groups import Task
 from nst_fast.batch.inputs import folded, output_name, stem_key
 from nst_fast.batch.job import Batch, Hooks
 from nst_fast.batch.manifest import DONE, FAILED, Entry, Manifest
@@ -17,10 +18,12 @@ from nst_fast.batch.plan import Plan, hash_or_empty
 from nst_fast.errors import InputError, NstFastError, OutputError
 from nst_fast.files import check_writable, make_folder, sha256_of, shown
 from nst_fast.outputs import OutputFiles
-from nst_fast.problem import Networks
+from nst_fast.pastiche import Pastiche
+from nst_fast.problem import Networks, Problem, load_problem
 from nst_fast.record import read_record
 from nst_fast.series.jobs import Job
-from nst_fast.series.run import ERRORS_OF_ONE, paint
+from nst_fast.series.run import ERRORS_OF_ONE, paint, warm_up
+from nst_fast.together import run_together
 
 Record = Mapping[str, Any]
 
@@ -68,10 +71,60 @@ class Maker:
             return self.plan.made(read_record(output), type(self.batch.config), hash_or_empty(path))
         return False
 
-    def attempt(self, name: str, path: Path, output: str, title: str) -> bool:
+    def attempt_all(self, tasks: Sequence[Task]) -> int:
+        """Attempt pictures of one size; return how many were given up.
+
+        Several are made in one loop first. Those of which nothing came there are attempted one by one: what is wrong
+        with one of them, or with all together, then concerns no other.
+        """
+        made = self.attempt_together(tasks) if len(tasks) > 1 else set()
+        rest = [task for task in tasks if task not in made]
+        return sum(self.hooks.stop() or not self.attempt(task) for task in rest)
+
+    def attempt_together(self, tasks: Sequence[Task]) -> set[Task]:
+        """Make pictures in one loop, as far as they can be loaded, and write them down; return which were made."""
+        made: set[Task] = set()
+        problems = {task: problem for task in tasks if (problem := self.loaded(task))}
+        if len(problems) < 2:
+            return made
+        several = list(problems)
+        title = f"{several[0].title} and {len(several) - 1} more of its size"
+        warm_up()
+        try:
+            with self.hooks.watch(title) as listeners:
+                for index, pastiche in run_together(list(problems.values()), [None] * len(several), listeners):
+                    task, record = several[index], pastiche.record
+                    if pastiche.failure is not None:
+                        raise pastiche.failure
+                    if record.status == "stopped":
+                        break
+                    if self.save(task.name, self.batch.folder / task.output, pastiche):
+                        self.write_done(
+                            task, task.output, record.as_dict(), record.seconds / record.plan.get("together", 1)
+                        )
+                        made.add(task)
+        except ERRORS_OF_ONE as error:
+            self.hooks.note(f"{title}: {error}; going on one by one")
+        return made
+
+    def loaded(self, task: Task) -> Problem | None:
+        """The problem of a picture that is to be made; None where :meth:`attempt` finds it made, or what is wrong."""
+        output = self.batch.folder / task.output
+        if folded(task.output) in self.outputs_of_others(task.name) or self.in_the_way(task.name, task.path, output):
+            return None
+        try:
+            if self.finished(OutputFiles(output), task.path):
+                return None
+            make_folder(output.parent)
+            return load_problem(self.batch.config, task.path, self.batch.styles, self.networks)
+        except ERRORS_OF_ONE:
+            return None
+
+    def attempt(self, task: Task) -> bool:
         """Make a picture and write down what came of it. False, and nothing written, if it was given up."""
+        name, path, output, title = task.name, task.path, task.output, task.title
         started = time.perf_counter()
-        others = {folded(entry.output) for other, entry in self.manifest.entries.items() if other != name}
+        others = self.outputs_of_others(name)
         if folded(output) in others:  # taken by a picture that came, or was made, since names were given
             output = output_name(name, f".{self.batch.format}", others)
         target = self.batch.folder / output
@@ -83,13 +136,12 @@ class Maker:
         except ERRORS_OF_ONE as error:
             self.write_failure(name, path, output, error, started)
             return True
-        if record is None:
-            return False
-        digest = record["inputs"]["content"]["sha256"]
-        self.write(name, digest, output, started, status=DONE, output_sha256=record["output_sha256"])
-        self.made += 1
-        self.hooks.made(f"{title}: {shown(output)} in {time.perf_counter() - started:.1f} s")
-        return True
+        if record is not None:
+            self.write_done(task, output, record, time.perf_counter() - started)
+        return record is not None
+
+    def outputs_of_others(self, name: str) -> set[str]:
+        return {folded(entry.output) for other, entry in self.manifest.entries.items() if other != name}
 
     def make(self, name: str, path: Path, output: Path, title: str) -> Record | None:
         """The record of the picture, which is written; None when it was stopped, or is another worker's now."""
@@ -98,13 +150,17 @@ class Maker:
         job = Job(name, {}, self.batch.config, path, tuple(self.batch.styles))
         with self.hooks.watch(title) as listeners:
             pastiche = paint(job, files, self.networks, listeners)
-        if pastiche is None:
+        if pastiche is None or not self.save(name, output, pastiche):
             return None
+        return pastiche.record.as_dict()
+
+    def save(self, name: str, output: Path, pastiche: Pastiche) -> bool:
+        """Write a picture, unless it is another worker's now."""
         if not self.worker.holds(stem_key(name)):
             self.hooks.note(f"{shown(name)}: given up; another worker took it over, for this one seemed to be dead")
-            return None
-        files.save_picture(pastiche.image, pastiche.record)
-        return pastiche.record.as_dict()
+            return False
+        OutputFiles(output).save_picture(pastiche.image, pastiche.record)
+        return True
 
     def finished(self, files: OutputFiles, path: Path) -> Record | None:
         """The record of a picture that was written whole, but whose worker died before the manifest knew of it."""
@@ -116,15 +172,22 @@ class Maker:
         return record if whole and self.plan.made(record, type(self.batch.config), hash_or_empty(path)) else None
 
     def write_failure(self, name: str, path: Path, output: str, error: NstFastError, started: float) -> None:
-        self.write(name, hash_or_empty(path), output, started, status=FAILED, error=error.as_dict())
+        seconds = time.perf_counter() - started
+        self.write(name, hash_or_empty(path), output, seconds, status=FAILED, error=error.as_dict())
         self.hooks.failed(f"{shown(name)}: {error.as_dict()['message']}")
+
+    def write_done(self, task: Task, output: str, record: Record, seconds: float) -> None:
+        digest = record["inputs"]["content"]["sha256"]
+        self.write(task.name, digest, output, seconds, status=DONE, output_sha256=record["output_sha256"])
+        self.made += 1
+        self.hooks.made(f"{task.title}: {shown(output)} in {seconds:.1f} s")
 
     def write(
         self,
         name: str,
         digest: str,
         output: str,
-        started: float,
+        seconds: float,
         *,
         status: str,
         output_sha256: str = "",
@@ -138,7 +201,7 @@ class Maker:
             status=status,
             output=output,
             output_sha256=output_sha256,
-            seconds=round(time.perf_counter() - started, 3),
+            seconds=round(seconds, 3),
             error=error,
             worker=self.worker.title,
         )

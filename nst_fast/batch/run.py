@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from nst_fast.batch.claims import Worker, at_work
+from nst_fast.batch.groups import Task, groups_of
 from nst_fast.batch.inputs import STATE, find_pictures, output_names, stem_key
 from nst_fast.batch.job import Batch, Hooks, Outcome
 from nst_fast.batch.manifest import FAILED, Manifest
@@ -17,6 +19,7 @@ from nst_fast.files import check_writable, make_folder, shown
 from nst_fast.images import READABLE, WRITABLE
 from nst_fast.machine import resolve_device
 from nst_fast.problem import Networks, check_styles, read_picture
+from nst_fast.together import check_joinable
 
 MANIFEST = "manifest.jsonl"
 WATCH_SECONDS = 2.0  # between two looks for new pictures; one that did not change in between is complete
@@ -38,6 +41,10 @@ def run_batch(batch: Batch, hooks: Hooks) -> Outcome:
     """
     if f".{batch.format}" not in WRITABLE:
         raise UsageError(f"--format {batch.format}: cannot be written", f"Use {', '.join(WRITABLE)}")
+    if batch.together < 1:
+        raise UsageError(f"--together {batch.together}: must be at least 1")
+    if batch.together > 1:
+        check_joinable(batch.config)
     pictures = find_pictures(batch.inputs, batch.folder)
     if not pictures and not batch.keep_watching:
         where = ", ".join(shown(path) for path in batch.inputs)
@@ -109,16 +116,21 @@ class BatchRun:
 
     def go_through(self, todo: Mapping[str, Path], count: int, outputs: Mapping[str, str]) -> int:
         """Attempt each picture; return how many are left, because other workers are at them."""
+        numbers = range(count - len(todo) + 1, count + 1)
+        tasks = [
+            Task(name, path, outputs[name], f"{number}/{count} {shown(name)}")
+            for number, (name, path) in zip(numbers, todo.items(), strict=True)
+        ]
         left = 0
-        for number, (name, path) in enumerate(todo.items(), start=count - len(todo) + 1):
+        for group in groups_of(tasks, self.batch.together, self.batch.config):
             if self.hooks.stop():
                 break
-            with self.worker.claimed(stem_key(name)) as ours:
+            with ExitStack() as claims:
+                ours = [task for task in group if claims.enter_context(self.worker.claimed(stem_key(task.name)))]
                 if ours:
                     self.manifest.refresh()
-                title = f"{number}/{count} {shown(name)}"
-                settled = ours and (self.is_settled(name, path) or self.maker.attempt(name, path, outputs[name], title))
-                left += not settled
+                mine = [task for task in ours if not self.is_settled(task.name, task.path)]
+                left += len(group) - len(ours) + self.maker.attempt_all(mine)
         return left
 
     def is_settled(self, name: str, path: Path) -> bool:

@@ -40,6 +40,10 @@ def batch(
     shard: Annotated[
         str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
     ] = "1/1",
+    together: Annotated[
+        int,
+        typer.Option("--together", help="How many pictures of one size share a loop: faster on a GPU.", metavar="N"),
+    ] = 1,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking for new pictures until stopped.")] = False,
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="Do not try again what failed in an earlier call.")
@@ -77,6 +81,7 @@ def batch(
         retry_failed=not skip_failed,
         shard=part,
         keep_watching=watch,
+        together=together,
     )
     with graceful_stop(messages.say) as stop:
         outcome = run_batch(job, hooks_of(messages, stop, config))
