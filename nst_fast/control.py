@@ -117,11 +117,27 @@ class ScaleOptions(Options):
     """Coarse to fine."""
 
     scales: int = option(
-        1, "How many sizes the picture passes through; 1 works at the final size only.", minimum=1, maximum=16
+        0,
+        "Sizes that the picture passes through. 1 is the final size only; 0 begins at --min-size, whatever the "
+        "final size, so that the look is the same at all of them.",
+        minimum=0,
+        maximum=16,
     )
-    scale_factor: float = option(2.0, "Growth from one size to the next.", minimum=1.1, maximum=4)
-    min_size: int = option(96, "Sizes whose longest side would be shorter are left out.", minimum=16)
+    scale_factor: float = option(
+        2.0, "Growth from one size to the next; with --scales 0 about.", minimum=1.1, maximum=4
+    )
+    min_size: int = option(
+        0,
+        "Longest side of the first size; shorter ones are left out. 0: 512 with --scales 0, and else 96.",
+        minimum=0,
+        maximum=32768,
+    )
     scale_steps_ratio: float = option(1.0, "Steps at a scale relative to the next finer one.", minimum=0.05, maximum=20)
+
+    @property
+    def coarsest_side(self) -> int:
+        """Longest side, in pixels, below which no scale is."""
+        return self.min_size or (96 if self.scales else 512)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nst_fast.control import ScaleOptions
+
+LEAST_GROWTH = 0.25  # of a scale factor, as a power: what is closer to the coarsest size is done at once
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,12 @@ class Scale:
 
 
 def plan_scales(options: ScaleOptions, steps: int, height: int, width: int) -> list[Scale]:
-    """The scales of a run, coarsest first; sizes grow by ``scale_factor`` and end exactly at the final size.
+    """The scales of a run, coarsest first; sizes end exactly at the final size.
 
     ``steps`` are shared out in proportion to ``scale_steps_ratio`` to the power of the distance from the final scale:
     with 2, every scale gets twice the steps of the next finer one. At least one step falls to each.
     """
-    count = options.scales
-    fractions = [options.scale_factor ** -(count - 1 - index) for index in range(count)]
-    fractions = [f for f in fractions if max(height, width) * f >= options.min_size or f == 1.0]
+    fractions = scale_fractions(options, max(height, width))[-steps:]
     shares = [options.scale_steps_ratio ** (len(fractions) - 1 - index) for index in range(len(fractions))]
     scales: list[Scale] = []
     first = 0
@@ -47,6 +48,20 @@ def plan_scales(options: ScaleOptions, steps: int, height: int, width: int) -> l
         scales.append(Scale(index, *size, fraction, first, max(1, end - first)))
         first = end
     return scales
+
+
+def scale_fractions(options: ScaleOptions, longest: int) -> list[float]:
+    """The sizes of the scales as fractions of the final one, from the coarsest to 1.
+
+    A network sees brush strokes of so many pixels: what is done at the coarsest size decides how large they are in the
+    picture. With ``scales`` 0 that size is the same for every final size, and the steps to it are equal factors.
+    """
+    if options.scales:
+        fractions = [options.scale_factor ** -(options.scales - 1 - index) for index in range(options.scales)]
+        return [f for f in fractions if longest * f >= options.coarsest_side or f == 1.0]
+    growth = longest / options.coarsest_side
+    count = max(0, math.ceil(math.log(growth, options.scale_factor) - LEAST_GROWTH))
+    return [growth ** (index / count - 1) for index in range(count)] + [1.0]
 
 
 def share_of_work(scales: Sequence[Scale], index: int) -> float:

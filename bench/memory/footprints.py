@@ -44,7 +44,7 @@ def measure(case: dict[str, object], folder: Path, idle: float) -> dict[str, obj
     save_image(clouds(512, 384), style)
     flags = [part for key, value in case.items() if key != "size" for part in (f"--{key}", str(value))]
     common = ["--weights", "random:0", "--monitor-every", "0", "--image-size", str(max(width, height)), "--overwrite"]
-    steps = ["--steps", "2", "--style-scale", str(max(0.05, 512 / max(width, height)))]
+    steps = ["--steps", "2", "--scales", "1", "--style-scale", str(max(0.05, 512 / max(width, height)))]
     run = ["-m", "nst_fast", "stylize", str(content), str(style), "-o", str(output), "-q"]
     peak = peak_mib([*run, *common, *steps, *flags]) - idle
     record = json.loads(output.with_suffix(".json").read_text())

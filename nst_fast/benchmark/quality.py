@@ -138,11 +138,11 @@ def recipes(workbench: Workbench, side: int) -> list[Recipe]:
     config = workbench.config
     found = []
     for optimizer, rate in config.plain_optimizers:
-        run = workbench.run_options("eager", "fp32").replace(image_size=side, **PLAIN)
+        run = workbench.run_options("eager", "fp32").replace(image_size=side, scales=1, **PLAIN)
         run = run.replace(optimizer=optimizer, learning_rate=rate)
         found.append(Recipe(f"{optimizer} {run.initial_learning_rate:g} from content", run, plain=True))
     for engine, precision in config.engine_precisions:
-        run = workbench.run_options(engine, precision).replace(image_size=side, init=StylizeConfig.init)
+        run = workbench.run_options(engine, precision).replace(image_size=side, scales=1, init=StylizeConfig.init)
         if engine != "eager":
             found.append(Recipe(f"{run.optimizer} {run.initial_learning_rate:g} from {run.init}", run))
     return found
