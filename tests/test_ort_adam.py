@@ -291,10 +291,12 @@ def test_each_direction_has_a_cuda_graph_of_its_own(
         bound.append((session, graph))
         original(self, session, graph)
 
+    undisturbed = bench.whole()
+    expected = steps(undisturbed, undisturbed, bench.options, 3)
     monkeypatch.setattr(SharedBinding, "__init__", noted)
     asked = sessions(monkeypatch, lambda session, capture: replace(session, cuda_graph=capture, engine=engine))
     optimizer = bench.whole(engine=bench.ort(provider="cuda"))
-    steps(optimizer, optimizer, bench.options, 2)
+    assert torch.equal(steps(optimizer, optimizer, bench.options, 3), expected)
     (first, one), (second, two) = bound
     assert (one, two) == (1, 2)
     assert (first is second) == shared

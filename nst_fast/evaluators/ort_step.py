@@ -39,7 +39,7 @@ class WholeStep(PreparedGraph):
     Args:
         engine, capture: as for :class:`PreparedGraph`.
         adam: what is written into the graph.
-        sets: the buffers; the first holds the picture, the second is written when the graph is tried out.
+        sets: the buffers; the first holds the picture.
     """
 
     def __init__(
@@ -57,6 +57,17 @@ class WholeStep(PreparedGraph):
             for number, (session, source, target) in enumerate(zip(sessions, sets, reversed(sets), strict=True), 1)
         ]
         self.try_out(self.directions[0])
+        if capture:
+            self._capture_back(sets[0])
+
+    def _capture_back(self, live: AdamBuffers) -> None:
+        """Let the other direction, which writes into the live set, be captured before the loop begins, too."""
+        kept = {name: tensor.clone() for name, tensor in live.named().items()}
+        try:
+            self.run(self.directions[1])
+        finally:
+            for name, tensor in live.named().items():
+                tensor.copy_(kept[name])
 
     def __call__(self, source: int, learning_rate: float, corrections: tuple[float, float]) -> Evaluation:
         """Evaluate the picture of set ``source``; the other set receives what one update makes of it.
