@@ -256,6 +256,33 @@ def test_encoding_takes_less_per_pixel_than_the_plan_has_for_an_update() -> None
     assert 12 * min(UPDATE_IMAGES.values()) > 4
 
 
+# --- text of files that are too large to be decoded
+
+
+def png_of(width: int, height: int, *chunks: bytes) -> bytes:
+    """A PNG whose header claims a size and that has hardly any pixels."""
+    return png(width, height, 8, 2, bytes(height), *chunks)
+
+
+def test_the_record_of_a_picture_beyond_every_limit_is_read_without_its_pixels(tmp_path: Path) -> None:
+    chunk = png_chunk(b"tEXt", b"nst-fast\0{}")
+    (tmp_path / "a.png").write_bytes(png_of(32_768, 32_768, chunk))
+    assert images.read_text(tmp_path / "a.png") == {"nst-fast": "{}"}
+    with pytest.raises(InputError, match="megapixels"):
+        images.load_image(tmp_path / "a.png")
+
+
+def test_text_behind_the_pixels_is_read_too_but_within_the_limit(tmp_path: Path) -> None:
+    chunk = png_chunk(b"tEXt", b"Comment\0late")
+    whole = encoded(sample(), "PNG")
+    (tmp_path / "a.png").write_bytes(whole[:-12] + chunk + whole[-12:])
+    assert images.read_text(tmp_path / "a.png") == {"Comment": "late"}
+    huge = png_of(32_768, 32_768)
+    (tmp_path / "a.png").write_bytes(huge[:-12] + chunk + huge[-12:])
+    with pytest.raises(InputError, match="megapixels"):
+        images.read_text(tmp_path / "a.png")
+
+
 # --- reading in bands
 
 
@@ -479,3 +506,23 @@ def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path, bands: list[str]) -
     with pytest.raises(NstFastError, match=r"raise --max-megapixels"):
         images.load_image(path, max_megapixels=0.01)
     assert bands == []
+
+
+def test_the_benchmark_reads_and_writes_every_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench" / "memory"))
+    import files as benchmark  # type: ignore[import-not-found]
+
+    def run(arguments: list[str]) -> float:
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.argv", ["-c", *arguments[2:]])
+            exec(arguments[1], {})
+        return 1.0
+
+    monkeypatch.setattr(benchmark, "WIDTH", 64)
+    monkeypatch.setattr(benchmark, "HEIGHT", 40)
+    monkeypatch.setattr(benchmark, "READ_SIDES", (32, 80))
+    monkeypatch.setattr(benchmark, "peak_mib", run)
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda command, **_: benchmark.make_file(Path(command[-1])))
+    rows = benchmark.rows_of(tmp_path, old=False)
+    assert [row.get("read") for row in rows if "read" in row] == [n for n in benchmark.FILES for _ in range(2)]
+    assert {path.name for path in tmp_path.iterdir()} == {row["write"] for row in rows if "write" in row}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -43,20 +43,43 @@ def read_bands(rows: Rows, reader: ColourReader, change: Change) -> Tensor:
     """
     width, height = (math.ceil(side / change.reduction) for side in change.size)
     across, down = (side / change.reduction for side in change.extent)
-    narrows = change.wanted[0] < width
-    image = torch.empty(1, 3, height, change.wanted[0] if narrows else width)
-    step = max(1, BAND_PIXELS // (change.size[0] * change.reduction)) * change.reduction
-    for top in range(0, change.size[1], step):
-        band = reader.read(rows(top, min(change.size[1], top + step)))
+    pieces = _pieces(rows, reader, change)
+    if change.wanted[0] < width:
+        return _narrowed(pieces, (height, down), across, change.wanted)
+    image = torch.empty(1, 3, height, width)
+    for top, piece in pieces:
+        image[:, :, top : top + piece.shape[2]] = piece
+    return resize_part(image, (down, across), change.wanted[::-1])
+
+
+def _pieces(rows: Rows, reader: ColourReader, change: Change) -> Iterator[tuple[int, Tensor]]:
+    """The picture, reduced, from top to bottom: the row where a piece begins, and the piece [1, 3, h, W]."""
+    width, height = change.size
+    step = max(1, BAND_PIXELS // (width * change.reduction)) * change.reduction
+    for top in range(0, height, step):
+        band = reader.read(rows(top, min(height, top + step)))
         piece = torch.from_numpy(band).permute(2, 0, 1)[None]
         if change.reduction > 1:
             piece = F.avg_pool2d(piece, change.reduction, ceil_mode=True)
-        if narrows:
-            piece = resampled(piece, (piece.shape[2], across), (piece.shape[2], change.wanted[0]))
-        first = top // change.reduction
-        image[:, :, first : first + piece.shape[2]] = piece
-    extent, size = (down, change.wanted[0] if narrows else across), change.wanted[::-1]
-    if not narrows:
-        return resize_part(image, extent, size)
-    # One channel after the other: PyTorch resizes the width first, even to itself, and keeps what comes of it.
-    return torch.cat([resize_part(image[:, one : one + 1], extent, size) for one in range(3)], dim=1)
+        yield top // change.reduction, piece
+
+
+def _narrowed(
+    pieces: Iterator[tuple[int, Tensor]], rows: tuple[int, float], across: float, wanted: tuple[int, int]
+) -> Tensor:
+    """Pieces resized in width as they come, then in height.
+
+    One channel after the other, given up when it is done: PyTorch resizes the width first, even to itself, and keeps
+    what comes of it.
+    """
+    (height, down), (width, _) = rows, wanted
+    planes = [torch.empty(1, 1, height, width) for _ in range(3)]
+    for top, piece in pieces:
+        narrow = resampled(piece, (piece.shape[2], across), (piece.shape[2], width))
+        for channel, plane in enumerate(planes):
+            plane[:, :, top : top + piece.shape[2]] = narrow[:, channel : channel + 1]
+    image = torch.empty(1, 3, *wanted[::-1])
+    for channel in range(3):
+        resized = resampled(planes.pop(0), (down, width), wanted[::-1])
+        torch.clamp(resized, 0, 1, out=image[:, channel : channel + 1])
+    return image

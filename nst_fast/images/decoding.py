@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from nst_fast.errors import InputError, NstFastError
 from nst_fast.images.bands import Change, read_bands
+from nst_fast.images.chunks import with_only
 from nst_fast.images.colour import Colour, ColourReader
 from nst_fast.images.resizing import scaled_size
 from nst_fast.images.streaming import HINT, UnlikePillowError, is_large, rows_of
@@ -117,7 +117,7 @@ def decode(stream: BinaryIO, name: str, limits: Limits, background: Colour) -> D
             raise
         for kept in (_COLOUR_CHUNKS, _PIXEL_CHUNKS):
             with suppress(InputError):
-                decoded = _decode(_png_with(kept, stream), name, limits, background)
+                decoded = _decode(with_only(kept, stream), name, limits, background)
                 return replace(decoded, notes=("damaged or oversized metadata ignored", *decoded.notes))
         raise
 
@@ -248,17 +248,3 @@ def _is_small_png(stream: BinaryIO) -> bool:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     return size <= _REPAIR_BYTES and stream.read(4) == b"\x89PNG"
-
-
-def _png_with(kept: set[bytes], stream: BinaryIO) -> BinaryIO:
-    """A PNG without its other chunks."""
-    stream.seek(0)
-    data = stream.read()
-    parts, at = [data[:8]], 8
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
-        if kind in kept:
-            parts.append(data[at:end])
-        at = end
-    return io.BytesIO(b"".join(parts))

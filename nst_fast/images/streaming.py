@@ -7,7 +7,6 @@ would; colours, transparency and orientation stay with the code for all other pi
 from __future__ import annotations
 
 import logging
-import struct
 from functools import cache
 from typing import Any, BinaryIO
 
@@ -15,13 +14,13 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from nst_fast.images.bands import Rows
+from nst_fast.images.chunks import behind_pixels
 
 LARGE_PIXELS = 50_000_000  # Pillow takes 4 bytes for each
 HINT = "decoded whole, at 4 bytes per pixel; install nst-fast[large] to read it in bands"
 _LOADERS = {"PNG": "pngload_source", "JPEG": "jpegload_source", "TIFF": "tiffload_source"}
 _CHANNELS = {"RGB": 3, "RGBA": 4, "LA": 2}
 _TURNING_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp")
-_LONGEST_NAME = 17
 _DEPTHS: dict[str, Any] = {"uchar": np.uint8, "ushort": np.uint16}
 
 
@@ -105,16 +104,4 @@ def _pyvips() -> Any | None:
 
 def _is_turned_late(stream: BinaryIO) -> bool:
     """Whether a PNG may say after its pixels how it is to be turned; a reader of bands would not see that in time."""
-    start, pixels = stream.tell(), False
-    stream.seek(8)
-    try:
-        while len(head := stream.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            words = stream.read(min(length, _LONGEST_NAME)) if pixels and kind != b"IDAT" else b""
-            if words and (kind == b"eXIf" or words.startswith(_TURNING_TEXTS)):
-                return True
-            pixels = pixels or kind == b"IDAT"
-            stream.seek(length + 4 - len(words), 1)
-        return False
-    finally:
-        stream.seek(start)
+    return any(kind == b"eXIf" or data.startswith(_TURNING_TEXTS) for kind, data in behind_pixels(stream))

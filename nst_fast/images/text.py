@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import BinaryIO
 
 from PIL import ExifTags, Image, PngImagePlugin
 
 from nst_fast.files import AnyPath, shown
+from nst_fast.images.chunks import behind_pixels
 from nst_fast.images.decoding import FORMATS, pillow_guarded
 from nst_fast.images.sources import open_source
 
 # A JPEG segment holds 65,533 bytes, so long texts are spread over several comments, each with this mark.
 _MARK = b"nst-fast:"
 _SEGMENT_BYTES = 65_533 - len(_MARK)
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_ANY_MEGAPIXELS = 2.0**40
 _COMPRESS_ABOVE = 4096  # a text chunk of a PNG; shorter ones stay legible in the file
 
 
@@ -53,16 +57,38 @@ def _to_json(text: Mapping[str, str]) -> bytes:
 
 
 def read_text(path: AnyPath, max_megapixels: float) -> dict[str, str]:
-    """All of a PNG's text, and what this file put into another picture; see :func:`nst_fast.images.read_text`."""
-    with open_source(path) as stream, pillow_guarded(shown(path), max_megapixels):
-        picture = Image.open(stream, formats=FORMATS)
-        if isinstance(picture, PngImagePlugin.PngImageFile):
-            return {name: str(value) for name, value in picture.text.items()}
-        if picture.format in {"JPEG", "MPO"}:
-            segments = getattr(picture, "applist", [])
-            comments = [data for kind, data in segments if kind == "COM" and data.startswith(_MARK)]
-            data = b"".join(comment.removeprefix(_MARK) for comment in comments)
-        else:
-            described = str(picture.getexif().get(ExifTags.Base.ImageDescription, "")).encode()
-            data = described.removeprefix(_MARK) if described.startswith(_MARK) else b""
-        return {str(name): str(value) for name, value in json.loads(data).items()} if data else {}
+    """All of a PNG's text, and what this file put into another picture; see :func:`nst_fast.images.read_text`.
+
+    Only text behind a PNG's pixels makes Pillow decode them. There, and where it makes a decoder at once, the limit
+    holds.
+    """
+    name = shown(path)
+    with open_source(path) as stream:
+        with pillow_guarded(name, max_megapixels):
+            limit = max_megapixels if _must_be_decoded(stream) else _ANY_MEGAPIXELS
+        with pillow_guarded(name, limit):
+            picture = Image.open(stream, formats=FORMATS)
+            if isinstance(picture, PngImagePlugin.PngImageFile):
+                text = picture.text if limit == max_megapixels or picture.png is None else picture.png.im_text
+                return {key: str(value) for key, value in text.items()}
+            data = _in_comments(picture) if picture.format in {"JPEG", "MPO"} else _in_description(picture)
+            return {str(key): str(value) for key, value in json.loads(data).items()} if data else {}
+
+
+def _must_be_decoded(stream: BinaryIO) -> bool:
+    head = stream.read(8)
+    stream.seek(0)
+    if head.startswith(b"\x89PNG"):
+        return any(kind in _TEXTS for kind, _ in behind_pixels(stream))
+    return not head.startswith((b"\xff\xd8", b"II", b"MM"))
+
+
+def _in_comments(picture: Image.Image) -> bytes:
+    segments = getattr(picture, "applist", [])
+    comments = [data for kind, data in segments if kind == "COM" and data.startswith(_MARK)]
+    return b"".join(comment.removeprefix(_MARK) for comment in comments)
+
+
+def _in_description(picture: Image.Image) -> bytes:
+    described = str(picture.getexif().get(ExifTags.Base.ImageDescription, "")).encode()
+    return described.removeprefix(_MARK) if described.startswith(_MARK) else b""
