@@ -66,6 +66,8 @@ def evaluation_at(
     """The objective of a scale, its targets built as the plan says, and what evaluates it for the optimiser."""
     if not plan.tiled:
         objective = problem.objective_at(scale)
+        if choice.engine == "ort" and problem.config.engine_provider == "tensorrt":
+            note(f"TensorRT builds an engine for {scale.width}x{scale.height}, in minutes, if it is not in the cache")
         made = make_evaluator(problem.config, choice, problem.encoder, objective, opened)
         evaluate: Evaluator = evaluation_by(made, optimizer)
     else:
