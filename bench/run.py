@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 from nst_fast.benchmark.scenario import load_scenario, run_scenario
@@ -14,17 +12,6 @@ from nst_fast.errors import NstFastError
 
 def say(text: str) -> None:
     sys.stderr.write(text + "\n")
-
-
-def assignment(text: str) -> tuple[str, object]:
-    """``NAME=VALUE`` as an option of a scenario: a number or truth value as TOML writes it, anything else as text."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    try:
-        return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name, value
 
 
 def main() -> int:
@@ -39,7 +26,6 @@ def main() -> int:
     parser.add_argument(
         "--set",
         metavar="NAME=VALUE",
-        type=assignment,
         action="append",
         default=[],
         help="an option in place of the scenarios' own, as weights=FILE; the result says so",
@@ -47,9 +33,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         # All are read before the first is run: a typing error in the last must not cost an hour.
-        changes = dict(arguments.set)
-        scenarios = [load_scenario(path) for path in arguments.scenarios]
-        for scenario in [replace(each, config=each.config.replace(**changes)) for each in scenarios]:
+        for scenario in [load_scenario(path, arguments.set) for path in arguments.scenarios]:
             for path in run_scenario(scenario, arguments.results, say):
                 sys.stdout.write(f"{path}\n")
     except NstFastError as error:

@@ -106,6 +106,14 @@ def test_bench_run_reads_all_scenarios_before_it_runs_one(main: Main, tmp_path: 
     assert err.startswith("error: --sizes 'big'")
 
 
+def test_options_of_a_scenario_can_be_set_on_the_command_line(main: Main, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY_SCENARIO)
+    for change, message in (("sizes=big", "--sizes 'big'"), ("repeets=3", "repeats"), ("repeats=three", "as in TOML")):
+        code, out, err = main("bench/run.py", tmp_path / "tiny.toml", "--set", "seed=1", "--set", change)
+        assert (code, out) == (2, "")
+        assert message in err
+
+
 def test_export_build_writes_a_proven_model_per_recipe(tmp_path: Path) -> None:
     (tmp_path / "vgg16-small.toml").write_text(TINY_RECIPE)
     done = run("export/build.py", tmp_path / "vgg16-small.toml", "--output", tmp_path, "--weights", "random:3")

@@ -25,8 +25,8 @@ def main() -> int:
         save_image(clouds(side // 4, side // 4), content)  # enlarged by the run: a huge file is not what is measured
         save_image(clouds(512, 512), style)
         run = ["-m", "nst_fast", "stylize", str(content), str(style), "-o", str(output), "--weights", "random:0"]
-        flags = ["--image-size", str(side), "--steps", "1", "--scales", "1", "--max-memory", budget, "--monitor-every", "0"]
-        flags += ["--style-scale", str(max(0.05, 512 / side)), *sys.argv[3:]]
+        flags = ["--image-size", str(side), "--steps", "1", "--scales", "1", "--max-memory", budget]
+        flags += ["--monitor-every", "0", "--style-scale", str(max(0.05, 512 / side)), *sys.argv[3:]]
         started = time.perf_counter()
         peak = peak_mib([*run, *flags]) - idle
         seconds = time.perf_counter() - started

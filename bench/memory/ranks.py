@@ -52,7 +52,8 @@ def measure(case: dict[str, object], folder: Path, idle: float) -> dict[str, obj
     save_image(clouds(512, 384), style)
     given = {key: value for key, value in case.items() if key not in ("size", "ranks")}
     flags = [part for key, value in given.items() for part in (f"--{key}", str(value))]
-    common = ["--weights", "random:0", "--scales", "1", "--monitor-every", "0", "--image-size", str(max(width, height)), "--overwrite"]
+    common = ["--weights", "random:0", "--scales", "1", "--monitor-every", "0", "--overwrite"]
+    common += ["--image-size", str(max(width, height))]
     common += ["--device", "cpu", "--engine", "fast", "--style-scale", str(max(0.05, 512 / max(width, height)))]
     run = ["-m", "nst_fast", "stylize", str(content), str(style), "-o", str(output), "-q", *common, *flags]
     alone = peak_mib(run) - idle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from nst_fast.benchmark.charts import save_plot
 from nst_fast.benchmark.config import BenchConfig
 from nst_fast.benchmark.report import file_stem, to_csv, to_json
 from nst_fast.benchmark.suite import run_benchmark
-from nst_fast.errors import InputError, UsageError
+from nst_fast.errors import InputError, UsageError, nearest
 from nst_fast.files import check_writable, shown, write_atomic
+from nst_fast.options import declared
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Scenario:
     config: BenchConfig
 
 
-def load_scenario(path: Path) -> Scenario:
-    """Read a scenario file.
+def load_scenario(path: Path, changes: Sequence[str] = ()) -> Scenario:
+    """Read a scenario file; ``changes`` (``NAME=VALUE``) take the place of its own options.
 
     Raises:
         InputError: the file cannot be read or is not TOML.
@@ -38,7 +39,20 @@ def load_scenario(path: Path) -> Scenario:
     unknown = ", ".join(data.keys() - {"description", "options"})
     if unknown:
         raise UsageError(f"{shown(path)}: unknown key {unknown}", "A scenario has a description and [options]")
-    return Scenario(path.stem, data.get("description", ""), BenchConfig().replace(**data.get("options", {})))
+    options = data.get("options", {}) | dict(map(assignment, changes))
+    return Scenario(path.stem, data.get("description", ""), BenchConfig().replace(**options))
+
+
+def assignment(text: str) -> tuple[str, object]:
+    """``NAME=VALUE`` as an option of a scenario; what is not text is written as in TOML. Raises :class:`UsageError`."""
+    name, equals, value = text.partition("=")
+    kinds = {item.name: item.kind for item in declared(BenchConfig)}
+    if not equals or name not in kinds:
+        raise UsageError(f"--set {text!r} is not NAME=VALUE", nearest(name, kinds) or "As --set weights=FILE")
+    try:
+        return name, value if kinds[name] is str else tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        raise UsageError(f"--set {text!r}: {name} is no text", "Write the value as in TOML: 3, 0.5 or true") from None
 
 
 def run_scenario(scenario: Scenario, folder: Path, note: Callable[[str], None]) -> list[Path]:
