@@ -38,6 +38,7 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
     )
     weights: str = option("random:0", "The network's weights, as in `stylize`; they do not change speed.")
     init: str = option("content", "Where the pastiche starts.", choices=("content", "noise"))
+    batch: int = option(1, "Pictures that the loop takes together, each with its own targets.", minimum=1, maximum=1024)
     warmup: int = option(3, "Steps, or evaluations, before the first that is timed.", minimum=1, maximum=10_000)
     repeats: int = option(9, "Timed turns of every row; rows that are compared take turns.", minimum=1, maximum=1000)
     turn_seconds: float = option(0.3, "How long a turn lasts at least; a turn is at least one step.", minimum=0.001)
@@ -103,6 +104,10 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
         problems = super().contradictions()
         if self.picture_pairs and not self.plain_optimizers:
             problems.append("--plain '': time to quality needs at least one to compare with")
+        if self.batch > 1 and any(engine == "ort" for engine, _ in self.engine_precisions):
+            problems.append(f"--batch {self.batch}: engine ort takes one picture at a time")
+        if self.batch > 1 and self.picture_pairs:
+            problems.append(f"--batch {self.batch}: time to quality is that of single pictures")
         engines, precisions = zip(*self.engine_precisions, strict=True) if self.engine_precisions else ((), ())
         for flag, names, known in (
             ("engines", engines, _choices(DeviceOptions, "engine")),

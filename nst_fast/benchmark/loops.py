@@ -79,7 +79,7 @@ class LoopContender(Contender):
         self.run = workbench.run_config(row.engine, row.precision)
         row.engine, row.precision = self.run.engine, self.run.precision
         with arithmetic(row.precision):
-            self.loop = PacedLoop(self.run, workbench, workbench.scene(row.height, row.width))
+            self.loop = PacedLoop(self.run, workbench, workbench.scene(row.height, row.width, row.batch))
             seconds = self.loop.advance(config.warmup) / config.warmup
         row.setup_seconds = self.loop.setup_seconds
         if isinstance(row, LoopRow) and self.loop.session is not None:
@@ -115,6 +115,7 @@ def loop_rows(workbench: Workbench, height: int, width: int) -> list[LoopRow]:
         LoopRow(
             width=width,
             height=height,
+            batch=config.batch,
             engine=engine,
             precision=precision,
             device=str(workbench.device),
@@ -136,6 +137,7 @@ def _fill_speed(row: LoopRow, contender: LoopContender, eager: LoopContender, wo
     timing = Timing(contender.samples)
     row.step_ms, row.step_ms_p10, row.step_ms_p90 = timing.median_ms, timing.p10_ms, timing.p90_ms
     row.steps_per_second = 1e3 / timing.median_ms
+    row.pictures_per_second = row.batch * row.steps_per_second
     row.turn_steps = contender.turn_steps
     row.ratio_to_eager = median_ratio(eager, contender)
     workbench.rate(row, 2 * workbench.flops(row), timing.median_ms, workbench.device)
@@ -148,7 +150,7 @@ def _fill_quality(rows: list[LoopRow], contenders: list[LoopContender], workbenc
         if row.status != OK:
             continue
         with recorded(row):
-            scene = workbench.scene(row.height, row.width)
+            scene = workbench.scene(row.height, row.width, row.batch)
             reference = reference or make_reference(workbench, scene)
             judge(row, contender, reference)
 
@@ -165,7 +167,7 @@ def make_reference(workbench: Workbench, scene: Scene) -> Reference:
 
 def judge(row: LoopRow, contender: LoopContender, reference: Reference) -> None:
     """Fill in how far an engine's gradient and final loss are from the reference's."""
-    evaluate, scene = contender.loop.evaluate, contender.workbench.scene(row.height, row.width)
+    evaluate, scene = contender.loop.evaluate, contender.workbench.scene(row.height, row.width, row.batch)
     with arithmetic(row.precision):
         row.gradient_cosine = cosine(evaluate(scene.start).gradient, reference.start_gradient)
         row.gradient_cosine_late = cosine(evaluate(reference.pastiche).gradient, reference.gradient)
@@ -198,7 +200,7 @@ def start_loop(
         evaluation_by(evaluate, optimizer),
         optimizer,
         Guard(pastiche, run.divergence_factor),
-        LossHistory(scene.objective.term_names, steps, pastiche.device),
+        LossHistory(scene.objective.term_names, steps, pastiche.device, pictures=len(pastiche)),
         Span(0, 0, steps, steps, last=True),
         Course(
             learning_rate=lambda step: learning_rate_at(run, min(step, run.steps)),

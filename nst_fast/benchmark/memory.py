@@ -37,6 +37,7 @@ def measure_memory(row: Row, workbench: Workbench) -> None:
     task: dict[str, Any] = {
         "height": row.height,
         "width": row.width,
+        "batch": row.batch,
         "config": workbench.config.replace(device=str(workbench.device)).as_dict(),
     }
     if isinstance(row, LoopRow):
@@ -114,7 +115,7 @@ def _prepared(task: Mapping[str, Any]) -> tuple[Workbench, Scene]:
     from nst_fast.benchmark.workbench import Workbench
 
     workbench = Workbench(BenchConfig(**task["config"]))
-    return workbench, workbench.scene(task["height"], task["width"])
+    return workbench, workbench.scene(task["height"], task["width"], task["batch"])
 
 
 def _around(work: Callable[[], object], device: torch.device | str) -> tuple[float, float]:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Data = Mapping[str, Any]
 
 # What a row is about comes first, what it measured next, in the order of the rows themselves.
-IDENTITY = ("kind", "engine", "runtime", "requested", "actual", "device", "precision", "width", "height", "status")
+IDENTITY = (
+    *("kind", "engine", "runtime", "requested", "actual", "device", "precision", "width", "height", "batch", "status"),
+)
 NO_FIGURE = "–"
 
 
@@ -77,9 +79,10 @@ def _short(version: str | None) -> str:
 
 
 def size_of(row: Data) -> str:
-    """``512`` for a square, else ``512x384``, width first."""
-    width, height = row["width"], row["height"]
-    return str(width) if width == height else f"{width}x{height}"
+    """``512`` for a square, else ``512x384``, width first; ``8 of 512`` for several pictures in a step."""
+    width, height, batch = row["width"], row["height"], row.get("batch", 1)
+    size = str(width) if width == height else f"{width}x{height}"
+    return size if batch == 1 else f"{batch} of {size}"
 
 
 Column = tuple[str, Callable[[Data], str]]

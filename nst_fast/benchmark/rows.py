@@ -21,6 +21,7 @@ class Row:
         status: ``ok``, ``failed``, or ``not available`` when the machine lacks the device or provider.
         error: why it is not ``ok``, in one line.
         width, height: of the picture, in pixels.
+        batch: pictures in a step; work, rates and memory are those of all.
         precision: of the convolutions: ``fp32`` (IEEE), ``tf32``, ``bf16`` or ``fp16``.
         turns: timed turns; rows that are compared took them alternately.
         setup_seconds: building, compiling and the very first step or evaluation, which the other times leave out.
@@ -38,6 +39,7 @@ class Row:
     error: str = ""
     width: int
     height: int
+    batch: int = 1
     precision: str = "fp32"
     turns: int = 0
     setup_seconds: float | None = None
@@ -64,6 +66,7 @@ class LoopRow(Row):
         provider: of ONNX Runtime, that computes the step of the engine ort; empty for the others.
         step_ms, step_ms_p10, step_ms_p90: milliseconds per step, over the means of the turns.
         turn_steps: steps in a turn.
+        pictures_per_second: ``steps_per_second`` times ``batch``; by the steps of a run, that is finished pictures.
         ratio_to_eager: how many times as fast as eager, the median over pairs of neighbouring turns.
         gradient_cosine: between this engine's gradient and that of eager in IEEE fp32, where the run starts.
         gradient_cosine_late: the same at the picture that eager reaches after ``quality_steps`` steps. Close to an
@@ -82,6 +85,7 @@ class LoopRow(Row):
     step_ms_p90: float | None = None
     turn_steps: int | None = None
     steps_per_second: float | None = None
+    pictures_per_second: float | None = None
     ratio_to_eager: float | None = None
     quality_steps: int = 0
     gradient_cosine: float | None = None

@@ -29,7 +29,7 @@ CONTENT_SEED, STYLE_SEED, NOISE_SEED = 1, 2, 3  # added to multiples of the run'
 
 @dataclass(frozen=True)
 class Scene:
-    """The problem at one size: the content picture, where the pastiche starts, both [1, 3, H, W], and the objective."""
+    """The problem at one size: content pictures, where the pastiches start, both [B, 3, H, W], and the objective."""
 
     content_image: Tensor
     start: Tensor
@@ -57,11 +57,13 @@ class Workbench:
         self.model = functools.cache(self._model)
         self.ceilings: dict[tuple[str, str], Ceiling] = {}
 
-    def _scene(self, height: int, width: int) -> Scene:
+    def _scene(self, height: int, width: int, batch: int = 1) -> Scene:
         config, size = self.config, (height, width)
-        content = seeded_picture(size, 10 * config.seed + CONTENT_SEED).to(self.device)
-        style = seeded_picture(size, 10 * config.seed + STYLE_SEED).to(self.device)
-        start = content if config.init == "content" else seeded_noise(size, 10 * config.seed + NOISE_SEED)
+        seeds = [10 * (config.seed + index) for index in range(batch)]
+        content = torch.cat([seeded_picture(size, seed + CONTENT_SEED) for seed in seeds]).to(self.device)
+        style = seeded_picture(size, seeds[0] + STYLE_SEED).to(self.device)
+        noise = [seeded_noise(size, seed + NOISE_SEED) for seed in seeds]
+        start = content if config.init == "content" else torch.cat(noise)
         targets = build_targets(self.encoder, config, content, [style])
         return Scene(content, start.to(self.device), Objective(config, targets))
 
@@ -93,9 +95,10 @@ class Workbench:
         return make_evaluator(run, choose(run, self.encoder, self.device), self.encoder, scene.objective, opened)
 
     def flops(self, row: Row) -> int:
-        """Of one evaluation at the row's size."""
+        """Of one evaluation at the row's size, of all its pictures."""
         config = self.config
-        return flops_per_evaluation(config.network, config.taps, row.height, row.width, config.style_tap_weights)
+        one = flops_per_evaluation(config.network, config.taps, row.height, row.width, config.style_tap_weights)
+        return row.batch * one
 
     def rate(self, row: Row, flop: float, milliseconds: float, device: torch.device) -> None:
         """Fill in a row's work, its achieved rate, and the share of the ceiling that is."""
