@@ -423,9 +423,8 @@ def test_a_fallback_of_the_engine_is_said_and_recorded(
     config = StylizeConfig(**{**RUN, "steps": 1}, engine_provider="tensorrt", allow_fallback=True)
     record = transfer.stylize(*pair, config, listeners=transfer.Listeners(note=notes.append)).record
     sentence = "engine ort: provider tensorrt does not work, cpu is used instead: no libcudart"
-    assert notes.index("TensorRT builds an engine for 48x48, in minutes, if it is not in the cache") < notes.index(
-        sentence
-    )
+    announced = "TensorRT builds an engine for {}x{}, in minutes, if it is not in the cache".format(*record.size)
+    assert notes.index(announced) < notes.index(sentence)
     assert sentence in record.warnings
     assert (record.engine_provider["requested"], record.engine_provider["actual"]) == ("tensorrt", "cpu")
 
