@@ -77,6 +77,7 @@ class Run:
         self.interrupted = interrupted
         self.record = new_record(problem) if interrupted is None else as_it_was(interrupted, problem.config)
         self.choice = self.choose()
+        self.told = ""  # of the choice, to the listeners
         self.rules = StopRules(problem.config)
         self.started = time.perf_counter() - (interrupted.seconds if interrupted else 0.0)
         self.stage: Stage | None = None
@@ -126,8 +127,9 @@ class Run:
 
     def settle(self, choice: Choice) -> None:
         """Take this engine and precision from here on; say so when it was not the user who chose them."""
-        if choice is not self.choice or "auto" in (self.config.engine, self.config.precision):
+        if str(choice) != self.told and "auto" in (self.config.engine, self.config.precision):
             self.listeners.note(str(choice))
+            self.told = str(choice)
         self.choice = choice
         self.record.engine, self.record.precision = choice.engine, choice.precision
 
