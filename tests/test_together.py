@@ -215,24 +215,26 @@ def test_when_one_picture_is_poisoned_all_go_back_each_to_its_own_best() -> None
     calls = iter(range(1000))
 
     def poisoned(pastiche: Tensor) -> Evaluation:
-        good = bowls(pastiche)
-        bad = torch.tensor([1.0, math.nan if next(calls) == 8 else 1.0, 1.0])
-        total = good.total * bad
+        good, call = bowls(pastiche), next(calls)
+        bad = torch.tensor([1.0, math.nan if call == 8 else 1.0, -1.0 if 3 <= call < 10 else 1.0])  # the third climbs
+        total = good.total * bad.abs()
         return Evaluation(total, {"bowl": total}, good.gradient * bad.view(-1, 1, 1, 1))
 
     pastiche = torch.linspace(0, 1, 144).view(3, 3, 4, 4).clone()
     history = LossHistory(["bowl"], 20, pastiche.device, pictures=3)
     guard, recoveries = Guard(pastiche, factor=10), list[Recovery]()
-    # Three steps away from the target, after the second picture was lost: the others' best is not their last.
-    rates = {6: -0.05, 7: -0.05, 8: -0.05, 9: -0.05}
-    course = Course(lambda s: rates.get(s, 0.02), lambda s: s % 5 == 0, lambda: 1.0, recovered=recoveries.append)
-    optimizer = make_optimizer(pastiche, OptimizerOptions(optimizer="adam"))
-    events = list(optimize(poisoned, optimizer, guard, history, Span(0, 0, 20, 20, last=True), course))
-    assert [(recovery.step, recovery.picture, recovery.best_step) for recovery in recoveries] == [(10, 1, 6)]
+    course = Course(lambda s: 0.02, lambda s: s % 5 == 0, lambda: 1.0, recovered=recoveries.append)
+    optimizer = make_optimizer(pastiche, OptimizerOptions(optimizer="adam", adam_beta1=0.0))
+    events = []
+    for event in optimize(poisoned, optimizer, guard, history, Span(0, 0, 20, 20, last=True), course):
+        events.append((event, guard.best_steps.tolist()))
+    assert [(recovery.step, recovery.picture, recovery.best_step) for recovery in recoveries] == [(10, 1, 7)]
+    assert [best for _, best in events[:3]] == [[0, 0, 0], [5, 5, 3], [10, 7, 3]]
     totals = [history.rows(picture)["total"] for picture in range(3)]
-    assert [column[10] for column in totals] == [min(column[:10]) for column in totals]
-    assert events[-1].totals == tuple(column[-1] for column in totals)
-    assert events[-1].terms["total"] == pytest.approx(sum(events[-1].totals) / 3)
+    assert [column[10] for column in totals] == [totals[0][10], totals[1][7], totals[2][3]]
+    last = events[-1][0]
+    assert last.totals == tuple(column[-1] for column in totals)
+    assert last.terms["total"] == pytest.approx(sum(last.totals) / 3)
     assert torch.isfinite(pastiche).all()
 
 
@@ -253,16 +255,28 @@ def test_pictures_go_on_until_none_of_them_improves() -> None:
 
 
 def test_a_run_that_is_stopped_ends_with_the_best_of_each_picture(
-    style: Path, contents: list[Path], networks: Networks
+    style: Path, contents: list[Path], networks: Networks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = iter(range(100))
-    listeners = Listeners(stop=lambda: next(asked) >= 7)
-    options: dict[str, Any] = {"optimizer": "adam", "learning_rate": 0.5, "divergence_factor": 0.0, "steps": 50}
-    made = stylize_together(contents, style, TINY, networks=networks, listeners=listeners, **options)
+    seen: list[Tensor] = []
+
+    def staged(options: Any, chosen: Any, network: Any, objective: Objective, *more: Any) -> Evaluator:
+        def evaluate(pastiche: Tensor) -> Evaluation:
+            step = len(seen)
+            seen.append(pastiche.clone())
+            total = torch.tensor([8.0 - step, 1.0 + abs(step - 2), 1.0 + step])  # the best at the end, at 2 and at 0
+            share = total / len(objective.term_names)
+            return Evaluation(total, dict.fromkeys(objective.term_names, share), pastiche - 0.5)
+
+        return evaluate
+
+    monkeypatch.setattr(planned, "make_evaluator", staged)
+    listeners = Listeners(stop=lambda: len(seen) >= 7)
+    made = stylize_together(contents, style, TINY, networks=networks, listeners=listeners, steps=50)
     assert {pastiche.record.status for pastiche in made} == {"stopped"}
-    for pastiche in made:
-        assert len(pastiche.record.history["total"]) == 8
-        assert pastiche.record.losses["total"] == min(pastiche.record.history["total"])
+    assert [pastiche.record.losses["total"] for pastiche in made] == [2, 1, 1]
+    for index, (pastiche, best) in enumerate(zip(made, (6, 2, 0), strict=True)):
+        assert len(pastiche.record.history["total"]) == 7
+        assert torch.equal(pastiche.image[0], seen[best][index])
 
 
 @pytest.mark.parametrize(
