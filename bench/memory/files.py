@@ -1,8 +1,8 @@
 """Peak memory of reading and writing files of 100 megapixels: python bench/memory/files.py [--old] > OUT.json
 
-Every row is a fresh process; its peak is the kernel's (ru_maxrss), less that of a process that imports the same and
-does nothing; rows of writing are also less the picture itself. The files are made in a temporary folder with Pillow
-and tifffile, so that the script can measure an older tree: started in that tree, with PYTHONPATH=. and ``--old``.
+Every row is a fresh process; its peak is the kernel's (ru_maxrss), less what the imports hold; rows of writing are also
+less the picture itself. The files are made in a temporary folder with Pillow and tifffile, so that the script can
+measure an older tree: started in that tree, with PYTHONPATH=. and ``--old``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from footprints import peak_mib
+from peaks import peak_mib
 from PIL import Image
-
-from nst_fast.machine import describe_machine
 
 SCHEMA = "nst-fast/files/1"
 WIDTH, HEIGHT = 12_000, 8_336
@@ -29,11 +27,11 @@ FILES = ("baseline.jpg", "progressive.jpg", "8-bit.png", "16-bit.tif", "8-bit-ti
 IMPORTS = "import json, sys, tifffile, torch\nfrom nst_fast.images import load_image, save_image\n"
 READ = IMPORTS + "load_image(sys.argv[1], longest_side=int(sys.argv[2]))"
 # Rows of one value each are enough: what an encoder holds does not depend on what is in the picture.
-WRITE = IMPORTS + (
+HOLD = IMPORTS + (
     "rows = torch.linspace(0, 1, int(sys.argv[2])).view(1, 1, -1, 1)\n"
     "picture = rows.expand(1, 3, -1, int(sys.argv[3])).contiguous()\n"
-    "save_image(picture, sys.argv[1], **json.loads(sys.argv[4]))"
 )
+WRITE = HOLD + "save_image(picture, sys.argv[1], **json.loads(sys.argv[4]))"
 
 
 def photograph() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -69,14 +67,15 @@ def rows_of(folder: Path, *, old: bool) -> list[dict[str, object]]:
         rows.append(row | {"peak_mib": round(peak)})
         sys.stderr.write(f"{rows[-1]}\n")
 
-    idle = peak_mib(["-c", IMPORTS])
+    picture = 3 * 4 * WIDTH * HEIGHT / 2**20
+    # Not the peak of the imports alone: they need more for a moment than they hold, and later work takes its place.
+    idle = peak_mib(["-c", HOLD, "", str(HEIGHT), str(WIDTH)]) - picture
     for path in (folder / name for name in FILES):
         # By a process of its own: what this one held would count as the first peak of those that it starts.
         subprocess.run([sys.executable, __file__, "--make", str(path)], check=True)
         for side in READ_SIDES:
             add({"read": path.name, "image_size": side}, peak_mib(["-c", READ, str(path), str(side)]) - idle)
         path.unlink()
-    picture = 3 * 4 * WIDTH * HEIGHT / 2**20
     for name, depth in (("a.png", 8), ("a.tif", 8), ("a.jpg", 8), ("a.bmp", 8), ("a.png", 16), ("a.tif", 16)):
         if depth == 16 and old:
             continue
@@ -96,5 +95,7 @@ if __name__ == "__main__":
         sys.exit()
     with tempfile.TemporaryDirectory() as folder:
         rows = rows_of(Path(folder), old=arguments.old)
+    from nst_fast.machine import describe_machine  # with PyTorch, whose memory would have counted as the children's
+
     facts = {"schema": SCHEMA, "width": WIDTH, "height": HEIGHT, "machine": describe_machine(), "rows": rows}
     sys.stdout.write(json.dumps(facts, indent=1) + "\n")

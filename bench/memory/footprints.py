@@ -7,34 +7,23 @@ the program. Pictures are drawn here; weights are random, which changes nothing 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import tomllib
 from pathlib import Path
 
 import torch
+from peaks import peak_mib
 
 from nst_fast.files import write_atomic
 from nst_fast.images import save_image
 from nst_fast.images.resizing import resize_to
-from nst_fast.machine import MIB, describe_machine
+from nst_fast.machine import describe_machine
 
 
 def clouds(width: int, height: int) -> torch.Tensor:
     """A smooth picture [1, 3, H, W]."""
     return resize_to(torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0)), (height, width))
-
-
-def peak_mib(arguments: list[str]) -> float:
-    """The highest resident memory of ``python ARGUMENTS``, in MiB."""
-    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{' '.join(arguments)}: ended with {child.returncode}")
-    return usage.ru_maxrss * 1024 / MIB
 
 
 def measure(case: dict[str, object], folder: Path, idle: float) -> dict[str, object]:

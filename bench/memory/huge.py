@@ -11,7 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from footprints import clouds, peak_mib
+from footprints import clouds
+from peaks import peak_mib
 
 from nst_fast.images import save_image
 

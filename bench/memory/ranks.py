@@ -15,7 +15,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from footprints import clouds, peak_mib
+from footprints import clouds
+from peaks import peak_mib
 
 from nst_fast.files import write_atomic
 from nst_fast.images import save_image
