@@ -48,9 +48,16 @@ class OutputFiles:
         steps = {int(match[1]): path for path in paths if (match := pattern.fullmatch(path.name))}
         return [steps[step] for step in sorted(steps, reverse=True)]
 
-    def check(self, *, overwrite: bool, inputs: Iterable[Path], bit_depth: int = 8) -> None:
-        """Raise, before any work, if the picture could not be written or would destroy something."""
-        check_output_suffix(self.picture, bit_depth)
+    def check(self, *, overwrite: bool, inputs: Iterable[Path], bit_depth: int = 8, side: int = 0) -> None:
+        """Raise, before any work, if the picture could not be written or would destroy something.
+
+        Args:
+            overwrite: whether what has the names of our files may be replaced.
+            inputs: files that are read.
+            bit_depth: of the picture, per channel.
+            side: its longest, in pixels.
+        """
+        check_output_suffix(self.picture, bit_depth, side)
         inputs = list(inputs)
         for path in (self.picture, self.record, self.loss_curve):
             check_writable(path, overwrite=overwrite, inputs=inputs)

@@ -43,5 +43,5 @@ class Pastiche:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the picture with its record inside, and record and loss curve beside it."""
         files = OutputFiles(Path(path))
-        files.check(overwrite=overwrite, inputs=(), bit_depth=bit_depth_of(self.record))
+        files.check(overwrite=overwrite, inputs=(), bit_depth=bit_depth_of(self.record), side=max(self.image.shape))
         files.save(self.image, self.record)

@@ -63,7 +63,9 @@ def stylize(
     with held(files if writes else None, listeners):
         if files is not None:
             check_unfinished(files, overwrite=overwrite)
-            files.check(overwrite=overwrite, inputs=[Path(content), *styles], bit_depth=config.bit_depth)
+            files.check(
+                overwrite=overwrite, inputs=[Path(content), *styles], bit_depth=config.bit_depth, side=config.image_size
+            )
         problem = load_problem(config, Path(content), styles, networks or Networks())
         if files is not None and writes:
             remove_checkpoints(files)
@@ -122,7 +124,9 @@ def stylize_together(
         for file in filter(None, files):
             stack.enter_context(held(file, listeners))
             check_unfinished(file, overwrite=overwrite)
-            file.check(overwrite=overwrite, inputs=[*paths, *styles], bit_depth=config.bit_depth)
+            file.check(
+                overwrite=overwrite, inputs=[*paths, *styles], bit_depth=config.bit_depth, side=config.image_size
+            )
         problems = [load_problem(config, path, styles, networks) for path in paths]
         for file in filter(None, files):
             remove_checkpoints(file)
@@ -184,7 +188,9 @@ def resume(
         check_output(checkpoint, files, overwrite=overwrite)
         config = continued_config(checkpoint, known(StylizeConfig, options))
         pictures = found_pictures(checkpoint, Path(content) if content is not None else None, paths_of(style))
-        files.check(overwrite=True, inputs=[pictures[0], *pictures[1]], bit_depth=config.bit_depth)
+        files.check(
+            overwrite=True, inputs=[pictures[0], *pictures[1]], bit_depth=config.bit_depth, side=config.image_size
+        )
         problem = load_problem(config, *pictures, networks or Networks())
         check_same(checkpoint, problem, listeners.note)
         listeners.note(f"going on after step {checkpoint.step} of {config.steps}")

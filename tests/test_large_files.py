@@ -132,6 +132,19 @@ def test_16_bits_are_refused_where_the_format_has_8(tmp_path: Path, name: str) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_side_that_the_format_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None:
+    config = SMALL.replace(image_size=16_384)
+    with pytest.raises(
+        UsageError, match=r"WEBP holds no side of 16384 pixels, the most are 16383\. Use \.png or \.tif"
+    ):
+        stylize("missing", "missing", config, output=tmp_path / "out.webp")
+    for suffix, longest in encoding.LONGEST_SIDE.items():
+        assert images.check_output_suffix(f"a.{suffix.lower()}", side=longest) == suffix
+        with pytest.raises(OutputError, match="cannot be stored"):  # by the encoder itself
+            images.encode_image(torch.zeros(1, 3, 1, longest + 1), f".{suffix.lower()}")
+        images.encode_image(torch.zeros(1, 3, 1, longest), f".{suffix.lower()}")
+
+
 def test_no_other_depth_is_known() -> None:
     with pytest.raises(UsageError, match="--bit-depth 12: must be 8 or 16"):
         StylizeConfig(bit_depth=12)

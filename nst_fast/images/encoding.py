@@ -38,6 +38,7 @@ WRITABLE = {
 }
 BIT_DEPTHS = (8, 16)
 DEEP = ("PNG", "TIFF")  # the formats that hold 16 bits per channel
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 # Where offsets of 32 bits no longer suffice, less what tags and incompressible strips may add.
 BIGTIFF_BYTES = 2**32 - 2**25
 STRIP_PIXELS = 2**19
@@ -46,8 +47,12 @@ _HORIZONTAL = 2  # TIFF's predictor: differences between neighbours
 _SUB, _UP, _AVERAGE = 1, 2, 3  # PNG's filters; Paeth gains 1 % and takes as long as the rest together
 
 
-def check_suffix(suffix: str, name: str, bit_depth: int) -> str:
-    """Pillow's name of the format. Raises :class:`UsageError` if it cannot be written, or not with so many bits."""
+def check_suffix(suffix: str, name: str, bit_depth: int, side: int = 0) -> str:
+    """Pillow's name of the format that a suffix asks for.
+
+    Raises:
+        UsageError: it cannot be written, or not with so many bits per channel or so long a side in pixels.
+    """
     if suffix.lower() not in WRITABLE:
         raise UsageError(f"{name}: cannot write {suffix or 'a name without suffix'}", f"Use {', '.join(WRITABLE)}")
     kind = WRITABLE[suffix.lower()]
@@ -56,12 +61,14 @@ def check_suffix(suffix: str, name: str, bit_depth: int) -> str:
     if bit_depth > 8 and kind not in DEEP:
         deep = ", ".join(known for known, format_ in WRITABLE.items() if format_ in DEEP)
         raise UsageError(f"{name}: {kind} holds 8 bits per channel, not {bit_depth}", f"Use {deep}, or --bit-depth 8")
+    if side > (longest := LONGEST_SIDE.get(kind, side)):
+        raise UsageError(f"{name}: {kind} holds no side of {side} pixels, the most are {longest}", "Use .png or .tif")
     return kind
 
 
-def check_output_suffix(path: AnyPath, bit_depth: int = 8) -> str:
+def check_output_suffix(path: AnyPath, bit_depth: int = 8, side: int = 0) -> str:
     """As :func:`check_suffix`, for the name of a file."""
-    return check_suffix(Path(path).suffix, shown(path), bit_depth)
+    return check_suffix(Path(path).suffix, shown(path), bit_depth, side)
 
 
 def quantised(image: Tensor, bit_depth: int) -> Pixels:
