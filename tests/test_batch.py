@@ -294,6 +294,8 @@ def test_a_fault_that_all_would_have_ends_the_batch_before_the_first(photos: Pat
         run(photos, style_weight_each="1,2")
     with pytest.raises(UsageError, match=r"--format gif: cannot be written. Use .*\.png"):
         run(photos, format="gif")
+    with pytest.raises(UsageError, match="JPEG holds 8 bits per channel, not 16"):
+        run(photos, format="jpg", bit_depth=16)
     assert not (photos.parent / "out" / "manifest.jsonl").exists()
 
 

@@ -16,7 +16,7 @@ from nst_fast.batch.picture import Maker
 from nst_fast.batch.plan import Plan, hash_or_empty
 from nst_fast.errors import InputError, UsageError
 from nst_fast.files import check_writable, make_folder, shown
-from nst_fast.images import READABLE, WRITABLE
+from nst_fast.images import READABLE, WRITABLE, check_output_suffix
 from nst_fast.machine import resolve_device
 from nst_fast.problem import Networks, check_styles, read_picture
 from nst_fast.together import check_joinable
@@ -41,6 +41,7 @@ def run_batch(batch: Batch, hooks: Hooks) -> Outcome:
     """
     if f".{batch.format}" not in WRITABLE:
         raise UsageError(f"--format {batch.format}: cannot be written", f"Use {', '.join(WRITABLE)}")
+    check_output_suffix(f"*.{batch.format}", batch.config.bit_depth, batch.config.image_size)
     if batch.together < 1:
         raise UsageError(f"--together {batch.together}: must be at least 1")
     if batch.together > 1:
