@@ -81,6 +81,13 @@ def test_the_goal_is_the_best_plain_runs_loss(rows: list[QualityRow]) -> None:
     assert ours.late_seconds is not None and ours.late_share == pytest.approx(ours.late_seconds / plain.seconds[-1])
 
 
+def test_a_run_that_is_behind_the_plain_ones_goes_on_for_as_many_steps_again() -> None:
+    plain, ours = quality_rows(Workbench(TINY.replace(learning_rate=1e-4, plain="adam:0.02")), 32, 32)
+    assert plain.steps[-1] == TINY.steps
+    assert ours.steps[-1] == 2 * TINY.steps
+    assert ours.late_seconds is None
+
+
 def test_an_engine_that_fails_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from nst_fast.benchmark import quality
 

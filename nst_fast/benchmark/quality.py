@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from nst_fast.benchmark.loops import start_loop
 from nst_fast.benchmark.rows import OK, QualityRow
 from nst_fast.benchmark.turns import recorded
@@ -17,7 +19,6 @@ from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
 from nst_fast.clock import make_clock
 from nst_fast.config import StylizeConfig
 from nst_fast.evaluators import choose, confirmed
-from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.images import from_uint8, save_image
 from nst_fast.ort_adam import evaluation_by, optimizer_on
 from nst_fast.problem import Problem, load_problem
@@ -55,7 +56,7 @@ class QualityContender:
         self.row, self.plain, self.clock = row, recipe.plain, make_clock(workbench.device)
         scale = problem.scales[0]
         scene = Scene(problem.start_at(scale), problem.start_at(scale), problem.objective_at(scale))
-        self.judge = EagerEvaluator(problem.encoder, scene.objective)
+        self.objective, self.encoder = scene.objective, problem.encoder
         started = self.clock()
         choice = choose(recipe.run, problem.encoder, workbench.device)
         if recipe.run.precision == "auto":
@@ -69,7 +70,7 @@ class QualityContender:
                 evaluate(self.optimizer.pastiche)
         row.setup_seconds = self.clock() - started
         self._target = 0
-        self._events = start_loop(evaluate, self.optimizer, scene, run.steps, run, due=self._reached)
+        self._events = start_loop(evaluate, self.optimizer, scene, 2 * run.steps, run, due=self._reached)
         self._note(0.0)
 
     def _reached(self, step: int) -> bool:
@@ -86,8 +87,10 @@ class QualityContender:
         self._note(self.row.seconds[-1] + taken)
 
     def _note(self, seconds: float) -> None:
-        with arithmetic("fp32"):
-            self.row.losses.append(self.judge(self.optimizer.pastiche.clamp(0, 1)).total.mean().item())
+        with arithmetic("fp32"), torch.no_grad():
+            image = self.optimizer.pastiche.clamp(0, 1)
+            terms = self.objective.terms(self.objective.measure(self.encoder(image)), image)
+        self.row.losses.append(torch.stack([*terms.values()]).sum(0).mean().item())
         self.row.steps.append(self._target)
         self.row.seconds.append(seconds)
 
@@ -149,14 +152,20 @@ def recipes(workbench: Workbench, side: int) -> list[Recipe]:
 
 
 def _run(contenders: Sequence[QualityContender], workbench: Workbench) -> None:
-    """Let all take turns of a few steps, every other round in reverse."""
-    for index in range(workbench.config.steps // TURN_STEPS):
-        if workbench.stop():
-            return
-        for contender in contenders if index % 2 == 0 else reversed(contenders):
-            if contender.row.status == OK:
-                with recorded(contender.row):
-                    contender.advance()
+    """Let all take turns, every other round in reverse; then those go on that are not as far as the plain runs."""
+    rounds = workbench.config.steps // TURN_STEPS
+    for index in range(rounds):
+        _take_turns(contenders if index % 2 == 0 else contenders[::-1], workbench)
+    goal = min((each.row.losses[-1] for each in contenders if each.plain), default=0.0)
+    for _ in range(rounds):
+        _take_turns([each for each in contenders if not each.plain and each.row.losses[-1] > goal], workbench)
+
+
+def _take_turns(contenders: Sequence[QualityContender], workbench: Workbench) -> None:
+    for contender in contenders:
+        if contender.row.status == OK and not workbench.stop():
+            with recorded(contender.row):
+                contender.advance()
 
 
 def _judge(contenders: Sequence[QualityContender], steps: int) -> None:
