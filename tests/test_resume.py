@@ -247,11 +247,11 @@ def test_a_resumed_run_has_the_tiles_it_began_with_unless_others_are_asked_for(
 def test_patience_looks_at_steps_and_not_at_when_events_come() -> None:
     """Events also come as time passes, and a run must not depend on how fast the machine is."""
     rules = StopRules(StopOptions(patience=10))
-    assert rules.verdict(0, 1.0, 0.0, 1.0) == ""
-    assert rules.verdict(3, 0.5, 0.0, 1.0) == ""  # an event that only time brought: not seen
-    assert rules.verdict(5, 0.9, 0.0, 1.0) == ""
-    assert rules.verdict(13, 0.9, 0.0, 1.0) == ""
-    assert rules.verdict(15, 0.9, 0.0, 1.0) == "converged"
+    assert rules.verdict(0, [1.0], 0.0, 1.0) == ""
+    assert rules.verdict(3, [0.5], 0.0, 1.0) == ""  # an event that only time brought: not seen
+    assert rules.verdict(5, [0.9], 0.0, 1.0) == ""
+    assert rules.verdict(13, [0.9], 0.0, 1.0) == ""
+    assert rules.verdict(15, [0.9], 0.0, 1.0) == "converged"
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(interrupted: Path, networks: transfer.Networks) -> None:
