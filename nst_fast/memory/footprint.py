@@ -15,9 +15,9 @@ MIB = 2**20
 IMAGE = 12  # bytes per pixel of a picture: three channels of float32
 INDEX = 8  # bytes that max pooling keeps per cell: which of the window was the largest
 PRECISION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
-# What a run of 64 pixels takes beside its network: libraries imported on the way (PyTorch's optimisers bring its
-# compiler along), primitives, thread buffers, small objects.
-FIXED = 120 * MIB
+# What a run of 64 pixels takes beside its network: primitives, thread buffers, small objects; with PyTorch's optimisers
+# also its compiler, which they bring along.
+FIXED = {"adam": 120 * MIB, "lbfgs": 30 * MIB}
 AUTOGRAD_HOLES = 0.09  # share of what autograd keeps that is lost between its blocks
 # Holes in the heap of the C library when a picture is evaluated whole; in tiles it is told to leave none.
 HOLES = 80 * MIB

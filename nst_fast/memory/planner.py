@@ -160,7 +160,7 @@ class Costs:
         network = Network(config.network, *taps, config.pooling)
         copies = WEIGHT_COPIES + (PREPARED_COPIES * job.size / 4 if job.family == "fast" else 0.0)
         return cls(
-            fixed=FIXED + copies * weight_bytes(config.network, config.taps),
+            fixed=FIXED[config.optimizer] + copies * weight_bytes(config.network, config.taps),
             pictures=IMAGE * (IMAGES * job.pixels + sum(height * width for height, width in job.styles)),
             whole=step_bytes(network, job.family, job.size, tiled=False),
             tile=step_bytes(network, job.family, job.size, tiled=True),
