@@ -2,7 +2,8 @@
 
 The product with a gradient uses the compact representation (Byrd, Nocedal & Schnabel 1994, Mathematical Programming
 63, theorem 2.2) in place of the two-loop recursion: the same matrix, by three products with all pairs at once and some
-algebra on m x m matrices. A GPU makes a dozen launches of it instead of hundreds, and nothing is read by the host.
+algebra on m x m matrices. Nothing is read by the host, no shape and no address depends on how many pairs there are, so
+on a GPU an update can be captured once and replayed.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ class CurvaturePairs:
         self.shape = like.shape[1:]
         self.size = size
         self.total = total
-        self.added = 0
         fine = torch.float32 if like.device.type == "mps" else torch.float64  # of the small matrices
+        self.added = torch.zeros(1, dtype=torch.long, device=like.device)
+        self._places = torch.arange(size, device=like.device)
         self.steps = like.new_zeros(batch, size, values)  # S, a ring: pair k stands in row k modulo size
         self.changes = like.new_zeros(batch, size, values)  # Y
         self._sy = torch.zeros(batch, size, size, dtype=fine, device=like.device)  # S Yᵀ, in order of the ring
@@ -41,44 +43,40 @@ class CurvaturePairs:
     def add(self, step: Tensor, change: Tensor) -> None:
         """Remember that the gradient changed by ``change`` when the picture changed by ``step``, both like ``like``.
 
-        A pair without positive curvature, as rounding and jumps make them, is put in as zeros: it counts for nothing.
+        A pair without positive curvature, as rounding and jumps make them, is put in as zeros: it counts for nothing,
+        and what was given is then 0 as well.
         """
-        s, y = step.flatten(1), change.flatten(1)
+        s, y = step.view(len(step), -1), change.view(len(change), -1)
+        products = self.total(torch.cat([_dot(s, y), _dot(s, s), _dot(y, y)], 1)).to(self._sy.dtype)
+        sy, ss, yy = products.unsqueeze(2).unbind(1)
+        good = sy > LEAST_CURVATURE * (ss * yy).sqrt()  # [B, 1]; false for NaN
+        for ring, row in ((self.steps, s), (self.changes, y)):
+            ring.index_copy_(1, self.added % self.size, row.masked_fill_(~good, 0).unsqueeze(1))
+        with_steps, with_changes = self._products(y)
         row = self.added % self.size
-        self.steps[:, row], self.changes[:, row] = s, y
+        self._sy.index_fill_(1, row, 0).index_copy_(2, row, with_steps.unsqueeze(2))
+        self._yy.index_copy_(1, row, with_changes.unsqueeze(1)).index_copy_(2, row, with_changes.unsqueeze(2))
+        self._scale.copy_(torch.where(good, sy / yy, self._scale))
         self.added += 1
-        used = min(self.added, self.size)
-        sy, yy = self._products(y, used)
-        ss = self.total(torch.linalg.vector_norm(s, dim=1).square()).to(sy.dtype)
-        good = (sy[:, row] > LEAST_CURVATURE * (ss * yy[:, row]).sqrt()).unsqueeze(1)  # [B, 1]; false for NaN
-        self.steps[:, row].masked_fill_(~good, 0)
-        self.changes[:, row].masked_fill_(~good, 0)
-        self._sy[:, row], self._yy[:, row] = 0, 0
-        self._sy[:, :used, row] = torch.where(good, sy, 0)
-        self._yy[:, :used, row] = self._yy[:, row, :used] = torch.where(good, yy, 0)
-        newest = sy[:, row : row + 1] / yy[:, row : row + 1]
-        self._scale = torch.where(good, newest, self._scale)
 
     def inverse_times(self, gradient: Tensor) -> Tensor:
         """The estimated inverse Hessian times a gradient, both shaped like ``like``."""
-        used = min(self.added, self.size)
         g = gradient.flatten(1)
-        a, b = (part.unsqueeze(2) for part in self._products(g, used))
-        # R, the upper triangle of S Yᵀ in the order of time, is solved against; the rows of left-out pairs are zero.
-        turn = -(self.added % self.size) if self.added > self.size else 0
-        sy, yy = (torch.roll(m[:, :used, :used], (turn, turn), (1, 2)) for m in (self._sy, self._yy))
-        a, b = torch.roll(a, turn, 1), torch.roll(b, turn, 1)
+        # The order of time; rows that have no pair yet, or a pair that was left out, are zero and change nothing.
+        order, back = (self._places + self.added) % self.size, (self._places - self.added) % self.size
+        a, b = (part.index_select(1, order).unsqueeze(2) for part in self._products(g))
+        sy, yy = (matrix.index_select(1, order).index_select(2, order) for matrix in (self._sy, self._yy))
         diagonal = sy.diagonal(dim1=1, dim2=2)
-        upper = torch.triu(sy) + torch.diag_embed((diagonal == 0).to(sy.dtype))
+        upper = torch.triu(sy) + torch.diag_embed((diagonal == 0).to(sy.dtype))  # R, for S Yᵀ in order of time
         scale = self._scale.unsqueeze(2)
         u = torch.linalg.solve_triangular(upper, a, upper=True)
         right = diagonal.unsqueeze(2) * u + scale * (yy @ u) - scale * b
         p = torch.linalg.solve_triangular(upper.transpose(1, 2), right, upper=False)
-        p, u = (torch.roll(part, -turn, 1).squeeze(2) for part in (p, scale * u))
+        p, u = (part.index_select(1, back).squeeze(2).to(g.dtype) for part in (p, scale * u))
         found = self._scale.to(g.dtype) * g
         for index in range(len(found)):  # a matrix-vector product is several times as fast as one of a batch
-            found[index] += torch.mv(self.steps[index, :used].T, p[index].to(g.dtype))
-            found[index] -= torch.mv(self.changes[index, :used].T, u[index].to(g.dtype))
+            found[index] += torch.mv(self.steps[index].T, p[index])
+            found[index] -= torch.mv(self.changes[index].T, u[index])
         return found.view_as(gradient)
 
     def state(self) -> dict[str, Tensor | int]:
@@ -88,19 +86,24 @@ class CurvaturePairs:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Know again what :meth:`state` gave; of a longer history the newest pairs."""
-        added, batch = state["added"], len(self.steps)
+        added, batch = int(state["added"]), len(self.steps)
         steps, changes = (state[name].view(batch, -1, self.steps.shape[2]) for name in ("steps", "changes"))
         size = steps.shape[1]
         if size == self.size:
-            self.added, self.steps, self.changes = added, steps, changes
+            self.added, self.steps, self.changes = state["added"], steps, changes
             self._sy, self._yy, self._scale = state["sy"], state["yy"], state["scale"]
             return
         for index in range(max(0, added - min(size, self.size)), added):
-            self.add(steps[:, index % size], changes[:, index % size])
+            self.add(steps[:, index % size].clone(), changes[:, index % size].clone())
 
-    def _products(self, vector: Tensor, used: int) -> tuple[Tensor, Tensor]:
-        """Scalar products of a vector [B, N] with all steps and with all changes, each [B, used], in fine precision."""
+    def _products(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Scalar products of a vector [B, N] with all steps and with all changes, each [B, size], in fine precision."""
         column = vector.unsqueeze(2)
-        found = torch.cat([self.steps[:, :used] @ column, self.changes[:, :used] @ column], dim=2)
+        found = torch.cat([self.steps @ column, self.changes @ column], dim=2)
         steps, changes = self.total(found).to(self._sy.dtype).unbind(2)
         return steps, changes
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Row by row: [B, N] and [B, N] to [B, 1]."""
+    return (a.unsqueeze(1) @ b.unsqueeze(2)).squeeze(2)

@@ -94,6 +94,7 @@ class Adam:
             lr=options.initial_learning_rate,
             betas=(options.adam_beta1, options.adam_beta2),
             eps=options.adam_epsilon,
+            fused=pastiche.is_cuda,  # one launch
         )
 
     def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
@@ -116,8 +117,10 @@ class Adam:
 
     def restore(self, state: State) -> None:
         if state:
-            moments = {name: state[name].to(self.pastiche.device) for name in ("exp_avg", "exp_avg_sq")}
-            self._adam.state[self.pastiche] = {"step": state["step"], **moments}
+            device = self.pastiche.device
+            moments = {name: state[name].to(device) for name in ("exp_avg", "exp_avg_sq")}
+            step = state["step"].to(device if self._adam.defaults["fused"] else "cpu")
+            self._adam.state[self.pastiche] = {"step": step, **moments}
 
     def take_over(self, coarser: Adam) -> None:
         """Start with the moments of a coarser scale, resized; the second moment stays non-negative."""
@@ -145,6 +148,8 @@ class LBFGS:
       points outward takes no part in a step (two-metric projection, Bertsekas 1982, SIAM J. Control Optim. 20).
     - **Whatever the scale of the loss.** Gradients are divided by the mean size of the first: squared Grams of an
       unnormalised network reach 1e18, means over megapixels 1e-12, and single precision holds neither squared.
+    - **Still.** From the third update on nothing that is kept changes its address, and no shape depends on how many
+      pairs there are: :class:`nst_fast.graphed_optimizer.GraphedOptimizer` captures an update and replays it.
     - **Bounded.** A step changes a value by ``LARGEST_CHANGE`` at most on average, the first by ``FIRST_CHANGE``, times
       the learning rate: curvature that is measured over tiny steps is rounding, and the next step overshoots.
 
@@ -164,11 +169,10 @@ class LBFGS:
         self._unit: Tensor | None = None  # mean size of the first gradient, [B, 1, 1, 1]
         self._last: tuple[Tensor, Tensor] | None = None  # the last step, and the gradient before it
 
-    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float | Tensor) -> None:
         if self._unit is None:
             self._unit = self._mean_size(evaluation.gradient)
-        gradient = evaluation.gradient / self._unit
-        self._learn(gradient)
+        gradient = self._learn(evaluation.gradient / self._unit)
         picture = self.pastiche
         stuck = ((picture <= 0) & (gradient > 0)) | ((picture >= 1) & (gradient < 0))
         direction = gradient.masked_fill(stuck, 0)
@@ -177,19 +181,21 @@ class LBFGS:
             direction = self._pairs.inverse_times(direction).masked_fill_(stuck, 0)
             largest, longest = LARGEST_CHANGE, 1.0
         length = (largest / self._mean_size(direction)).clamp_max_(longest) * learning_rate
-        moved = (picture - direction.mul_(length)).clamp_(0, 1)
-        self._last = (moved - picture, gradient)
+        moved = direction.mul_(-length).add_(picture).clamp_(0, 1)
+        if self._last is None:
+            self._last = (torch.empty_like(picture), gradient)
+        torch.sub(moved, picture, out=self._last[0])
         picture.copy_(moved)
 
-    def _learn(self, gradient: Tensor) -> None:
-        """Add what the last step has shown to the pairs."""
+    def _learn(self, gradient: Tensor) -> Tensor:
+        """Add what the last step has shown to the pairs; the gradient again, in memory that stays."""
         if self._last is None:
-            return
+            return gradient
         if self._pairs is None:
             self._pairs = CurvaturePairs(gradient, self.history, self.total)
         step, before = self._last
-        self._pairs.add(step, gradient - before)
-        self._last = None  # its memory is wanted for the next
+        self._pairs.add(step, torch.sub(gradient, before, out=before))
+        return before.copy_(gradient)
 
     def _mean_size(self, values: Tensor) -> Tensor:
         """The mean absolute value of every picture, [B, 1, 1, 1], above 0."""

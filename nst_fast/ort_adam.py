@@ -10,6 +10,7 @@ from nst_fast.config import OptimizerOptions
 from nst_fast.evaluators import Evaluation, Evaluator
 from nst_fast.evaluators.ort import OrtEvaluator, check_single
 from nst_fast.evaluators.ort_step import AdamBuffers, WholeStep
+from nst_fast.graphed_optimizer import graphed
 from nst_fast.optimizers import PixelOptimizer, learning_rate_at, make_optimizer, resized_moments, smoothed
 from nst_fast.step.spec import AdamConstants
 
@@ -121,7 +122,7 @@ def optimizer_on(
 ) -> PixelOptimizer:
     """:func:`nst_fast.optimizers.make_optimizer`, but where the engine can do the whole step, the one that lets it."""
     if engine != "ort" or options.optimizer != "adam":
-        return make_optimizer(pastiche, options, previous)
+        return graphed(make_optimizer(pastiche, options, previous))
     optimizer = OrtAdam(pastiche, options)
     if isinstance(previous, OrtAdam):
         optimizer.take_over(previous)

@@ -9,7 +9,7 @@ from nst_fast.config import ObjectiveOptions, OptimizerOptions
 from nst_fast.evaluators import Evaluation
 from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.objective import Objective, build_targets
-from nst_fast.optimizers import learning_rate_at, make_optimizer, smoothed, smooths_at
+from nst_fast.optimizers import LBFGS, learning_rate_at, make_optimizer, smoothed, smooths_at
 from nst_fast.vgg import Encoder
 
 
@@ -233,3 +233,25 @@ def test_lbfgs_without_line_search_descends_from_the_first_step(
         assert (picture - before).abs().mean().item() < 0.0301
     assert totals == sorted(totals, reverse=True)
     assert totals[-1] < 0.2 * totals[0]
+
+
+def test_from_the_third_update_of_lbfgs_on_nothing_kept_changes_its_address() -> None:
+    """A captured update (nst_fast/graphed_optimizer.py) reads and writes where the first ones did."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = LBFGS(torch.rand((1, 3, 8, 8), generator=generator), OptimizerOptions(lbfgs_history=3))
+
+    def addresses() -> dict[str, int]:
+        state = optimizer.state()
+        tensors = {**state, **state["pairs"]}
+        return {name: value.data_ptr() for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+
+    def evaluate(picture: torch.Tensor) -> Evaluation:
+        gradient = torch.rand((1, 3, 8, 8), generator=generator) - 0.5
+        return Evaluation(gradient.sum((1, 2, 3)), {}, gradient)
+
+    seen = []
+    for _ in range(8):
+        optimizer.update(evaluate(optimizer.pastiche), evaluate, 1.0)
+        seen.append(addresses())
+    assert seen[1].keys() >= {"unit", "step", "gradient", "steps", "changes", "sy", "yy", "scale", "added"}
+    assert all(later == seen[1] for later in seen[2:])

@@ -1,7 +1,7 @@
 """A whole evaluation - forward, losses, backward - as one CUDA graph: one launch where the plain code makes hundreds.
 
 Below 512 pixels a large GPU waits for the host between kernels; a graph takes the host out. The optimiser's update
-stays outside: it is one fused kernel, and its learning rate changes from step to step.
+stays outside: Adam's is one fused kernel, and L-BFGS has a graph of its own (:mod:`nst_fast.graphed_optimizer`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nst_fast.evaluators.base import Evaluation, Evaluator
 
+CAPTURE_MODE = "thread_local"  # the monitor's thread may allocate memory meanwhile
 WARM_UP = 3  # runs on a side stream before the capture, as torch.cuda.graph asks for
 
 
@@ -44,5 +45,5 @@ class GraphedEvaluator:
                 self.evaluate(self._input)
         torch.cuda.current_stream(pastiche.device).wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, capture_error_mode=CAPTURE_MODE):
             self._evaluation = self.evaluate(self._input)

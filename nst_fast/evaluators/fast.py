@@ -55,35 +55,41 @@ class FastEvaluator:
 
 @dataclass(frozen=True)
 class _Seed:
-    """The derivative of the total with respect to a tap's features; content terms are a by-product."""
+    """Adds the derivative of the total with respect to a tap's features; content terms are a by-product."""
 
     slopes: Mapping[str, Tensor]
     content_factors: Mapping[str, Tensor]
     content_targets: Mapping[str, Tensor]
     terms: dict[str, Tensor]
 
-    def __call__(self, tap: str, features: Tensor) -> Tensor:
-        seed = None
+    def __call__(self, tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
         if tap in self.slopes:
-            batch, channels, height, width = features.shape
-            rows = features.permute(0, 2, 3, 1).reshape(batch, height * width, channels)  # a view: channels last
-            product = rows @ self.slopes[tap].to(features.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
-            seed = product.view(batch, height, width, channels).permute(0, 3, 1, 2)
+            slope = self.slopes[tap].to(features.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
+            if gradient is None:
+                batch, channels, height, width = features.shape
+                gradient = (rows_of(features) @ slope).view(batch, height, width, channels).permute(0, 3, 1, 2)
+            else:
+                rows_of(gradient).baddbmm_(rows_of(features), slope)
         if tap in self.content_factors:
             factor = self.content_factors[tap]
             difference = wide(features) - self.content_targets[tap]
             self.terms[f"content/{tap}"] = factor * difference.square().sum((1, 2, 3))
             slope = difference.mul_(2 * factor.view(-1, 1, 1, 1)).to(features.dtype)
-            seed = slope if seed is None else seed.add_(slope)
-        assert seed is not None  # every tap of the encoder serves a term
-        return seed
+            gradient = slope if gradient is None else gradient.add_(slope)
+        assert gradient is not None  # every tap of the encoder serves a term
+        return gradient
+
+
+def rows_of(features: Tensor) -> Tensor:
+    """Channels-last features [B, C, H, W] as a matrix [B, H * W, C] on the same memory."""
+    batch, channels, height, width = features.shape
+    return features.permute(0, 2, 3, 1).view(batch, height * width, channels)
 
 
 def mean_gram(features: Tensor) -> Tensor:
     """The mean Gram matrix [B, C, C] of channels-last features [B, C, H, W], at least float32, one product."""
-    batch, channels, height, width = features.shape
-    positions = height * width
-    rows = features.permute(0, 2, 3, 1).reshape(batch, positions, channels)
+    positions = features.shape[2] * features.shape[3]
+    rows = features.permute(0, 2, 3, 1).flatten(1, 2)  # a view, but for a part of a crop
     if features.element_size() >= 4:
         return rows.transpose(1, 2) @ rows / positions
     if features.is_cuda:

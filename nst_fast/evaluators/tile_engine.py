@@ -15,8 +15,9 @@ from torch import Tensor
 from nst_fast.taps import layer_names
 from nst_fast.vgg import Encoder
 
-# (tap, its features [B, C, h, w]) -> derivative of the total with respect to them, same shape, dtype and layout.
-Seed = Callable[[str, Tensor], Tensor]
+# (tap, its features [B, C, h, w], the gradient that has come up to it, None at the deepest tap) -> that gradient with
+# the derivative of the total by the features added, in place where there was one; shape and dtype of the features.
+Seed = Callable[[str, Tensor, Tensor | None], Tensor]
 # The way back of a forward pass whose activations were kept: a seed to the gradient with respect to the crop.
 WayBack = Callable[[Seed], Tensor]
 
@@ -32,7 +33,7 @@ class TileEngine(Protocol):
         """The gradient with respect to the crop, [B, 3, h, w] in the crop's dtype.
 
         ``seed`` is called once for every tap, the deepest first, at the moment the backward pass arrives there, so
-        that no two seeds need to be in memory together; what it returns is added to the gradient at that tap.
+        that no two seeds need to be in memory together.
         """
         ...
 
@@ -70,10 +71,10 @@ class EagerTileEngine:
         def back(seed: Seed) -> Tensor:
             deepest, *inner = self.taps
             for tap in inner:
-                features[tap].register_hook(lambda gradient, tap=tap: seed(tap, held.pop(tap)).add_(gradient))
+                features[tap].register_hook(lambda gradient, tap=tap: seed(tap, held.pop(tap), gradient.clone()))
             last = features.pop(deepest)
             features.clear()
-            (found,) = torch.autograd.grad(last, image, seed(deepest, held.pop(deepest)))
+            (found,) = torch.autograd.grad(last, image, seed(deepest, held.pop(deepest), None))
             return found
 
         return dict(held), back

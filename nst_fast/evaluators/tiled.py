@@ -81,7 +81,7 @@ def add_total_variation(objective: Objective, image: Tensor, tile: Tile, gradien
 
 @dataclass(frozen=True)
 class TileSeed:
-    """Derivative of the total with respect to a tap's features: that of the tile's own cells, zero in the halo."""
+    """Adds the derivative of the total with respect to a tap's features: for the tile's own cells, not in the halo."""
 
     tile: Tile
     slopes: Mapping[str, Tensor]
@@ -90,21 +90,21 @@ class TileSeed:
     terms: dict[str, Tensor]  # the content terms are added up here, as a by-product
 
     @torch.no_grad()
-    def __call__(self, tap: str, features: Tensor) -> Tensor:
+    def __call__(self, tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
         stride = stride_of(tap)
         inside = self.tile.cells_in_crop(stride)
         own = features[inside]
-        seed = torch.zeros_like(features)
+        gradient = torch.zeros_like(features) if gradient is None else gradient
         if tap in self.slopes:
             rows = own.permute(0, 2, 3, 1).flatten(1, 2)  # [B, h*w, C]
             product = rows @ self.slopes[tap].to(rows.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
-            seed[inside] += product.view(own.shape[0], *own.shape[2:], own.shape[1]).permute(0, 3, 1, 2)
+            gradient[inside] += product.view(own.shape[0], *own.shape[2:], own.shape[1]).permute(0, 3, 1, 2)
         if tap in self.content_factors:
             difference = wide(own) - self.content_targets[tap][self.tile.cells(stride)]
             factor = self.content_factors[tap]
             self.terms[f"content/{tap}"] += factor * difference.square().sum((1, 2, 3))
-            seed[inside] += difference.mul_(2 * factor.view(-1, 1, 1, 1))
-        return seed
+            gradient[inside] += difference.mul_(2 * factor.view(-1, 1, 1, 1))
+        return gradient
 
 
 @torch.no_grad()

@@ -68,6 +68,6 @@ def colour_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
 
 def _power(covariance: Tensor, exponent: float) -> Tensor:
     """A symmetric matrix raised to a power by its eigenvalues, which are kept above 0."""
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = torch.linalg.eigh(covariance.cpu())  # loading a GPU's solver would take 0.2 s
     powers = values.clamp_min(SMALLEST_VARIANCE).pow(exponent)
-    return torch.einsum("ik,k,jk->ij", vectors, powers, vectors)
+    return torch.einsum("ik,k,jk->ij", vectors, powers, vectors).to(covariance.device)

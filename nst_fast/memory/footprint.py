@@ -13,7 +13,7 @@ from nst_fast.taps import channels_of, convolutions, cut, smallest_side
 
 MIB = 2**20
 IMAGE = 12  # bytes per pixel of a picture: three channels of float32
-INDEX = 8  # bytes that max pooling keeps per cell: which of the window was the largest
+INDEX = 8  # bytes per cell by which max pooling says which of the window was the largest
 PRECISION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
 # What a run of 64 pixels takes beside its network: primitives, thread buffers, small objects; with PyTorch's optimisers
 # also its compiler, which they bring along.
@@ -37,16 +37,22 @@ def weight_bytes(network: str, taps: Iterable[str]) -> int:
     return sum(4 * outputs * (9 * inputs + 1) for _, inputs, outputs in shapes)
 
 
-def kept_bytes(network: str, taps: Iterable[str], pooling: str, size: int) -> float:
-    """Bytes per pixel kept from the forward to the backward pass: 1,532 with max pooling down to ``relu5_1``."""
+def kept_bytes(network: str, taps: Iterable[str], engine: str, pooling: str, size: int) -> float:
+    """Bytes per pixel kept from the forward to the backward pass, down to ``relu5_1`` in fp32: 1,532 by eager with max
+    pooling; 1,172 by the fast engine with either, which looks for maxima again.
+    """
     taps = set(taps)
-    total = float(IMAGE)
-    for layer in cut(network, taps):
-        if layer.startswith("relu") or layer in taps:
-            total += size * elements(layer)
-        if layer.startswith("pool") and pooling == "max":
-            total += INDEX * elements(layer)
+    layers = cut(network, taps)
+    total = IMAGE + sum(size * elements(layer) for layer in layers if layer.startswith("relu") or layer in taps)
+    if engine == "eager":  # autograd keeps the input of every convolution
+        total += sum(size * elements(layer) for layer in layers if layer.startswith("pool") and layer not in taps)
+        total += sum(_indices(layer, pooling) for layer in layers)
     return total
+
+
+def _indices(layer: str, pooling: str) -> float:
+    """Bytes per pixel of where the maxima of a pooling are; 0 for every other layer."""
+    return INDEX * elements(layer) if layer.startswith("pool") and pooling == "max" else 0.0
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,11 @@ def step_bytes(network: Network, engine: str, size: int, *, tiled: bool) -> floa
             picture autograd computes the slopes of all Gram matrices before it enters the network.
     """
     layers = cut(network.name, network.taps)
-    kept = kept_bytes(network.name, network.taps, network.pooling, size)
+    kept = kept_bytes(network.name, network.taps, engine, network.pooling, size)
     slopes = 0.0
-    if engine == "eager":
-        # Autograd keeps the input of every convolution.
-        kept += sum(size * elements(layer) for layer in layers if layer.startswith("pool") and layer != layers[-1])
-        if not tiled:
-            per_tap = [size * elements(tap) for tap in (*network.content_taps, *network.style_taps)]
-            slopes = AUTOGRAD_HOLES * kept + sum(per_tap) + 2 * max(per_tap)
+    if engine == "eager" and not tiled:
+        per_tap = [size * elements(tap) for tap in (*network.content_taps, *network.style_taps)]
+        slopes = AUTOGRAD_HOLES * kept + sum(per_tap) + 2 * max(per_tap)
     worst = _backward(network, layers, engine, size, kept, tiled=tiled)
     return max(kept + slopes, worst, _forward(layers, engine, size))
 
@@ -92,24 +95,30 @@ def _backward(network: Network, layers: list[str], engine: str, size: int, kept:
     for layer, before in zip(layers[::-1], [*layers[-2::-1], ""], strict=True):
         out = size * elements(layer)
         into = size * elements(before) if before else IMAGE
-        reordered = out + into if engine == "eager" else 0.0  # oneDNN's own layout, from and to NCHW
-        worst = max(worst, kept + out + _seed(network, layer, size, tiled=tiled), kept + out + into + reordered)
-        if layer.startswith("relu") or layer in network.taps:
+        again = 0.0
+        if engine == "eager":
+            again = out + into  # oneDNN's own layout, from and to NCHW
+        elif layer.startswith("pool") and network.pooling == "max":
+            again = out + _indices(layer, network.pooling)
+        seed = _seed(network, layer, engine, size, tiled=tiled)
+        worst = max(worst, kept + out + seed, kept + out + into + again)
+        if layer.startswith("relu") or layer in network.taps or (engine == "eager" and layer.startswith("pool")):
             kept -= out
-        if layer.startswith("pool"):
-            kept -= INDEX * elements(layer) if network.pooling == "max" else 0.0
-            kept -= size * elements(layer) if engine == "eager" else 0.0
+        if engine == "eager":
+            kept -= _indices(layer, network.pooling)
     return worst
 
 
-def _seed(network: Network, tap: str, size: int, *, tiled: bool) -> float:
-    """A seed and its makings: the product with a Gram's slope; for content, differences and squares in float32."""
+def _seed(network: Network, tap: str, engine: str, size: int, *, tiled: bool) -> float:
+    """What it takes to add a seed: eager copies the gradient; for content, differences and squares in float32."""
+    if tap not in network.taps:
+        return 0.0
     out, wide = size * elements(tap), 4 * elements(tap)
-    seed = out if tap in network.style_taps else 0.0
+    making = out if engine == "eager" else 0.0
     if tap in network.content_taps:
-        seed += 2 * wide + (wide + out if size < 4 else 0.0)
-    own_cells = 2 * out  # a copy of them, and the seed that they are put into
-    return seed + own_cells if tiled and seed else seed
+        making += 2 * wide + (wide + out if size < 4 else 0.0)
+    own_cells = 2 * out  # a copy of them, and the product with a Gram's slope
+    return making + own_cells if tiled else making
 
 
 def _forward(layers: list[str], engine: str, size: int) -> float:

@@ -1,0 +1,58 @@
+"""Max pooling of 2x2, which keeps nothing for its way back: the maxima are looked for again.
+
+PyTorch keeps 8 bytes per cell to remember where a maximum was, a sixth of what VGG-19 keeps in fp32 altogether. To
+look again costs one more pooling. On NVIDIA GPUs two kernels of our own do both without an index.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+WINDOW = ([2, 2], [2, 2], [0, 0], [1, 1], False)  # kernel, stride, padding, dilation, ceil_mode
+
+
+class MaxPooling:
+    """Of channels-last features [B, C, H, W] that are not negative.
+
+    Attributes:
+        kernels: ours, or None where PyTorch's own work.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.kernels = own_kernels(device) if device.type == "cuda" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The largest of each window [B, C, H // 2, W // 2]."""
+        return self.kernels.max_pool(x) if self.kernels else F.max_pool2d(x, 2)
+
+    def backward(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """The gradient [B, C, H, W] of what was pooled: the first maximum of a window has it all.
+
+        Where ``kernels`` is set, no part of it goes to where ``x`` is 0, as if it had gone through the ReLU as well.
+        """
+        if self.kernels:
+            return self.kernels.max_pool_and_relu_backward(gradient, x)  # type: ignore[no-any-return]
+        indices = F.max_pool2d_with_indices(x, [2, 2])[1]
+        return torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *WINDOW, indices)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def own_kernels(device: torch.device) -> ModuleType | None:
+    """Our kernels, once they have worked on this device. Triton needs a C compiler, which not every machine has."""
+    try:
+        from nst_fast.evaluators import kernels
+
+        x = torch.ones((1, 64, 2, 2), device=device).to(memory_format=torch.channels_last)
+        kernels.max_pool_and_relu_backward(kernels.max_pool(x), x)
+    # Broad: a compiler that is called by a library can fail in any way, and PyTorch can do without.
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(f"max pooling by PyTorch, which is slower: Triton does not work here ({said})", stacklevel=2)
+        return None
+    return kernels

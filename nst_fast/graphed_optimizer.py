@@ -1,0 +1,78 @@
+"""L-BFGS as one CUDA graph per update: seventy small kernels, which the host takes longer to launch than a GPU to run.
+
+At 512 pixels that was more than half of a step on an H200 (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nst_fast.checkpoint import State
+from nst_fast.evaluators import Evaluation, Evaluator
+from nst_fast.evaluators.cuda_graph import CAPTURE_MODE
+from nst_fast.optimizers import LBFGS, PixelOptimizer
+
+PLAIN_UPDATES = 3  # until everything that is kept has its address, and the libraries have theirs
+LARGEST = 3 * 2**22  # numbers of a picture; above, launches cost nothing beside the work, and the graph's memory does
+
+
+def graphed(optimizer: PixelOptimizer) -> PixelOptimizer:
+    """The optimiser, its updates as CUDA graphs where that is faster."""
+    pastiche = optimizer.pastiche
+    if isinstance(optimizer, LBFGS) and pastiche.is_cuda and pastiche.numel() <= LARGEST:
+        return GraphedOptimizer(optimizer)
+    return optimizer
+
+
+class GraphedOptimizer:
+    """The twin of an L-BFGS on a GPU. Its first updates, and those after a jump, are made plainly."""
+
+    def __init__(self, optimizer: LBFGS) -> None:
+        self.optimizer = optimizer
+        self._plain = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._evaluation: Evaluation | None = None  # at the address that the graph reads
+        self._learning_rate = torch.ones((), device=optimizer.pastiche.device)
+
+    @property
+    def pastiche(self) -> Tensor:
+        return self.optimizer.pastiche
+
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
+        if self._graph is None and self._plain < PLAIN_UPDATES:
+            self._plain += 1
+            self.optimizer.update(evaluation, evaluate, learning_rate)
+            return
+        if self._graph is None or self._evaluation is None:
+            self._capture(evaluation, evaluate)
+        assert self._graph is not None and self._evaluation is not None  # just captured
+        self._evaluation.gradient.copy_(evaluation.gradient)
+        self._learning_rate.fill_(learning_rate)
+        self._graph.replay()
+
+    def _capture(self, evaluation: Evaluation, evaluate: Evaluator) -> None:
+        """Write down what an update launches; none of it runs yet."""
+        self._evaluation = Evaluation(evaluation.total, evaluation.terms, evaluation.gradient.clone())
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, capture_error_mode=CAPTURE_MODE):
+            self.optimizer.update(self._evaluation, evaluate, self._learning_rate)
+
+    def _forget(self) -> None:
+        self._graph = self._evaluation = None
+        self._plain = 0
+
+    def smooth(self) -> None:
+        self.optimizer.smooth()
+        self._forget()
+
+    def restart_from(self, picture: Tensor) -> None:
+        self.optimizer.restart_from(picture)
+        self._forget()
+
+    def state(self) -> State:
+        return self.optimizer.state()
+
+    def restore(self, state: State) -> None:
+        self.optimizer.restore(state)
+        self._forget()
