@@ -199,7 +199,7 @@ class DeviceOptions(Options):
     )
     cuda_graph: str = option(
         "auto",
-        "Whether --engine ort captures its launches on a GPU once and replays them; 'auto' does where that works.",
+        "Whether launches on a GPU are captured and replayed: 'auto' an evaluation's, 'on' L-BFGS's own too.",
         choices=("auto", "on", "off"),
         cosmetic=True,
     )

@@ -1,6 +1,7 @@
 """L-BFGS as one CUDA graph per update: seventy small kernels, which the host takes longer to launch than a GPU to run.
 
-At 512 pixels that was more than half of a step on an H200 (docs/performance.md).
+At 512 pixels that was more than half of a step on an H200 (docs/performance.md). Not captured unless asked for, with
+``--cuda-graph on``: tests/test_cuda.py has it, but no GPU was at hand since it was written.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ LARGEST = 3 * 2**22  # numbers of a picture; above, launches cost nothing beside
 
 
 def graphed(optimizer: PixelOptimizer) -> PixelOptimizer:
-    """The optimiser, its updates as CUDA graphs where that is faster."""
+    """The optimiser, its updates captured where that is faster."""
     pastiche = optimizer.pastiche
     if isinstance(optimizer, LBFGS) and pastiche.is_cuda and pastiche.numel() <= LARGEST:
         return GraphedOptimizer(optimizer)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nst_fast.checkpoint import State
-from nst_fast.config import OptimizerOptions
+from nst_fast.config import OptimizerOptions, StylizeConfig
 from nst_fast.evaluators import Evaluation, Evaluator
 from nst_fast.evaluators.ort import OrtEvaluator, check_single
 from nst_fast.evaluators.ort_step import AdamBuffers, WholeStep
@@ -118,11 +118,15 @@ class OrtAdam:
 
 
 def optimizer_on(
-    engine: str, pastiche: Tensor, options: OptimizerOptions, previous: PixelOptimizer | None = None
+    engine: str, pastiche: Tensor, options: StylizeConfig, previous: PixelOptimizer | None = None
 ) -> PixelOptimizer:
-    """:func:`nst_fast.optimizers.make_optimizer`, but where the engine can do the whole step, the one that lets it."""
+    """:func:`nst_fast.optimizers.make_optimizer`, but where the engine can do the whole step, the one that lets it.
+
+    With ``cuda_graph`` on, the updates of L-BFGS are captured.
+    """
     if engine != "ort" or options.optimizer != "adam":
-        return graphed(make_optimizer(pastiche, options, previous))
+        optimizer = make_optimizer(pastiche, options, previous)
+        return graphed(optimizer) if options.cuda_graph == "on" else optimizer
     optimizer = OrtAdam(pastiche, options)
     if isinstance(previous, OrtAdam):
         optimizer.take_over(previous)

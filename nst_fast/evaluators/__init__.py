@@ -32,6 +32,9 @@ def make_evaluator(
     """The evaluator of the engine and precision that were chosen, see :func:`choose`.
 
     ``opened`` is told of every session of ONNX Runtime that computes for it.
+
+    Raises:
+        UsageError: launches are to be captured where there is no GPU.
     """
     set_float32_arithmetic("tf32" if choice.precision == "tf32" else "ieee")
     if choice.engine == "eager":
@@ -46,11 +49,13 @@ def make_evaluator(
             cuda_graph=options.cuda_graph,
             opened=opened,
         )
+    on_cuda = next(encoder.parameters()).is_cuda
+    if options.cuda_graph == "on" and not on_cuda:
+        raise UsageError("--cuda-graph on: there is no GPU to capture for", "Use --device cuda, or leave it out")
     fast = FastEvaluator(encoder, objective, DTYPES[choice.precision])
     if choice.engine == "compiled":
         fast.network.compile()
-    on_cuda = next(encoder.parameters()).is_cuda
-    return GraphedEvaluator(fast) if on_cuda else fast
+    return GraphedEvaluator(fast) if on_cuda and options.cuda_graph != "off" else fast
 
 
 def make_tile_engine(choice: Choice, encoder: Encoder) -> TileEngine:

@@ -44,15 +44,30 @@ class MaxPooling:
 
 @functools.cache
 def own_kernels(device: torch.device) -> ModuleType | None:
-    """Our kernels, once they have worked on this device. Triton needs a C compiler, which not every machine has."""
+    """Our kernels, once they have done on this device what PyTorch's do.
+
+    Triton compiles them there and needs a C compiler, which not every machine has.
+    """
     try:
         from nst_fast.evaluators import kernels
 
-        x = torch.ones((1, 64, 2, 2), device=device).to(memory_format=torch.channels_last)
-        kernels.max_pool_and_relu_backward(kernels.max_pool(x), x)
+        x = torch.randn((1, 64, 7, 10), generator=torch.Generator().manual_seed(0)).relu()
+        for dtype in (torch.float32, torch.bfloat16):
+            _compare(kernels, x.to(device, dtype))
     # Broad: a compiler that is called by a library can fail in any way, and PyTorch can do without.
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(f"max pooling by PyTorch, which is slower: Triton does not work here ({said})", stacklevel=2)
         return None
     return kernels
+
+
+def _compare(kernels: ModuleType, x: Tensor) -> None:
+    """Raises RuntimeError when our kernels and PyTorch's pool features [B, C, H, W] differently."""
+    x = x.to(memory_format=torch.channels_last)
+    pooled, indices = F.max_pool2d_with_indices(x, [2, 2])
+    gradient = torch.randn_like(pooled)
+    expected = torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *WINDOW, indices) * (x > 0)
+    found = kernels.max_pool(x), kernels.max_pool_and_relu_backward(gradient, x)
+    if not (torch.equal(found[0], pooled) and torch.equal(found[1], expected)):
+        raise RuntimeError("its results differ from PyTorch's")

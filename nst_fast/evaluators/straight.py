@@ -30,8 +30,8 @@ PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
 }
 
 
-# Tensor cores take channels by eight; cuDNN pads three to that in every call, or is slow.
-CHANNELS_OF_A_PICTURE = {"cpu": 3, "cuda": 8}
+# Tensor cores take channels of bf16 by eight; cuDNN pads three to that in every call, or is slow.
+CHANNELS_ON_TENSOR_CORES = 8
 
 
 class Convolution:
@@ -51,7 +51,7 @@ class Convolution:
         self.bias = layer.bias.detach().to(dtype)
         self.weight = _prepared(weight, dtype)
         self.flipped = _prepared(weight.flip(2, 3).transpose(0, 1), dtype)
-        self.joined = weight.is_cuda and torch.version.cuda is not None  # with its ReLU, by cuDNN
+        self.joined = on_tensor_cores(weight.device, dtype)  # with its ReLU, by cuDNN
 
     def forward(self, x: Tensor, *, rectify: bool) -> Tensor:
         """``rectify``: the ReLU that follows, too."""
@@ -80,7 +80,7 @@ class StraightNetwork:
         self.taps = frozenset(encoder.taps)
         self.order = list(encoder.layers)
         device = next(encoder.parameters()).device
-        self.channels = CHANNELS_OF_A_PICTURE.get(device.type, 3)
+        self.channels = CHANNELS_ON_TENSOR_CORES if on_tensor_cores(device, dtype) else 3
         self.convolutions: dict[str, Convolution] = {}
         for name, layer in encoder.layers.items():
             if isinstance(layer, nn.Conv2d):
@@ -177,6 +177,11 @@ class StraightNetwork:
         """The features, and the way back from them (for strips that are evaluated whole)."""
         kept = self.forward(image)
         return {tap: kept[tap] for tap in self.taps}, lambda seed: self.backward(kept, seed).to(image.dtype)
+
+
+def on_tensor_cores(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether NVIDIA's library computes convolutions in bf16; AMD's has another call for one with its ReLU."""
+    return device.type == "cuda" and torch.version.cuda is not None and dtype == torch.bfloat16
 
 
 def _prepared(weight: Tensor, dtype: torch.dtype) -> Tensor:
