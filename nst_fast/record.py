@@ -39,7 +39,7 @@ class RunRecord:
         losses: final weighted terms and their ``total``.
         history: column name -> one value per step, starting before the first update.
         monitor: readings of the ONNX Runtime side, and how many were dropped.
-        recoveries: returns to the best picture after a divergence, see :class:`nst_fast.guard.Recovery`.
+        recoveries: returns to the best picture after a divergence, see :class:`nst_fast.runs.guard.Recovery`.
         plan: of the memory of the last scale, see :func:`nst_fast.memory.planner.describe`.
         finish: what was done to the picture after its last step; the losses are those before it.
         size: width and height of the pastiche in pixels.

@@ -10,15 +10,15 @@ from nst_fast.config import StylizeConfig
 from nst_fast.errors import OutputError, ResumeError, UsageError
 from nst_fast.files import lock, shown
 from nst_fast.images import check_output_suffix
-from nst_fast.keeper import Keeper, remove_checkpoints
 from nst_fast.options import known
 from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Networks, load_problem
 from nst_fast.ranks.group import Ranks
-from nst_fast.resumption import ENDED, check_output, check_same, continued_config, ended, found_pictures, newest
-from nst_fast.run import Listeners, Pastiche, Run, run
-from nst_fast.shared_run import run_shared
-from nst_fast.together import check_joinable, run_together
+from nst_fast.runs.keeper import Keeper, remove_checkpoints
+from nst_fast.runs.resumption import ENDED, check_output, check_same, continued_config, ended, found_pictures, newest
+from nst_fast.runs.run import Listeners, Pastiche, Run, run
+from nst_fast.runs.shared import run_shared
+from nst_fast.runs.together import check_joinable, run_together
 
 
 def stylize(

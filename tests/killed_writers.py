@@ -18,11 +18,11 @@ import torch
 from faulty_disk import points, watched
 
 from nst_fast import files
-from nst_fast.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from nst_fast.errors import NstFastError
 from nst_fast.images import load_image
 from nst_fast.outputs import OutputFiles
 from nst_fast.record import RunRecord, read_record
+from nst_fast.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from nst_fast.weights import cache
 from nst_fast.weights.checkpoints import read_features
 

@@ -15,13 +15,13 @@ from nst_fast.evaluators import Evaluator
 from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.evaluators.strips import StripEvaluator, make_strip, strip_targets
 from nst_fast.evaluators.tile_engine import EagerTileEngine
-from nst_fast.guard import Guard
-from nst_fast.loop import Course, LossHistory, Span, optimize
 from nst_fast.objective import Objective, build_targets
 from nst_fast.optimizers import Adam
+from nst_fast.optimizers.strips import StripAdam
 from nst_fast.ranks import place
 from nst_fast.ranks.group import Ranks, joined
-from nst_fast.strip_optimizers import StripAdam
+from nst_fast.runs.guard import Guard
+from nst_fast.runs.loop import Course, LossHistory, Span, optimize
 from nst_fast.weights import make_encoder
 
 SIZE = (45, 51)  # odd, and no multiple of the pooling grid

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from nst_fast import transfer
-from nst_fast.averaging import IterateAverage
 from nst_fast.config import OptimizerOptions, StylizeConfig
 from nst_fast.evaluators import Evaluation
-from nst_fast.guard import Guard
 from nst_fast.images import save_image
-from nst_fast.loop import Course, LossHistory, Span, StepEvent, optimize
 from nst_fast.optimizers import make_optimizer
+from nst_fast.runs.averaging import IterateAverage
+from nst_fast.runs.guard import Guard
+from nst_fast.runs.loop import Course, LossHistory, Span, StepEvent, optimize
 
 TINY = StylizeConfig(
     weights="random:0",

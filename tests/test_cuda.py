@@ -18,11 +18,11 @@ from nst_fast.evaluators.fast import FastEvaluator
 from nst_fast.evaluators.precision import DTYPES, float32_arithmetic
 from nst_fast.evaluators.straight import StraightNetwork
 from nst_fast.evaluators.tiled import TiledEvaluator
-from nst_fast.graphed_optimizer import PLAIN_UPDATES, GraphedOptimizer, graphed
-from nst_fast.guard import Guard
-from nst_fast.loop import Course, LossHistory, Span, optimize
 from nst_fast.objective import Objective, build_targets
 from nst_fast.optimizers import LBFGS, make_optimizer
+from nst_fast.optimizers.captured import PLAIN_UPDATES, GraphedOptimizer, graphed
+from nst_fast.runs.guard import Guard
+from nst_fast.runs.loop import Course, LossHistory, Span, optimize
 from nst_fast.tiles import make_tiling
 from nst_fast.vgg import Encoder
 from nst_fast.weights import make_encoder

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nst_fast.curvature import CurvaturePairs
+from nst_fast.optimizers.curvature import CurvaturePairs
 
 SIZE, VALUES = 5, 24
 

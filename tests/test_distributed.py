@@ -29,7 +29,7 @@ from nst_fast.images import save_image
 from nst_fast.ranks import Place, Voice, place, watch
 from nst_fast.ranks.group import device_of, reason_of
 from nst_fast.ranks.watch import Watch
-from nst_fast.shared_run import check_shareable
+from nst_fast.runs.shared import check_shareable
 
 WORKER = Path(rank_worker.__file__)
 RUN = [

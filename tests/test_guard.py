@@ -13,11 +13,11 @@ from nst_fast.config import OptimizerOptions, StylizeConfig
 from nst_fast.control import StopOptions, parse_duration
 from nst_fast.errors import NumericsError, UsageError
 from nst_fast.evaluators import Evaluation
-from nst_fast.guard import TRIES, Guard, Recovery, StopRules
 from nst_fast.images import save_image
-from nst_fast.loop import Course, LossHistory, Span, optimize
 from nst_fast.memory import planned
 from nst_fast.optimizers import make_optimizer
+from nst_fast.runs.guard import TRIES, Guard, Recovery, StopRules
+from nst_fast.runs.loop import Course, LossHistory, Span, optimize
 
 STEPS = 60
 

@@ -5,9 +5,9 @@ import torch
 
 from nst_fast.config import OptimizerOptions
 from nst_fast.evaluators import Evaluation
-from nst_fast.guard import Guard
-from nst_fast.loop import Course, LossHistory, Span, StepEvent, optimize
 from nst_fast.optimizers import make_optimizer
+from nst_fast.runs.guard import Guard
+from nst_fast.runs.loop import Course, LossHistory, Span, StepEvent, optimize
 
 
 def bowl(pastiche: torch.Tensor) -> Evaluation:

@@ -236,7 +236,7 @@ def test_lbfgs_without_line_search_descends_from_the_first_step(
 
 
 def test_from_the_third_update_of_lbfgs_on_nothing_kept_changes_its_address() -> None:
-    """A captured update (nst_fast/graphed_optimizer.py) reads and writes where the first ones did."""
+    """A captured update (nst_fast/optimizers/captured.py) reads and writes where the first ones did."""
     generator = torch.Generator().manual_seed(0)
     optimizer = LBFGS(torch.rand((1, 3, 8, 8), generator=generator), OptimizerOptions(lbfgs_history=3))
 

@@ -19,15 +19,15 @@ from nst_fast.evaluators import ort as engine_module
 from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.evaluators.ort import OrtEvaluator
 from nst_fast.evaluators.ort_step import WholeStep
-from nst_fast.guard import Guard
 from nst_fast.images import from_uint8, load_image, save_image
-from nst_fast.loop import Course, LossHistory, Span, optimize
 from nst_fast.objective import Objective
 from nst_fast.optimizers import Adam, learning_rate_at
+from nst_fast.optimizers.ort_adam import OrtAdam, evaluation_by, optimizer_on
 from nst_fast.ort.binding import SharedBinding
 from nst_fast.ort.session import ProviderStatus, Session
-from nst_fast.ort_adam import OrtAdam, evaluation_by, optimizer_on
-from nst_fast.reporting import add_engine
+from nst_fast.runs.guard import Guard
+from nst_fast.runs.loop import Course, LossHistory, Span, optimize
+from nst_fast.runs.reporting import add_engine
 from nst_fast.sample_art import draw_content, draw_style
 from nst_fast.vgg import Encoder
 
@@ -383,7 +383,7 @@ def test_a_run_over_scales_with_schedule_smoothing_and_average_is_adams(
     whole = transfer.stylize(*pair, config)
     assert len({id(step) for step in runs}) == 2  # one graph for each size
     assert len(runs) == 12 + 1 + 1  # the steps, the picture after the last one, and the average
-    monkeypatch.setattr("nst_fast.run.optimizer_on", lambda engine, *rest: optimizer_on("fast", *rest))
+    monkeypatch.setattr("nst_fast.runs.run.optimizer_on", lambda engine, *rest: optimizer_on("fast", *rest))
     monkeypatch.setattr("nst_fast.memory.planned.evaluation_by", lambda evaluate, optimizer: evaluate)
     by_gradient = transfer.stylize(*pair, config)
     assert whole.record.losses["total"] == pytest.approx(by_gradient.record.losses["total"], rel=1e-3)

@@ -17,9 +17,9 @@ from nst_fast.cli.options import takes
 from nst_fast.config import ExportConfig, StylizeConfig
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import save_image
-from nst_fast.loop import StepEvent
 from nst_fast.options import declared
 from nst_fast.presets import OURS, PRESETS, STATED, USUAL, find_preset
+from nst_fast.runs.loop import StepEvent
 from nst_fast.transfer import stylize
 
 # What each document states or, where it is silent, what its brackets name. One line per number.

@@ -36,15 +36,15 @@ from nst_fast.evaluators.eager import EagerEvaluator
 from nst_fast.evaluators.fast import FastEvaluator
 from nst_fast.evaluators.straight import StraightNetwork
 from nst_fast.evaluators.tiled import TiledEvaluator
-from nst_fast.guard import Guard, Recovery, StopRules
 from nst_fast.images import load_image, save_image
 from nst_fast.images.headers import size_at
-from nst_fast.loop import Course, LossHistory, Span, optimize
 from nst_fast.memory import planned
 from nst_fast.memory.planner import Job, make_plan
 from nst_fast.objective import Objective, build_targets
 from nst_fast.optimizers import make_optimizer
 from nst_fast.problem import Problem, load_problem
+from nst_fast.runs.guard import Guard, Recovery, StopRules
+from nst_fast.runs.loop import Course, LossHistory, Span, optimize
 from nst_fast.series.config import BatchConfig
 from nst_fast.tiles import make_tiling
 from nst_fast.transfer import Listeners, Networks, stylize, stylize_together

@@ -26,7 +26,6 @@ from typing import Any
 import mutations as m
 import torch
 
-from nst_fast.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from nst_fast.cli.info import describe
 from nst_fast.cli.options import recorded_options
 from nst_fast.config import StylizeConfig
@@ -38,6 +37,7 @@ from nst_fast.onnx_export import SCHEMA as MODEL_SCHEMA
 from nst_fast.onnx_export import open_model, sidecar_of
 from nst_fast.ort.session import make_session
 from nst_fast.record import read_record
+from nst_fast.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from nst_fast.weights import available_taps, load_weights
 
 SCHEMA = "nst-fast/fuzz/1"

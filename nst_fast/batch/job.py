@@ -26,7 +26,7 @@ class Batch:
         retry_failed: try again what failed before this call.
         shard: the part to do.
         keep_watching: look for new pictures until stopped.
-        together: how many pictures of one size may share a loop, see :mod:`nst_fast.together`.
+        together: how many pictures of one size may share a loop, see :mod:`nst_fast.runs.together`.
     """
 
     inputs: Sequence[Path]

@@ -18,12 +18,12 @@ from nst_fast.batch.plan import Plan, hash_or_empty
 from nst_fast.errors import InputError, NstFastError, OutputError
 from nst_fast.files import check_writable, make_folder, sha256_of, shown
 from nst_fast.outputs import OutputFiles
-from nst_fast.pastiche import Pastiche
 from nst_fast.problem import Networks, Problem, load_problem
 from nst_fast.record import read_record
+from nst_fast.runs.pastiche import Pastiche
+from nst_fast.runs.together import run_together
 from nst_fast.series.jobs import Job
 from nst_fast.series.run import ERRORS_OF_ONE, paint, warm_up
-from nst_fast.together import run_together
 
 Record = Mapping[str, Any]
 

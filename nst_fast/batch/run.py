@@ -19,7 +19,7 @@ from nst_fast.files import check_writable, make_folder, shown
 from nst_fast.images import READABLE, WRITABLE, check_output_suffix
 from nst_fast.machine import resolve_device
 from nst_fast.problem import Networks, check_styles, read_picture
-from nst_fast.together import check_joinable
+from nst_fast.runs.together import check_joinable
 
 MANIFEST = "manifest.jsonl"
 WATCH_SECONDS = 2.0  # between two looks for new pictures; one that did not change in between is complete

@@ -20,7 +20,7 @@ from nst_fast.clock import make_clock
 from nst_fast.config import StylizeConfig
 from nst_fast.evaluators import choose, confirmed
 from nst_fast.images import from_uint8, save_image
-from nst_fast.ort_adam import evaluation_by, optimizer_on
+from nst_fast.optimizers.ort_adam import evaluation_by, optimizer_on
 from nst_fast.problem import Problem, load_problem
 from nst_fast.sample_art import draw_content, draw_style
 

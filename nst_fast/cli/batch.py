@@ -20,7 +20,7 @@ from nst_fast.series.config import BATCH_FIXED, BatchConfig
 
 if TYPE_CHECKING:
     from nst_fast.batch.job import Batch, Hooks, Outcome
-    from nst_fast.loop import StepEvent
+    from nst_fast.runs.loop import StepEvent
     from nst_fast.series.run import Watch
     from nst_fast.transfer import Listeners
 

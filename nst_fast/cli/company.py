@@ -40,7 +40,7 @@ def company(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | None
         yield config, None
         return
     from nst_fast.ranks.group import device_of, joined
-    from nst_fast.shared_run import check_shareable
+    from nst_fast.runs.shared import check_shareable
 
     check_shareable(config)
     config = config.replace(device=device_of(config.device, where))

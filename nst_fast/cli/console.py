@@ -19,7 +19,7 @@ from nst_fast.files import shown
 
 if TYPE_CHECKING:
     from nst_fast.control import ReportOptions
-    from nst_fast.loop import StepEvent
+    from nst_fast.runs.loop import StepEvent
 
 PLAIN_SECONDS = 10.0  # off a terminal: a line every so often ...
 PLAIN_SHARE = 0.1  # ... or whenever this much more of the run is done

@@ -43,7 +43,7 @@ def resume(
     from nst_fast import transfer
     from nst_fast.outputs import OutputFiles
     from nst_fast.record import RunRecord
-    from nst_fast.resumption import ended
+    from nst_fast.runs.resumption import ended
 
     files = OutputFiles(output)
     if (facts := ended(files)) is not None:

@@ -1,7 +1,7 @@
 """A whole evaluation - forward, losses, backward - as one CUDA graph: one launch where the plain code makes hundreds.
 
 Below 512 pixels a large GPU waits for the host between kernels; a graph takes the host out. The optimiser's update
-stays outside: Adam's is one fused kernel, and L-BFGS has a graph of its own (:mod:`nst_fast.graphed_optimizer`).
+stays outside: Adam's is one fused kernel, and L-BFGS has a graph of its own (:mod:`nst_fast.optimizers.captured`).
 """
 
 from __future__ import annotations

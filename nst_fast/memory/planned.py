@@ -17,8 +17,8 @@ from nst_fast.memory.grids import tiling_like
 from nst_fast.memory.planner import Job, Plan, budget_of, make_plan, predict, smaller_plan
 from nst_fast.objective import Objective
 from nst_fast.optimizers import PixelOptimizer
+from nst_fast.optimizers.ort_adam import evaluation_by
 from nst_fast.ort.session import Session
-from nst_fast.ort_adam import evaluation_by
 from nst_fast.problem import Problem
 from nst_fast.scales import Scale
 from nst_fast.tiles import make_tiling

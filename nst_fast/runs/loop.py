@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nst_fast.averaging import IterateAverage
 from nst_fast.errors import NumericsError
 from nst_fast.evaluators import Evaluation, Evaluator
-from nst_fast.guard import GUARD_STEPS, Guard, Recovery
 from nst_fast.machine import peak_memory_mib
 from nst_fast.optimizers import PixelOptimizer
+from nst_fast.runs.averaging import IterateAverage
+from nst_fast.runs.guard import GUARD_STEPS, Guard, Recovery
 
 EVENT_SECONDS = 0.5  # the progress display is fed at least this often
 

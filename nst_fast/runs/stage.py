@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nst_fast.averaging import IterateAverage
-from nst_fast.checkpoint import Checkpoint
-from nst_fast.guard import Guard
 from nst_fast.memory.planner import Plan
 from nst_fast.optimizers import PixelOptimizer
+from nst_fast.runs.averaging import IterateAverage
+from nst_fast.runs.checkpoint import Checkpoint
+from nst_fast.runs.guard import Guard
 from nst_fast.scales import Scale
 
 

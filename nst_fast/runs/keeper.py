@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from nst_fast.checkpoint import Checkpoint, write_checkpoint
 from nst_fast.control import Interval
 from nst_fast.errors import OutputError
 from nst_fast.files import remove
 from nst_fast.outputs import OutputFiles
+from nst_fast.runs.checkpoint import Checkpoint, write_checkpoint
 
 KEPT = 2  # should the newest turn out to be damaged, there is another
 # A checkpoint of a large picture with a long L-BFGS history takes seconds: at least so many times as long lies between

@@ -6,12 +6,12 @@ from typing import Any
 
 from nst_fast.files import sha256_of
 from nst_fast.images import LoadedImage
-from nst_fast.loop import StepEvent
 from nst_fast.machine import describe_machine
 from nst_fast.monitor import Monitor
 from nst_fast.ort.session import Session
 from nst_fast.problem import Problem
 from nst_fast.record import RunRecord
+from nst_fast.runs.loop import StepEvent
 
 
 def new_record(problem: Problem) -> RunRecord:

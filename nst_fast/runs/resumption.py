@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nst_fast.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import InputError, OutputError, ResumeError, UsageError
 from nst_fast.files import sha256_of, shown
@@ -18,6 +17,7 @@ from nst_fast.options import declared
 from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Problem
 from nst_fast.record import RunRecord, read_record
+from nst_fast.runs.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint
 from nst_fast.scales import Scale
 
 ENDED = ("complete", "converged", "out of time")  # the states of a run that leave nothing to be done

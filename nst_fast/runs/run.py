@@ -10,29 +10,29 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor
 
-from nst_fast.averaging import IterateAverage
-from nst_fast.checkpoint import Checkpoint
 from nst_fast.errors import NumericsError
 from nst_fast.evaluators import Choice, Evaluator, choose, confirmed
-from nst_fast.guard import GUARD_STEPS, Guard, Recovery, StopRules
-from nst_fast.keeper import Keeper
-from nst_fast.loop import Course, EventClock, LossHistory, Span, StepEvent, optimize, row_of
 from nst_fast.memory.planned import evaluation_at, plan_as_before, plan_at
 from nst_fast.memory.planner import Plan, describe
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective
 from nst_fast.optimizers import learning_rate_at, smooths_at
+from nst_fast.optimizers.ort_adam import optimizer_on
 from nst_fast.ort.session import Session
-from nst_fast.ort_adam import optimizer_on
 from nst_fast.outputs import OutputFiles
-from nst_fast.pastiche import Listeners, Pastiche
 from nst_fast.problem import Problem, at_size
 from nst_fast.publish import open_monitor
 from nst_fast.record import RunRecord
-from nst_fast.reporting import add_engine, add_readings, conclude, new_record, record_so_far
-from nst_fast.resumption import as_it_was, check_size, places_of, refusing_what_does_not_fit
+from nst_fast.runs.averaging import IterateAverage
+from nst_fast.runs.checkpoint import Checkpoint
+from nst_fast.runs.guard import GUARD_STEPS, Guard, Recovery, StopRules
+from nst_fast.runs.keeper import Keeper
+from nst_fast.runs.loop import Course, EventClock, LossHistory, Span, StepEvent, optimize, row_of
+from nst_fast.runs.pastiche import Listeners, Pastiche
+from nst_fast.runs.reporting import add_engine, add_readings, conclude, new_record, record_so_far
+from nst_fast.runs.resumption import as_it_was, check_size, places_of, refusing_what_does_not_fit
+from nst_fast.runs.stage import Stage
 from nst_fast.scales import Scale, share_of_work
-from nst_fast.stage import Stage
 
 
 def run(

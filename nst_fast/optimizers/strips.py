@@ -9,7 +9,9 @@ from torch.nn import functional
 
 from nst_fast.config import OptimizerOptions
 from nst_fast.evaluators.strips import Strip
-from nst_fast.optimizers import LBFGS, Adam, PixelOptimizer, smoothed
+from nst_fast.optimizers.adam import Adam
+from nst_fast.optimizers.base import PixelOptimizer, smoothed
+from nst_fast.optimizers.lbfgs import LBFGS
 from nst_fast.ranks.halos import Halos
 from nst_fast.tiles import Extent
 

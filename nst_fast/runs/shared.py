@@ -1,6 +1,6 @@
 """One run of a problem by several processes: each has a strip of the picture, all take the same decisions.
 
-What :class:`nst_fast.run.Run` hands from one scale to the next are whole pictures here too; strips live as long as
+What :class:`nst_fast.runs.run.Run` hands from one scale to the next are whole pictures here too; strips live as long as
 their scale does. A run that is shared takes the same steps, and comes to the same picture, as one that is not.
 """
 
@@ -13,27 +13,27 @@ from typing import Any
 
 from torch import Tensor
 
-from nst_fast.averaging import IterateAverage
-from nst_fast.checkpoint import Checkpoint
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import UsageError
 from nst_fast.evaluators import Choice, Evaluator
 from nst_fast.evaluators.strips import Strip
-from nst_fast.guard import GUARD_STEPS, Guard
-from nst_fast.keeper import Keeper
-from nst_fast.loop import Course, EventClock, StepEvent
 from nst_fast.memory.planner import Plan, describe
 from nst_fast.memory.strips import StripPlan, confirmed_together, strip_evaluation_at, strip_plan_at
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective
+from nst_fast.optimizers.strips import make_strip_optimizer
 from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Problem, at_size
 from nst_fast.ranks import place
 from nst_fast.ranks.agreement import Agreement
 from nst_fast.ranks.group import Ranks
-from nst_fast.run import Listeners, Pastiche, Run, Stage
+from nst_fast.runs.averaging import IterateAverage
+from nst_fast.runs.checkpoint import Checkpoint
+from nst_fast.runs.guard import GUARD_STEPS, Guard
+from nst_fast.runs.keeper import Keeper
+from nst_fast.runs.loop import Course, EventClock, StepEvent
+from nst_fast.runs.run import Listeners, Pastiche, Run, Stage
 from nst_fast.scales import Scale
-from nst_fast.strip_optimizers import make_strip_optimizer
 
 
 def run_shared(

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nst_fast.checkpoint import State
 from nst_fast.control import StopOptions
 from nst_fast.evaluators import Evaluation
+from nst_fast.runs.checkpoint import State
 
 GUARD_STEPS = 5  # the guard looks every so many steps: a matter of steps, not of time, so that runs repeat exactly
 TRIES = 2  # how often a run goes back before it gives up

@@ -17,18 +17,18 @@ from torch import Tensor
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import OutOfMemoryError, UsageError
 from nst_fast.evaluators import Choice, choose
-from nst_fast.guard import Recovery
-from nst_fast.loop import StepEvent
 from nst_fast.memory.grids import LARGEST_TENSOR, WIDEST
 from nst_fast.memory.planned import job_at
 from nst_fast.memory.planner import Plan, budget_of, predict
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Statistics
 from nst_fast.outputs import OutputFiles
-from nst_fast.pastiche import Listeners, Pastiche
 from nst_fast.problem import Problem
-from nst_fast.reporting import new_record
-from nst_fast.run import Run, run
+from nst_fast.runs.guard import Recovery
+from nst_fast.runs.loop import StepEvent
+from nst_fast.runs.pastiche import Listeners, Pastiche
+from nst_fast.runs.reporting import new_record
+from nst_fast.runs.run import Run, run
 from nst_fast.scales import Scale
 from nst_fast.tiles import make_tiling
 

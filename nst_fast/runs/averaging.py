@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nst_fast.checkpoint import State
+from nst_fast.runs.checkpoint import State
 
 
 class IterateAverage:

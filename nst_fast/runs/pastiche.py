@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from nst_fast.errors import NumericsError
-from nst_fast.loop import StepEvent
 from nst_fast.outputs import OutputFiles, bit_depth_of
 from nst_fast.record import RunRecord
+from nst_fast.runs.loop import StepEvent
 
 
 @dataclass(frozen=True)

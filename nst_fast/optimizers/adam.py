@@ -1,0 +1,67 @@
+"""Adam on pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nst_fast.config import OptimizerOptions
+from nst_fast.evaluators import Evaluation, Evaluator
+from nst_fast.optimizers.base import smoothed
+from nst_fast.runs.checkpoint import State
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980) on pixels, clamped to [0, 1] after every update."""
+
+    def __init__(self, pastiche: Tensor, options: OptimizerOptions) -> None:
+        self.pastiche = pastiche
+        self._adam = torch.optim.Adam(
+            [pastiche],
+            lr=options.initial_learning_rate,
+            betas=(options.adam_beta1, options.adam_beta2),
+            eps=options.adam_epsilon,
+            fused=pastiche.is_cuda,  # one launch
+        )
+
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
+        self._adam.param_groups[0]["lr"] = learning_rate
+        self.pastiche.grad = evaluation.gradient
+        self._adam.step()
+        self.pastiche.grad = None
+        self.pastiche.clamp_(0, 1)
+
+    def smooth(self) -> None:
+        """The moments stay: they are running means of gradients and follow the smoothed picture within some steps."""
+        self.pastiche.copy_(smoothed(self.pastiche))
+
+    def restart_from(self, picture: Tensor) -> None:
+        self.pastiche.copy_(picture)
+        self._adam.state.clear()
+
+    def state(self) -> State:
+        return dict(self._adam.state.get(self.pastiche, {}))
+
+    def restore(self, state: State) -> None:
+        if state:
+            device = self.pastiche.device
+            moments = {name: state[name].to(device) for name in ("exp_avg", "exp_avg_sq")}
+            step = state["step"].to(device if self._adam.defaults["fused"] else "cpu")
+            self._adam.state[self.pastiche] = {"step": step, **moments}
+
+    def take_over(self, coarser: Adam) -> None:
+        """Start with the moments of a coarser scale, resized; the second moment stays non-negative."""
+        self.restore(resized_moments(coarser.state(), (self.pastiche.shape[2], self.pastiche.shape[3])))
+
+
+def resized_moments(state: State, size: tuple[int, int]) -> State:
+    """The state of an Adam for a picture of another height and width."""
+    if "step" not in state:
+        return state
+    return {
+        **state,
+        "step": state["step"].clone(),
+        "exp_avg": functional.interpolate(state["exp_avg"], size, mode="bicubic"),
+        "exp_avg_sq": functional.interpolate(state["exp_avg_sq"], size, mode="bilinear").relu_(),
+    }

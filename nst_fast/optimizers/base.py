@@ -1,0 +1,88 @@
+"""What every optimiser of pixels is to the loop, and what they share: schedules, smoothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nst_fast.config import OptimizerOptions
+from nst_fast.evaluators import Evaluation, Evaluator
+from nst_fast.runs.checkpoint import State
+
+SMALLEST_SCALE = 1e-30  # of a gradient that is 0 everywhere
+
+
+class PixelOptimizer(Protocol):
+    """Changes the pastiche, one update at a time."""
+
+    @property
+    def pastiche(self) -> Tensor:
+        """The picture as it is; after an update it may be another tensor."""
+        ...
+
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
+        """One update, given the evaluation of the pastiche as it is; ``evaluate`` serves line searches only."""
+        ...
+
+    def smooth(self) -> None:
+        """Smooth the pastiche, see :func:`smoothed`, and forget what is no longer true of it."""
+        ...
+
+    def restart_from(self, picture: Tensor) -> None:
+        """Go back to an earlier picture and forget everything learnt since."""
+        ...
+
+    def state(self) -> State:
+        """What it has learnt, for a checkpoint: live tensors, but not the picture."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Know again what :meth:`state` gave."""
+        ...
+
+
+def learning_rate_at(options: OptimizerOptions, step: int) -> float:
+    """The learning rate of the update that follows ``step`` updates.
+
+    ``exponential``: rate · decay_rate^(step / decay_steps), continuous as Keras' ExponentialDecay. ``cosine``: half a
+    cosine from the initial rate to its fraction ``final_learning_rate`` (Loshchilov & Hutter 2017, eq. 5, no restart).
+    """
+    rate = options.initial_learning_rate
+    if options.schedule == "exponential":
+        return rate * math.pow(options.decay_rate, step / options.decay_steps)
+    if options.schedule == "cosine":
+        done = step / max(1, options.steps - 1)
+        floor = options.final_learning_rate
+        return rate * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
+    return rate
+
+
+def smoothed(image: Tensor) -> Tensor:
+    """An image [B, C, H, W] average-pooled by 2 and bilinearly brought back to its size.
+
+    Takes out noise of single pixels, which total variation removes at the price of flat patches. An odd side is
+    continued by its last row or column, so that nothing moves.
+    """
+    height, width = image.shape[2:]
+    even = functional.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
+    pooled = functional.avg_pool2d(even, 2)
+    return functional.interpolate(pooled, scale_factor=2, mode="bilinear", align_corners=False)[..., :height, :width]
+
+
+def smooths_at(options: OptimizerOptions, step: int) -> bool:
+    """Whether the picture is smoothed after ``step`` updates; never after the last, which would end in a blur."""
+    return bool(options.smooth_every) and step % options.smooth_every == 0 and step < options.steps
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Part of a state with its tensors on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: moved(item, device) for name, item in value.items()}
+    return [moved(item, device) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,107 @@
+"""Our own L-BFGS: within [0, 1], one evaluation a step, nothing read by the host. The default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nst_fast.config import OptimizerOptions
+from nst_fast.evaluators import Evaluation, Evaluator
+from nst_fast.optimizers.base import SMALLEST_SCALE, moved, smoothed
+from nst_fast.optimizers.curvature import CurvaturePairs
+from nst_fast.runs.checkpoint import State
+
+# Mean change of a value of the picture in the first step, and at most in any other, at learning rate 1.
+FIRST_CHANGE, LARGEST_CHANGE = 0.01, 0.03
+
+
+class LBFGS:
+    """L-BFGS (Liu & Nocedal 1989) on pixels, within [0, 1], one evaluation a step, nothing read by the host.
+
+    - **Within the range.** Programs run L-BFGS on unbounded pixels and clip the result, or clip in between behind its
+      back: the first loses at the end what it had gained (a loss of 1.34 became 2.33), the second tells it of steps
+      that were never made. Here the pairs are those of the clamped steps, and a value at a border whose gradient
+      points outward takes no part in a step (two-metric projection, Bertsekas 1982, SIAM J. Control Optim. 20).
+    - **Whatever the scale of the loss.** Gradients are divided by the mean size of the first: squared Grams of an
+      unnormalised network reach 1e18, means over megapixels 1e-12, and single precision holds neither squared.
+    - **Still.** From the third update on nothing that is kept changes its address, and no shape depends on how many
+      pairs there are: :class:`nst_fast.optimizers.captured.GraphedOptimizer` captures an update and replays it.
+    - **Bounded.** A step changes a value by ``LARGEST_CHANGE`` at most on average, the first by ``FIRST_CHANGE``, times
+      the learning rate: curvature that is measured over tiny steps is rounding, and the next step overshoots.
+
+    Args:
+        pastiche: [B, 3, H, W], B independent pictures.
+        options: history and learning rate, by which steps and bounds are multiplied.
+        total: sums parts of scalar products over the processes that share a picture.
+    """
+
+    def __init__(
+        self, pastiche: Tensor, options: OptimizerOptions, total: Callable[[Tensor], Tensor] = lambda part: part
+    ) -> None:
+        self.pastiche = pastiche
+        self.total = total
+        self.history = options.lbfgs_history
+        self._pairs: CurvaturePairs | None = None
+        self._unit: Tensor | None = None  # mean size of the first gradient, [B, 1, 1, 1]
+        self._last: tuple[Tensor, Tensor] | None = None  # the last step, and the gradient before it
+
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float | Tensor) -> None:
+        if self._unit is None:
+            self._unit = self._mean_size(evaluation.gradient)
+        gradient = self._learn(evaluation.gradient / self._unit)
+        picture = self.pastiche
+        stuck = ((picture <= 0) & (gradient > 0)) | ((picture >= 1) & (gradient < 0))
+        direction = gradient.masked_fill(stuck, 0)
+        largest, longest = FIRST_CHANGE, math.inf
+        if self._pairs is not None:
+            direction = self._pairs.inverse_times(direction).masked_fill_(stuck, 0)
+            largest, longest = LARGEST_CHANGE, 1.0
+        length = (largest / self._mean_size(direction)).clamp_max_(longest) * learning_rate
+        moved = direction.mul_(-length).add_(picture).clamp_(0, 1)
+        if self._last is None:
+            self._last = (torch.empty_like(picture), gradient)
+        torch.sub(moved, picture, out=self._last[0])
+        picture.copy_(moved)
+
+    def _learn(self, gradient: Tensor) -> Tensor:
+        """Add what the last step has shown to the pairs; the gradient again, in memory that stays."""
+        if self._last is None:
+            return gradient
+        if self._pairs is None:
+            self._pairs = CurvaturePairs(gradient, self.history, self.total)
+        step, before = self._last
+        self._pairs.add(step, torch.sub(gradient, before, out=before))
+        return before.copy_(gradient)
+
+    def _mean_size(self, values: Tensor) -> Tensor:
+        """The mean absolute value of every picture, [B, 1, 1, 1], above 0."""
+        sums = torch.stack([values.abs().sum((1, 2, 3)), torch.full_like(values[:, 0, 0, 0], values[0].numel())])
+        summed, count = self.total(sums).unbind()
+        return (summed / count).clamp_min_(SMALLEST_SCALE).view(-1, 1, 1, 1)
+
+    def smooth(self) -> None:
+        """What is known is forgotten: the next pair would blame the whole jump on the last step."""
+        self.restart_from(smoothed(self.pastiche))
+
+    def restart_from(self, picture: Tensor) -> None:
+        self.pastiche.copy_(picture)
+        self._pairs = self._unit = self._last = None
+
+    def state(self) -> State:
+        if self._unit is None or self._last is None:
+            return {}
+        pairs = self._pairs.state() if self._pairs is not None else {}
+        return {"unit": self._unit, "step": self._last[0], "gradient": self._last[1], "pairs": pairs}
+
+    def restore(self, state: State) -> None:
+        """A shorter history than there was keeps the newest pairs."""
+        if not state:
+            return
+        known = moved(state, self.pastiche.device)
+        self._unit, self._last = known["unit"], (known["step"], known["gradient"])
+        if known["pairs"]:
+            self._pairs = CurvaturePairs(self._last[1], self.history, self.total)
+            self._pairs.restore(known["pairs"])
