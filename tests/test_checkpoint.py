@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nst_fast import keeper as keeping
 from nst_fast.config import StylizeConfig
 from nst_fast.control import Interval
 from nst_fast.errors import OutputError, ResumeError, UsageError
 from nst_fast.files import sha256_bytes
 from nst_fast.outputs import OutputFiles
+from nst_fast.runs import keeper as keeping
 from nst_fast.runs.checkpoint import SCHEMA, Checkpoint, read_checkpoint, write_checkpoint
 from nst_fast.runs.keeper import KEPT, Keeper
 

@@ -148,6 +148,28 @@ def test_bf16_is_given_up_where_it_bends_the_gradient(
     assert "cosine 0.9" in bent.reason
 
 
+@pytest.mark.parametrize(
+    ("cosines", "chosen", "expected"),
+    [
+        ({"bf16": 0.995}, "bf16", "bf16"),
+        ({"bf16": 0.8, "tf32": 0.999}, "bf16", "tf32"),
+        ({"bf16": 0.8, "tf32": 0.98}, "bf16", "fp32"),
+        ({"tf32": 0.98}, "tf32", "fp32"),
+        ({"tf32": float("nan")}, "tf32", "fp32"),
+        ({}, "fp32", "fp32"),
+    ],
+)
+def test_the_narrowest_precision_that_bends_nothing_is_taken(
+    cosines: dict[str, float], chosen: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, where TF32 is six times as fast as fp32; what is not in ``cosines`` must not be asked for."""
+    monkeypatch.setattr(choice, "usable_precisions", lambda device: ["fp32", "tf32", "bf16"])
+    asked = choice.Choice("fast", chosen, "fastest", {})
+    found = choice.unbent(asked, torch.device("cuda"), cosines.__getitem__)
+    assert found.precision == expected
+    assert (found.reason == "fastest") == (chosen == expected)
+
+
 def test_a_real_trial_times_every_precision(shallow_encoder: Encoder) -> None:
     cpu = torch.device("cpu")
     assert all(value > 0 for value in choice.trial(shallow_encoder, cpu, usable_precisions(cpu)).values())

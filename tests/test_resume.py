@@ -17,7 +17,7 @@ import pytest
 import torch
 from killed_runs import CASES, image_data
 
-from nst_fast import keeper, outputs, transfer
+from nst_fast import outputs, transfer
 from nst_fast.cli.console import Messages
 from nst_fast.cli.stylize import resumable
 from nst_fast.config import StylizeConfig
@@ -26,6 +26,7 @@ from nst_fast.errors import BusyError, NumericsError, OutOfMemoryError, OutputEr
 from nst_fast.files import lock
 from nst_fast.images import save_image
 from nst_fast.outputs import OutputFiles
+from nst_fast.runs import keeper
 from nst_fast.runs.checkpoint import read_checkpoint, write_checkpoint
 from nst_fast.runs.guard import StopRules
 from nst_fast.transfer import Listeners, resume, stylize

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nst_fast import together
 from nst_fast.batch.groups import Task, groups_of
 from nst_fast.batch.job import Batch, Hooks, Outcome
 from nst_fast.batch.run import run_batch
@@ -43,6 +42,7 @@ from nst_fast.memory.planner import Job, make_plan
 from nst_fast.objective import Objective, build_targets
 from nst_fast.optimizers import make_optimizer
 from nst_fast.problem import Problem, load_problem
+from nst_fast.runs import together
 from nst_fast.runs.guard import Guard, Recovery, StopRules
 from nst_fast.runs.loop import Course, LossHistory, Span, optimize
 from nst_fast.series.config import BatchConfig

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +25,8 @@ from nst_fast.vgg import Encoder
 TRIAL_SIDE = {"cpu": 192, "cuda": 512}  # of the picture that is tried, in pixels
 TRIAL_TURNS = 3  # timed; precisions take turns, the best of each counts
 TRIAL_SECONDS = 10.0  # a trial that would take longer ends with what it knows
-LEAST_COSINE = 0.99  # between the gradients in bf16 and fp32
+NARROW = ("bf16", "tf32")  # the narrowest first
+LEAST_COSINE = 0.99  # between the gradients in one of these and in fp32
 GAIN = 1.1  # a narrower precision must be faster by this factor to be worth its rounding
 
 
@@ -76,24 +79,37 @@ def fastest(engine: str, milliseconds: dict[str, float]) -> Choice:
 
 
 def confirmed(choice: Choice, encoder: Encoder, objective: Objective, pastiche: Tensor) -> Choice:
-    """The choice, or fp32 in its place where bf16 bends the gradient of this very problem; of the worst in a batch.
+    """The choice, or a wider precision where it bends the gradient of this very problem; of the worst in a batch."""
+
+    def gradient(precision: str) -> Tensor:
+        with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
+            return FastEvaluator(encoder, objective, DTYPES[precision])(pastiche).gradient.flatten(1)
+
+    wide = functools.cache(lambda: gradient("fp32"))
+    return unbent(
+        choice,
+        pastiche.device,
+        lambda precision: float(torch.nn.functional.cosine_similarity(wide(), gradient(precision), dim=1).min()),
+    )
+
+
+def unbent(choice: Choice, device: torch.device, cosine_to_fp32: Callable[[str], float]) -> Choice:
+    """The narrowest precision, from the chosen one on, whose gradient has the direction of the one in fp32.
 
     Rounding flips decisions of ReLUs and maxima, and networks differ in how much that matters: on real VGG-19 weights
     the cosine to fp32 is 0.998, and the final loss the same; where it was below 0.98, with random weights through five
     blocks, the final loss was a tenth higher (docs/performance.md).
     """
-    if choice.precision != "bf16":
+    if choice.precision not in NARROW:
         return choice
-    wide = FastEvaluator(encoder, objective, torch.float32)(pastiche).gradient.flatten(1)
-    narrow = FastEvaluator(encoder, objective, torch.bfloat16)(pastiche).gradient.flatten(1)
-    return judged(choice, float(torch.nn.functional.cosine_similarity(wide, narrow, dim=1).min()))
-
-
-def judged(choice: Choice, cosine: float) -> Choice:
-    """The choice, or fp32 in its place, by the cosine between the gradients of both."""
-    if cosine >= LEAST_COSINE:
-        return choice
-    return replace(choice, precision="fp32", reason=f"bf16 bends the gradient here (cosine {cosine:.3f} to fp32)")
+    reason, usable = choice.reason, [choice.precision, *usable_precisions(device)]
+    for precision in NARROW[NARROW.index(choice.precision) :]:
+        if precision in usable:
+            cosine = cosine_to_fp32(precision)
+            if cosine >= LEAST_COSINE:
+                return replace(choice, precision=precision, reason=reason)
+            reason = f"{precision} bends the gradient here (cosine {cosine:.3f} to fp32)"
+    return replace(choice, precision="fp32", reason=reason)
 
 
 def remembered_trial(encoder: Encoder, device: torch.device, precisions: list[str]) -> dict[str, float]:

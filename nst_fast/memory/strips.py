@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nst_fast.evaluators import Choice, Evaluator, make_tile_engine
-from nst_fast.evaluators.choice import judged
+from nst_fast.evaluators.choice import unbent
 from nst_fast.evaluators.strips import Strip, StripEvaluator, make_strip, strip_targets
 from nst_fast.memory.allocator import release_freed_memory, return_freed_memory
 from nst_fast.memory.footprint import IMAGE
@@ -67,17 +68,19 @@ def rank_budget(problem: Problem, place: Place) -> int:
 
 def confirmed_together(problem: Problem, choice: Choice, scale: Scale, planned: StripPlan, own: Tensor) -> Choice:
     """What :func:`nst_fast.evaluators.choice.confirmed` says, from the gradients of all ranks' rows."""
-    if choice.precision != "bf16":
-        return choice
 
+    @functools.cache
     def gradient(precision: str) -> Tensor:
         _, evaluate = strip_evaluation_at(problem, replace(choice, precision=precision), scale, planned, lambda: None)
         return evaluate(own).gradient.flatten().double()
 
-    wide, narrow = gradient("fp32"), gradient("bf16")
-    products = torch.stack([wide @ narrow, wide @ wide, narrow @ narrow])
-    planned.strip.ranks.add_up(products)
-    return judged(choice, float(products[0] / (products[1] * products[2]).sqrt()))
+    def cosine(precision: str) -> float:
+        wide, narrow = gradient("fp32"), gradient(precision)
+        products = torch.stack([wide @ narrow, wide @ wide, narrow @ narrow])
+        planned.strip.ranks.add_up(products)
+        return float(products[0] / (products[1] * products[2]).sqrt())
+
+    return unbent(choice, own.device, cosine)
 
 
 def strip_evaluation_at(
