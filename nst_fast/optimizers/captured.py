@@ -1,4 +1,4 @@
-"""L-BFGS as one CUDA graph per update: seventy small kernels, which the host takes longer to launch than a GPU to run.
+"""L-BFGS as one CUDA graph per update: 86 small operators, which the host takes longer to launch than a GPU to run.
 
 At 512 pixels that was more than half of a step on an H200 (docs/performance.md). Not captured unless asked for, with
 ``--cuda-graph on``: tests/test_cuda.py has it, but no GPU was at hand since it was written.
