@@ -15,8 +15,9 @@ from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Networks, load_problem
 from nst_fast.ranks.group import Ranks
 from nst_fast.runs.keeper import Keeper, remove_checkpoints
+from nst_fast.runs.pastiche import Listeners, Pastiche
 from nst_fast.runs.resumption import ENDED, check_output, check_same, continued_config, ended, found_pictures, newest
-from nst_fast.runs.run import Listeners, Pastiche, Run, run
+from nst_fast.runs.run import Run, run
 from nst_fast.runs.shared import run_shared
 from nst_fast.runs.together import check_joinable, run_together
 

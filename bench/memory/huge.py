@@ -15,6 +15,7 @@ from footprints import clouds
 from peaks import peak_mib
 
 from nst_fast.images import save_image
+from nst_fast.machine import describe_machine
 
 
 def main() -> int:
@@ -33,8 +34,10 @@ def main() -> int:
         seconds = time.perf_counter() - started
         record = json.loads(output.with_suffix(".json").read_text())
     facts = {"side": side, "budget": budget, "precision": record["precision"], "plan": record["plan"]}
-    facts |= {"peak_mib": round(peak), "seconds": round(seconds), "evaluations": 2, "loop_seconds": record["seconds"]}
-    sys.stdout.write(json.dumps(facts) + "\n")
+    evaluations = 2 + len(record["recoveries"])  # before the step and after it; a recovery evaluates once more
+    facts |= {"peak_mib": round(peak), "seconds": round(seconds), "evaluations": evaluations}
+    facts |= {"loop_seconds": record["seconds"], "flags": flags, "machine": describe_machine()}
+    sys.stdout.write(json.dumps(facts, indent=1) + "\n")
     return 0
 
 

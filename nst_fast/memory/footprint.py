@@ -15,12 +15,11 @@ MIB = 2**20
 IMAGE = 12  # bytes per pixel of a picture: three channels of float32
 INDEX = 8  # bytes per cell by which max pooling says which of the window was the largest
 PRECISION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
-# What a run of 64 pixels takes beside its network: primitives, thread buffers, small objects; with PyTorch's optimisers
-# also its compiler, which they bring along.
-FIXED = {"adam": 120 * MIB, "lbfgs": 30 * MIB}
+# PyTorch's optimisers bring its compiler along; what else a run of 64 pixels takes beside its network is in HOLES.
+FIXED = {"adam": 120 * MIB, "lbfgs": 0}
 AUTOGRAD_HOLES = 0.09  # share of what autograd keeps that is lost between its blocks
 # Holes in the heap of the C library when a picture is evaluated whole; in tiles it is told to leave none.
-HOLES = 80 * MIB
+HOLES = 60 * MIB
 WEIGHT_COPIES = 2  # as they were loaded, kept for other encoders, and in the encoder
 PREPARED_COPIES = 2  # the fast engine keeps every weight in its own layout, and flipped
 

@@ -311,6 +311,3 @@ class Run:
         weights = self.problem.weights["sha256"]
         with open_monitor(self.problem.encoder, objective, self.config, weights, self.listeners.note) as monitor:
             yield monitor
-
-
-__all__ = ["Listeners", "Pastiche", "Run", "Stage", "run"]

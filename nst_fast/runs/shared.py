@@ -32,7 +32,9 @@ from nst_fast.runs.checkpoint import Checkpoint
 from nst_fast.runs.guard import GUARD_STEPS, Guard
 from nst_fast.runs.keeper import Keeper
 from nst_fast.runs.loop import Course, EventClock, StepEvent
-from nst_fast.runs.run import Listeners, Pastiche, Run, Stage
+from nst_fast.runs.pastiche import Listeners, Pastiche
+from nst_fast.runs.run import Run
+from nst_fast.runs.stage import Stage
 from nst_fast.scales import Scale
 
 
