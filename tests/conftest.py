@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nst_fast.images import save_image
 from nst_fast.vgg import Encoder
 from nst_fast.weights import make_encoder
 
@@ -51,6 +52,22 @@ def picture() -> torch.Tensor:
     """A smooth seeded picture [1, 3, 24, 32] in [0, 1]."""
     coarse = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(7))
     return torch.nn.functional.interpolate(coarse, (24, 32), mode="bicubic").clamp(0, 1)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, picture: torch.Tensor) -> tuple[Path, Path]:
+    """Files of a content and a style picture."""
+    save_image(picture, tmp_path / "content.png")
+    save_image(picture.flip(3) ** 2, tmp_path / "style.png")
+    return tmp_path / "content.png", tmp_path / "style.png"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -8,11 +8,13 @@ import io
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
-from nst_fast.weights import load_weights
+from nst_fast.weights import download, load_weights
 from nst_fast.weights.hub import HubFile
 
 
@@ -104,3 +106,16 @@ def serving() -> Iterator[Hub]:
         server.endless = False
         server.shutdown()
         thread.join()
+
+
+@contextlib.contextmanager
+def in_place_of_torchvision(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The same, asked in place of torchvision's, with an empty cache and an empty torch hub folder below ``folder``."""
+    patch.setenv("NST_FAST_CACHE", str(folder / "cache"))
+    patch.setenv("TORCH_HOME", str(folder / "torch"))
+    patch.setenv("no_proxy", "*")
+    patch.delenv("NST_FAST_OFFLINE")
+    patch.setattr(download, "PAUSES", (0.0, 0.0))
+    with serving() as server:
+        patch.setenv("NST_FAST_WEIGHTS_URL", server.address)
+        yield server

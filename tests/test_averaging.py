@@ -25,13 +25,6 @@ TINY = StylizeConfig(
 )
 
 
-@pytest.fixture
-def pair(tmp_path: Path, picture: torch.Tensor) -> tuple[Path, Path]:
-    save_image(picture, tmp_path / "content.png")
-    save_image(picture.flip(3) ** 2, tmp_path / "style.png")
-    return tmp_path / "content.png", tmp_path / "style.png"
-
-
 def seen_by(pair: tuple[Path, Path], **options: object) -> tuple[transfer.Pastiche, dict[int, torch.Tensor]]:
     """A run that reports every step, and its iterates by step."""
     iterates: dict[int, torch.Tensor] = {}

@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from nst_fast.evaluators import ort as engine_module
 from nst_fast.evaluators.ort_step import WholeStep
 
 ALL_STYLE_TAPS = [f"relu{block}_1" for block in range(1, 6)]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = BenchConfig(
     sizes="32x24",
     engines="eager",
@@ -49,14 +51,6 @@ TINY = BenchConfig(
     device="cpu",
     memory=False,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_hub import Hub, block_one, serving
+from local_hub import Hub, block_one, in_place_of_torchvision
 
 from nst_fast.errors import WeightsError
 from nst_fast.weights import Weights, download, load_weights
@@ -23,13 +23,7 @@ from nst_fast.weights.hub import HubFile, hub_file
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on this machine, an empty cache and an empty torch hub folder."""
-    monkeypatch.setenv("NST_FAST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("NST_FAST_OFFLINE")
-    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
-    with serving() as server:
-        monkeypatch.setenv("NST_FAST_WEIGHTS_URL", server.address)
+    with in_place_of_torchvision(tmp_path, monkeypatch) as server:
         monkeypatch.setattr(hub_module, "hub_file", lambda network, mirrors=(): replace(server.file, mirrors=mirrors))
         yield server
 

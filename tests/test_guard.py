@@ -13,7 +13,6 @@ from nst_fast.config import OptimizerOptions, StylizeConfig
 from nst_fast.control import StopOptions, parse_duration
 from nst_fast.errors import NumericsError, UsageError
 from nst_fast.evaluators import Evaluation
-from nst_fast.images import save_image
 from nst_fast.memory import planned
 from nst_fast.optimizers import make_optimizer
 from nst_fast.runs.guard import TRIES, Guard, Recovery, StopRules
@@ -141,13 +140,6 @@ TINY = StylizeConfig(
     precision="fp32",
     steps=30,
 )
-
-
-@pytest.fixture
-def pair(tmp_path: Path, picture: torch.Tensor) -> tuple[Path, Path]:
-    save_image(picture, tmp_path / "content.png")
-    save_image(picture.flip(3) ** 2, tmp_path / "style.png")
-    return tmp_path / "content.png", tmp_path / "style.png"
 
 
 def test_a_diverging_run_still_saves_its_best_picture_and_says_so(

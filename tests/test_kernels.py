@@ -12,8 +12,12 @@ from types import ModuleType
 import pytest
 import torch
 
-from nst_fast.evaluators import max_pooling
+from nst_fast.config import ObjectiveOptions
+from nst_fast.evaluators import max_pooling, straight
+from nst_fast.evaluators.fast import FastEvaluator
 from nst_fast.evaluators.max_pooling import MaxPooling, own_kernels
+from nst_fast.objective import Objective, build_targets
+from nst_fast.weights import make_encoder
 
 
 def test_the_kernels_pool_as_pytorch_does() -> None:
@@ -22,6 +26,32 @@ def test_the_kernels_pool_as_pytorch_does() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(script.parents[1])}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
     assert done.stdout == "compared all\n", done.stderr
+
+
+def cudnn_convolution_relu(x, weight, bias, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+    """What cuDNN's joined call computes."""
+    return torch.nn.functional.conv2d(x, weight, bias, stride, padding, dilation, groups).relu_()
+
+
+@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate"])
+@pytest.mark.parametrize("style_taps", ["relu1_1,relu2_1", "conv1_2,relu1_2,pool1,relu2_2"])
+def test_the_way_that_is_taken_on_tensor_cores_gives_the_same(
+    pooling: str, padding: str, style_taps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joined calls, eight channels, pooling and ReLU in one, by stand-ins in float64."""
+    options = ObjectiveOptions(content_taps="relu2_1", style_taps=style_taps, pooling=pooling, padding=padding)
+    encoder, _ = make_encoder("random:3", "vgg19", options.taps, pooling=pooling, padding=padding, normalize_input=True)
+    content, style, image = torch.rand((3, 1, 3, 21, 18), generator=torch.Generator().manual_seed(1)).double()
+    objective = Objective(options, build_targets(encoder.double(), options, content, [style]))
+    plain = FastEvaluator(encoder, objective, torch.float64)(image)
+    monkeypatch.setattr(straight, "on_tensor_cores", lambda device, dtype: True)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", cudnn_convolution_relu)
+    monkeypatch.setattr(MaxPooling, "__init__", lambda pooling, device: setattr(pooling, "kernels", Fake("kernels")))
+    evaluate = FastEvaluator(encoder, objective, torch.float64)
+    assert evaluate.network.channels == 8
+    assert evaluate.network.masked == ({"relu1_2"} if pooling == "max" and "relu1_2" not in style_taps else set())
+    torch.testing.assert_close(evaluate(image).gradient, plain.gradient, rtol=1e-10, atol=1e-16)
 
 
 class Fake(ModuleType):
@@ -33,7 +63,9 @@ class Fake(ModuleType):
         return torch.nn.functional.max_pool2d(x, 2)
 
     def max_pool_and_relu_backward(self, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self.factor * MaxPooling(torch.device("cpu")).backward(gradient, x) * (x > 0)
+        indices = torch.nn.functional.max_pool2d_with_indices(x, [2, 2])[1]
+        flat = torch.zeros_like(x).flatten(2)
+        return self.factor * flat.scatter_(2, indices.flatten(2), gradient.flatten(2)).view_as(x) * (x > 0)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.001])

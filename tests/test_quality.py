@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from nst_fast.benchmark.charts import save_plot
 from nst_fast.benchmark.config import BenchConfig
@@ -16,6 +14,8 @@ from nst_fast.benchmark.rows import FAILED, OK, QualityRow
 from nst_fast.benchmark.suite import run_benchmark, shareable
 from nst_fast.benchmark.workbench import Workbench
 from nst_fast.errors import UsageError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = BenchConfig(
     sizes="32",
@@ -29,14 +29,6 @@ TINY = BenchConfig(
     device="cpu",
     memory=False,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,64 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from narrow_networks import engine_of, few_channels, narrow, pictures
 from thread_ranks import ThreadRanks, run_ranks
 
-import nst_fast.taps
 from nst_fast.config import ObjectiveOptions
 from nst_fast.errors import UsageError
 from nst_fast.evaluators import Evaluation
 from nst_fast.evaluators.eager import EagerEvaluator
-from nst_fast.evaluators.straight import StraightNetwork
 from nst_fast.evaluators.strips import StripEvaluator, make_strip, strip_targets
-from nst_fast.evaluators.tile_engine import EagerTileEngine, TileEngine
+from nst_fast.evaluators.tile_engine import EagerTileEngine
 from nst_fast.objective import Objective, build_targets
 from nst_fast.ranks.agreement import Agreement
 from nst_fast.ranks.halos import Halos
 from nst_fast.tiles import halo_of, strip_rows
-from nst_fast.vgg import Encoder
-from nst_fast.weights import make_encoder
 
 DEEP = ObjectiveOptions(tv_weight=0.5)
 SHALLOW = ObjectiveOptions(content_taps="relu2_2", style_taps="relu1_1,relu2_1", tv_weight=0.5)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_channels() -> Iterator[None]:
-    """Networks of the real depth that are quick."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nst_fast.taps, "BLOCK_CHANNELS", (5, 4, 4, 3, 3))
+def narrow_everywhere() -> Iterator[None]:
+    with few_channels():
         yield
-
-
-@cache
-def narrow(options: ObjectiveOptions) -> Encoder:
-    encoder, _ = make_encoder(
-        "random:2",
-        options.network,
-        options.taps,
-        pooling=options.pooling,
-        padding=options.padding,
-        normalize_input=True,
-    )
-    for name, parameter in encoder.named_parameters():
-        if name.endswith("bias"):  # so few channels would all be dark without
-            parameter.uniform_(0, 0.2, generator=torch.Generator().manual_seed(3))
-    return encoder.double()
-
-
-def pictures(height: int, width: int, count: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(height * 10_000 + width)
-    return [torch.rand(1, 3, height, width, dtype=torch.float64, generator=generator) for _ in range(count)]
-
-
-def engine_of(name: str, encoder: Encoder) -> TileEngine:
-    return EagerTileEngine(encoder) if name == "eager" else StraightNetwork(encoder, torch.float64)
 
 
 def shared(

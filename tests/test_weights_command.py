@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_hub import Hub, block_one, serving
+from local_hub import Hub, block_one, in_place_of_torchvision
 from safetensors.torch import save_file
 
 from nst_fast.cli import main
-from nst_fast.weights import download, load_weights
 from nst_fast.weights import hub as hub_module
+from nst_fast.weights import load_weights
 
 Command = Callable[..., tuple[int, str, str]]
 COPY = "vgg19-imagenet-features.safetensors"
@@ -24,13 +24,7 @@ COPY = "vgg19-imagenet-features.safetensors"
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setenv("NST_FAST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("NST_FAST_OFFLINE")
-    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
-    with serving() as server:
-        monkeypatch.setenv("NST_FAST_WEIGHTS_URL", server.address)
+    with in_place_of_torchvision(tmp_path, monkeypatch) as server:
         monkeypatch.setattr(hub_module, "hub_file", published(server))
         yield server
 

@@ -32,6 +32,8 @@ PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
 
 # Tensor cores take channels of bf16 by eight; cuDNN pads three to that in every call, or is slow.
 CHANNELS_ON_TENSOR_CORES = 8
+# Numbers in a result of the joined call. Beyond, indices need 64 bits, which only conv2d looks after.
+LARGEST_JOINED = 2**31
 
 
 class Convolution:
@@ -58,7 +60,7 @@ class Convolution:
         margin = 1
         if self.padding != "zeros":
             x, margin = functional.pad(x, (1, 1, 1, 1), mode=self.padding), 0
-        if rectify and self.joined:
+        if rectify and self.joined and x[:, 0].numel() * len(self.bias) < LARGEST_JOINED:
             return torch.cudnn_convolution_relu(x, self.weight, self.bias, [1, 1], [margin, margin], [1, 1], 1)
         y = functional.conv2d(x, self.weight, self.bias, padding=margin)
         return y.relu_() if rectify else y
