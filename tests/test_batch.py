@@ -28,6 +28,7 @@ from nst_fast.batch.inputs import STATE, find_pictures, output_names, stem_key
 from nst_fast.batch.job import Batch, Hooks, Outcome
 from nst_fast.batch.lines import append_line
 from nst_fast.batch.manifest import Manifest
+from nst_fast.batch.picture import MOST_DEATHS
 from nst_fast.batch.run import run_batch
 from nst_fast.batch.shards import Shard
 from nst_fast.cli.batch import conclude
@@ -386,6 +387,32 @@ def test_a_living_worker_of_this_machine_keeps_its_claim_and_a_dead_one_loses_it
     other.silent_for(0)
     assert takes_over(tmp_path / STATE)
     assert not other.beat.exists()
+
+
+def test_a_picture_that_kills_every_worker_is_given_up_and_tried_again_by_the_next_call(photos: Path) -> None:
+    key = stem_key("a.jpg")
+    out = photos.parent / "out"
+    for _ in range(MOST_DEATHS):  # each finds a dead worker's claim, and dies in its turn
+        Claimant(out, key, claims.machine_name())
+        assert takes_over(out / STATE, key)
+    outcome, painted = run(photos)
+    assert painted == ["deep/er/b.PNG"]
+    (failed,) = outcome.failed
+    assert failed.input == "a.jpg"
+    assert failed.error is not None
+    assert failed.error["exit_code"] == 7
+    assert "3 workers were killed" in failed.error["message"]
+    assert run(photos)[1] == ["a.jpg"]
+
+
+def test_a_worker_that_died_once_costs_its_picture_nothing_but_company(photos: Path) -> None:
+    draw(photos / "c.png", 3)
+    draw(photos / "d.png", 4)
+    Claimant(photos.parent / "out", stem_key("c.png"), claims.machine_name())
+    outcome, painted = run(photos, together=4)
+    assert not outcome.failed
+    assert len(outcome.done) == 4
+    assert "c.png" in painted  # by itself, where the others share a loop
 
 
 def test_another_machine_is_waited_for_until_it_was_silent_for_long(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ worker holds a lock of the operating system for as long as it lives, and touches
 :data:`HEARTBEAT_SECONDS`. A dead worker's claims are taken over: one of this machine at once, for its lock is free; one
 of another machine, whose lock a network disk may not show, when it has not been heard of for :data:`STALE_SECONDS`.
 
+How many workers died at a picture is counted, in bytes of a file: one that kills them all is to be given up one day.
+
 These files are locks and not results, so they are not written by :mod:`nst_fast.files`: a file that is replaced would
 exclude nobody, and none of them is missed after a crash.
 """
@@ -39,6 +41,7 @@ class Worker:
         self.machine = machine_name()
         self.workers = make_folder(state / "workers")
         self.claims = make_folder(state / "claims")
+        self._deaths = make_folder(state / "deaths")
         self.beat = self.workers / f"{self.token}.beat"
         self.lock = FileLock(self.workers / f"{self.token}.lock")
 
@@ -65,6 +68,16 @@ class Worker:
         """Whether the claim is still ours; a machine that slept for long may have lost it."""
         return self._owner(key) == self.token
 
+    def deaths(self, key: str) -> int:
+        """How many workers died while this key was claimed, since it was forgotten."""
+        try:
+            return (self._deaths / key).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def forget_deaths(self, key: str) -> None:
+        remove(self._deaths / key)
+
     def sweep(self) -> None:
         """Remove what dead workers have left; claims to pictures that they had finished would stay for ever."""
         for claim in self.claims.iterdir():
@@ -88,6 +101,9 @@ class Worker:
             with FileLock(self.claims / TAKE_OVER, timeout=0):
                 if not self._is_abandoned(key):
                     return False
+                if self._owner(key):
+                    with (self._deaths / key).open("ab") as stream:
+                        stream.write(b".")
                 remove(self.claims / key)
                 return self._create(key)
         except Timeout:

@@ -15,7 +15,7 @@ from nst_fast.batch.inputs import folded, output_name, stem_key
 from nst_fast.batch.job import Batch, Hooks
 from nst_fast.batch.manifest import DONE, FAILED, Entry, Manifest
 from nst_fast.batch.plan import Plan, hash_or_empty
-from nst_fast.errors import InputError, NstFastError, OutputError
+from nst_fast.errors import InputError, NstFastError, OutOfMemoryError, OutputError
 from nst_fast.files import check_writable, make_folder, sha256_of, shown
 from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Networks, Problem, load_problem
@@ -26,6 +26,7 @@ from nst_fast.series.jobs import Job
 from nst_fast.series.run import ERRORS_OF_ONE, paint, warm_up
 
 Record = Mapping[str, Any]
+MOST_DEATHS = 3  # of workers at one picture before it counts as failed
 
 
 @dataclass
@@ -112,6 +113,8 @@ class Maker:
         output = self.batch.folder / task.output
         if folded(task.output) in self.outputs_of_others(task.name) or self.in_the_way(task.name, task.path, output):
             return None
+        if self.worker.deaths(stem_key(task.name)):
+            return None  # whoever dies at it again shall take no other picture along
         try:
             if self.finished(OutputFiles(output), task.path):
                 return None
@@ -144,7 +147,16 @@ class Maker:
         return {folded(entry.output) for other, entry in self.manifest.entries.items() if other != name}
 
     def make(self, name: str, path: Path, output: Path, title: str) -> Record | None:
-        """The record of the picture, which is written; None when it was stopped, or is another worker's now."""
+        """The record of the picture, which is written; None when it was stopped, or is another worker's now.
+
+        Raises:
+            OutOfMemoryError: too many workers have died at it, which is how memory runs out on a CPU.
+        """
+        if self.worker.deaths(stem_key(name)) >= MOST_DEATHS:
+            raise OutOfMemoryError(
+                f"{MOST_DEATHS} workers were killed while they made it, as they are when memory runs out",
+                "Use --max-memory or a smaller --image-size",
+            )
         make_folder(output.parent)
         files = OutputFiles(output)
         job = Job(name, {}, self.batch.config, path, tuple(self.batch.styles))
@@ -206,6 +218,7 @@ class Maker:
             worker=self.worker.title,
         )
         self.manifest.append(entry)
+        self.worker.forget_deaths(stem_key(name))
 
 
 def refusal(in_the_way: list[Path]) -> OutputError:
