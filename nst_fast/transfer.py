@@ -14,7 +14,7 @@ from nst_fast.options import known
 from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Networks, load_problem
 from nst_fast.ranks.group import Ranks
-from nst_fast.runs.keeper import Keeper, remove_checkpoints
+from nst_fast.runs.keeper import keeper_of, remove_checkpoints
 from nst_fast.runs.pastiche import Listeners, Pastiche
 from nst_fast.runs.resumption import ENDED, check_output, check_same, continued_config, ended, found_pictures, newest
 from nst_fast.runs.run import Run, run
@@ -71,9 +71,9 @@ def stylize(
         if files is not None and writes:
             remove_checkpoints(files)
         if ranks is None:
-            pastiche = run(problem, files, listeners, keeper_of(files, config, listeners))
+            pastiche = run(problem, files, listeners, keeper_of(files, config.checkpoint_interval, listeners.note))
         else:
-            keeper = keeper_of(files if writes else None, config, listeners)
+            keeper = keeper_of(files if writes else None, config.checkpoint_interval, listeners.note)
             pastiche = run_shared(problem, files, listeners, ranks, keeper)
         return saved(pastiche, files if writes else None)
 
@@ -195,7 +195,9 @@ def resume(
         problem = load_problem(config, *pictures, networks or Networks())
         check_same(checkpoint, problem, listeners.note)
         listeners.note(f"going on after step {checkpoint.step} of {config.steps}")
-        pastiche = run(problem, files, listeners, keeper_of(files, config, listeners), checkpoint)
+        pastiche = run(
+            problem, files, listeners, keeper_of(files, config.checkpoint_interval, listeners.note), checkpoint
+        )
         return saved(pastiche, files)
 
 
@@ -222,11 +224,6 @@ def check_unfinished(files: OutputFiles, *, overwrite: bool) -> None:
             f"{shown(files.picture)} is the picture of an unfinished run, which left {shown(kept[0].name)}",
             f"Go on with it by `nst-fast resume {shown(files.picture)}`, or use --overwrite to begin anew",
         )
-
-
-def keeper_of(files: OutputFiles | None, config: StylizeConfig, listeners: Listeners) -> Keeper | None:
-    interval = config.checkpoint_interval
-    return Keeper(files, interval, listeners.note) if files is not None and interval is not None else None
 
 
 def saved(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:

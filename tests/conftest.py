@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import draw
 
 from nst_fast.images import save_image
 from nst_fast.vgg import Encoder
@@ -60,6 +61,19 @@ def pair(tmp_path: Path, picture: torch.Tensor) -> tuple[Path, Path]:
     save_image(picture, tmp_path / "content.png")
     save_image(picture.flip(3) ** 2, tmp_path / "style.png")
     return tmp_path / "content.png", tmp_path / "style.png"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with a picture in it, in a folder of it, and things that are none."""
+    folder = tmp_path / "photos"
+    draw(folder / "a.jpg", 1)
+    draw(folder / "deep" / "er" / "b.PNG", 2)
+    draw(folder / ".hidden.png", 3)
+    draw(folder / ".trash" / "c.png", 3)
+    (folder / "notes.txt").write_text("no picture")
+    draw(tmp_path / "style.png", 9)
+    return folder
 
 
 @pytest.fixture

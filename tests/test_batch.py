@@ -10,14 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import typer
+from batches import TINY, Watcher, batch_of, draw, run
 from filelock import FileLock
 from PIL import Image
 
@@ -37,67 +38,6 @@ from nst_fast.cli.signals import Stop
 from nst_fast.errors import InputError, OutputError, PartialError, UsageError
 from nst_fast.images import READABLE
 from nst_fast.images.sources import open_source
-from nst_fast.series.config import BatchConfig
-from nst_fast.transfer import Listeners
-
-TINY = BatchConfig(
-    weights="random:0",
-    content_taps="relu1_2",
-    style_taps="relu1_1",
-    image_size=24,
-    steps=2,
-    engine="eager",
-    precision="fp32",
-)
-
-
-def draw(path: Path, seed: int = 0, size: tuple[int, int] = (32, 24)) -> Path:
-    coarse = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder with a picture in it, in a folder of it, and things that are none."""
-    folder = tmp_path / "photos"
-    draw(folder / "a.jpg", 1)
-    draw(folder / "deep" / "er" / "b.PNG", 2)
-    draw(folder / ".hidden.png", 3)
-    draw(folder / ".trash" / "c.png", 3)
-    (folder / "notes.txt").write_text("no picture")
-    draw(tmp_path / "style.png", 9)
-    return folder
-
-
-class Watcher:
-    """Counts the updates of each run; stops when it is told to."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.titles: list[str] = []
-        self.stop_at = stop_at
-
-    @contextmanager
-    def __call__(self, line: str) -> Iterator[Listeners]:
-        self.titles.append(line.split()[1])
-        yield Listeners(stop=self.stop)
-
-    def stop(self) -> bool:
-        return self.stop_at is not None and len(self.titles) >= self.stop_at
-
-
-def batch_of(photos: Path, *inputs: Path, **options: object) -> Batch:
-    config = TINY.replace(**{name: options.pop(name) for name in list(options) if name in TINY.as_dict()})
-    given = {"inputs": inputs or (photos,), "styles": [photos.parent / "style.png"], "folder": photos.parent / "out"}
-    return Batch(**{**given, "config": config, **options})  # type: ignore[arg-type]
-
-
-def run(photos: Path, *inputs: Path, **options: object) -> tuple[Outcome, list[str]]:
-    """The outcome, and the names of the pictures that were really painted."""
-    watcher = Watcher()
-    outcome = run_batch(batch_of(photos, *inputs, **options), Hooks(watch=watcher))
-    return outcome, watcher.titles
 
 
 def records(photos: Path) -> list[dict[str, object]]:

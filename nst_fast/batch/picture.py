@@ -11,18 +11,20 @@ from typing import Any
 
 from nst_fast.batch.claims import Worker
 from nst_fast.batch.groups import Task
-from nst_fast.batch.inputs import folded, output_name, stem_key
+from nst_fast.batch.inputs import STATE, folded, output_name, stem_key
 from nst_fast.batch.job import Batch, Hooks
 from nst_fast.batch.manifest import DONE, FAILED, Entry, Manifest
 from nst_fast.batch.plan import Plan, hash_or_empty
-from nst_fast.errors import InputError, NstFastError, OutOfMemoryError, OutputError
+from nst_fast.errors import InputError, NstFastError, OutOfMemoryError, OutputError, ResumeError
 from nst_fast.files import check_writable, make_folder, sha256_of, shown
 from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Networks, Problem, load_problem
 from nst_fast.record import read_record
-from nst_fast.runs.pastiche import Pastiche
+from nst_fast.runs.checkpoint import Checkpoint
+from nst_fast.runs.keeper import keeper_of, remove_checkpoints
+from nst_fast.runs.pastiche import Listeners, Pastiche
+from nst_fast.runs.resumption import check_same, newest
 from nst_fast.runs.together import run_together
-from nst_fast.series.jobs import Job
 from nst_fast.series.run import ERRORS_OF_ONE, paint, warm_up
 
 Record = Mapping[str, Any]
@@ -137,6 +139,7 @@ class Maker:
         try:
             record = self.finished(OutputFiles(target), path) or self.make(name, path, target, title)
         except ERRORS_OF_ONE as error:
+            remove_checkpoints(self.kept(output))
             self.write_failure(name, path, output, error, started)
             return True
         if record is not None:
@@ -158,13 +161,41 @@ class Maker:
                 "Use --max-memory or a smaller --image-size",
             )
         make_folder(output.parent)
-        files = OutputFiles(output)
-        job = Job(name, {}, self.batch.config, path, tuple(self.batch.styles))
         with self.hooks.watch(title) as listeners:
-            pastiche = paint(job, files, self.networks, listeners)
+            problem = load_problem(self.batch.config, path, self.batch.styles, self.networks)
+            pastiche = self.paint(problem, self.kept(output.relative_to(self.batch.folder)), listeners)
         if pastiche is None or not self.save(name, output, pastiche):
             return None
         return pastiche.record.as_dict()
+
+    def kept(self, output: str | Path) -> OutputFiles:
+        """Where the checkpoints of a picture are: not among the pictures, and of use to this batch alone."""
+        return OutputFiles(self.batch.folder / STATE / "checkpoints" / output)
+
+    def paint(self, problem: Problem, kept: OutputFiles, listeners: Listeners) -> Pastiche | None:
+        """Go on from what a worker that died, or was stopped, has kept of the picture, or begin it."""
+        interval = problem.config.checkpoint_interval
+        keeper = keeper_of(kept, interval, listeners.note)
+        if keeper is not None:
+            make_folder(kept.picture.parent)
+        if kept.checkpoints():
+            try:
+                checkpoint = self.interrupted(problem, kept, listeners)
+                listeners.note(f"going on after step {checkpoint.step} of {problem.config.steps}")
+                return paint(problem, kept, listeners, keeper, checkpoint)
+            except ResumeError as error:
+                listeners.note(f"begun anew: {error.message}")
+                remove_checkpoints(kept)
+        return paint(problem, kept, listeners, keeper)
+
+    def interrupted(self, problem: Problem, kept: OutputFiles, listeners: Listeners) -> Checkpoint:
+        """The newest checkpoint. Raises :class:`ResumeError` if it is of other options, files or another device."""
+        checkpoint = newest(kept, listeners.note)
+        assert problem.content is not None  # every picture of a batch has one
+        if not self.plan.began(checkpoint.record, type(self.batch.config), problem.content.sha256):
+            raise ResumeError("what was kept is of another input or other options")
+        check_same(checkpoint, problem, listeners.note)
+        return checkpoint
 
     def save(self, name: str, output: Path, pastiche: Pastiche) -> bool:
         """Write a picture, unless it is another worker's now."""
@@ -189,6 +220,7 @@ class Maker:
         self.hooks.failed(f"{shown(name)}: {error.as_dict()['message']}")
 
     def write_done(self, task: Task, output: str, record: Record, seconds: float) -> None:
+        remove_checkpoints(self.kept(output))
         digest = record["inputs"]["content"]["sha256"]
         self.write(task.name, digest, output, seconds, status=DONE, output_sha256=record["output_sha256"])
         self.made += 1

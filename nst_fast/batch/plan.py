@@ -58,6 +58,10 @@ class Plan:
 
     def made(self, record: Mapping[str, Any], config_class: type[StylizeConfig], input_sha256: str) -> bool:
         """Whether the run that a record tells of is one of this plan, from the input with this hash, run to its end."""
+        return self.began(record, config_class, input_sha256) and record.get("status") != "stopped"
+
+    def began(self, record: Mapping[str, Any], config_class: type[StylizeConfig], input_sha256: str) -> bool:
+        """The same, whether or not it came to its end."""
         try:
             inputs = record["inputs"]
             init = inputs["init"]["sha256"] if "init" in inputs else ""
@@ -70,8 +74,7 @@ class Plan:
             content = inputs["content"]["sha256"]
         except (KeyError, TypeError):  # of another version, or damaged
             return False
-        alike = (options, files, content) == (self.options, self.files, input_sha256)
-        return alike and record.get("status") != "stopped"
+        return (options, files, content) == (self.options, self.files, input_sha256)
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """What a plan found in the folder says otherwise, one phrase each."""

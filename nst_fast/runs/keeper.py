@@ -59,6 +59,11 @@ class Keeper:
         return ""
 
 
+def keeper_of(files: OutputFiles | None, interval: Interval | None, note: Callable[[str], None]) -> Keeper | None:
+    """The keeper of a run, if it writes files and is to keep its state."""
+    return Keeper(files, interval, note) if files is not None and interval is not None else None
+
+
 def remove_checkpoints(files: OutputFiles) -> None:
     """Remove all checkpoints of a run: it is complete, or begun anew."""
     for path in files.checkpoints():

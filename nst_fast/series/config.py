@@ -11,8 +11,8 @@ from nst_fast.options import declared
 
 # The fields that a series fills in itself, by command: they are no flags of it.
 RECONSTRUCT_FIXED = ("content_taps", "content_weight", "style_taps", "style_weight", "seed")
-# Snapshots would stand among the pictures, and could take their names; a batch goes on picture by picture.
-BATCH_FIXED = ("save_every", "save_format", "checkpoint_every")
+# Snapshots would stand among the pictures, and could take their names.
+BATCH_FIXED = ("save_every", "save_format")
 TEXTURE_FIXED = ("content_taps", "content_weight", "style_taps", "seed")
 
 

@@ -13,7 +13,9 @@ from nst_fast.errors import InputError, ModelError, NumericsError, OutOfMemoryEr
 from nst_fast.files import lock
 from nst_fast.machine import resolve_device
 from nst_fast.outputs import OutputFiles
-from nst_fast.problem import Networks, load_problem
+from nst_fast.problem import Networks, Problem, load_problem
+from nst_fast.runs.checkpoint import Checkpoint
+from nst_fast.runs.keeper import Keeper
 from nst_fast.series.folder import Measure, Outcome, Record, SeriesFolder
 from nst_fast.series.jobs import Job, Series
 from nst_fast.transfer import Listeners, Pastiche, run
@@ -88,18 +90,24 @@ def finish(job: Job, files: SeriesFolder, networks: Networks, listeners: Listene
     if (found := files.finished(job, weights["sha256"])) is not None:
         listeners.note("finished before, kept")
         return found
-    pastiche = paint(job, files.files(job), networks, listeners)
+    problem = load_problem(job.config, job.content, job.styles, networks, size=job.size)
+    pastiche = paint(problem, files.files(job), listeners)
     if pastiche is None:
         return None
     files.files(job).save_picture(pastiche.image, pastiche.record)
     return pastiche.record.as_dict()
 
 
-def paint(job: Job, files: OutputFiles, networks: Networks, listeners: Listeners) -> Pastiche | None:
-    """Run a job to its end; None when the user stopped it. Snapshots are written, the picture itself is not."""
+def paint(
+    problem: Problem,
+    files: OutputFiles,
+    listeners: Listeners,
+    keeper: Keeper | None = None,
+    interrupted: Checkpoint | None = None,
+) -> Pastiche | None:
+    """Run a problem to its end; None when the user stopped it. Snapshots are written, the picture itself is not."""
     warm_up()
-    problem = load_problem(job.config, job.content, job.styles, networks, size=job.size)
-    pastiche = run(problem, files, listeners)
+    pastiche = run(problem, files, listeners, keeper, interrupted)
     if pastiche.failure is not None:
         raise pastiche.failure
     return None if listeners.stop() and pastiche.record.status != "complete" else pastiche
