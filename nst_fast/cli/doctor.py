@@ -26,6 +26,7 @@ def doctor(
 
 def examine() -> dict[str, Any]:
     """Everything the doctor looks at, as plain data."""
+    from nst_fast.evaluators.max_pooling import own_kernels
     from nst_fast.files import cache_dir
     from nst_fast.machine import describe_machine, resolve_device
     from nst_fast.ort.libraries import provider_libraries, runtime_packages
@@ -39,9 +40,11 @@ def examine() -> dict[str, Any]:
         ]
         for name in ("cuda", "tensorrt")
     }
+    device = resolve_device("auto")
     return {
         "machine": describe_machine(),
-        "device": str(resolve_device("auto")),
+        "device": str(device),
+        "kernels": own_kernels(device)[1] or "work" if device.type == "cuda" else "none on this device",
         "runtime_packages": list(runtime_packages()),
         "providers": [vars(status) for status in providers],
         "libraries": libraries,
@@ -52,7 +55,7 @@ def examine() -> dict[str, Any]:
 def describe(report: dict[str, Any]) -> list[str]:
     """The report for people, one fact a line."""
     lines = [f"{key:<18} {value}" for key, value in report["machine"].items()]
-    lines += [f"{'device':<18} {report['device']}", f"{'cache':<18} {report['cache']}", ""]
+    lines += [f"{key:<18} {report[key]}" for key in ("device", "kernels", "cache")] + [""]
     for status in report["providers"]:
         verdict = "works" if status["works"] else "does not work"
         lines.append(f"provider {status['name']:<9} {verdict}: {status['detail']}")

@@ -25,7 +25,9 @@ class MaxPooling:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.kernels = own_kernels(device) if device.type == "cuda" else None
+        self.kernels, problem = own_kernels(device) if device.type == "cuda" else (None, "")
+        if problem:
+            warnings.warn(f"max pooling by PyTorch, which is slower: {problem}", stacklevel=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """The largest of each window [B, C, H // 2, W // 2]."""
@@ -43,8 +45,8 @@ class MaxPooling:
 
 
 @functools.cache
-def own_kernels(device: torch.device) -> ModuleType | None:
-    """Our kernels, once they have done on this device what PyTorch's do.
+def own_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
+    """Our kernels, once they have done on this device what PyTorch's do; or None, and why not.
 
     Triton compiles them there and needs a C compiler, which not every machine has.
     """
@@ -57,9 +59,8 @@ def own_kernels(device: torch.device) -> ModuleType | None:
     # Broad: a compiler that is called by a library can fail in any way, and PyTorch can do without.
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(f"max pooling by PyTorch, which is slower: Triton does not work here ({said})", stacklevel=2)
-        return None
-    return kernels
+        return None, f"Triton does not work here ({said})"
+    return kernels, ""
 
 
 def _compare(kernels: ModuleType, x: Tensor) -> None:
