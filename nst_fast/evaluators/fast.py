@@ -92,11 +92,14 @@ def mean_gram(features: Tensor) -> Tensor:
     rows = features.permute(0, 2, 3, 1).flatten(1, 2)  # a view, but for a part of a crop
     if features.element_size() >= 4:
         return rows.transpose(1, 2) @ rows / positions
-    if features.is_cuda:
-        return torch.bmm(rows.transpose(1, 2), rows, out_dtype=torch.float32) / positions
-    size = -(-positions // GRAM_PARTS)
-    parts = [part.transpose(1, 2) @ part for part in torch.split(rows, size, dim=1)]
-    return torch.stack(parts).float().sum(0) / positions
+    if features.is_cuda:  # one product is faster than a batch of one
+        return torch.stack([torch.mm(each.T, each, out_dtype=torch.float32) for each in rows]) / positions
+    batch, _, channels = rows.shape
+    size = positions // GRAM_PARTS
+    parts = rows[:, : size * GRAM_PARTS].reshape(batch * GRAM_PARTS, size, channels)
+    rest = rows[:, size * GRAM_PARTS :]
+    sums = (parts.transpose(1, 2) @ parts).float().view(batch, GRAM_PARTS, channels, channels).sum(1)
+    return (sums + (rest.transpose(1, 2) @ rest).float()) / positions
 
 
 @torch.enable_grad()
