@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 import pytest
 import torch
 from killed_runs import CASES, image_data
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from nst_fast import outputs, transfer
 from nst_fast.cli.console import Messages
@@ -26,6 +30,7 @@ from nst_fast.errors import BusyError, NumericsError, OutOfMemoryError, OutputEr
 from nst_fast.files import lock
 from nst_fast.images import save_image
 from nst_fast.outputs import OutputFiles
+from nst_fast.record import RunRecord, read_record
 from nst_fast.runs import keeper
 from nst_fast.runs.checkpoint import read_checkpoint, write_checkpoint
 from nst_fast.runs.guard import StopRules
@@ -314,6 +319,50 @@ def test_a_picture_of_another_origin_is_not_replaced(interrupted: Path, networks
         resume(interrupted)
     assert interrupted.read_bytes() == before
     assert resume(interrupted, overwrite=True, networks=networks).record.status == "complete"
+
+
+class KilledError(BaseException):
+    """The end of a run between two of its files."""
+
+
+@contextmanager
+def killed_before_the_record() -> Iterator[None]:
+    def kill(record: RunRecord, path: Path) -> None:
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(RunRecord, "save", kill)
+        yield
+
+
+def test_a_run_killed_between_picture_and_record_goes_on(folder: Path, networks: transfer.Networks) -> None:
+    """Found by the crash campaign: one kill in two hundred fell there."""
+    pair, output = (folder / "content.png", folder / "style.png"), folder / "out.png"
+    with killed_before_the_record():
+        stylize(*pair, TINY, checkpoint_every="4", output=output, networks=networks)
+    assert output.exists()
+    assert not output.with_suffix(".json").exists()
+    assert OutputFiles(output).checkpoints()
+    assert resume(output, networks=networks).record.status == "complete"
+
+
+def test_a_resumed_run_killed_between_picture_and_record_goes_on(
+    interrupted: Path, networks: transfer.Networks
+) -> None:
+    with killed_before_the_record():
+        resume(interrupted, networks=networks)
+    assert resume(interrupted, networks=networks).record.status == "complete"
+
+
+def test_a_picture_that_was_edited_by_a_program_which_keeps_its_text_is_not_replaced(interrupted: Path) -> None:
+    with Image.open(interrupted) as picture:
+        edited, text = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), PngInfo()
+        for name, value in picture.text.items():
+            text.add_text(name, value)
+    edited.save(interrupted, pnginfo=text)
+    assert read_record(interrupted)["steps"] == 7  # it is there
+    with pytest.raises(OutputError, match="not what the interrupted run left"):
+        resume(interrupted)
 
 
 def test_a_run_that_fails_leaves_its_last_checkpoint(folder: Path, networks: transfer.Networks) -> None:

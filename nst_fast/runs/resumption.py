@@ -172,12 +172,21 @@ def check_output(checkpoint: Checkpoint, files: OutputFiles, *, overwrite: bool)
 
 
 def _is_its_own(checkpoint: Checkpoint, files: OutputFiles) -> bool:
-    try:
-        record = read_record(files.record)
-        found = record["created"], record["output_sha256"]
-        return found == (checkpoint.record["created"], sha256_of(files.picture))
-    except InputError:
-        return False
+    """Whether the record beside the picture says so; or the one inside, if it is newer: the run may have been killed
+    after it wrote the picture and before it wrote the record. What was edited since has an old one inside, or none.
+    """
+    beside, inside = (_record_of_the_run(checkpoint, path) for path in (files.record, files.picture))
+    if beside and beside["output_sha256"] == sha256_of(files.picture):
+        return True
+    return inside is not None and (beside is None or inside["seconds"] > beside["seconds"])
+
+
+def _record_of_the_run(checkpoint: Checkpoint, path: Path) -> Mapping[str, Any] | None:
+    """The record in a file, if it is one of the run that the checkpoint is of."""
+    with suppress(InputError):
+        record = read_record(path)
+        return record if record["created"] == checkpoint.record["created"] else None
+    return None
 
 
 def as_it_was(checkpoint: Checkpoint, config: StylizeConfig) -> RunRecord:
