@@ -14,8 +14,9 @@ import torch
 from nst_fast.config import ObjectiveOptions
 from nst_fast.evaluators import max_pooling, straight
 from nst_fast.evaluators.fast import FastEvaluator
-from nst_fast.evaluators.max_pooling import MaxPooling, own_kernels
+from nst_fast.evaluators.max_pooling import MaxPooling, tried_kernels
 from nst_fast.objective import Objective, build_targets
+from nst_fast.transfer import Listeners, stylize
 from nst_fast.weights import make_encoder
 
 
@@ -73,23 +74,25 @@ def test_kernels_that_compute_something_else_are_not_used(factor: float, monkeyp
     fake.factor = factor
     monkeypatch.setitem(sys.modules, "nst_fast.evaluators.kernels", fake)
     monkeypatch.setattr("nst_fast.evaluators.kernels", fake, raising=False)
-    own_kernels.cache_clear()
-    kernels, problem = own_kernels(torch.device("cpu"))
+    tried_kernels.cache_clear()
+    kernels, problem = tried_kernels(torch.device("cpu"))
+    tried_kernels.cache_clear()
     assert kernels is (fake if factor == 1 else None)
     assert ("differ from PyTorch's" in problem) == (factor != 1)
-    own_kernels.cache_clear()
 
 
-def test_without_a_compiler_pytorch_pools_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a device without CUDA no kernel of ours runs: the same as on a GPU without a C compiler."""
+def test_without_a_compiler_pytorch_pools_and_the_run_says_so(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device without CUDA no kernel of ours can be compiled: as on a GPU without a C compiler."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    own_kernels.cache_clear()
-    refusal = own_kernels(torch.device("cpu"))
-    own_kernels.cache_clear()
-    assert refusal[0] is None
-    monkeypatch.setattr(max_pooling, "own_kernels", lambda device: refusal)
-    with pytest.warns(UserWarning, match="max pooling by PyTorch, which is slower: Triton does not work here"):
-        pooling = MaxPooling(torch.device("cuda"))
-    x = torch.tensor([[[[0.0, 2.0], [2.0, 1.0]]]])
-    assert torch.equal(pooling.forward(x), torch.tensor([[[[2.0]]]]))
-    assert torch.equal(pooling.backward(torch.ones(1, 1, 1, 1), x), torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]]))
+    monkeypatch.setattr(max_pooling, "own_kernels", tried_kernels)
+    monkeypatch.setattr("nst_fast.runs.run.own_kernels", tried_kernels)
+    notes: list[str] = []
+    tiny = {"weights": "random:0", "content_taps": "relu2_1", "style_taps": "relu1_1,relu2_1", "image_size": 32}
+    options = {**tiny, "engine": "fast", "precision": "fp32", "steps": 2, "monitor_every": 0}
+    record = stylize(*pair, listeners=Listeners(note=notes.append), **options).record
+    tried_kernels.cache_clear()
+    said = [note for note in notes if note.startswith("max pooling by PyTorch, which is slower: Triton does not work")]
+    assert said == record.warnings
+    assert len(said) == 1

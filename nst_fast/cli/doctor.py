@@ -44,7 +44,7 @@ def examine() -> dict[str, Any]:
     return {
         "machine": describe_machine(),
         "device": str(device),
-        "kernels": own_kernels(device)[1] or "work" if device.type == "cuda" else "none on this device",
+        "kernels": own_kernels(device)[1] or ("work" if device.type == "cuda" else "none on this device"),
         "runtime_packages": list(runtime_packages()),
         "providers": [vars(status) for status in providers],
         "libraries": libraries,

@@ -7,7 +7,6 @@ look again costs one more pooling. On NVIDIA GPUs two kernels of our own do both
 from __future__ import annotations
 
 import functools
-import warnings
 from types import ModuleType
 
 import torch
@@ -25,9 +24,7 @@ class MaxPooling:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.kernels, problem = own_kernels(device) if device.type == "cuda" else (None, "")
-        if problem:
-            warnings.warn(f"max pooling by PyTorch, which is slower: {problem}", stacklevel=2)
+        self.kernels = own_kernels(device)[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """The largest of each window [B, C, H // 2, W // 2]."""
@@ -44,9 +41,14 @@ class MaxPooling:
         return torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *WINDOW, indices)  # type: ignore[no-any-return]
 
 
-@functools.cache
 def own_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
-    """Our kernels, once they have done on this device what PyTorch's do; or None, and why not.
+    """Our kernels; or None, and on a GPU why not."""
+    return tried_kernels(device) if device.type == "cuda" else (None, "")
+
+
+@functools.cache
+def tried_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
+    """Our kernels, once they have done on this device what PyTorch's do; or None, and what went wrong.
 
     Triton compiles them there and needs a C compiler, which not every machine has.
     """
@@ -59,7 +61,7 @@ def own_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
     # Broad: a compiler that is called by a library can fail in any way, and PyTorch can do without.
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return None, f"Triton does not work here ({said})"
+        return None, f"max pooling by PyTorch, which is slower: Triton does not work here ({said})"
     return kernels, ""
 
 

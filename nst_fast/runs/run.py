@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nst_fast.errors import NumericsError
 from nst_fast.evaluators import Choice, Evaluator, choose, confirmed
+from nst_fast.evaluators.max_pooling import own_kernels
 from nst_fast.memory.planned import evaluation_at, plan_as_before, plan_at
 from nst_fast.memory.planner import Plan, describe
 from nst_fast.monitor import Monitor
@@ -132,6 +133,10 @@ class Run:
             self.told = str(choice)
         self.choice = choice
         self.record.engine, self.record.precision = choice.engine, choice.precision
+        trouble = own_kernels(self.problem.device)[1] if choice.engine == "fast" else ""
+        if trouble and trouble not in self.record.warnings:
+            self.record.warnings.append(trouble)
+            self.listeners.note(trouble)
 
     def begin(self, scale: Scale, first: int, pastiche: Tensor, coarser: Stage | None) -> Stage:
         """The stage of a scale, from the picture of the coarser one; or that of the interrupted run, as it was."""
