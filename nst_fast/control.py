@@ -203,7 +203,7 @@ class ReportOptions(Options):
 
     checkpoint_every: str = option(
         "60s",
-        "Keep what it takes to go on after an interruption, every N steps (200) or as time passes (30s, 5m, 1h); 0: never.",
+        "Keep what it takes to go on after an interruption, every N steps (200) or as time passes (30s, 5m); 0: never.",
         metavar="STEPS|TIME",
         cosmetic=True,
     )
