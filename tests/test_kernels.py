@@ -87,7 +87,7 @@ def test_without_a_compiler_pytorch_pools_and_the_run_says_so(
     """On a device without CUDA no kernel of ours can be compiled: as on a GPU without a C compiler."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(max_pooling, "own_kernels", tried_kernels)
-    monkeypatch.setattr("nst_fast.runs.run.own_kernels", tried_kernels)
+    monkeypatch.setattr("nst_fast.runs.reporting.own_kernels", tried_kernels)
     notes: list[str] = []
     tiny = {"weights": "random:0", "content_taps": "relu2_1", "style_taps": "relu1_1,relu2_1", "image_size": 32}
     options = {**tiny, "engine": "fast", "precision": "fp32", "steps": 2, "monitor_every": 0}

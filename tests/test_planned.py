@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from nst_fast import transfer
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import DeviceError, OutOfMemoryError
-from nst_fast.evaluators import Evaluation, Evaluator
+from nst_fast.evaluators import Choice, Evaluation, Evaluator
 from nst_fast.evaluators.tiled import TiledEvaluator
 from nst_fast.images import save_image
 from nst_fast.memory import planned
@@ -131,3 +132,30 @@ def test_a_gpu_that_is_lost_ends_the_run_with_exit_code_6(
 def test_the_allocator_is_told_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert not return_freed_memory()
+
+
+def bf16(*arguments: object) -> Choice:
+    return Choice("fast", "bf16", "fastest", {})
+
+
+def test_a_wider_precision_is_planned_anew(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan was made for bf16; what runs in the end takes more."""
+    monkeypatch.setattr("nst_fast.runs.run.choose", bf16)
+    kept, _ = run(pair, precision="auto")
+    monkeypatch.setattr("nst_fast.runs.run.confirmed", lambda choice, *rest: replace(choice, precision="fp32"))
+    changed, notes = run(pair, precision="auto")
+    assert (kept.record.precision, changed.record.precision) == ("bf16", "fp32")
+    assert changed.record.plan["peak_mib"] > kept.record.plan["peak_mib"]
+    assert len([note for note in notes if note.startswith("plan: ")]) == 2
+
+
+def test_where_fp32_does_not_fit_nothing_is_compared_with_it(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(*arguments: object) -> Choice:
+        raise AssertionError("this is what would run out of memory")
+
+    monkeypatch.setattr("nst_fast.runs.run.choose", bf16)
+    monkeypatch.setattr("nst_fast.runs.run.confirmed", evaluate)
+    monkeypatch.setattr("nst_fast.runs.run.fits_whole", lambda *given, precision: precision != "fp32")
+    assert run(pair, precision="auto")[0].record.precision == "bf16"

@@ -1,6 +1,7 @@
-"""One step of a huge picture in tiles, measured from outside: python bench/memory/huge.py [SIDE] [BUDGET] [extra flags]
+"""A step of a huge picture, measured from outside: python bench/memory/huge.py [SIDE] [BUDGET] [extra flags of stylize]
 
-The picture is noise of 64-pixel grain, drawn here; weights are random. Prints one JSON object.
+The picture is noise of 64-pixel grain, drawn here; weights are random. Prints one JSON object. ``peak_mib`` is the
+process's; ``device_peak_mib`` is the GPU's where one computes (``40GiB --device cuda --steps 20``).
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ def main() -> int:
         seconds = time.perf_counter() - started
         record = json.loads(output.with_suffix(".json").read_text())
     facts = {"side": side, "budget": budget, "precision": record["precision"], "plan": record["plan"]}
-    evaluations = 2 + len(record["recoveries"])  # before the step and after it; a recovery evaluates once more
-    facts |= {"peak_mib": round(peak), "seconds": round(seconds), "evaluations": evaluations}
+    evaluations = record["steps"] + 1 + len(record["recoveries"])  # before every step and after the last
+    facts |= {"peak_mib": round(peak), "device": record["device"], "device_peak_mib": round(record["peak_memory_mib"])}
+    facts |= {"seconds": round(seconds), "evaluations": evaluations}
     facts |= {"loop_seconds": record["seconds"], "flags": flags, "machine": describe_machine()}
     sys.stdout.write(json.dumps(facts, indent=1) + "\n")
     return 0

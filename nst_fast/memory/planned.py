@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,14 @@ def plan_at(problem: Problem, choice: Choice, scale: Scale) -> Plan:
         OutOfMemoryError: nothing fits.
     """
     return make_plan(job_at(problem, choice, scale), budget_of(problem.config, str(problem.device)))
+
+
+def fits_whole(problem: Problem, choice: Choice, scale: Scale, *, precision: str) -> bool:
+    """Whether a scale could be computed in one piece with the chosen engine in this precision."""
+    try:
+        return not plan_at(problem, replace(choice, precision=precision), scale).tiled
+    except errors.OutOfMemoryError:
+        return False
 
 
 def plan_as_before(problem: Problem, choice: Choice, scale: Scale, described: Mapping[str, Any]) -> Plan:

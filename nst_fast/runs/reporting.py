@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from nst_fast.evaluators import Choice
+from nst_fast.evaluators.max_pooling import own_kernels
 from nst_fast.files import sha256_of
 from nst_fast.images import LoadedImage
 from nst_fast.machine import describe_machine
@@ -36,6 +40,15 @@ def new_record(problem: Problem) -> RunRecord:
 def provenance(image: LoadedImage) -> dict[str, object]:
     """What a record says of a picture: its name without folders, its hash and its size in pixels."""
     return {"name": image.path.name, "sha256": image.sha256, "size": list(image.original_size)}
+
+
+def add_kernels(record: RunRecord, choice: Choice, device: torch.device) -> list[str]:
+    """Write down once that the kernels of the fast engine do not work on this GPU; what is to be said of it."""
+    trouble = own_kernels(device)[1] if choice.engine == "fast" else ""
+    if not trouble or trouble in record.warnings:
+        return []
+    record.warnings.append(trouble)
+    return [trouble]
 
 
 def add_engine(record: RunRecord, session: Session) -> list[str]:

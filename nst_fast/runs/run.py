@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 
 import torch
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from nst_fast.errors import NumericsError
 from nst_fast.evaluators import Choice, Evaluator, choose, confirmed
-from nst_fast.evaluators.max_pooling import own_kernels
-from nst_fast.memory.planned import evaluation_at, plan_as_before, plan_at
+from nst_fast.memory.planned import evaluation_at, fits_whole, plan_as_before, plan_at
 from nst_fast.memory.planner import Plan, describe
 from nst_fast.monitor import Monitor
 from nst_fast.objective import Objective
@@ -30,7 +28,7 @@ from nst_fast.runs.guard import GUARD_STEPS, Guard, Recovery, StopRules
 from nst_fast.runs.keeper import Keeper
 from nst_fast.runs.loop import Course, EventClock, LossHistory, Span, StepEvent, optimize, row_of
 from nst_fast.runs.pastiche import Listeners, Pastiche
-from nst_fast.runs.reporting import add_engine, add_readings, conclude, new_record, record_so_far
+from nst_fast.runs.reporting import add_engine, add_kernels, add_readings, conclude, new_record, record_so_far
 from nst_fast.runs.resumption import as_it_was, check_size, places_of, refusing_what_does_not_fit
 from nst_fast.runs.stage import Stage
 from nst_fast.scales import Scale, share_of_work
@@ -133,16 +131,16 @@ class Run:
             self.told = str(choice)
         self.choice = choice
         self.record.engine, self.record.precision = choice.engine, choice.precision
-        trouble = own_kernels(self.problem.device)[1] if choice.engine == "fast" else ""
-        if trouble and trouble not in self.record.warnings:
-            self.record.warnings.append(trouble)
-            self.listeners.note(trouble)
+        for sentence in add_kernels(self.record, choice, self.problem.device):
+            self.listeners.note(sentence)
 
     def begin(self, scale: Scale, first: int, pastiche: Tensor, coarser: Stage | None) -> Stage:
         """The stage of a scale, from the picture of the coarser one; or that of the interrupted run, as it was."""
         # Contiguous: the order in which a sum is taken, and with it its last bits, follows the layout.
         pastiche = at_size(pastiche, scale.height, scale.width).contiguous()
         plan = self.plan(scale)
+        if not first and self.interrupted is None and fits_whole(self.problem, self.choice, scale, precision="fp32"):
+            plan = self.confirm(plan, scale, pastiche)
         options = self.config.replace(lbfgs_history=plan.lbfgs_history)
         optimizer = optimizer_on(self.choice.engine, pastiche, options, coarser.optimizer if coarser else None)
         average = IterateAverage(pastiche, options.average_decay) if options.average_decay else None
@@ -152,9 +150,18 @@ class Run:
             with refusing_what_does_not_fit():
                 self.rules.restore(self.interrupted.rules)
                 return stage.restored(self.interrupted)
-        if self.config.precision == "auto" and not first and not plan.tiled:
-            self.settle(confirmed(self.choice, self.problem.encoder, self.problem.objective_at(scale), pastiche))
         return stage
+
+    def confirm(self, plan: Plan, scale: Scale, pastiche: Tensor) -> Plan:
+        """Give up a precision that bends the gradient, if that can be seen without tiles; then plan anew."""
+        if self.config.precision != "auto" or plan.tiled:
+            return plan
+        before = self.choice.precision
+        self.settle(self.confirmed(scale, pastiche))
+        return plan if self.choice.precision == before else self.plan(scale)
+
+    def confirmed(self, scale: Scale, pastiche: Tensor) -> Choice:
+        return confirmed(self.choice, self.problem.encoder, self.problem.objective_at(scale), pastiche)
 
     def checkpoint(self, step: int) -> Checkpoint:
         """The state after ``step`` updates: live tensors, to be written before the run goes on.
@@ -219,11 +226,12 @@ class Run:
                 with refusing_what_does_not_fit():
                     self.history.restore(self.interrupted.history)
         span = Span(scale.index, stage.first, scale.steps, self.config.steps, last=last, done=stage.done)
+        events = optimize(evaluate, stage.optimizer, stage.guard, self.history, span, self.course(), stage.average)
         verdict = ""
         with self.monitoring(objective, enabled=last and not plan.tiled and self.config.strength > 0) as monitor:
             self.monitor = monitor
             try:
-                for event in self.steps(stage, evaluate, self.history, span):
+                for event in events:
                     self.hear(event, monitor)
                     verdict = self.verdict(event, scale)
                     if verdict:
@@ -238,9 +246,6 @@ class Run:
             return self.picked(stage, evaluate, verdict), updates
         average = stage.average.mean if stage.average else None
         return stage.optimizer.pastiche if average is None else average, updates
-
-    def steps(self, stage: Stage, evaluate: Evaluator, history: LossHistory, span: Span) -> Iterator[StepEvent]:
-        return optimize(evaluate, stage.optimizer, stage.guard, history, span, self.course(), stage.average)
 
     def course(self) -> Course:
         config = self.config
@@ -307,12 +312,9 @@ class Run:
             self.files.save_snapshot(event.pastiche, event.step, config.save_format)
         self.listeners.event(event)
 
-    @contextmanager
-    def monitoring(self, objective: Objective, *, enabled: bool) -> Iterator[Monitor | None]:
+    def monitoring(self, objective: Objective, *, enabled: bool) -> AbstractContextManager[Monitor | None]:
         """The monitor for as long as the loop runs, or None when it is turned off."""
         if not (enabled and self.config.monitor_every):
-            yield None
-            return
+            return nullcontext()
         weights = self.problem.weights["sha256"]
-        with open_monitor(self.problem.encoder, objective, self.config, weights, self.listeners.note) as monitor:
-            yield monitor
+        return open_monitor(self.problem.encoder, objective, self.config, weights, self.listeners.note)

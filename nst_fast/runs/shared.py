@@ -96,15 +96,18 @@ class SharedRun(Run):
         """The stage of a scale, from the whole picture of the coarser one."""
         plan = self.plan(scale)
         own = self.strip.own(at_size(pastiche, scale.height, scale.width))
+        if not first:
+            plan = self.confirm(plan, scale, own)
         options = self.config.replace(lbfgs_history=plan.lbfgs_history)
         previous = coarser.optimizer if coarser is not None else None
         optimizer = make_strip_optimizer(own, options, self.strip, previous)
         average = IterateAverage(own, self.config.average_decay) if self.config.average_decay else None
         self.rules.next_scale(first)
-        if self.config.precision == "auto" and not first and not plan.tiled:
-            assert self.planned is not None
-            self.settle(confirmed_together(self.problem, self.choice, scale, self.planned, own))
         return Stage(scale, first, plan, optimizer, Guard(own, self.config.divergence_factor), average)
+
+    def confirmed(self, scale: Scale, pastiche: Tensor) -> Choice:
+        assert self.planned is not None  # every stage begins with its plan
+        return confirmed_together(self.problem, self.choice, scale, self.planned, pastiche)
 
     @property
     def strip(self) -> Strip:
