@@ -199,7 +199,7 @@ class DeviceOptions(Options):
     )
     cuda_graph: str = option(
         "auto",
-        "Whether launches on a GPU are captured and replayed: 'auto' an evaluation's, 'on' L-BFGS's own too.",
+        "Whether launches on a GPU are captured once and replayed; 'auto' does where that works.",
         choices=("auto", "on", "off"),
         cosmetic=True,
     )

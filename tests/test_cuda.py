@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -29,8 +30,10 @@ from nst_fast.weights import make_encoder
 pytestmark = pytest.mark.gpu
 TAPS = {"content_taps": "relu3_2,conv2_1", "style_taps": "conv1_2,relu1_2,pool1,relu3_1"}
 # Largest relative error of the gradient against double precision. IEEE fp32 sums in another order; TF32 has a mantissa
-# of 10 bits, bf16 of 7, and with both decisions of ReLUs and maxima flip.
-TOLERANCES = {"fp32": 1e-4, "tf32": 3e-2, "bf16": 2e-1}
+# of 10 bits, bf16 of 7. A ReLU or a maximum that decides otherwise is a thousandth of the gradient of so small a picture,
+# and in random networks many do: on an H200 up to 0.0015 in fp32, 0.065 in TF32.
+TOLERANCES = {"fp32": {"max": 5e-3, "average": 1e-4}, "tf32": {"max": 1e-1, "average": 1e-1}}
+TOLERANCES["bf16"] = {"max": 2e-1, "average": 2e-1}
 
 
 def problem(options: ObjectiveOptions, encoder: Encoder, size: tuple[int, int]) -> tuple[Objective, Tensor]:
@@ -62,8 +65,8 @@ def test_the_fast_engine_is_eager_in_double_precision(
     with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
         objective, image = problem(options, encoder, size)
         found = FastEvaluator(encoder, objective, DTYPES[precision])(image)
-    assert relative_error(found.gradient, expected.gradient) < TOLERANCES[precision]
-    assert relative_error(found.total, expected.total) < TOLERANCES[precision]
+    assert relative_error(found.gradient, expected.gradient) < TOLERANCES[precision][pooling]
+    assert relative_error(found.total, expected.total) < TOLERANCES[precision][pooling]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -73,6 +76,7 @@ def test_the_kernels_pool_as_pytorch_does(cuda: torch.device, dtype: torch.dtype
         interpreted.compare(interpreted.features((batch, channels, height, width), dtype).to(cuda))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of TorchInductor's own imports
 def test_the_compiled_engine_is_the_fast_one(cuda: torch.device) -> None:
     options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
     encoder, _ = make_encoder("random:0", "vgg19", options.taps)
@@ -163,7 +167,7 @@ def test_nothing_waits_for_the_gpu_between_events(cuda: torch.device, name: str)
         Guard(image, 10.0),
         LossHistory(objective.term_names, steps, cuda),
         Span(0, 0, steps, steps, last=True),
-        Course(learning_rate=lambda step: 0.02, due=lambda step: step in (warm, steps), elapsed=lambda: 0.0),
+        Course(learning_rate=lambda step: 0.02, due=lambda step: step in (warm, steps), elapsed=time.perf_counter),
     )
     next(events)
     assert next(events).step == warm

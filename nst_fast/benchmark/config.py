@@ -33,7 +33,7 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
     )
     cuda_graph: str = option(
         DeviceOptions.cuda_graph,
-        "Whether launches on a GPU are captured and replayed: 'auto' an evaluation's, 'on' L-BFGS's own too.",
+        "Whether launches on a GPU are captured once and replayed.",
         choices=("auto", "on", "off"),
     )
     weights: str = option("random:0", "The network's weights, as in `stylize`; they do not change speed.")

@@ -123,11 +123,11 @@ def optimizer_on(
 ) -> PixelOptimizer:
     """:func:`nst_fast.optimizers.make_optimizer`, but where the engine can do the whole step, the one that lets it.
 
-    With ``cuda_graph`` on, the updates of L-BFGS are captured.
+    The updates of L-BFGS on a GPU are captured, unless ``cuda_graph`` is off.
     """
     if engine != "ort" or options.optimizer != "adam":
         optimizer = make_optimizer(pastiche, options, previous)
-        return graphed(optimizer) if options.cuda_graph == "on" else optimizer
+        return optimizer if options.cuda_graph == "off" else graphed(optimizer)
     optimizer = OrtAdam(pastiche, options)
     if isinstance(previous, OrtAdam):
         optimizer.take_over(previous)
