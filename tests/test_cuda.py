@@ -76,7 +76,7 @@ def test_the_kernels_pool_as_pytorch_does(cuda: torch.device, dtype: torch.dtype
         interpreted.compare(interpreted.features((batch, channels, height, width), dtype).to(cuda))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of TorchInductor's own imports
+@pytest.mark.filterwarnings("ignore")  # TorchInductor's own: of deprecated imports, and that TF32 would be faster
 def test_the_compiled_engine_is_the_fast_one(cuda: torch.device) -> None:
     options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
     encoder, _ = make_encoder("random:0", "vgg19", options.taps)
@@ -152,6 +152,7 @@ def copy(optimizer: GraphedOptimizer) -> list[tuple[str, object]]:
     return [*((name, value) for name, value in state.items() if name != "pairs"), ("pairs", pairs)]
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("name", ["lbfgs", "adam"])
 def test_nothing_waits_for_the_gpu_between_events(cuda: torch.device, name: str) -> None:
     """PyTorch itself raises at every call that would."""

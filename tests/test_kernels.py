@@ -39,7 +39,7 @@ def cudnn_convolution_relu(x, weight, bias, stride, padding, dilation, groups): 
 def test_the_way_that_is_taken_on_tensor_cores_gives_the_same(
     pooling: str, padding: str, style_taps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Joined calls, eight channels, pooling and ReLU in one, by stand-ins in float64."""
+    """Joined calls, sixteen channels, pooling and ReLU in one, by stand-ins in float64."""
     options = ObjectiveOptions(content_taps="relu2_1", style_taps=style_taps, pooling=pooling, padding=padding)
     encoder, _ = make_encoder("random:3", "vgg19", options.taps, pooling=pooling, padding=padding, normalize_input=True)
     content, style, image = torch.rand((3, 1, 3, 21, 18), generator=torch.Generator().manual_seed(1)).double()
@@ -47,9 +47,10 @@ def test_the_way_that_is_taken_on_tensor_cores_gives_the_same(
     plain = FastEvaluator(encoder, objective, torch.float64)(image)
     monkeypatch.setattr(straight, "on_tensor_cores", lambda device, dtype: True)
     monkeypatch.setattr(torch, "cudnn_convolution_relu", cudnn_convolution_relu)
+    monkeypatch.setattr(straight.Convolution, "_joins", lambda convolution, x: True)
     monkeypatch.setattr(MaxPooling, "__init__", lambda pooling, device: setattr(pooling, "kernels", Fake("kernels")))
     evaluate = FastEvaluator(encoder, objective, torch.float64)
-    assert evaluate.network.channels == 8
+    assert evaluate.network.channels == 16
     assert evaluate.network.masked == ({"relu1_2"} if pooling == "max" and "relu1_2" not in style_taps else set())
     torch.testing.assert_close(evaluate(image).gradient, plain.gradient, rtol=1e-10, atol=1e-16)
 
