@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import torch
 from nst_fast.config import ObjectiveOptions
 from nst_fast.evaluators import max_pooling, straight
 from nst_fast.evaluators.fast import FastEvaluator
-from nst_fast.evaluators.max_pooling import MaxPooling, tried_kernels
+from nst_fast.evaluators.max_pooling import tried_kernels
 from nst_fast.objective import Objective, build_targets
 from nst_fast.transfer import Listeners, stylize
 from nst_fast.weights import make_encoder
@@ -48,7 +49,7 @@ def test_the_way_that_is_taken_on_tensor_cores_gives_the_same(
     monkeypatch.setattr(straight, "on_tensor_cores", lambda device, dtype: True)
     monkeypatch.setattr(torch, "cudnn_convolution_relu", cudnn_convolution_relu)
     monkeypatch.setattr(straight.Convolution, "_joins", lambda convolution, x: True)
-    monkeypatch.setattr(MaxPooling, "__init__", lambda pooling, device: setattr(pooling, "kernels", Fake("kernels")))
+    monkeypatch.setattr(max_pooling, "own_kernels", lambda device: (Fake("kernels"), ""))
     evaluate = FastEvaluator(encoder, objective, torch.float64)
     assert evaluate.network.channels == 16
     assert evaluate.network.masked == ({"relu1_2"} if pooling == "max" and "relu1_2" not in style_taps else set())
@@ -82,6 +83,18 @@ def test_kernels_that_compute_something_else_are_not_used(factor: float, monkeyp
     assert ("differ from PyTorch's" in problem) == (factor != 1)
 
 
+TINY: dict[str, Any] = {
+    "weights": "random:0",
+    "content_taps": "relu2_1",
+    "style_taps": "relu1_1,relu2_1",
+    "image_size": 32,
+    "engine": "fast",
+    "precision": "fp32",
+    "steps": 2,
+    "monitor_every": 0,
+}
+
+
 def test_without_a_compiler_pytorch_pools_and_the_run_says_so(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,10 +102,10 @@ def test_without_a_compiler_pytorch_pools_and_the_run_says_so(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(max_pooling, "own_kernels", tried_kernels)
     monkeypatch.setattr("nst_fast.runs.reporting.own_kernels", tried_kernels)
+    assert stylize(*pair, **TINY).record.warnings == []  # so short a run does without them
+    monkeypatch.setattr(max_pooling, "PAY_AFTER", 0)
     notes: list[str] = []
-    tiny = {"weights": "random:0", "content_taps": "relu2_1", "style_taps": "relu1_1,relu2_1", "image_size": 32}
-    options = {**tiny, "engine": "fast", "precision": "fp32", "steps": 2, "monitor_every": 0}
-    record = stylize(*pair, listeners=Listeners(note=notes.append), **options).record
+    record = stylize(*pair, listeners=Listeners(note=notes.append), **TINY).record
     tried_kernels.cache_clear()
     said = [note for note in notes if note.startswith("max pooling by PyTorch, which is slower: Triton does not work")]
     assert said == record.warnings

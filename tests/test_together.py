@@ -472,7 +472,7 @@ def test_the_worst_picture_decides_whether_bf16_will_do(precise: Encoder, monkey
     straight, turned = torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
     turned[1, :, :2] = -1.0
 
-    def engine(encoder: Encoder, objective: Objective, dtype: torch.dtype) -> Evaluator:
+    def engine(encoder: Encoder, objective: Objective, dtype: torch.dtype, *, kernels: bool) -> Evaluator:
         gradient = straight if dtype == torch.float32 else turned
         return lambda pastiche: Evaluation(torch.ones(2), {}, gradient)
 

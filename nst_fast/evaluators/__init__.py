@@ -52,7 +52,7 @@ def make_evaluator(
     on_cuda = next(encoder.parameters()).is_cuda
     if options.cuda_graph == "on" and not on_cuda:
         raise UsageError("--cuda-graph on: there is no GPU to capture for", "Use --device cuda, or leave it out")
-    fast = FastEvaluator(encoder, objective, DTYPES[choice.precision])
+    fast = FastEvaluator(encoder, objective, DTYPES[choice.precision], kernels=choice.kernels)
     if choice.engine == "compiled":
         fast.network.compile()
     return GraphedEvaluator(fast) if on_cuda and options.cuda_graph != "off" else fast
@@ -69,7 +69,9 @@ def make_tile_engine(choice: Choice, encoder: Encoder) -> TileEngine:
     set_float32_arithmetic("tf32" if choice.precision == "tf32" else "ieee")
     if choice.engine == "ort":
         raise UsageError("engine ort computes whole pictures only", "Use --engine fast for tiles")
-    return EagerTileEngine(encoder) if choice.engine == "eager" else StraightNetwork(encoder, DTYPES[choice.precision])
+    if choice.engine == "eager":
+        return EagerTileEngine(encoder)
+    return StraightNetwork(encoder, DTYPES[choice.precision], kernels=choice.kernels)
 
 
 __all__ = ["ENGINES", "Choice", "Evaluation", "Evaluator", "choose", "confirmed", "make_evaluator", "make_tile_engine"]

@@ -32,12 +32,16 @@ GAIN = 1.1  # a narrower precision must be faster by this factor to be worth its
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine and precision of a run, and why: ``milliseconds`` per trial step, by precision, if there was one."""
+    """The engine and precision of a run, and why: ``milliseconds`` per trial step, by precision, if there was one.
+
+    ``kernels``: the fast engine may use our own on a GPU.
+    """
 
     engine: str
     precision: str
     reason: str
     milliseconds: dict[str, float]
+    kernels: bool = True
 
     def __str__(self) -> str:
         return f"engine {self.engine}, {self.precision}: {self.reason}"
@@ -83,7 +87,7 @@ def confirmed(choice: Choice, encoder: Encoder, objective: Objective, pastiche: 
 
     def gradient(precision: str) -> Tensor:
         with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
-            return FastEvaluator(encoder, objective, DTYPES[precision])(pastiche).gradient.flatten(1)
+            return FastEvaluator(encoder, objective, DTYPES[precision], kernels=False)(pastiche).gradient.flatten(1)
 
     wide = functools.cache(lambda: gradient("fp32"))
     return unbent(
@@ -138,7 +142,7 @@ def trial(encoder: Encoder, device: torch.device, precisions: list[str]) -> dict
     clock = make_clock(device)
     best: dict[str, float] = {}
     deadline = time.monotonic() + TRIAL_SECONDS
-    networks = {precision: StraightNetwork(encoder, DTYPES[precision]) for precision in precisions}
+    networks = {precision: StraightNetwork(encoder, DTYPES[precision], kernels=False) for precision in precisions}
     for turn in range(1 + TRIAL_TURNS):
         for precision, network in networks.items():
             with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):

@@ -30,10 +30,13 @@ class FastEvaluator:
         encoder: whose weights are copied in the precision and layout of the engine.
         objective: what is minimised.
         dtype: of convolutions and features.
+        kernels: with our own on a GPU.
     """
 
-    def __init__(self, encoder: Encoder, objective: Objective, dtype: torch.dtype = torch.float32) -> None:
-        self.network = StraightNetwork(encoder, dtype)
+    def __init__(
+        self, encoder: Encoder, objective: Objective, dtype: torch.dtype = torch.float32, *, kernels: bool = True
+    ) -> None:
+        self.network = StraightNetwork(encoder, dtype, kernels=kernels)
         self.objective = objective
         self.content_factors = {tap: content_factor(objective, tap) for tap in objective.content_taps}
 

@@ -79,9 +79,12 @@ class Convolution:
 
 
 class StraightNetwork:
-    """An encoder's layers, ready to run in both directions. Offers what the tiled evaluator asks of an engine."""
+    """An encoder's layers, ready to run in both directions. Offers what the tiled evaluator asks of an engine.
 
-    def __init__(self, encoder: Encoder, dtype: torch.dtype) -> None:
+    ``kernels``: with our own on a GPU, see :func:`nst_fast.evaluators.max_pooling.kernels_pay`.
+    """
+
+    def __init__(self, encoder: Encoder, dtype: torch.dtype, *, kernels: bool = True) -> None:
         self.dtype = dtype
         self.normalize = encoder.normalize
         self.pooling = encoder.pooling
@@ -95,7 +98,7 @@ class StraightNetwork:
                 first = name == "conv1_1"
                 padding, channels = (encoder.padding, self.channels) if first else ("zeros", layer.in_channels)
                 self.convolutions[name] = Convolution(layer, dtype, padding, channels)
-        self.max_pooling = MaxPooling(device)
+        self.max_pooling = MaxPooling(device, own=kernels)
         self.masked = self._masked()
 
     def _masked(self) -> frozenset[str]:

@@ -44,7 +44,7 @@ def provenance(image: LoadedImage) -> dict[str, object]:
 
 def add_kernels(record: RunRecord, choice: Choice, device: torch.device) -> list[str]:
     """Write down once that the kernels of the fast engine do not work on this GPU; what is to be said of it."""
-    trouble = own_kernels(device)[1] if choice.engine == "fast" else ""
+    trouble = own_kernels(device)[1] if choice.engine == "fast" and choice.kernels else ""
     if not trouble or trouble in record.warnings:
         return []
     record.warnings.append(trouble)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nst_fast.errors import NumericsError
 from nst_fast.evaluators import Choice, Evaluator, choose, confirmed
+from nst_fast.evaluators.max_pooling import kernels_pay
 from nst_fast.memory.planned import evaluation_at, fits_whole, plan_as_before, plan_at
 from nst_fast.memory.planner import Plan, describe
 from nst_fast.monitor import Monitor
@@ -75,7 +76,7 @@ class Run:
         self.keeper = keeper
         self.interrupted = interrupted
         self.record = new_record(problem) if interrupted is None else as_it_was(interrupted, problem.config)
-        self.choice = self.choose()
+        self.choice = replace(self.choose(), kernels=kernels_pay(problem.scales, problem.count))
         self.told = ""  # of the choice, to the listeners
         self.rules = StopRules(problem.config)
         self.started = time.perf_counter() - (interrupted.seconds if interrupted else 0.0)
@@ -192,8 +193,7 @@ class Run:
         shared and is no more.
         """
         at, asked = self.interrupted, self.config.as_dict()
-        options = ("max_memory", "tile_size")
-        same = at is not None and all(at.record["options"][name] == asked[name] for name in options)
+        same = at is not None and all(at.record["options"][name] == asked[name] for name in ("max_memory", "tile_size"))
         if at is not None and at.scale == scale.index and same and "ranks" not in at.record["plan"]:
             plan = plan_as_before(self.problem, self.choice, scale, at.record["plan"])
         else:
