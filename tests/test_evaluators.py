@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nst_fast.config import DeviceOptions, ObjectiveOptions
-from nst_fast.errors import DeviceError
-from nst_fast.evaluators import choice
+from nst_fast.config import DeviceOptions, ObjectiveOptions, StylizeConfig
+from nst_fast.errors import DeviceError, UsageError
+from nst_fast.evaluators import choice, make_evaluator
 from nst_fast.evaluators.choice import fastest
 from nst_fast.evaluators.cuda_graph import GraphedEvaluator
 from nst_fast.evaluators.eager import EagerEvaluator
@@ -193,3 +193,10 @@ def test_a_captured_evaluation_equals_the_plain_one(cuda: torch.device, picture:
     graphed = GraphedEvaluator(FastEvaluator(encoder, objective))
     for power in (1, 2, 3):
         torch.testing.assert_close(graphed(image**power).gradient, plain(image**power).gradient)
+
+
+def test_launches_are_not_captured_where_there_is_no_gpu(shallow_encoder: Encoder, picture: torch.Tensor) -> None:
+    options = StylizeConfig(content_taps="relu2_1", style_taps="relu1_1,relu2_1", cuda_graph="on")
+    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture]))
+    with pytest.raises(UsageError, match="no GPU to capture for"):
+        make_evaluator(options, choice.Choice("fast", "fp32", "as asked", {}), shallow_encoder, objective)
