@@ -47,7 +47,7 @@ def refused(hub: Hub, tmp_path: Path, *, leaves: list[str] | None = None) -> Wei
     text = str(raised.value)
     for fact in (hub.file.addresses[0], hub.file.hash_prefix, str(tmp_path / "cache" / "weights" / hub.file.name)):
         assert fact in text
-    assert "--weights FILE or --weights random" in text
+    assert "--weights FILE, or for vgg19 --weights original" in text
     assert "\n" not in text
     assert cached(tmp_path) == (leaves or [])
     return raised.value

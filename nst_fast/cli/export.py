@@ -39,7 +39,7 @@ def export(
 ) -> None:
     """Export to ONNX, check the file, and prove that ONNX Runtime computes what PyTorch computes.
 
-    Example: nst-fast export --weights imagenet
+    Example: nst-fast export --network vgg16 --weights imagenet
 
     Without -o the file goes where `nst-fast stylize` finds it for its monitor. If any tap differs beyond the tolerance
     on any provider, no file is written and the exit code is 9.

@@ -36,38 +36,50 @@ def list_weights(as_json: Json = False) -> None:
     Files are not read here: `nst-fast weights verify` does that.
     """
     from nst_fast.vgg import IMAGENET_MEAN, IMAGENET_STD
-    from nst_fast.weights import cache, hub
+    from nst_fast.weights import AUTO, cache, hub, original
 
     held = cache.holdings(read=False)
+    ours = {
+        "network": original.NETWORK,
+        "package": f"{original.PACKAGE} {original.VERSION}",
+        "sha256": original.SHA256,
+        "files": [shown(file.path) for file in held if file.source == "original"],
+        "attribution": original.ATTRIBUTION,
+    }
     networks = [describe(hub.hub_file(network), network, held) for network in CONVS_PER_BLOCK]
-    imported = [as_dict(file) for file in held if not file.network]
+    imported = [as_dict(file) for file in held if not file.source]
     normalisation = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if as_json:
-        found = {"networks": networks, "imported": imported, "normalisation": normalisation}
-        emit_json({"schema": SCHEMA, "status": "complete", **found})
+        found = {"original": ours, "networks": networks, "imported": imported, "normalisation": normalisation}
+        emit_json({"schema": SCHEMA, "status": "complete", "auto": AUTO, **found})
         return
+    where = ", ".join(ours["files"]) or f"not on this machine: `{original.INSTALL}`"
+    emit(f"{ours['network']}  original  {ours['package']}  sha256 {original.SHA256[:8]}...  {where}")
     for facts in networks:
         where = ", ".join(facts["files"]) or f"not on this machine: `nst-fast weights fetch {facts['network']}`"
         emit(f"{facts['network']}  imagenet  {facts['hub_file']}  sha256 {facts['sha256_prefix']}...  {where}")
-        emit("       random    seeded numbers: --weights random[:SEED]")
+    emit("any    random    seeded numbers: --weights random[:SEED]")
     for file in imported:
         emit(f"imported  {file['path']}")
+    emit(f"auto  {', '.join(f'{source} for {network}' for network, source in AUTO.items())}")
     emit(f"normalisation  pictures in [0, 1], RGB, mean {IMAGENET_MEAN}, std {IMAGENET_STD}")
+    emit(f"attribution  {original.ATTRIBUTION}")
 
 
 def describe(file: Any, network: str, held: Sequence[Held]) -> dict[str, Any]:
-    """What is published for a network, and the files of it that are here."""
+    """What torchvision publishes for a network, and the files of it that are here."""
     return {
         "network": network,
         "hub_file": file.name,
         "sha256_prefix": file.hash_prefix,
         "addresses": file.addresses,
-        "files": [shown(one.path) for one in held if one.network == network],
+        "files": [shown(one.path) for one in held if (one.network, one.source) == (network, "imagenet")],
     }
 
 
 def as_dict(held: Held) -> dict[str, str]:
-    return {"network": held.network, "path": shown(held.path), "state": held.state, "sha256": held.sha256}
+    facts = {"network": held.network, "source": held.source, "path": shown(held.path)}
+    return {**facts, "state": held.state, "sha256": held.sha256}
 
 
 @app.command()
@@ -100,7 +112,7 @@ def fetch(
         messages.say(f"looking for {name}")
         _, digest, read = cache.pretrained_features(name, tuple(mirror or ()))
         copy = cache.copy_of(name)
-        files.append(cache.Held(name, copy if copy.exists() else read, "intact", digest, digest))
+        files.append(cache.Held(name, copy if copy.exists() else read, "intact", digest, digest, "imagenet"))
     conclude(files, as_json=as_json)
 
 
@@ -135,8 +147,12 @@ def complaint(held: Held) -> str:
 def remedy_for(wrong: Sequence[Held]) -> str:
     if all(one.state == "unknown" for one in wrong):
         return "Give the hash that its supplier states with --sha256"
-    networks = sorted({one.network for one in wrong if one.network})
-    return f"Run `nst-fast weights fetch {' '.join(networks)}`" if networks else "Fetch it again from its source"
+    from nst_fast.weights.original import REINSTALL
+
+    networks = sorted({one.network for one in wrong if one.source == "imagenet"})
+    remedies = [f"`nst-fast weights fetch {' '.join(networks)}`"] if networks else []
+    remedies += [f"`{REINSTALL}`"] if any(one.source == "original" for one in wrong) else []
+    return f"Run {' and '.join(remedies)}" if remedies else "Fetch it again from its source"
 
 
 @app.command("import")

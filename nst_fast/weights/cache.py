@@ -1,6 +1,6 @@
-"""The weights that this machine has: features-only copies in the cache, torch hub's folder, files imported by hand.
+"""The weights that this machine has: the original's, features-only copies of torchvision's, files imported by hand.
 
-The published file is 550 MB, of which the features are 80. They are kept as a safetensors copy in the cache, beside a
+torchvision's file is 550 MB, of which the features are 80. They are kept as a safetensors copy in the cache, beside a
 note that holds the copy's SHA-256; both are checked at every start.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from nst_fast.errors import BusyError, InputError, OutputError, WeightsError
 from nst_fast.files import cache_dir, lock, move_aside, remove, sha256_bytes, sha256_of, shown, write_atomic
 from nst_fast.taps import CONVS_PER_BLOCK
-from nst_fast.weights import hub
+from nst_fast.weights import hub, original
 from nst_fast.weights.checkpoints import check_whole, fitting_networks, read_features
 from nst_fast.weights.download import download
 from nst_fast.weights.hub import HubFile
@@ -40,6 +40,7 @@ class Held:
         state: ``intact``, ``damaged``, ``unknown`` (there is no hash to compare with) or ``unread`` (not looked at).
         sha256: of its bytes; empty when it was not read.
         expected: its SHA-256 or the first digits of it; empty when nothing is known.
+        source: ``original`` or ``imagenet``, as in ``--weights``; empty for any other file.
     """
 
     network: str
@@ -47,6 +48,7 @@ class Held:
     state: str
     sha256: str = ""
     expected: str = ""
+    source: str = ""
 
 
 def copy_of(network: str) -> Path:
@@ -165,45 +167,53 @@ def _whole_file(file: HubFile) -> tuple[Path, str]:
 
 
 def holdings(*, read: bool) -> list[Held]:
-    """Every weight file in the cache and in torch hub's folder. ``read`` hashes them; nothing is changed."""
-    found = []
+    """Every weight file: the original's, those in the cache and in torch hub's folder. ``read`` hashes them; nothing
+    is changed.
+    """
+    whole = original.file_path()
+    found = [_held(original.NETWORK, whole, original.SHA256, read, "original")] if whole else []
     for network in CONVS_PER_BLOCK:
         copy, file = copy_of(network), hub.hub_file(network)
         if copy.is_file():
-            found.append(_held(network, copy, _noted(copy), read))
+            found.append(_held(network, copy, _noted(copy), read, "imagenet"))
         found += [
-            _held(network, path, file.hash_prefix, read) for path in (file.target, _shared(file)) if path.is_file()
+            _held(network, path, file.hash_prefix, read, "imagenet")
+            for path in (file.target, _shared(file))
+            if path.is_file()
         ]
     folder = cache_dir("weights") / IMPORTED
     return found + [_held("", path, _noted(path), read) for path in sorted(folder.glob("*.safetensors"))]
 
 
-def _held(network: str, path: Path, expected: str, read: bool) -> Held:
+def _held(network: str, path: Path, expected: str, read: bool, source: str = "") -> Held:
     if not read:
-        return Held(network, path, "unread", expected=expected)
+        return Held(network, path, "unread", expected=expected, source=source)
     try:
         digest = sha256_of(path)
     except InputError:
-        return Held(network, path, "damaged", expected=expected)
+        return Held(network, path, "damaged", expected=expected, source=source)
     # A copy without its note is taken for damaged when it is loaded, so it is one here.
-    return Held(network, path, "intact" if expected and digest.startswith(expected) else "damaged", digest, expected)
+    state = "intact" if expected and digest.startswith(expected) else "damaged"
+    return Held(network, path, state, digest, expected, source)
 
 
 def examine(path: Path, sha256: str | None = None) -> Held:
-    """Compare a file with the hash that is given, that its note holds, or that torchvision publishes.
+    """Compare a file with the hash that is given, that its note holds, or that the original's or torchvision's has.
 
     Raises:
         InputError: it cannot be read.
     """
     if path.exists() and not path.is_file():  # a pipe or a device may have no end
         raise InputError(f"{shown(path)} is no file", "Give a .safetensors, .pth or .pt file")
+    if path.name == original.FILE and sha256 is None:
+        return _held(original.NETWORK, path, original.SHA256, True, "original")
     digest = sha256_of(path)
     for network in CONVS_PER_BLOCK:
         file = hub.hub_file(network)
         if file.is_content(digest) and sha256 is None:
-            return Held(network, path, "intact", digest, file.hash_prefix)
+            return Held(network, path, "intact", digest, file.hash_prefix, "imagenet")
         if path.name == file.name and sha256 is None:
-            return Held(network, path, "damaged", digest, file.hash_prefix)
+            return Held(network, path, "damaged", digest, file.hash_prefix, "imagenet")
     expected = sha256 or _noted(path)
     if not expected:
         return Held("", path, "unknown", digest)
@@ -240,4 +250,4 @@ def import_file(path: Path, sha256: str | None = None) -> Held:
         networks = fitting_networks(features)
     with lock(copy):
         digest = _write_copy(copy, features, path.name, held.sha256)
-    return Held(networks[0] if len(networks) == 1 else "", copy, "intact", digest, digest)
+    return Held(networks[0] if len(networks) == 1 else "", copy, "intact", digest, digest, held.source)

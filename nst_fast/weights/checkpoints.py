@@ -128,8 +128,8 @@ def _neighbours(path: Path) -> str:
         files = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry != path)
     except (OSError, ValueError):
         files = []
-    choices = "--weights takes imagenet, random[:SEED] or a .safetensors, .pth or .pt file"
-    hint = nearest(path.name, ["imagenet", "random", *files])
+    choices = "--weights takes auto, original, imagenet, random[:SEED] or a .safetensors, .pth or .pt file"
+    hint = nearest(path.name, ["auto", "original", "imagenet", "random", *files])
     if not hint and files:
         hint = f"{shown(folder)} has {', '.join(files[:3])}."
     return f"{hint} {choices}".strip()
@@ -183,7 +183,7 @@ def _refuse_zip_bomb(path: Path) -> None:
         raise WeightsError(f"{shown(path)} unpacks to {unpacked} bytes, more than its size", _FETCH_AGAIN)
 
 
-_FETCH_AGAIN = "Fetch or save it again (torch.save(model.state_dict(), ...)), or give --weights imagenet"
+_FETCH_AGAIN = "Fetch or save it again (torch.save(model.state_dict(), ...)), or leave --weights out"
 
 
 def _torchvision_names(stored: Mapping[object, object], path: Path) -> dict[str, Tensor]:
@@ -231,7 +231,7 @@ def _refuse(path: Path, network: str, differences: list[str], hint: str = "") ->
     if differences:
         more = f" and {len(differences) - 3} more differences" if len(differences) > 3 else ""
         first = "; ".join(differences[:3])
-        remedy = hint or f"Give torchvision's {network} weights, or --weights imagenet"
+        remedy = hint or f"Give torchvision's {network} weights, or leave --weights out"
         raise WeightsError(f"{shown(path)} does not hold {network}'s weights: {first}{more}", remedy)
 
 
@@ -251,8 +251,8 @@ def _lacking(
         f"(missing: {', '.join(missing[:3])}{more})"
     )
     if not servable:
-        return WeightsError(message, "It can serve no tap at all; give a whole file or --weights imagenet")
+        return WeightsError(message, "It can serve no tap at all; give a whole file or leave --weights out")
     last = next(layer for layer in reversed(servable) if layer.startswith("conv"))
     others = ", ".join(layer for layer in servable if not layer.startswith("conv"))
-    remedy = f"It has conv1_1 to {last}; taps it can serve: those and {others}. Or give --weights imagenet"
+    remedy = f"It has conv1_1 to {last}; taps it can serve: those and {others}. Or leave --weights out"
     return WeightsError(message, remedy)

@@ -52,7 +52,8 @@ class HubFile:
         return WeightsError(
             f"cannot get the pretrained weights: {why}",
             f"Fetch {self.addresses[0]} (its sha256 begins with {self.hash_prefix}) on any machine, then `nst-fast "
-            f"weights import FILE` or put it at {shown(self.target)}; or give --weights FILE or --weights random",
+            f"weights import FILE` or put it at {shown(self.target)}; or give --weights FILE, or for vgg19 --weights "
+            "original",
         )
 
 
