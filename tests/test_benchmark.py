@@ -38,6 +38,7 @@ ALL_STYLE_TAPS = [f"relu{block}_1" for block in range(1, 6)]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = BenchConfig(
+    weights="random:0",
     sizes="32x24",
     engines="eager",
     content_taps="relu2_1",

@@ -25,6 +25,7 @@ from nst_fast.transfer import stylize
 # What each document states or, where it is silent, what its brackets name. One line per number.
 DOCUMENTED: list[tuple[str, str, object]] = [
     ("adam-smoothing", "network", "vgg19"),
+    ("adam-smoothing", "weights", "original"),  # Keras's VGG-19
     ("adam-smoothing", "content_taps", "relu5_2"),
     ("adam-smoothing", "style_taps", "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1"),
     ("adam-smoothing", "optimizer", "adam"),
@@ -38,6 +39,7 @@ DOCUMENTED: list[tuple[str, str, object]] = [
     ("weighted-layers", "content_fit", "square"),
     ("weighted-layers", "style_fit", "match"),
     ("weighted-layers", "network", "vgg19"),
+    ("weighted-layers", "weights", "original"),  # Keras's VGG-19
     ("weighted-layers", "content_taps", "relu5_4:1.0"),
     ("weighted-layers", "style_taps", "relu1_1:1.0,relu2_1:0.8,relu3_1:0.7,relu4_1:0.2,relu5_1:0.1"),
     ("weighted-layers", "content_normalization", "size"),
@@ -64,6 +66,7 @@ DOCUMENTED: list[tuple[str, str, object]] = [
         for name in ("lbfgs-noise", "lbfgs-content")
         for option, value in {
             "network": "vgg19",
+            "weights": "imagenet",  # torchvision's
             "content_taps": "conv3_4",
             "style_taps": "conv1_2,conv2_2,conv3_4,conv4_4,conv5_4",
             "content_normalization": "half_sum",
@@ -83,6 +86,7 @@ DOCUMENTED: list[tuple[str, str, object]] = [
     ("classic", "init", "content"),
     ("classic", "color", "keep"),
     ("tutorial", "network", "vgg19"),
+    ("tutorial", "weights", "imagenet"),
     ("tutorial", "style_fit", "match"),
     ("tutorial", "content_normalization", "mean"),
     ("tutorial", "style_normalization", "mean"),

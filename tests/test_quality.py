@@ -18,6 +18,7 @@ from nst_fast.errors import UsageError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = BenchConfig(
+    weights="random:0",
     sizes="32",
     engines="fast:fp32",
     pairs="sample",

@@ -510,7 +510,7 @@ def test_a_failure_of_pictures_together_is_raised_once_all_are_written(
 def test_a_benchmark_of_several_pictures_in_a_step_counts_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings, "MATMUL_SIDE", {"cpu": 128})
     monkeypatch.setattr(ceilings, "CONV_SIDE", {"cpu": 8})
-    options: dict[str, Any] = {name: OPTIONS[name] for name in ("content_taps", "style_taps")}
+    options: dict[str, Any] = {name: OPTIONS[name] for name in ("weights", "content_taps", "style_taps")}
     few: dict[str, Any] = {"repeats": 2, "turn_seconds": 0.001, "steps": 3, "monitor_every": 0, "warmup": 1}
     config = BenchConfig(**options, **few, sizes="32x24", engines="fast:fp32", batch=3, memory=False, device="cpu")
     workbench = Workbench(config)

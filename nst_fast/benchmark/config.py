@@ -36,7 +36,6 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
         "Whether launches on a GPU are captured once and replayed.",
         choices=("auto", "on", "off"),
     )
-    weights: str = option("random:0", "The network's weights, as in `stylize`; they do not change speed.")
     init: str = option("content", "Where the pastiche starts.", choices=("content", "noise"))
     batch: int = option(1, "Pictures that the loop takes together, each with its own targets.", minimum=1, maximum=1024)
     warmup: int = option(3, "Steps, or evaluations, before the first that is timed.", minimum=1, maximum=10_000)
