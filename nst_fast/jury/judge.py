@@ -1,0 +1,252 @@
+"""Pictures scored against a content and a style picture: reading, sizes, and the sums over taps."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nst_fast import __version__, losses
+from nst_fast.errors import InputError, UsageError
+from nst_fast.evaluators.precision import float32_arithmetic
+from nst_fast.files import AnyPath, shown
+from nst_fast.images import LoadedImage, load_image, resize_to, scaled_size
+from nst_fast.jury import measures, perceptual
+from nst_fast.jury.columns import COLUMNS, CONTENT_TAP, GRAM_TAPS, WASSERSTEIN_TAPS
+from nst_fast.jury.config import EvaluateConfig
+from nst_fast.machine import resolve_device
+from nst_fast.options import known
+from nst_fast.record import rounded
+from nst_fast.taps import channels_of, smallest_side
+from nst_fast.vgg import Encoder
+from nst_fast.weights import make_encoder
+
+SCHEMA = "nst-fast/evaluate/1"
+NETWORK = "vgg19"
+TAPS = tuple(dict.fromkeys((*GRAM_TAPS, *WASSERSTEIN_TAPS, CONTENT_TAP)))
+PROBE_SIDE = 64  # content and style are read once to see whether they can be
+TOLERANCE = 2  # pixels by which a side may differ from the content's shape: programs round sizes in many ways
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One picture's scores.
+
+    Attributes:
+        picture: as given.
+        sha256: of the file's bytes.
+        size: width and height in pixels, at which everything was compared.
+        scores: column -> score, in the order of :data:`nst_fast.jury.columns.COLUMNS`; None for one that could not be
+            had.
+        notes: what a user should know of the file.
+    """
+
+    picture: Path
+    sha256: str
+    size: tuple[int, int]
+    scores: Mapping[str, float | None]
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        facts = {"name": self.picture.name, "sha256": self.sha256, "size": list(self.size)}
+        return facts | {"scores": rounded(dict(self.scores)), "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the jury says: scores of all pictures, and what they depend on.
+
+    Attributes:
+        content, style: name and sha256 of the pictures.
+        weights: source and sha256 of the network's weights; scores of others cannot be compared with these.
+        options: every option.
+        pictures: one entry per picture, in order.
+        notes: why a column is empty.
+    """
+
+    content: Mapping[str, Any]
+    style: Mapping[str, Any]
+    weights: Mapping[str, str]
+    options: Mapping[str, Any]
+    pictures: tuple[Scores, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, with the meaning of every column."""
+        facts: dict[str, Any] = {"schema": SCHEMA, "status": "complete", "nst_fast": __version__}
+        facts |= {"content": dict(self.content), "style": dict(self.style), "weights": dict(self.weights)}
+        facts |= {"options": dict(self.options), "columns": [column.as_dict() for column in COLUMNS]}
+        return facts | {"pictures": [each.as_dict() for each in self.pictures], "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class _Style:
+    """What is compared of the style at one size."""
+
+    grams: Mapping[str, Tensor]
+    projections: Mapping[str, Tensor]
+    chroma_energy: float
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What is compared of the content at one size."""
+
+    image: Tensor
+    features: Tensor
+
+
+class Jury:
+    """Scores pictures of one content in one style; what it needs of these two is computed once per size.
+
+    Args:
+        content, style: picture files.
+        config: every option.
+        encoder: VGG-19 at :data:`TAPS` on its device, as :func:`load_encoder` gives it.
+
+    Raises:
+        InputError: content or style cannot be read.
+    """
+
+    def __init__(self, content: AnyPath, style: AnyPath, config: EvaluateConfig, encoder: Encoder) -> None:
+        self.content, self.style = Path(content), Path(style)
+        self.config, self.encoder = config, encoder
+        self.device = next(encoder.parameters()).device
+        self.directions = {tap: measures.directions(tap, channels_of(tap)) for tap in WASSERSTEIN_TAPS}
+        self.content_file, self.style_file = self._read(self.content, PROBE_SIDE), self._read(self.style, PROBE_SIDE)
+        self.note = perceptual.missing()
+        self._contents: dict[tuple[int, int], _Content] = {}
+        self._styles: dict[int, _Style] = {}
+
+    def read(self, picture: AnyPath) -> LoadedImage:
+        """A picture at its own size. Raises :class:`InputError` unless it can be read and has the content's shape."""
+        loaded = self._read(Path(picture))
+        size, content = loaded.original_size, self.content_file.original_size
+        wanted = scaled_size(*content, max(size))
+        if max(abs(side - other) for side, other in zip(size, wanted, strict=True)) > TOLERANCE:
+            raise InputError(
+                f"{shown(loaded.path)} is {size[0]}x{size[1]}, another shape than the content's "
+                f"{content[0]}x{content[1]}",
+                f"Give a picture of this content: of that longest side it has {wanted[0]}x{wanted[1]} pixels",
+            )
+        return loaded
+
+    def score(self, picture: LoadedImage) -> Scores:
+        """Every column's score of a picture that :meth:`read` gave."""
+        image = picture.tensor
+        height, width = image.shape[2], image.shape[3]
+        with torch.no_grad(), float32_arithmetic("ieee"):
+            content, style = self._content_at(height, width), self._style_at(max(height, width))
+            features = self.encoder(image.to(self.device))
+            found = self._style_scores(features, style) | self._content_scores(image, features, content)
+        found["chroma_noise"] = measures.chroma_noise(measures.chroma_energy(image), style.chroma_energy)
+        found["clipped"] = measures.clipped(image)
+        scores = {column.name: found[column.name] for column in COLUMNS}
+        return Scores(picture.path, picture.sha256, (width, height), scores, picture.notes)
+
+    def _style_scores(self, features: Mapping[str, Tensor], style: _Style) -> dict[str, float | None]:
+        distances = {
+            f"style_swd_{tap}": measures.sliced_wasserstein(features[tap], projected, self.directions[tap])
+            for tap, projected in style.projections.items()
+        }
+        grams = {
+            f"style_gram_{tap}": losses.style_loss(losses.gram_matrix(features[tap]), gram, "relative", 1.0, 1).item()
+            for tap, gram in style.grams.items()
+        }
+        means = {"style_swd": statistics.fmean(distances.values()), "style_gram": statistics.fmean(grams.values())}
+        return {**means, **distances, **grams}
+
+    def _content_scores(
+        self, image: Tensor, features: Mapping[str, Tensor], content: _Content
+    ) -> dict[str, float | None]:
+        distance = losses.content_loss(features[CONTENT_TAP], content.features, "relative").item()
+        learned = None if self.note else perceptual.lpips(image, content.image)
+        similarity = measures.structural_similarity(image, content.image)
+        return {f"content_{CONTENT_TAP}": distance, "content_ssim": similarity, "content_lpips": learned}
+
+    def _content_at(self, height: int, width: int) -> _Content:
+        if (height, width) not in self._contents:
+            image = self._read_sized(self.content, height, width)
+            features = self.encoder(image.to(self.device))[CONTENT_TAP]
+            self._contents = {(height, width): _Content(image, features)}  # one size at a time is in memory
+        return self._contents[height, width]
+
+    def _style_at(self, longest_side: int) -> _Style:
+        if longest_side not in self._styles:
+            image = self._read(self.style, round(longest_side * self.config.style_scale)).tensor
+            if min(image.shape[2:]) < (least := smallest_side(TAPS)):
+                size = f"{image.shape[3]}x{image.shape[2]}"
+                raise InputError(f"{shown(self.style)} is used at {size}", f"It needs sides of at least {least} pixels")
+            features = self.encoder(image.to(self.device))
+            grams = {tap: losses.gram_matrix(features[tap]) for tap in GRAM_TAPS}
+            projections = {
+                tap: measures.sorted_projections(features[tap], self.directions[tap]) for tap in WASSERSTEIN_TAPS
+            }
+            self._styles = {longest_side: _Style(grams, projections, measures.chroma_energy(image))}
+        return self._styles[longest_side]
+
+    def _read_sized(self, path: Path, height: int, width: int) -> Tensor:
+        """A picture at a size of its own shape: as it is read at that longest side, if rounding gives just that."""
+        image = self._read(path, max(height, width)).tensor
+        if image.shape[2:] != (height, width):  # from twice the size, lest being resampled twice soften it
+            image = resize_to(self._read(path, 2 * max(height, width)).tensor, (height, width))
+        return image
+
+    def _read(self, path: Path, longest_side: int | None = None) -> LoadedImage:
+        background, limit = self.config.background, self.config.max_megapixels
+        return load_image(path, longest_side=longest_side, background=background, max_megapixels=limit)
+
+
+def evaluate(
+    content: AnyPath,
+    style: AnyPath,
+    pictures: AnyPath | Sequence[AnyPath],
+    config: EvaluateConfig | None = None,
+    **options: object,
+) -> Evaluation:
+    """Score pictures of any program against the content and the style they were made from; docs/jury.md.
+
+    Args:
+        content: the picture whose scene was to be kept; resized to each picture's size.
+        style: the picture whose manner was to be taken; its longest side becomes the picture's, or a fraction of it.
+        pictures: one or more files, each of the content's shape, of any size.
+        config: every option; by default ``EvaluateConfig()``.
+        **options: fields of :class:`EvaluateConfig` that differ from ``config``, as ``weights="random:0"``.
+
+    Raises:
+        InputError: a picture that cannot be read, or that has another shape than the content.
+        UsageError: no picture; an option that makes no sense.
+        WeightsError, DeviceError: weights or device that are not there.
+    """
+    config = (config or EvaluateConfig()).replace(**known(EvaluateConfig, options))
+    paths = [Path(pictures)] if isinstance(pictures, str | os.PathLike) else [Path(each) for each in pictures]
+    if not paths:
+        raise UsageError("no picture was given", "Name at least one")
+    encoder, weights = load_encoder(config)
+    jury = Jury(content, style, config, encoder)
+    loaded = [jury.read(path) for path in paths]  # all are checked before the first is scored
+    return Evaluation(
+        described(jury.content_file),
+        described(jury.style_file),
+        weights,
+        config.as_dict(),
+        tuple(map(jury.score, loaded)),
+        tuple(filter(None, [jury.note])),
+    )
+
+
+def load_encoder(config: EvaluateConfig) -> tuple[Encoder, dict[str, str]]:
+    """The network at the jury's taps on its device, and where its weights come from."""
+    device = resolve_device(config.device)
+    encoder, weights = make_encoder(config.weights, NETWORK, TAPS)
+    return encoder.to(device), {"source": Path(weights.source).name, "sha256": weights.sha256}
+
+
+def described(picture: LoadedImage) -> dict[str, Any]:
+    return {"name": picture.path.name, "sha256": picture.sha256, "size": list(picture.original_size)}
