@@ -8,6 +8,8 @@ LOWER, HIGHER = "lower", "higher"
 WASSERSTEIN_TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")  # held out: no default objective reads them
 GRAM_TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 CONTENT_TAP = "relu4_3"
+WASSERSTEIN_SOURCE = "Rabin et al. 2011; Heitz et al. 2021; Rowland et al. 2019"
+GRAM_SOURCE = "Gatys et al. 2016, eq. 3 and 4"
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,8 @@ def _wasserstein(tap: str) -> Column:
         "",
         "1 = the size of the style's own features",
         LOWER,
-        "Rabin et al. 2011; Heitz et al. 2021",
-        f"sliced Wasserstein-2 distance of the features at {tap} to the style's, by the root mean square of the "
-        "style's projections",
+        WASSERSTEIN_SOURCE,
+        f"sliced Wasserstein-2 distance of the features at {tap} to the style's, by the root mean square of those",
     )
 
 
@@ -53,7 +54,7 @@ def _gram(tap: str) -> Column:
         "",
         "1 = the style's own energy",
         LOWER,
-        "Gatys et al. 2016, eq. 3 and 4",
+        GRAM_SOURCE,
         f"squared distance of the mean Gram matrix at {tap} to the style's, by the style's sum of squares",
     )
 
@@ -64,7 +65,7 @@ COLUMNS = (
         "style\nSWD",
         "1 = the size of the style's own features",
         LOWER,
-        "Rabin et al. 2011; Heitz et al. 2021",
+        WASSERSTEIN_SOURCE,
         f"sliced Wasserstein distance to the style: the mean over {', '.join(WASSERSTEIN_TAPS)}",
     ),
     *map(_wasserstein, WASSERSTEIN_TAPS),
@@ -73,7 +74,7 @@ COLUMNS = (
         "style\nGram",
         "1 = the style's own energy",
         LOWER,
-        "Gatys et al. 2016, eq. 3 and 4",
+        GRAM_SOURCE,
         f"relative Gram distance to the style: the mean over {', '.join(GRAM_TAPS)}",
     ),
     *map(_gram, GRAM_TAPS),

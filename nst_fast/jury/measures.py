@@ -18,8 +18,7 @@ from torch import Tensor
 from nst_fast.images import to_uint8
 from nst_fast.images.palette import luminance
 
-PROJECTIONS = 128  # directions per tap
-CHUNK = 16  # of them at a time: 64 MiB for a tap of 1024x1024
+CHUNK = 16  # directions at a time: 64 MiB for a tap of 1024x1024
 BLUR_SIGMA = 2.0  # pixels; what a Gaussian of this width takes away is high-frequency
 IQ = ((0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))  # chroma of YIQ from RGB (scikit-image)
 # The energy of I and Q that rounding to 8 bits leaves: the least that a picture is divided by, lest a grey style make
@@ -28,10 +27,17 @@ ROUNDING_ENERGY = sum(weight**2 for row in IQ for weight in row) / 12 / 255**2
 
 
 def directions(tap: str, channels: int) -> Tensor:
-    """Unit vectors [PROJECTIONS, channels], float32, uniform on the sphere: the same for a tap in every run."""
+    """A random orthonormal basis of the features' space, [channels, channels], float32: for a tap always the same.
+
+    As many directions as channels is Heitz et al.'s choice. Differs from them in that the directions are orthogonal
+    (Rowland et al. 2019, "Orthogonal Estimation of Wasserstein Distances", arXiv:1903.03784): that leaves 0.1 to 1 %
+    to chance, where twice as many independent ones left 1 to 9 %.
+    """
     generator = torch.Generator().manual_seed(zlib.crc32(tap.encode()))
-    normal: Tensor = torch.randn(PROJECTIONS, channels, generator=generator, dtype=torch.float64)
-    return torch.nn.functional.normalize(normal).float()
+    normal = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+    basis, triangle = torch.linalg.qr(normal)
+    basis *= triangle.diagonal().sign()  # so that it is uniform, and the same whatever the library
+    return basis.T.float()
 
 
 def sorted_projections(features: Tensor, along: Tensor) -> Tensor:
@@ -60,10 +66,10 @@ def quantiles(ordered: Tensor, count: int) -> Tensor:
 
 
 def sliced_wasserstein(features: Tensor, style: Tensor, along: Tensor) -> float:
-    """The sliced Wasserstein-2 distance of features to a style's, over the root mean square of the style's.
+    """The sliced Wasserstein-2 distance of features to a style's, by the root mean square of the style's.
 
-    sqrt(mean over k, i of (q_k(i) - s_k(i))²  /  mean over k, i of s_k(i)²), q_k and s_k the quantile functions of
-    the projections on direction k at as many levels as the picture has positions.
+    sqrt(sum over k, i of (q_k(i) - s_k(i))²  /  sum over k, i of s_k(i)²), q_k and s_k the quantile functions of the
+    projections on direction k, at as many levels i as the picture has positions.
 
     Args:
         features: of the picture, [1, C, h, w].

@@ -6,17 +6,22 @@ downloaded here: that file is there, or the measure is not.
 
 from __future__ import annotations
 
+import functools
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nst_fast.files import sha256_of
+
 EXTRA = "pip install 'nst-fast[jury]'"
+SMALLEST_SIDE = 31  # pixels, below which nothing is left for AlexNet's third convolution
 
 
 def backbone() -> Path:
-    """Where torch.hub keeps torchvision's AlexNet."""
+    """Where torch.hub keeps torchvision's AlexNet; the file is named after the first digits of its sha256."""
     from torchvision.models import AlexNet_Weights
 
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.IMAGENET1K_V1.url).name
@@ -26,13 +31,21 @@ def missing() -> str:
     """What LPIPS lacks on this machine, as a note; empty when nothing."""
     if find_spec("torchmetrics") is None:
         return f"no LPIPS: torchmetrics is not installed ({EXTRA})"
-    if not backbone().is_file():
-        return f"no LPIPS: {backbone().name} is not in torch.hub's cache (put torchvision's AlexNet there)"
+    file = backbone()
+    if not file.is_file():
+        return f"no LPIPS: torchvision's {file.name} is not in torch.hub's cache"
+    if not sha256_of(file).startswith(file.stem.rpartition("-")[2]):  # torch.hub would load it unseen
+        return f"no LPIPS: {file.name} in torch.hub's cache is damaged"
     return ""
 
 
-def lpips(image: Tensor, content: Tensor) -> float:
-    """The distance of two images [1, 3, H, W] of one size, on their device. Call it when nothing is :func:`missing`."""
-    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as distance
+@functools.cache
+def _metric() -> Any:
+    from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
-    return float(distance(image, content, net_type="alex", normalize=True))
+    return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
+
+
+def lpips(image: Tensor, content: Tensor) -> float | None:
+    """The distance of two images [1, 3, H, W] of one size, when nothing is :func:`missing`; None for too small ones."""
+    return float(_metric()(image, content)) if min(image.shape[2:]) >= SMALLEST_SIDE else None
