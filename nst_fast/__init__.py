@@ -15,7 +15,8 @@ from nst_fast.config import StylizeConfig
 from nst_fast.errors import NstFastError
 
 if TYPE_CHECKING:
-    from nst_fast.jury.judge import Evaluation, Scores, evaluate
+    from nst_fast.jury.evaluation import evaluate
+    from nst_fast.jury.results import Evaluation, Scores
     from nst_fast.problem import Networks
     from nst_fast.transfer import Listeners, Pastiche, resume, stylize, stylize_together
 
@@ -40,9 +41,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load what needs torch only when it is asked for."""
     if name in ("Evaluation", "Scores", "evaluate"):
-        from nst_fast.jury import judge
+        from nst_fast.jury import evaluation, results
 
-        return getattr(judge, name)
+        return getattr(evaluation if name == "evaluate" else results, name)
     if name in __all__:
         from nst_fast import transfer
 

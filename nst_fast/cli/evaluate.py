@@ -15,7 +15,7 @@ from nst_fast.jury.config import EvaluateConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nst_fast.jury.judge import Evaluation
+    from nst_fast.jury.results import Evaluation
 
 TABLE_WIDTH = 120  # narrower, and figures would be cut; a terminal that is narrower wraps the lines
 
@@ -50,8 +50,8 @@ def evaluate(
 
     Example: nst-fast evaluate photo.jpg painting.jpg ours.png theirs.png --json scores.json
 
-    style SWD, style Gram, content relu4_3, LPIPS, chroma noise, clipped: lower is better; content SSIM: higher.
-    --columns says what each is and which paper it is from. All is compared at each picture's own size.
+    All is compared at each picture's own size. An arrow in the table says which way is better; --columns says what each
+    column measures, in which unit, and which paper it is from. JSON and CSV have single taps too.
     """
     from nst_fast.files import check_writable
 
@@ -60,7 +60,7 @@ def evaluate(
     for path in filter(None, (json_path, csv_file)):
         check_writable(path, overwrite, [content, style, *pictures])
     messages.say("loading")
-    from nst_fast.jury.judge import evaluate as judged
+    from nst_fast.jury.evaluation import evaluate as judged
 
     evaluation = judged(content, style, pictures, config)
     tell(evaluation, messages)

@@ -2,87 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from nst_fast import __version__, losses
-from nst_fast.errors import InputError, UsageError
+from nst_fast import losses
+from nst_fast.errors import InputError
 from nst_fast.evaluators.precision import float32_arithmetic
 from nst_fast.files import AnyPath, shown
-from nst_fast.images import LoadedImage, load_image, resize_to, scaled_size
+from nst_fast.images import LoadedImage, from_uint8, load_image, resize_to, scaled_size, to_uint8
 from nst_fast.jury import measures, perceptual
 from nst_fast.jury.columns import COLUMNS, CONTENT_TAP, GRAM_TAPS, WASSERSTEIN_TAPS
 from nst_fast.jury.config import EvaluateConfig
+from nst_fast.jury.results import Scores
 from nst_fast.machine import resolve_device
-from nst_fast.options import known
-from nst_fast.record import rounded
 from nst_fast.taps import channels_of, smallest_side
 from nst_fast.vgg import Encoder
 from nst_fast.weights import make_encoder
 
-SCHEMA = "nst-fast/evaluate/1"
 NETWORK = "vgg19"
 TAPS = tuple(dict.fromkeys((*GRAM_TAPS, *WASSERSTEIN_TAPS, CONTENT_TAP)))
 PROBE_SIDE = 64  # content and style are read once to see whether they can be
 TOLERANCE = 2  # pixels by which a side may differ from the content's shape: programs round sizes in many ways
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One picture's scores.
-
-    Attributes:
-        picture: as given.
-        sha256: of the file's bytes.
-        size: width and height in pixels, at which everything was compared.
-        scores: column -> score, in the order of :data:`nst_fast.jury.columns.COLUMNS`; None for one that could not be
-            had.
-        notes: what a user should know of the file.
-    """
-
-    picture: Path
-    sha256: str
-    size: tuple[int, int]
-    scores: Mapping[str, float | None]
-    notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        facts = {"name": self.picture.name, "sha256": self.sha256, "size": list(self.size)}
-        return facts | {"scores": rounded(dict(self.scores)), "notes": list(self.notes)}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the jury says: scores of all pictures, and what they depend on.
-
-    Attributes:
-        content, style: name and sha256 of the pictures.
-        weights: source and sha256 of the network's weights; scores of others cannot be compared with these.
-        options: every option.
-        pictures: one entry per picture, in order.
-        notes: why a column is empty.
-    """
-
-    content: Mapping[str, Any]
-    style: Mapping[str, Any]
-    weights: Mapping[str, str]
-    options: Mapping[str, Any]
-    pictures: tuple[Scores, ...]
-    notes: tuple[str, ...] = field(default=())
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, with the meaning of every column."""
-        facts: dict[str, Any] = {"schema": SCHEMA, "status": "complete", "nst_fast": __version__}
-        facts |= {"content": dict(self.content), "style": dict(self.style), "weights": dict(self.weights)}
-        facts |= {"options": dict(self.options), "columns": [column.as_dict() for column in COLUMNS]}
-        return facts | {"pictures": [each.as_dict() for each in self.pictures], "notes": list(self.notes)}
 
 
 @dataclass(frozen=True)
@@ -140,6 +85,12 @@ class Jury:
     def score(self, picture: LoadedImage) -> Scores:
         """Every column's score of a picture that :meth:`read` gave."""
         image = picture.tensor
+        size = (image.shape[3], image.shape[2])
+        return Scores(picture.path, picture.sha256, size, self.score_image(image), picture.notes)
+
+    def score_image(self, image: Tensor) -> dict[str, float | None]:
+        """Column -> score of an image [1, 3, H, W] of the content's shape, as its 8-bit file would score."""
+        image = from_uint8(to_uint8(image))
         height, width = image.shape[2], image.shape[3]
         with torch.no_grad(), float32_arithmetic("ieee"):
             content, style = self._content_at(height, width), self._style_at(max(height, width))
@@ -147,8 +98,7 @@ class Jury:
             found = self._style_scores(features, style) | self._content_scores(image, features, content)
         found["chroma_noise"] = measures.chroma_noise(measures.chroma_energy(image), style.chroma_energy)
         found["clipped"] = measures.clipped(image)
-        scores = {column.name: found[column.name] for column in COLUMNS}
-        return Scores(picture.path, picture.sha256, (width, height), scores, picture.notes)
+        return {column.name: found[column.name] for column in COLUMNS}
 
     def _style_scores(self, features: Mapping[str, Tensor], style: _Style) -> dict[str, float | None]:
         distances = {
@@ -203,44 +153,6 @@ class Jury:
         return load_image(path, longest_side=longest_side, background=background, max_megapixels=limit)
 
 
-def evaluate(
-    content: AnyPath,
-    style: AnyPath,
-    pictures: AnyPath | Sequence[AnyPath],
-    config: EvaluateConfig | None = None,
-    **options: object,
-) -> Evaluation:
-    """Score pictures of any program against the content and the style they were made from; docs/jury.md.
-
-    Args:
-        content: the picture whose scene was to be kept; resized to each picture's size.
-        style: the picture whose manner was to be taken; its longest side becomes the picture's, or a fraction of it.
-        pictures: one or more files, each of the content's shape, of any size.
-        config: every option; by default ``EvaluateConfig()``.
-        **options: fields of :class:`EvaluateConfig` that differ from ``config``, as ``weights="random:0"``.
-
-    Raises:
-        InputError: a picture that cannot be read, or that has another shape than the content.
-        UsageError: no picture; an option that makes no sense.
-        WeightsError, DeviceError: weights or device that are not there.
-    """
-    config = (config or EvaluateConfig()).replace(**known(EvaluateConfig, options))
-    paths = [Path(pictures)] if isinstance(pictures, str | os.PathLike) else [Path(each) for each in pictures]
-    if not paths:
-        raise UsageError("no picture was given", "Name at least one")
-    encoder, weights = load_encoder(config)
-    jury = Jury(content, style, config, encoder)
-    loaded = [jury.read(path) for path in paths]  # all are checked before the first is scored
-    return Evaluation(
-        described(jury.content_file),
-        described(jury.style_file),
-        weights,
-        config.as_dict(),
-        tuple(map(jury.score, loaded)),
-        tuple(filter(None, [jury.note])),
-    )
-
-
 def load_encoder(config: EvaluateConfig) -> tuple[Encoder, dict[str, str]]:
     """The network at the jury's taps on its device, and where its weights come from."""
     device = resolve_device(config.device)
@@ -248,5 +160,19 @@ def load_encoder(config: EvaluateConfig) -> tuple[Encoder, dict[str, str]]:
     return encoder.to(device), {"source": Path(weights.source).name, "sha256": weights.sha256}
 
 
-def described(picture: LoadedImage) -> dict[str, Any]:
-    return {"name": picture.path.name, "sha256": picture.sha256, "size": list(picture.original_size)}
+class Panel:
+    """Juries for several pairs of pictures in one process: the network is loaded once, the last pair is kept."""
+
+    def __init__(self) -> None:
+        self._encoders: dict[tuple[str, str], Encoder] = {}
+        self._last: tuple[tuple[Path, Path, EvaluateConfig], Jury] | None = None
+
+    def jury(self, content: Path, style: Path, config: EvaluateConfig) -> Jury:
+        """The jury of a pair. Raises as :class:`Jury` and :func:`load_encoder` do."""
+        key = (content, style, config)
+        if self._last is None or self._last[0] != key:
+            loaded = (config.weights, config.device)
+            if loaded not in self._encoders:
+                self._encoders[loaded] = load_encoder(config)[0]
+            self._last = key, Jury(content, style, config, self._encoders[loaded])
+        return self._last[1]

@@ -1,8 +1,9 @@
 """The jury's measures as pure functions. Images are [1, 3, H, W], RGB, float32 in [0, 1]; features are [1, C, h, w].
 
 Sources: Rabin, Peyré, Delon & Bernot 2011, "Wasserstein Barycenter and its Application to Texture Mixing"; Heitz,
-Vanhoey, Chambon & Belcour 2021, "A Sliced Wasserstein Loss for Neural Texture Synthesis" (arXiv:2006.07229); Wang,
-Bovik, Sheikh & Simoncelli 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
+Vanhoey, Chambon & Belcour 2021, "A Sliced Wasserstein Loss for Neural Texture Synthesis" (arXiv:2006.07229); Rowland,
+Hron, Tang, Choromanski, Sarlós & Weller 2019, "Orthogonal Estimation of Wasserstein Distances"; Wang, Bovik, Sheikh &
+Simoncelli 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
 """
 
 from __future__ import annotations
@@ -29,15 +30,14 @@ ROUNDING_ENERGY = sum(weight**2 for row in IQ for weight in row) / 12 / 255**2
 def directions(tap: str, channels: int) -> Tensor:
     """A random orthonormal basis of the features' space, [channels, channels], float32: for a tap always the same.
 
-    As many directions as channels is Heitz et al.'s choice. Differs from them in that the directions are orthogonal
-    (Rowland et al. 2019, "Orthogonal Estimation of Wasserstein Distances", arXiv:1903.03784): that leaves 0.1 to 1 %
-    to chance, where twice as many independent ones left 1 to 9 %.
+    Differs from Heitz et al. 2021 in that the directions are orthogonal (Rowland et al. 2019): that leaves 0.1 to 1 %
+    of a distance to chance, where twice as many independent ones left 1 to 9 %.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(tap.encode()))
     normal = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
     basis, triangle = torch.linalg.qr(normal)
-    basis *= triangle.diagonal().sign()  # so that it is uniform, and the same whatever the library
-    return basis.T.float()
+    signed: Tensor = basis * triangle.diagonal().sign()  # uniform, and the same whatever the library
+    return signed.T.float()
 
 
 def sorted_projections(features: Tensor, along: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from nst_fast.jury.columns import COLUMNS, LOWER, headline
 from nst_fast.record import rounded
 
 if TYPE_CHECKING:
-    from nst_fast.jury.judge import Evaluation
+    from nst_fast.jury.results import Evaluation
 
 NO_SCORE = "–"
 ARROWS = {True: "↓", False: "↑"}
@@ -42,7 +42,7 @@ def number(score: float | None) -> str:
 def legend() -> Table:
     """Every column: name, direction, unit, source and definition."""
     table = Table(title="What the jury measures", title_justify="left")
-    for heading in ("column", "better", "unit", "source", "what"):
+    for heading in ("column", "unit", "better", "source", "what"):
         table.add_column(heading)
     for column in COLUMNS:
         table.add_row(*column.as_dict().values())
