@@ -28,10 +28,10 @@ def brushwork(height: int = 48, width: int = 64) -> Pixels:
     return np.stack([30 + rings, 40 + (rings + strokes) // 3, 20 + strokes], 2).astype(np.uint8)
 
 
-def blend(first: Pixels, second: Pixels, percent: int) -> Pixels:
-    """So many per cent of the second picture, the rest of the first."""
-    mixed = (first.astype(int) * (100 - percent) + second.astype(int) * percent) // 100
-    return mixed.astype(np.uint8)
+def painted_over(picture: Pixels, brush: Pixels, percent: int) -> Pixels:
+    """A picture, so many per cent of its width from the left replaced by another of its size."""
+    edge = picture.shape[1] * percent // 100
+    return np.concatenate([brush[:, :edge], picture[:, edge:]], 1)
 
 
 def save(folder: Path, name: str, pixels: Pixels) -> Path:

@@ -44,12 +44,12 @@ def evaluate(
     encoder, weights = load_encoder(config)
     jury = Jury(content, style, config, encoder)
     loaded = [jury.read(path) for path in paths]  # all are checked before the first is scored
+    scores = tuple(map(jury.score, loaded))
     return Evaluation(
-        described(jury.content_file),
-        described(jury.style_file),
+        *map(described, jury.inputs()),
         weights,
         {name: value for name, value in config.as_dict().items() if name != "weights"},
-        tuple(map(jury.score, loaded)),
+        scores,
         tuple(filter(None, [jury.note])),
     )
 

@@ -20,13 +20,12 @@ from nst_fast.jury.columns import COLUMNS, CONTENT_TAP, GRAM_TAPS, WASSERSTEIN_T
 from nst_fast.jury.config import EvaluateConfig
 from nst_fast.jury.results import Scores
 from nst_fast.machine import resolve_device
-from nst_fast.taps import channels_of, smallest_side
+from nst_fast.taps import channels_of
 from nst_fast.vgg import Encoder
 from nst_fast.weights import make_encoder
 
 NETWORK = "vgg19"
 TAPS = tuple(dict.fromkeys((*GRAM_TAPS, *WASSERSTEIN_TAPS, CONTENT_TAP)))
-PROBE_SIDE = 64  # content and style are read once to see whether they can be
 TOLERANCE = 2  # pixels by which a side may differ from the content's shape: programs round sizes in many ways
 
 
@@ -55,8 +54,6 @@ class Jury:
         config: every option.
         encoder: VGG-19 at :data:`TAPS` on its device, as :func:`load_encoder` gives it.
 
-    Raises:
-        InputError: content or style cannot be read.
     """
 
     def __init__(self, content: AnyPath, style: AnyPath, config: EvaluateConfig, encoder: Encoder) -> None:
@@ -64,15 +61,20 @@ class Jury:
         self.config, self.encoder = config, encoder
         self.device = next(encoder.parameters()).device
         self.directions = {tap: measures.directions(tap, channels_of(tap)) for tap in WASSERSTEIN_TAPS}
-        self.content_file, self.style_file = self._read(self.content, PROBE_SIDE), self._read(self.style, PROBE_SIDE)
         self.note = perceptual.missing()
+        self._inputs: dict[Path, tuple[int, LoadedImage]] = {}
         self._contents: dict[tuple[int, int], _Content] = {}
         self._styles: dict[int, _Style] = {}
 
     def read(self, picture: AnyPath) -> LoadedImage:
-        """A picture at its own size. Raises :class:`InputError` unless it can be read and has the content's shape."""
+        """A picture at its own size.
+
+        Raises:
+            InputError: it, or the content, cannot be read; it has another shape than the content.
+        """
         loaded = self._read(Path(picture))
-        size, content = loaded.original_size, self.content_file.original_size
+        size = loaded.original_size
+        content = self._input(self.content, max(size)).original_size
         wanted = scaled_size(*content, max(size))
         if max(abs(side - other) for side, other in zip(size, wanted, strict=True)) > TOLERANCE:
             raise InputError(
@@ -83,13 +85,17 @@ class Jury:
         return loaded
 
     def score(self, picture: LoadedImage) -> Scores:
-        """Every column's score of a picture that :meth:`read` gave."""
+        """Every column's score of a picture that :meth:`read` gave. Raises as :meth:`score_image` does."""
         image = picture.tensor
         size = (image.shape[3], image.shape[2])
         return Scores(picture.path, picture.sha256, size, self.score_image(image), picture.notes)
 
     def score_image(self, image: Tensor) -> dict[str, float | None]:
-        """Column -> score of an image [1, 3, H, W] of the content's shape, as its 8-bit file would score."""
+        """Column -> score of an image [1, 3, H, W] of the content's shape, as its 8-bit file would score.
+
+        Raises:
+            InputError: content or style cannot be read, or the style has a side under 16 pixels at this size.
+        """
         image = from_uint8(to_uint8(image))
         height, width = image.shape[2], image.shape[3]
         with torch.no_grad(), float32_arithmetic("ieee"):
@@ -99,6 +105,10 @@ class Jury:
         found["chroma_noise"] = measures.chroma_noise(measures.chroma_energy(image), style.chroma_energy)
         found["clipped"] = measures.clipped(image)
         return {column.name: found[column.name] for column in COLUMNS}
+
+    def inputs(self) -> list[LoadedImage]:
+        """Content and style as they were read last. Call it when something has been scored."""
+        return [self._inputs[path][1] for path in (self.content, self.style)]
 
     def _style_scores(self, features: Mapping[str, Tensor], style: _Style) -> dict[str, float | None]:
         distances = {
@@ -122,17 +132,14 @@ class Jury:
 
     def _content_at(self, height: int, width: int) -> _Content:
         if (height, width) not in self._contents:
-            image = self._read_sized(self.content, height, width)
+            image = self._content_image(height, width)
             features = self.encoder(image.to(self.device))[CONTENT_TAP]
             self._contents = {(height, width): _Content(image, features)}  # one size at a time is in memory
         return self._contents[height, width]
 
     def _style_at(self, longest_side: int) -> _Style:
         if longest_side not in self._styles:
-            image = self._read(self.style, round(longest_side * self.config.style_scale)).tensor
-            if min(image.shape[2:]) < (least := smallest_side(TAPS)):
-                size = f"{image.shape[3]}x{image.shape[2]}"
-                raise InputError(f"{shown(self.style)} is used at {size}", f"It needs sides of at least {least} pixels")
+            image = self._input(self.style, round(longest_side * self.config.style_scale)).tensor
             features = self.encoder(image.to(self.device))
             grams = {tap: losses.gram_matrix(features[tap]) for tap in GRAM_TAPS}
             projections = {
@@ -141,12 +148,18 @@ class Jury:
             self._styles = {longest_side: _Style(grams, projections, measures.chroma_energy(image))}
         return self._styles[longest_side]
 
-    def _read_sized(self, path: Path, height: int, width: int) -> Tensor:
-        """A picture at a size of its own shape: as it is read at that longest side, if rounding gives just that."""
-        image = self._read(path, max(height, width)).tensor
+    def _content_image(self, height: int, width: int) -> Tensor:
+        """The content as it is read at the longest side, where rounding gives just this size."""
+        image = self._input(self.content, max(height, width)).tensor
         if image.shape[2:] != (height, width):  # from twice the size, lest being resampled twice soften it
-            image = resize_to(self._read(path, 2 * max(height, width)).tensor, (height, width))
+            image = resize_to(self._input(self.content, 2 * max(height, width)).tensor, (height, width))
         return image
+
+    def _input(self, path: Path, longest_side: int) -> LoadedImage:
+        """Content or style at a longest side, kept until another is asked for."""
+        if path not in self._inputs or self._inputs[path][0] != longest_side:
+            self._inputs[path] = longest_side, self._read(path, longest_side)
+        return self._inputs[path][1]
 
     def _read(self, path: Path, longest_side: int | None = None) -> LoadedImage:
         background, limit = self.config.background, self.config.max_megapixels
