@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from nst_fast.config import DeviceOptions, ImageOptions
+from nst_fast.config import DeviceOptions, ImageOptions, StylizeConfig
 from nst_fast.options import Options, option
 
 
@@ -28,3 +29,9 @@ class EvaluateConfig(Options):
     max_megapixels: float = option(
         ImageOptions.max_megapixels, "Refuse input files of more pixels than this.", minimum=0.001
     )
+
+    @classmethod
+    def serving(cls, run: StylizeConfig, weights: str) -> EvaluateConfig:
+        """How the pictures of a run are scored: read as the run reads them, on its device."""
+        names = {field.name for field in dataclasses.fields(cls)} - {"weights"}
+        return cls(weights=weights, **{name: getattr(run, name) for name in names})

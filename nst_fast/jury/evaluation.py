@@ -45,13 +45,9 @@ def evaluate(
     jury = Jury(content, style, config, encoder)
     loaded = [jury.read(path) for path in paths]  # all are checked before the first is scored
     scores = tuple(map(jury.score, loaded))
-    return Evaluation(
-        *map(described, jury.inputs()),
-        weights,
-        {name: value for name, value in config.as_dict().items() if name != "weights"},
-        scores,
-        tuple(filter(None, [jury.note])),
-    )
+    inputs = map(described, jury.inputs())
+    options = {name: value for name, value in config.as_dict().items() if name != "weights"}
+    return Evaluation(next(inputs), next(inputs), weights, options, scores, tuple(filter(None, [jury.note])))
 
 
 def described(picture: LoadedImage) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nst_fast import losses
+from nst_fast.config import StylizeConfig
 from nst_fast.errors import InputError
 from nst_fast.evaluators.precision import float32_arithmetic
 from nst_fast.files import AnyPath, shown
@@ -174,18 +175,24 @@ def load_encoder(config: EvaluateConfig) -> tuple[Encoder, dict[str, str]]:
 
 
 class Panel:
-    """Juries for several pairs of pictures in one process: the network is loaded once, the last pair is kept."""
+    """Juries for several pairs of pictures in one process: the network is loaded once, at once; the last pair is kept.
 
-    def __init__(self) -> None:
-        self._encoders: dict[tuple[str, str], Encoder] = {}
+    Args:
+        weights: of the jury's network, as ``original``.
+        device: where features are computed.
+
+    Raises:
+        WeightsError, DeviceError: as :func:`load_encoder`.
+    """
+
+    def __init__(self, weights: str, device: str) -> None:
+        self.weights = weights
+        self._encoder, _ = load_encoder(EvaluateConfig(weights=weights, device=device))
         self._last: tuple[tuple[Path, Path, EvaluateConfig], Jury] | None = None
 
-    def jury(self, content: Path, style: Path, config: EvaluateConfig) -> Jury:
-        """The jury of a pair. Raises as :class:`Jury` and :func:`load_encoder` do."""
-        key = (content, style, config)
+    def jury(self, content: Path, style: Path, run: StylizeConfig) -> Jury:
+        """The jury of a pair of pictures, which are read as the run reads them."""
+        key = (content, style, EvaluateConfig.serving(run, self.weights))
         if self._last is None or self._last[0] != key:
-            loaded = (config.weights, config.device)
-            if loaded not in self._encoders:
-                self._encoders[loaded] = load_encoder(config)[0]
-            self._last = key, Jury(content, style, config, self._encoders[loaded])
+            self._last = key, Jury(*key, self._encoder)
         return self._last[1]
