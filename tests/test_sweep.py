@@ -286,7 +286,7 @@ def test_the_jury_adds_its_columns_to_the_table_also_for_pictures_that_are_kept(
 
 
 def test_a_jury_that_could_not_score_is_refused_before_any_run(pictures: Path) -> None:
-    with pytest.raises(UsageError, match="content-fit"):
-        jury_measure(small_series(pictures, content_fit="stretch"), "random:1")
+    with pytest.raises(UsageError, match="--jury needs"):
+        jury_measure(small_series(pictures, content_fit="square"), "random:1")
     with pytest.raises(WeightsError):
         jury_measure(small_series(pictures), "nowhere.safetensors")
