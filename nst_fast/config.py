@@ -49,8 +49,10 @@ class EncoderOptions(Options):
 
     network: str = option("vgg19", "The network whose features are compared.", choices=tuple(CONVS_PER_BLOCK))
     weights: str = option(
-        "imagenet",
-        "Its weights: 'imagenet' (torchvision's, downloaded once), a .safetensors or .pth file, or 'random[:SEED]'.",
+        "auto",
+        "Its weights: 'original' (VGG-19 as published, installed with the program), 'imagenet' (torchvision's, "
+        "downloaded once), a .safetensors or .pth file, 'random[:SEED]', or 'auto': original for vgg19, imagenet for "
+        "vgg16.",
         metavar="SOURCE",
     )
     pooling: str = option("max", "Pooling between blocks; average pooling is rescaled.", choices=("max", "average"))
@@ -60,7 +62,9 @@ class EncoderOptions(Options):
         choices=("zeros", "replicate", "reflect"),
     )
     input_normalization: str = option(
-        "imagenet", "What is done to pixels before the network.", choices=("imagenet", "none")
+        "imagenet",
+        "What is done to pixels before the network; with 'none' the network's first layer is used as published.",
+        choices=("imagenet", "none"),
     )
 
 

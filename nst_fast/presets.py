@@ -68,10 +68,12 @@ KERAS_EXAMPLE = "the Keras example"
 GATYS = "Gatys et al. 2016"
 BLOCK_STARTS = "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1"
 BLOCK_ENDS = "conv1_2,conv2_2,conv3_4,conv4_4,conv5_4"
+KERAS_WEIGHTS = Setting("original", f"{STATED}: VGG-19 of Keras, which has converted the original weights")
+TORCHVISION_WEIGHTS = Setting("imagenet", f"{STATED}: VGG-19 of torchvision")
 
 # What a recipe means when it does not mention the matter at all: nothing is added.
 PLAIN = {
-    **usual("as the network was trained", network="vgg19", weights="imagenet", pooling="max", padding="zeros"),
+    **usual("as the network was trained", network="vgg19", pooling="max", padding="zeros"),
     **usual("what the pretrained network expects", input_normalization="imagenet"),
     **usual("not part of the recipe", tv_weight=0.0, smooth_every=0, noise=0.0, color="none", denoise=0.0),
     **usual("not part of the recipe", average_decay=0.0),
@@ -91,7 +93,8 @@ SMOOTHING = Preset(
     "Adam from the content image, total variation, and average-pool smoothing every 251st step",
     {
         **PLAIN,
-        **stated(network="vgg19", weights="imagenet", image_size=224, init="content"),
+        **stated(network="vgg19", image_size=224, init="content"),
+        "weights": KERAS_WEIGHTS,
         **usual(KERAS_EXAMPLE, content_taps="relu5_2", style_taps=BLOCK_STARTS),
         **ours(
             "weights are 'tunable' there; relative losses need no retuning across networks",
@@ -116,7 +119,8 @@ WEIGHTED = Preset(
     "Adam on content plus noise, style layers weighted from 1.0 to 0.1, pixels unnormalised",
     {
         **PLAIN,
-        **stated(network="vgg19", weights="imagenet", input_normalization="none"),
+        **stated(network="vgg19", input_normalization="none"),
+        "weights": KERAS_WEIGHTS,
         "image_size": Setting(400, f"{STATED}: 400 x 400"),
         **stated(content_fit="square", style_fit="match"),
         **stated(
@@ -138,7 +142,8 @@ WEIGHTED = Preset(
 # What both starts of S2 have in common.
 PRE_RELU = {
     **PLAIN,
-    **stated(network="vgg19", weights="imagenet"),
+    **stated(network="vgg19"),
+    "weights": TORCHVISION_WEIGHTS,
     "content_taps": Setting("conv3_4", f"{STATED}: content block 3, before the ReLU"),
     "style_taps": Setting(BLOCK_ENDS, f"{STATED}: style blocks 1-5, before the ReLU"),
     "content_normalization": Setting("half_sum", f"{STATED}: 1/2 sum; with a mean, its practice, no content is left"),
@@ -169,6 +174,9 @@ CLASSIC = Preset(
     "The field's plain recipe, and its post-processing: content's colours, noise reduction",
     {
         **PLAIN,
+        "weights": Setting(
+            "imagenet", f"{OURS}: {GATYS} normalised the original to mean activations of 1; torchvision's are near that"
+        ),
         **usual(GATYS, content_taps="relu4_2", style_taps=",".join(f"relu{block}_1:0.2" for block in range(1, 6))),
         **usual("a mean, so that the balance does not depend on the size", content_normalization="mean"),
         "gram_normalization": Setting("none", f"{STATED}: A A^T"),
@@ -190,6 +198,7 @@ TUTORIAL = Preset(
     {
         **PLAIN,
         "network": Setting("vgg19", f"{STATED}: to be compared with vgg16"),
+        "weights": TORCHVISION_WEIGHTS,
         **stated(style_fit="match", optimizer="lbfgs"),
         "content_taps": Setting("conv2_2", f"{USUAL}: conv_4 of {TORCH_TUTORIAL}"),
         "style_taps": Setting(

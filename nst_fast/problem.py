@@ -21,7 +21,7 @@ from nst_fast.scales import Scale, plan_scales
 from nst_fast.taps import cut
 from nst_fast.targets import TargetCache
 from nst_fast.vgg import Encoder
-from nst_fast.weights import Weights, load_weights
+from nst_fast.weights import Weights, load_weights, resolved
 
 
 class Networks:
@@ -36,23 +36,23 @@ class Networks:
         self, options: EncoderOptions, taps: Sequence[str], device: torch.device
     ) -> tuple[Encoder, dict[str, str]]:
         """The encoder that serves the taps, and where its weights come from (source, sha256)."""
-        kind = (options.network, options.weights, options.pooling, options.padding, options.input_normalization)
+        source = resolved(options.weights, options.network)
+        kind = (options.network, source, options.pooling, options.padding, options.input_normalization)
         key = (*kind, tuple(taps), str(device))
         if key not in self._made:
             weights = self.weights(options, taps)
-            encoder = Encoder(
-                options.network,
+            encoder = weights.encoder(
                 taps,
                 pooling=options.pooling,
                 padding=options.padding,
                 normalize_input=options.input_normalization == "imagenet",
-            ).load_features(weights.state)
+            )
             self._made[key] = (encoder.to(device), {"source": Path(weights.source).name, "sha256": weights.sha256})
         return self._made[key]
 
     def weights(self, options: EncoderOptions, taps: Sequence[str]) -> Weights:
         """Weights that reach the deepest of the taps; loaded again only for taps deeper than any before."""
-        key = (options.weights, options.network)
+        key = (resolved(options.weights, options.network), options.network)
         needed = sum(layer.startswith("conv") for layer in cut(options.network, taps))
         if key not in self._weights or len(self._weights[key].state) < 2 * needed:  # a weight and a bias each
             self._weights[key] = load_weights(options.weights, options.network, taps)

@@ -9,15 +9,15 @@ from nst_fast.config import DemoConfig
 from nst_fast.demonstration import demonstrate
 from nst_fast.errors import OutputError, WeightsError
 from nst_fast.transfer import Listeners
+from nst_fast.weights import original
 
 TINY = DemoConfig(image_size=64, steps=3, precision="fp32", device="cpu")
 
 
-def test_without_pretrained_weights_it_says_so_and_still_makes_a_picture(tmp_path: Path) -> None:
-    notes: list[str] = []
-    made = demonstrate(tmp_path / "demo", TINY, overwrite=False, listeners=Listeners(note=notes.append))
-    assert any("random weights" in note for note in notes)
-    assert made.pastiche.record.options["weights"] == "random:0"
+def test_offline_it_paints_with_the_original_weights_through_all_blocks(tmp_path: Path) -> None:
+    made = demonstrate(tmp_path / "demo", TINY, overwrite=False, listeners=Listeners())
+    assert made.pastiche.record.weights["sha256"] == original.SHA256
+    assert "style/relu5_1" in made.pastiche.record.losses
     with Image.open(made.sheet) as sheet:
         assert sheet.width > 3 * 64
     names = {path.name for path in (tmp_path / "demo").iterdir()}
@@ -27,6 +27,6 @@ def test_without_pretrained_weights_it_says_so_and_still_makes_a_picture(tmp_pat
         demonstrate(tmp_path / "demo", TINY, overwrite=False, listeners=Listeners())
 
 
-def test_weights_asked_for_by_name_are_not_replaced(tmp_path: Path) -> None:
+def test_weights_that_are_not_there_are_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(WeightsError):
         demonstrate(tmp_path, TINY.replace(weights="missing.pth"), overwrite=False, listeners=Listeners())

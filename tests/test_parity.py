@@ -44,6 +44,18 @@ def test_every_tap_down_to_relu5_1_agrees_at_three_sizes(network: str, pooling: 
     assert max(row.relative_err for row in rows) < 1e-4
 
 
+@pytest.mark.parametrize("normalization", ["imagenet", "none"])
+def test_every_tap_of_the_original_network_agrees_at_full_depth(normalization: str) -> None:
+    """Real weights, whose activations reach ten thousand and half of which are zero."""
+    taps = cut("vgg19", ["pool5"])
+    module, model = build(
+        weights="original", graph="encoder", style_taps=",".join(taps), input_normalization=normalization
+    )
+    rows = check_parity(module, model, "cpu", sizes=[(33, 47), (64, 80)])
+    assert {row.tap for row in rows} == set(taps)
+    assert max(row.rms_relative_err for row in rows) < 1e-4
+
+
 @pytest.mark.parametrize("padding", ["replicate", "reflect"])
 @pytest.mark.parametrize("normalization", ["imagenet", "none"])
 def test_objective_graph_agrees_with_every_padding(padding: str, normalization: str) -> None:

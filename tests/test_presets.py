@@ -217,6 +217,18 @@ def test_the_command_lists_the_presets_and_shows_one_with_sources() -> None:
     assert set(shown["options"]) == {item.name for item in declared(StylizeConfig)}
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_runs_at_full_depth_on_the_original_network(name: str, pair: tuple[Path, Path]) -> None:
+    """Its own taps and losses, small and short; its loss falls."""
+    small = {"image_size": 64, "weights": "original", "steps": 8, "monitor_every": 0, "save_every": 0}
+    config = StylizeConfig(**find_preset(name).values).replace(**small, device="cpu", precision="fp32")  # type: ignore[arg-type]
+    record = stylize(*pair, config).record
+    assert record.status == "complete"
+    totals = record.history["total"]
+    assert totals[-1] < totals[0]
+    assert set(config.taps) == {name.partition("/")[2] for name in record.losses if "/" in name}
+
+
 # Every preset as a user runs it, but small, short and with the taps that a shallow network has.
 QUICK = {
     "image_size": 32,

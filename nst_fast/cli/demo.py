@@ -25,7 +25,6 @@ def demo(
     """Draw a scene and a painting by code, export the network, and paint the one like the other.
 
     Writes pastiche.png, its record and loss curve, both sources, and comparison.png with the three side by side.
-    The pretrained weights are used when they are cached or can be fetched, else random ones, which is said.
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")

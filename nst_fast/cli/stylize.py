@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SCHEMA = "nst-fast/stylize/1"  # of what --json gives, here and in the commands that end like this one
 JSON_FIELDS = (
     *("status", "output", "steps", "seconds", "steps_per_second", "losses", "device", "engine", "precision"),
-    *("provider", "peak_memory_mib", "warnings"),
+    *("weights", "provider", "peak_memory_mib", "warnings"),
 )
 
 
@@ -70,6 +70,7 @@ def conclude(record: RunRecord, output: Path, messages: Messages, *, as_json: bo
     rate = f"{record.steps_per_second:.2f} steps/s on {record.device}"
     memory = f"peak memory {record.peak_memory_mib:.0f} MiB"
     messages.say(f"{record.status}: {record.steps} steps in {record.seconds:.1f} s ({rate}, {memory})")
+    messages.say(f"weights: {record.weights['source']}")
     if as_json:
         facts = record.as_dict()
         emit_json({"schema": SCHEMA} | {name: facts[name] for name in JSON_FIELDS} | {"output": str(output)})

@@ -1,6 +1,7 @@
-"""Where VGG weights come from: torchvision's ImageNet file, a file of the user's, or seeded random numbers.
+"""Where VGG weights come from: the original network's, torchvision's, a file of the user's, or seeded random numbers.
 
-``imagenet`` is the business of :mod:`nst_fast.weights.cache`, with :mod:`nst_fast.weights.hub` (what is published) and
+``original`` is the business of :mod:`nst_fast.weights.original`; ``imagenet``, torchvision's, that of
+:mod:`nst_fast.weights.cache`, with :mod:`nst_fast.weights.hub` (what is published) and
 :mod:`nst_fast.weights.download`; what a file may hold is that of :mod:`nst_fast.weights.checkpoints`.
 """
 
@@ -10,19 +11,23 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nst_fast.errors import UsageError
+from nst_fast.errors import UsageError, WeightsError
 from nst_fast.files import sha256_of
 from nst_fast.taps import block_of, convolutions, cut, layer_names
 from nst_fast.vgg import Encoder
 from nst_fast.weights.cache import pretrained_features
 from nst_fast.weights.checkpoints import check_network, read_features, select, servable_taps
 from nst_fast.weights.hub import check_known
+from nst_fast.weights.original import NETWORK, SHA256, SOURCE, original_features
+
+# What ``auto`` comes to. There is no original VGG-16 in any package that this program could depend on.
+AUTO = {"vgg19": "original", "vgg16": "imagenet"}
 
 # Random weights: variance of a filter's sum, relative to the mean square of its inputs. He et al. 2015
 # (arXiv:1502.01852) give 2 for inputs behind a ReLU. These are larger because the filters lose energy to the two
@@ -40,24 +45,34 @@ class Weights:
 
     Attributes:
         state: ``features.N.weight`` [out, in, 3, 3] and ``features.N.bias`` [out], float32 on the CPU, for exactly the
-            convolutions up to the deepest tap.
-        sha256: names the source whatever the cut: of the file's bytes for a path, of the cached features-only copy
-            for ``imagenet``, of recipe, network and seed for ``random``.
-        source: for people: a path, or ``imagenet (torchvision)``, or ``random, seed 0``.
+            convolutions up to the deepest tap; for pictures normalised as torchvision's networks expect.
+        sha256: names the source whatever the cut: of the file's bytes for a path and for ``original``, of the cached
+            features-only copy for ``imagenet``, of recipe, network and seed for ``random``.
+        source: for people: a path, or ``original VGG-19 (...)``, ``imagenet (torchvision)``, ``random, seed 0``.
         network: ``vgg16`` or ``vgg19``.
+        raw: those tensors of ``state`` that were rewritten for that input, as they were published; empty when none was.
     """
 
     state: dict[str, Tensor]
     sha256: str
     source: str
     network: str
+    raw: dict[str, Tensor] = field(default_factory=dict)
+
+    def encoder(
+        self, taps: Iterable[str], *, pooling: str = "max", padding: str = "zeros", normalize_input: bool = True
+    ) -> Encoder:
+        """An encoder with these weights; one that does not normalise its input gets them as they were published."""
+        made = Encoder(self.network, taps, pooling=pooling, padding=padding, normalize_input=normalize_input)
+        return made.load_features(self.state if normalize_input else self.state | self.raw)
 
 
 def load_weights(spec: str, network: str, taps: Iterable[str]) -> Weights:
     """Load what the network needs up to its deepest tap.
 
     Args:
-        spec: ``imagenet``, ``random``, ``random:SEED``, or the path of a .safetensors, .pth or .pt file.
+        spec: ``auto``, ``original``, ``imagenet``, ``random``, ``random:SEED``, or the path of a .safetensors, .pth or
+            .pt file.
         network: ``vgg16`` or ``vgg19``.
         taps: the taps that will be read.
 
@@ -72,6 +87,11 @@ def load_weights(spec: str, network: str, taps: Iterable[str]) -> Weights:
         recipe = f"nst-fast random weights {_RANDOM_RECIPE}: {network} {seed}"
         digest = hashlib.sha256(recipe.encode()).hexdigest()
         return Weights(random_state(network, layers, seed), digest, f"random, seed {seed}", network)
+    spec = resolved(spec, network)
+    if spec == "original":
+        check_original(network)
+        state, raw = original_features(layers)
+        return Weights(state, SHA256, SOURCE, network, raw)
     if spec == "imagenet":
         features, digest, path = pretrained_features(network)
         return Weights(select(features, network, taps, path), digest, "imagenet (torchvision)", network)
@@ -92,19 +112,35 @@ def make_encoder(
     """An encoder with its weights loaded, and the weights' provenance. Raises what :func:`load_weights` raises."""
     taps = tuple(taps)
     weights = load_weights(spec, network, taps)
-    encoder = Encoder(network, taps, pooling=pooling, padding=padding, normalize_input=normalize_input)
-    return encoder.load_features(weights.state), weights
+    return weights.encoder(taps, pooling=pooling, padding=padding, normalize_input=normalize_input), weights
+
+
+def resolved(spec: str, network: str) -> str:
+    """The source that a spec comes to for a network: ``auto`` by :data:`AUTO`, any other itself."""
+    return AUTO[network] if spec == "auto" else spec
+
+
+def check_original(network: str) -> None:
+    """Raise :class:`WeightsError` unless it is the network whose original weights there are."""
+    if network != NETWORK:
+        raise WeightsError(
+            f"--weights original is VGG-19, and --network is {network}",
+            f"Give --network {NETWORK}, or --weights imagenet for torchvision's {network}",
+        )
 
 
 def available_taps(spec: str, network: str) -> list[str]:
-    """The taps that a source of weights can serve, in order; all of them for ``imagenet`` and ``random``.
+    """The taps that a source of weights can serve, in order; all of them but for a file that has fewer.
 
     Raises:
         UsageError: an unknown network, a seed that is no number.
-        WeightsError: a file that cannot be read or has another network's weights.
+        WeightsError: weights of another network, a file that cannot be read.
     """
     check_known(network)
-    if spec == "imagenet" or _random_seed(spec) is not None:
+    spec = resolved(spec, network)
+    if spec == "original":
+        check_original(network)
+    if spec in ("original", "imagenet") or _random_seed(spec) is not None:
         return layer_names(network)
     path = Path(spec).expanduser()
     features = read_features(path)
