@@ -43,6 +43,22 @@ GOLDEN = {
     "clipped": 0.0,
 }
 
+# The same under the default weights, the original VGG-19.
+GOLDEN_ORIGINAL = {
+    "style_swd": 0.49452894,
+    "style_swd_relu1_2": 0.47227379,
+    "style_swd_relu2_2": 0.43160583,
+    "style_swd_relu3_3": 0.41062905,
+    "style_swd_relu4_3": 0.66360707,
+    "style_gram": 0.64737895,
+    "style_gram_relu1_1": 0.55080992,
+    "style_gram_relu2_1": 0.20893380,
+    "style_gram_relu3_1": 0.34296334,
+    "style_gram_relu4_1": 0.55752540,
+    "style_gram_relu5_1": 1.57666230,
+    "content_relu4_3": 0.68747526,
+}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -76,6 +92,13 @@ def test_scores_are_the_golden_ones(folder: Path) -> None:
     scores = found.pictures[0].scores
     assert list(scores) == [column.name for column in COLUMNS]
     for name, value in GOLDEN.items():
+        assert scores[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_scores_under_the_default_weights_are_the_golden_ones(folder: Path) -> None:
+    found = evaluate(folder / "scene.png", folder / "style.png", folder / "mixed-50.png", device="cpu")
+    scores = found.pictures[0].scores
+    for name, value in (GOLDEN | GOLDEN_ORIGINAL).items():
         assert scores[name] == pytest.approx(value, rel=1e-4), name
 
 
@@ -347,6 +370,17 @@ def test_the_command_ends_with_3_for_a_bad_picture_and_shows_its_columns_without
     assert command(monkeypatch, "--columns") == 0
     shown = capsys.readouterr().out
     assert all(column.name in shown for column in COLUMNS)
+
+
+def test_names_are_shown_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, style = save(tmp_path, "[red]", scene()), save(tmp_path, "[b]", brushwork())
+    monkeypatch.chdir(tmp_path)
+    assert command(monkeypatch, content.name, style.name, content.name, "--weights", "random:0") == 0
+    shown = capsys.readouterr().out
+    assert "[red].png in the style of [b].png" in shown
+    assert "│ [red].png" in shown
 
 
 def test_the_package_offers_it() -> None:

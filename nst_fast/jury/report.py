@@ -22,9 +22,8 @@ ARROWS = {True: "↓", False: "↑"}
 
 def score_table(evaluation: Evaluation) -> Table:
     """A row per picture, a column per headline measure; arrows say which way is better."""
-    table = Table(
-        title=f"{evaluation.content['name']} in the style of {evaluation.style['name']}", title_justify="left"
-    )
+    title = shown(f"{evaluation.content['name']} in the style of {evaluation.style['name']}")
+    table = Table(title=Text(title), title_justify="left")  # a name is no markup
     table.add_column("picture")
     table.add_column("size", justify="right")
     for column in headline():
