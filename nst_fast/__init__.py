@@ -15,18 +15,23 @@ from nst_fast.config import StylizeConfig
 from nst_fast.errors import NstFastError
 
 if TYPE_CHECKING:
+    from nst_fast.jury.evaluation import evaluate
+    from nst_fast.jury.results import Evaluation, Scores
     from nst_fast.problem import Networks
     from nst_fast.transfer import Listeners, Pastiche, resume, stylize, stylize_together
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Evaluation",
     "Listeners",
     "Networks",
     "NstFastError",
     "Pastiche",
+    "Scores",
     "StylizeConfig",
     "__version__",
+    "evaluate",
     "resume",
     "stylize",
     "stylize_together",
@@ -35,6 +40,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load what needs torch only when it is asked for."""
+    if name in ("Evaluation", "Scores", "evaluate"):
+        from nst_fast.jury import evaluation, results
+
+        return getattr(evaluation if name == "evaluate" else results, name)
     if name in __all__:
         from nst_fast import transfer
 

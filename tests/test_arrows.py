@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "nst_fast"
 
 ROOMS = [
     ["errors", "step.bundle_files"],
-    ["options", "taps"],
+    ["options", "taps", "jury.columns"],
     ["control", "tiles"],
     ["config", "presets"],
-    ["scales", "series.config", "losses", "vgg", "files", "clock", "machine", "ort.providers"],
+    ["scales", "series.config", "jury.config", "losses", "vgg", "files", "clock", "machine", "ort.providers"],
     ["images.palette", "images.resizing", "images.sources", "images.colour", "ort", "plots", "sample_art"],
     ["images", "weights", "step.onnx_ops", "step.spec", "step.coefficients"],
     ["step.backward_rules", "ort.binding"],
@@ -30,7 +30,7 @@ ROOMS = [
     ["step.bundle"],
     ["runs.loop", "problem"],
     ["memory.planned", "runs.reporting", "runs.resumption", "runs.pastiche", "runs.stage"],
-    ["memory.strips"],
+    ["memory.strips", "jury"],
     ["runs.run"],
     ["runs"],
     ["transfer", "series.folder"],

@@ -45,6 +45,8 @@ CALLS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "plot": (("plot", "made.png", "-o", "curves.png"), 0, "plot"),
     "export": (("export", "-o", "tiny.onnx", *TAPS), 0, "export"),
     "bench": (("bench", *BENCH), 0, "bench"),
+    "evaluate": (("evaluate", "content.png", "style.png", "made.png", "--weights=random:0"), 0, "evaluate"),
+    "evaluate a bad one": (("evaluate", "content.png", "style.png", "bad.png", "--weights=random:0"), 3, "error"),
     "presets": (("presets",), 0, "presets"),
     "one preset": (("presets", "classic"), 0, "presets"),
     "info": (("info", "made.png"), 0, "run"),
@@ -99,7 +101,7 @@ def call(workshop: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 def test_json_is_one_object_with_a_schema_and_all_that_stdout_gets(
     arguments: tuple[str, ...], code: int, schema: str, call: Call
 ) -> None:
-    ended, out, err = call(*arguments, "--json", *(("-",) if arguments[0] == "bench" else ()))
+    ended, out, err = call(*arguments, "--json", *(("-",) if arguments[0] in ("bench", "evaluate") else ()))
     assert ended == code, err
     facts = json.loads(out)  # a second object, or a message, would be an error
     assert facts["schema"] == f"nst-fast/{schema}/1"

@@ -13,7 +13,8 @@ from nst_fast.benchmark.report import tables, to_csv
 from nst_fast.benchmark.rows import FAILED, OK, QualityRow
 from nst_fast.benchmark.suite import run_benchmark, shareable
 from nst_fast.benchmark.workbench import Workbench
-from nst_fast.errors import UsageError
+from nst_fast.errors import UsageError, WeightsError
+from nst_fast.jury.columns import COLUMNS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,7 +35,7 @@ TINY = BenchConfig(
 
 @pytest.fixture(scope="module")
 def rows() -> list[QualityRow]:
-    return quality_rows(Workbench(TINY), 32, 32)
+    return quality_rows(Workbench(TINY.replace(jury="random:0")), 32, 32)
 
 
 def test_a_curve_is_read_between_its_points() -> None:
@@ -115,10 +116,25 @@ def test_pairs_replace_the_rows_of_speed_and_are_shown_in_table_csv_and_plot(
     assert "late_share" in to_csv(data).splitlines()[0]
     assert "losses" not in to_csv(data).splitlines()[0]
     assert save_plot(data, tmp_path / "curves.png")
+    assert data["rows"][0]["style_swd"] == pytest.approx(rows[0].scores["style_swd"], rel=1e-5)
+    assert "style_swd" in to_csv(data).splitlines()[0]
+
+
+def test_the_jurys_scores_are_those_of_every_runs_last_picture(rows: list[QualityRow]) -> None:
+    slow, plain, ours = (row.scores for row in rows)
+    assert list(ours) == [column.name for column in COLUMNS]
+    assert slow["content_ssim"] > 0.98 > plain["content_ssim"]  # from the content, at a rate that hardly leaves it
+    assert slow["style_gram_relu1_1"] > plain["style_gram_relu1_1"] > ours["style_gram_relu1_1"]
+
+
+def test_a_jury_without_its_weights_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(WeightsError):
+        quality_rows(Workbench(TINY.replace(jury="nowhere.safetensors")), 32, 32)
 
 
 def test_pictures_are_published_by_name_without_their_folders() -> None:
-    config = TINY.replace(pairs="here/a.png+there/b.jpg,sample")
+    config = TINY.replace(pairs="here/a.png+there/b.jpg,sample", jury="here/vgg.safetensors")
+    assert shareable(config)["jury"] == "vgg.safetensors"
     assert shareable(config)["pairs"] == "a.png+b.jpg,sample"
 
 

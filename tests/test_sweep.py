@@ -19,15 +19,16 @@ import torch
 import typer
 from PIL import Image
 
+from nst_fast import evaluate
 from nst_fast.cli.console import Messages
 from nst_fast.cli.series import conclude_series
 from nst_fast.cli.signals import Stop
-from nst_fast.errors import BusyError, OutputError, PartialError, UsageError
+from nst_fast.errors import BusyError, OutputError, PartialError, UsageError, WeightsError
 from nst_fast.files import lock
 from nst_fast.series.config import SweepConfig
 from nst_fast.series.jobs import Series
 from nst_fast.series.run import run_series
-from nst_fast.series.sweep import plan_sweep
+from nst_fast.series.sweep import jury_measure, plan_sweep
 from nst_fast.transfer import Listeners
 
 TINY = SweepConfig(
@@ -265,3 +266,27 @@ def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_sheet(pictures: Pa
     run_series(series, broken, watcher)
     assert watcher.updates.count(0) >= done - 1
     assert (broken / "sheet.png").read_bytes() == (whole / "sheet.png").read_bytes()
+
+
+def test_the_jury_adds_its_columns_to_the_table_also_for_pictures_that_are_kept(pictures: Path, tmp_path: Path) -> None:
+    series = small_series(pictures, "one", vary="steps=1,12", style_scale=0.8)
+    run_series(series, tmp_path, Watcher())
+    assert "style_swd" not in rows_of(tmp_path)[0]
+    watcher = Watcher()
+    run_series(series, tmp_path, watcher, measure=jury_measure(series, "random:1"))
+    assert watcher.updates == [0, 0]
+    for row in rows_of(tmp_path):
+        picture = tmp_path / "pictures" / row["picture"]
+        scores = evaluate(
+            pictures / "one.png", pictures / "wave.png", picture, weights="random:1", device="cpu", style_scale=0.8
+        )
+        for name, score in scores.pictures[0].scores.items():
+            assert score is None or float(row[name]) == pytest.approx(score, rel=1e-5)
+    assert float(rows_of(tmp_path)[0]["content_ssim"]) > float(rows_of(tmp_path)[1]["content_ssim"])
+
+
+def test_a_jury_that_could_not_score_is_refused_before_any_run(pictures: Path) -> None:
+    with pytest.raises(UsageError, match="--jury needs"):
+        jury_measure(small_series(pictures, content_fit="square"), "random:1")
+    with pytest.raises(WeightsError):
+        jury_measure(small_series(pictures), "nowhere.safetensors")

@@ -56,6 +56,12 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
         "which is the goal: OPTIMIZER:RATE,...",
         metavar="OPTIMIZERS",
     )
+    jury: str = option(
+        "",
+        "Time to quality: add the scores of `evaluate` for every run's last picture, its network with these weights, "
+        "as 'original'; by default none.",
+        metavar="SOURCE",
+    )
     memory: bool = option(True, "Measure peak memory, each row in a fresh process.")
 
     @property

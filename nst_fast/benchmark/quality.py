@@ -20,6 +20,7 @@ from nst_fast.clock import make_clock
 from nst_fast.config import StylizeConfig
 from nst_fast.evaluators import choose, confirmed
 from nst_fast.images import from_uint8, save_image
+from nst_fast.jury.judge import Jury, Panel
 from nst_fast.optimizers.ort_adam import evaluation_by, optimizer_on
 from nst_fast.problem import Problem, load_problem
 from nst_fast.sample_art import draw_content, draw_style
@@ -53,7 +54,8 @@ class QualityContender:
     """
 
     def __init__(self, row: QualityRow, recipe: Recipe, problem: Problem, workbench: Workbench) -> None:
-        self.row, self.plain, self.clock = row, recipe.plain, make_clock(workbench.device)
+        self.row, self.plain, self.run = row, recipe.plain, recipe.run
+        self.clock = make_clock(workbench.device)
         scale = problem.scales[0]
         scene = Scene(problem.start_at(scale), problem.start_at(scale), problem.objective_at(scale))
         self.objective, self.encoder = scene.objective, problem.encoder
@@ -94,17 +96,23 @@ class QualityContender:
         self.row.steps.append(self._target)
         self.row.seconds.append(seconds)
 
+    def score(self, jury: Jury) -> None:
+        """What the jury says of the picture as it is now."""
+        self.row.scores = jury.score_image(self.optimizer.pastiche.detach().clamp(0, 1).cpu())
+
 
 def quality_rows(workbench: Workbench, height: int, width: int) -> list[QualityRow]:
     """For every pair of pictures: eager with each plain optimiser, then every engine as ``stylize`` runs it.
 
     The longest side of the pastiche is the larger of height and width; its shape is the content picture's.
     """
+    side, config = max(height, width), workbench.config
+    panel = Panel(config.jury, str(workbench.device)) if config.jury else None
     with tempfile.TemporaryDirectory() as folder:
         return [
             row
-            for pair in workbench.config.picture_pairs
-            for row in _pair_rows(workbench, *_files(pair, Path(folder), max(height, width)), max(height, width))
+            for pair in config.picture_pairs
+            for row in _pair_rows(workbench, *_files(pair, Path(folder), side), side, panel)
         ]
 
 
@@ -119,7 +127,9 @@ def _files(pair: tuple[str, str] | None, folder: Path, side: int) -> tuple[str, 
     return "sample", content, style
 
 
-def _pair_rows(workbench: Workbench, pair: str, content: Path, style: Path, side: int) -> list[QualityRow]:
+def _pair_rows(
+    workbench: Workbench, pair: str, content: Path, style: Path, side: int, panel: Panel | None
+) -> list[QualityRow]:
     contenders: list[QualityContender] = []
     rows: list[QualityRow] = []
     for recipe in recipes(workbench, side):
@@ -133,6 +143,10 @@ def _pair_rows(workbench: Workbench, pair: str, content: Path, style: Path, side
             contenders.append(QualityContender(row, recipe, problem, workbench))
     _run(contenders, workbench)
     _judge(contenders, workbench.config.steps)
+    for contender in contenders:
+        if panel is not None and contender.row.status == OK:
+            with recorded(contender.row):
+                contender.score(panel.jury(content, style, contender.run))
     return rows
 
 

@@ -152,6 +152,7 @@ class QualityRow(Row):
     Attributes:
         pair: names of content and style picture.
         recipe: optimiser, rate and start.
+        scores: the jury's, of the last picture, see :mod:`nst_fast.jury.columns`; empty unless asked for.
         steps, seconds, losses: the curve, from before the first update; losses by eager in IEEE fp32.
         early_loss, late_loss: the goals.
         early_seconds, late_seconds: until the curve reaches them, interpolated; None when it does not.
@@ -170,9 +171,15 @@ class QualityRow(Row):
     late_loss: float | None = None
     late_seconds: float | None = None
     late_share: float | None = None
+    scores: dict[str, float | None] = field(default_factory=dict)
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As of any row, every score a figure of its own."""
+        facts = super().as_dict()
+        return facts | {name: rounded(value) for name, value in facts.pop("scores").items()}
 
 
 @dataclass(kw_only=True)

@@ -77,7 +77,6 @@ def run_benchmark(
 def shareable(config: BenchConfig) -> dict[str, Any]:
     """The options as they may be published: files by their names, without the user's folders."""
     options = config.as_dict()
-    weights = Path(config.weights)
     pairs = [pair and "+".join(Path(name).name for name in pair) for pair in config.picture_pairs]
     options["pairs"] = ",".join(pair or SAMPLE for pair in pairs)
-    return options | {"weights": weights.name if len(weights.parts) > 1 else config.weights}
+    return options | {name: Path(options[name]).name for name in ("weights", "jury")}

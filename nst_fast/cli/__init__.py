@@ -15,6 +15,7 @@ from nst_fast.cli import (
     bench,
     demo,
     doctor,
+    evaluate,
     export,
     info,
     plan,
@@ -53,6 +54,7 @@ app.command("plan")(plan.plan)
 app.command("plot")(plot.plot)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
+app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)
 app.command("presets")(presets.presets)
 app.command("info")(info.info)

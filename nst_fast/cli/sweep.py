@@ -23,6 +23,14 @@ def sweep(
         list[str] | None,
         typer.Option("--vary", help="Any option and its values; may be repeated.", metavar="OPTION=VALUE,VALUE,..."),
     ] = None,
+    jury: Annotated[
+        str | None,
+        typer.Option(
+            "--jury",
+            help="Add the scores of `evaluate` to the table, its network with these weights, as 'original'.",
+            metavar="SOURCE",
+        ),
+    ] = None,
     folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("sweep"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the pictures of another series.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
@@ -39,9 +47,10 @@ def sweep(
     messages = Messages(quiet=quiet)
     messages.say("loading")
     from nst_fast.series.run import run_series
-    from nst_fast.series.sweep import plan_sweep
+    from nst_fast.series.sweep import jury_measure, plan_sweep
 
     series = plan_sweep(content, style, vary or [], config)
+    measure = jury_measure(series, jury) if jury is not None else lambda job, picture: {}
     with graceful_stop(messages.say) as stop:
-        outcomes = run_series(series, folder, watching(messages, stop), overwrite=overwrite)
+        outcomes = run_series(series, folder, watching(messages, stop), overwrite=overwrite, measure=measure)
     conclude_series(series, outcomes, folder, messages, stop, as_json=as_json)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from nst_fast.config import StylizeConfig
 from nst_fast.errors import UsageError, nearest
+from nst_fast.jury.judge import Panel
 from nst_fast.options import Declared, declared
+from nst_fast.series.folder import Measure
 from nst_fast.series.jobs import Job, Series, make_series, picture_labels
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -74,3 +76,27 @@ def parse_value(item: Declared, text: str) -> object:
     except ValueError:
         kind = "whole number" if item.kind is int else "number"
         raise UsageError(f"--vary {item.flag[2:]}: {text!r} is not a {kind}") from None
+
+
+def jury_measure(series: Series, weights: str) -> Measure:
+    """The jury's scores of a job's picture, as further columns of the table; see :mod:`nst_fast.jury.columns`.
+
+    Args:
+        series: a sweep.
+        weights: of the jury's network, as ``original``; a sweep's own may differ.
+
+    Raises:
+        UsageError: pictures of another shape than the content's, which cannot be compared with it.
+        WeightsError, DeviceError: weights or device that are not there.
+    """
+    if any(job.config.content_fit != "keep" for job in series.jobs):
+        raise UsageError("--jury needs pictures of the content's shape", "Leave --content-fit at keep")
+    panel = Panel(weights, series.jobs[0].config.device)
+
+    def measure(job: Job, picture: Path) -> dict[str, float]:
+        assert job.content is not None  # a sweep's job always has one
+        jury = panel.jury(job.content, job.styles[0], job.config)
+        scores = jury.score(jury.read(picture)).scores
+        return {name: score for name, score in scores.items() if score is not None}
+
+    return measure

@@ -1,0 +1,1 @@
+"""A neutral jury: scores any program's pictures against content and style, with measures no default objective uses."""

@@ -1,0 +1,127 @@
+"""What the jury measures, as data: the one home of every column's name, unit, direction and source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOWER, HIGHER = "lower", "higher"
+WASSERSTEIN_TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")  # held out: no default objective reads them
+GRAM_TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+CONTENT_TAP = "relu4_3"
+WASSERSTEIN_SOURCE = "Rabin et al. 2011; Heitz et al. 2021; Rowland et al. 2019"
+GRAM_SOURCE = "Gatys et al. 2016, eq. 3 and 4"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure.
+
+    Attributes:
+        name: in JSON and CSV.
+        heading: above the column of a table for people; empty for what only JSON and CSV hold.
+        unit: every measure is free of dimension; this says what 1 stands for.
+        better: ``lower`` or ``higher``.
+        source: the paper, or ``ours``.
+        what: the definition, in one sentence.
+    """
+
+    name: str
+    heading: str
+    unit: str
+    better: str
+    source: str
+    what: str
+
+    def as_dict(self) -> dict[str, str]:
+        facts = {"name": self.name, "unit": self.unit, "better": self.better}
+        return facts | {"source": self.source, "what": self.what}
+
+
+def _wasserstein(tap: str) -> Column:
+    return Column(
+        f"style_swd_{tap}",
+        "",
+        "1 = the size of the style's own features",
+        LOWER,
+        WASSERSTEIN_SOURCE,
+        f"sliced Wasserstein-2 distance of the features at {tap} to the style's, by the root mean square of those",
+    )
+
+
+def _gram(tap: str) -> Column:
+    return Column(
+        f"style_gram_{tap}",
+        "",
+        "1 = the style's own energy",
+        LOWER,
+        GRAM_SOURCE,
+        f"squared distance of the mean Gram matrix at {tap} to the style's, by the style's sum of squares",
+    )
+
+
+COLUMNS = (
+    Column(
+        "style_swd",
+        "style\nSWD",
+        "1 = the size of the style's own features",
+        LOWER,
+        WASSERSTEIN_SOURCE,
+        f"sliced Wasserstein distance to the style: the mean over {', '.join(WASSERSTEIN_TAPS)}",
+    ),
+    *map(_wasserstein, WASSERSTEIN_TAPS),
+    Column(
+        "style_gram",
+        "style\nGram",
+        "1 = the style's own energy",
+        LOWER,
+        GRAM_SOURCE,
+        f"relative Gram distance to the style: the mean over {', '.join(GRAM_TAPS)}",
+    ),
+    *map(_gram, GRAM_TAPS),
+    Column(
+        f"content_{CONTENT_TAP}",
+        f"content\n{CONTENT_TAP}",
+        "1 = a feature map of zeros",
+        LOWER,
+        "Gatys et al. 2016, eq. 1",
+        f"squared distance of the features at {CONTENT_TAP} to the content's, by the content's sum of squares",
+    ),
+    Column(
+        "content_ssim",
+        "content\nSSIM",
+        "1 = the same luminance everywhere",
+        HIGHER,
+        "Wang et al. 2004",
+        "structural similarity of luminance (Y of YIQ) to the content: Gaussian windows of sigma 1.5 px, K1 0.01, K2 "
+        "0.03, the mean over the picture",
+    ),
+    Column(
+        "content_lpips",
+        "content\nLPIPS",
+        "0 = the same picture",
+        LOWER,
+        "Zhang et al. 2018",
+        "learned perceptual distance to the content (torchmetrics, AlexNet); empty where its weights are not there",
+    ),
+    Column(
+        "chroma_noise",
+        "chroma\nnoise",
+        "1 = as much as the style has",
+        LOWER,
+        "ours",
+        "energy of high-frequency chroma (I and Q of YIQ less a Gaussian blur of sigma 2 px) by that of the style",
+    ),
+    Column(
+        "clipped",
+        "clipped",
+        "share of channel values, 0 to 1",
+        LOWER,
+        "ours",
+        "channel values at the end of the range, 0 or 255 of 8 bits",
+    ),
+)
+
+
+def headline() -> list[Column]:
+    """The columns of the table for people: the means, not the single taps."""
+    return [column for column in COLUMNS if column.heading]

@@ -1,0 +1,66 @@
+"""The jury's scores as a table for people and as CSV, and the legend of its columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from nst_fast.files import shown
+from nst_fast.jury.columns import COLUMNS, LOWER, headline
+from nst_fast.record import rounded
+
+if TYPE_CHECKING:
+    from nst_fast.jury.results import Evaluation
+
+NO_SCORE = "–"
+ARROWS = {True: "↓", False: "↑"}
+
+
+def score_table(evaluation: Evaluation) -> Table:
+    """A row per picture, a column per headline measure; arrows say which way is better."""
+    title = shown(f"{evaluation.content['name']} in the style of {evaluation.style['name']}")
+    table = Table(title=Text(title), title_justify="left")  # a name is no markup
+    table.add_column("picture")
+    table.add_column("size", justify="right")
+    for column in headline():
+        table.add_column(f"{column.heading} {ARROWS[column.better == LOWER]}", justify="right")
+    for each in evaluation.pictures:
+        cells = [number(each.scores[column.name]) for column in headline()]
+        table.add_row(Text(shown(each.picture)), "{}x{}".format(*each.size), *cells)
+    return table
+
+
+def number(score: float | None) -> str:
+    return NO_SCORE if score is None else f"{score:.4f}"
+
+
+def legend() -> Table:
+    """Every column: name, direction, unit, source and definition."""
+    table = Table(title="What the jury measures", title_justify="left")
+    for heading in ("column", "unit", "better", "source", "what"):
+        table.add_column(heading)
+    for column in COLUMNS:
+        table.add_row(*column.as_dict().values())
+    return table
+
+
+def to_csv(evaluation: Evaluation) -> str:
+    """A row per picture and a column per measure; what the scores depend on ends every line."""
+    facts = {
+        "content": evaluation.content["name"],
+        "style": evaluation.style["name"],
+        "weights_sha256": evaluation.weights["sha256"],
+    }
+    names = [column.name for column in COLUMNS]
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, ["picture", "width", "height", *names, *facts], lineterminator="\n")
+    writer.writeheader()
+    for each in evaluation.pictures:
+        width, height = each.size
+        row = {"picture": shown(each.picture), "width": width, "height": height, **rounded(dict(each.scores))}
+        writer.writerow(row | facts)
+    return sink.getvalue()
