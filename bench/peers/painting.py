@@ -1,0 +1,218 @@
+"""The pictures: how many steps of each program fit the seconds, and the runs. What exists is not made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inputs import prepare
+from programs import Job, Program
+from watching import Watched, durations, watch
+
+from nst_fast.errors import PartialError
+from nst_fast.files import write_atomic
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        description, size, seconds, pairs: from the TOML file; ``pairs`` are file names of content and style.
+        images, sources, output: the folders of the pictures, of the programs' repositories, and of what is made.
+        programs: which.
+    """
+
+    description: str
+    size: int
+    seconds: float
+    pairs: Sequence[Pair]
+    images: Path
+    sources: Path
+    output: Path
+    programs: Sequence[Program]
+
+    @classmethod
+    def read(cls, path: Path, images: Path, sources: Path, output: Path, programs: Sequence[Program]) -> Comparison:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data["pairs"] = [(content, style) for content, style in data["pairs"]]
+        return cls(
+            **data, images=images.resolve(), sources=sources.resolve(), output=output.resolve(), programs=programs
+        )
+
+    def content(self, pair: Pair) -> Path:
+        return prepare(self.images / pair[0], self.output / "inputs", self.size)
+
+    def style(self, pair: Pair) -> Path:
+        return prepare(self.images / pair[1], self.output / "inputs", None)
+
+    def picture(self, program: Program, pair: Pair) -> Path:
+        return self.output / program.name / f"{title(pair)}.png"
+
+    def job(self, program: Program, pair: Pair) -> Job:
+        picture, weights = self.picture(program, pair), self.output / "weights"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        if program.write_weights:
+            program.write_weights(weights)
+        return Job(self.content(pair), self.style(pair), picture, self.size, self.sources, weights)
+
+
+def title(pair: Pair) -> str:
+    return "+".join(Path(name).stem for name in pair)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a program paints one content.
+
+    Attributes:
+        seconds_per_step: per scale; ``fastest_step`` and ``processor_seconds_per_step`` tell how quiet the machine was.
+        start_seconds: until the first step ended; not counted.
+        threads, samples: with so many threads, from so many steps.
+        note: by people, in the file.
+    """
+
+    seconds_per_step: Mapping[str, float]
+    fastest_step: Mapping[str, float]
+    processor_seconds_per_step: Mapping[str, float]
+    start_seconds: float
+    threads: int
+    samples: int
+    note: str = ""
+
+    def shares(self, program: Program) -> list[int]:
+        """Steps at each scale for every one that is counted."""
+        return [program.first_share, *[1] * (len(self.seconds_per_step) - 1)]
+
+    def seconds_of(self, program: Program, count: float) -> float:
+        """What the steps take when so many are counted."""
+        each = zip(self.shares(program), self.seconds_per_step.values(), strict=True)
+        return count * sum(share * seconds for share, seconds in each)
+
+    def count(self, program: Program, seconds: float) -> int:
+        """What a program is asked for so that its steps take so many seconds."""
+        return max(1, int(seconds / self.seconds_of(program, 1)))
+
+
+class Paces:
+    """The paces of all programs, in a file that is read first and written after each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def has(self, program: Program, content: str) -> bool:
+        return content in self.known.get(program.name, {})
+
+    def get(self, program: Program, content: str) -> Pace:
+        return Pace(**self.known[program.name][content])
+
+    def put(self, program: Program, content: str, pace: Pace) -> None:
+        self.known.setdefault(program.name, {})[content] = asdict(pace)
+        write_atomic(self.path, (json.dumps(self.known, indent=1) + "\n").encode())
+
+
+def measure(what: Comparison, rounds: int, threads: int) -> Paces:
+    """The pace of every program for every content, the programs taking turns; kept in steps.json."""
+    what.output.mkdir(parents=True, exist_ok=True)
+    paces = Paces(what.output / "steps.json")
+    for pair in one_per_content(what.pairs):
+        missing = [program for program in what.programs if not paces.has(program, pair[0])]
+        runs: list[list[Watched]] = [[] for _ in missing]
+        for _ in range(rounds):
+            for program, own in zip(missing, runs, strict=True):
+                own.append(probe(program, what.job(program, pair), threads))
+        for program, own in zip(missing, runs, strict=True):
+            paces.put(program, pair[0], pace(program, own, threads))
+            say(f"{program.name} {pair[0]}: {paces.get(program, pair[0])}")
+    return paces
+
+
+def probe(program: Program, job: Job, threads: int) -> Watched:
+    with tempfile.TemporaryDirectory() as folder:
+        return watch(program, replace(job, output=Path(folder, "probe.png")), program.probe, threads)
+
+
+def one_per_content(pairs: Sequence[Pair]) -> Iterator[Pair]:
+    seen: set[str] = set()
+    for pair in pairs:
+        if pair[0] not in seen:
+            seen.add(pair[0])
+            yield pair
+
+
+def pace(program: Program, runs: Sequence[Watched], threads: int) -> Pace:
+    """What the runs of a probe say."""
+    clock, processor = pooled([run.clock for run in runs]), pooled([run.processor for run in runs])
+    return Pace(
+        rounded({scale: program.typical(values) for scale, values in clock.items()}),
+        rounded({scale: min(values) for scale, values in clock.items()}),
+        rounded({scale: program.typical(values) for scale, values in processor.items()}),
+        round(min(run.start for run in runs), 2),
+        threads,
+        samples=sum(map(len, clock.values())),
+    )
+
+
+def pooled(runs: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
+    return {scale: [value for run in runs for value in durations(run[scale])] for scale in runs[0]}
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def paint(what: Comparison, paces: Paces, jobs: int, threads: int) -> None:
+    """Make every picture that is not there: all programs' of a pair before the next pair, so many at a time.
+
+    Raises:
+        PartialError: programs failed; the other pictures are made.
+    """
+    work = [(program, pair) for pair in what.pairs for program in what.programs]
+    with ThreadPoolExecutor(jobs) as pool:
+        failed = list(filter(None, pool.map(lambda each: _paint(what, paces, threads, *each), work)))
+    if failed:
+        raise PartialError("\n".join(failed))
+
+
+def facts_of(picture: Path) -> Path:
+    """Beside a picture: what its run was. A picture without it is not finished."""
+    return picture.with_suffix(".run.json")
+
+
+def _paint(what: Comparison, paces: Paces, threads: int, program: Program, pair: Pair) -> str:
+    job = what.job(program, pair)
+    if job.output.is_file() and facts_of(job.output).is_file():
+        return ""
+    say(f"{program.name} {title(pair)} ...")
+    count = paces.get(program, pair[0]).count(program, what.seconds)
+    try:
+        run = watch(program, job, count, threads)
+    except PartialError as error:
+        return str(error)
+    facts = {
+        "steps": run.steps,
+        "wall_seconds": round(run.seconds, 1),
+        "start_seconds": round(run.start, 1),
+        "processor_seconds": round(run.processor_seconds, 1),
+        "threads": threads,
+        "load": round(os.getloadavg()[0], 1),
+    }
+    write_atomic(facts_of(job.output), (json.dumps(facts, indent=1) + "\n").encode())
+    say(f"{program.name} {title(pair)}: {facts}")
+    return ""
+
+
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
