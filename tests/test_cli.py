@@ -130,7 +130,16 @@ BAD: dict[str, tuple[int, str, tuple[str, ...]]] = {
         "--style-weight nan",
         ("stylize", "content.png", "style.png", "-o", "bad.png", "--style-weight", "nan", *TINY),
     ),
-    "offline weights": (5, "--weights", ("stylize", "content.png", "style.png", "-o", "bad.png")),
+    "offline weights": (
+        5,
+        "weights import FILE",
+        ("stylize", "content.png", "style.png", "-o", "bad.png", "--weights", "imagenet"),
+    ),
+    "original weights of another network": (
+        5,
+        "Give --network vgg19",
+        ("stylize", "content.png", "style.png", "-o", "bad.png", "--weights", "original", "--network", "vgg16"),
+    ),
     "no such device": (6, "cpu", ("stylize", "content.png", "style.png", "-o", "bad.png", "--device", "cuda:7", *TINY)),
     "unknown option": (2, "--stepz", ("stylize", "content.png", "style.png", "-o", "bad.png", "--stepz", "3")),
     "output suffix": (2, ".xyz", ("stylize", "content.png", "style.png", "-o", "bad.xyz", *TINY)),
