@@ -62,6 +62,8 @@ def test_json_is_one_object_on_stdout_with_the_documented_fields(run: subprocess
     assert facts["device"] == "cpu"
     assert facts["engine"] == "fast"
     assert facts["precision"] == "fp32"
+    assert (facts["weights"]["source"], len(facts["weights"]["sha256"])) == ("random, seed 0", 64)
+    assert "weights: random, seed 0" in run.stderr
     assert facts["provider"] == {"requested": "cpu", "actual": "cpu"}
     assert {"seconds", "steps_per_second", "losses", "precision", "peak_memory_mib", "warnings"} <= set(facts)
 
