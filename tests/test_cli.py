@@ -62,6 +62,8 @@ def test_json_is_one_object_on_stdout_with_the_documented_fields(run: subprocess
     assert facts["device"] == "cpu"
     assert facts["engine"] == "fast"
     assert facts["precision"] == "fp32"
+    assert (facts["weights"]["source"], len(facts["weights"]["sha256"])) == ("random, seed 0", 64)
+    assert "weights: random, seed 0" in run.stderr
     assert facts["provider"] == {"requested": "cpu", "actual": "cpu"}
     assert {"seconds", "steps_per_second", "losses", "precision", "peak_memory_mib", "warnings"} <= set(facts)
 
@@ -130,7 +132,16 @@ BAD: dict[str, tuple[int, str, tuple[str, ...]]] = {
         "--style-weight nan",
         ("stylize", "content.png", "style.png", "-o", "bad.png", "--style-weight", "nan", *TINY),
     ),
-    "offline weights": (5, "--weights", ("stylize", "content.png", "style.png", "-o", "bad.png")),
+    "offline weights": (
+        5,
+        "weights import FILE",
+        ("stylize", "content.png", "style.png", "-o", "bad.png", "--weights", "imagenet"),
+    ),
+    "original weights of another network": (
+        5,
+        "Give --network vgg19",
+        ("stylize", "content.png", "style.png", "-o", "bad.png", "--weights", "original", "--network", "vgg16"),
+    ),
     "no such device": (6, "cpu", ("stylize", "content.png", "style.png", "-o", "bad.png", "--device", "cuda:7", *TINY)),
     "unknown option": (2, "--stepz", ("stylize", "content.png", "style.png", "-o", "bad.png", "--stepz", "3")),
     "output suffix": (2, ".xyz", ("stylize", "content.png", "style.png", "-o", "bad.xyz", *TINY)),
