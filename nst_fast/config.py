@@ -83,6 +83,11 @@ class ObjectiveOptions(EncoderOptions):
     content_weight: float = option(1.0, "Weight of the content loss.", minimum=0)
     style_weight: float = option(100.0, "Weight of the style loss.", minimum=0)
     tv_weight: float = option(0.0, "Weight of the total variation loss, which smooths.", minimum=0)
+    chroma_tv_weight: float = option(
+        0.0,
+        "Weight of the total variation of the colours alone: it takes colour noise out and leaves strokes.",
+        minimum=0,
+    )
     content_normalization: str = option(
         "relative",
         "Divisor of the content loss; see docs/objective.md.",
@@ -104,6 +109,11 @@ class ObjectiveOptions(EncoderOptions):
     @property
     def style_tap_weights(self) -> dict[str, float]:
         return parse_taps(self.style_taps) if self.style_weight else {}
+
+    @property
+    def has_tv(self) -> bool:
+        """Whether there is a total variation term, of all or of the colours alone."""
+        return self.tv_weight > 0 or self.chroma_tv_weight > 0
 
     @property
     def taps(self) -> list[str]:
@@ -262,7 +272,8 @@ class StylizeConfig(
     def dialled(self) -> Self:
         """The config with the weights that ``strength`` comes to, and the dial at 1."""
         factor = self.style_factor
-        return self.replace(style_weight=self.style_weight * factor, tv_weight=self.tv_weight * factor, strength=1.0)
+        weights = ("style_weight", "tv_weight", "chroma_tv_weight")
+        return self.replace(**{name: getattr(self, name) * factor for name in weights}, strength=1.0)
 
     def contradictions(self) -> list[str]:
         if self.strength < 1 and not self.content_tap_weights:

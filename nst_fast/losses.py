@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nst_fast.images.palette import LUMINANCE
+
 
 def gram_sum(features: Tensor) -> Tensor:
     """Features [B, C, H, W] to F Fᵀ, [B, C, C], summed over positions (Gatys et al. 2016, eq. 3)."""
@@ -81,18 +83,33 @@ def style_loss(gram: Tensor, target: Tensor, normalization: str, factor: float, 
     return squared * (factor**2 / divisor)
 
 
-def tv_loss(image: Tensor) -> Tensor:
-    """Total variation of an image [B, C, H, W]: the mean squared difference of neighbours, both directions, [B].
+def tv_colors(weight: float, chroma_weight: float) -> Tensor:
+    """How total variation weighs a difference d of two colours: the M [3, 3], float64, of dᵀ M d, symmetric.
+
+    dᵀ M d = weight |d|² + chroma_weight |P d|², with P d = d - Y(d) (1, 1, 1) what luminance leaves of d: its chroma.
+    """
+    identity = torch.eye(3, dtype=torch.float64)
+    chroma = identity - identity.new_tensor(LUMINANCE).expand(3, 3)
+    return weight * identity + chroma_weight * chroma.T @ chroma
+
+
+def tv_loss(image: Tensor, colors: Tensor) -> Tensor:
+    """Total variation of an image [B, 3, H, W]: the mean squared difference of neighbours, both directions, [B].
 
     Mahendran & Vedaldi 2015 with beta = 2, as jcjohnson/neural-style; a mean, so that it does not grow with size.
+    ``colors``: what a square is, see :func:`tv_colors`; on the image's device.
     """
     down, right = tv_counts(image.shape[1], image.shape[2], image.shape[3])
-    return squared_differences(image, 2) / down + squared_differences(image, 3) / right
+    return squared_differences(image, 2, colors) / down + squared_differences(image, 3, colors) / right
 
 
-def squared_differences(image: Tensor, axis: int) -> Tensor:
-    """The sum of squared differences of neighbours along one axis of an image [B, C, H, W], [B]."""
-    return image.diff(dim=axis).square().sum((1, 2, 3))
+def squared_differences(image: Tensor, axis: int, colors: Tensor) -> Tensor:
+    """The sum of dᵀ M d, d the differences of neighbours along one axis of an image [B, 3, H, W], M ``colors``, [B].
+
+    The differences are weighed, not the picture: what is rounded is then small.
+    """
+    differences = image.diff(dim=axis).flatten(2)  # [B, 3, pairs]
+    return (differences * (colors.to(image.dtype) @ differences)).sum((1, 2))
 
 
 def tv_counts(channels: int, height: int, width: int) -> tuple[int, int]:

@@ -89,6 +89,18 @@ class Objective:
         self.targets = targets
         self.content_taps = options.content_tap_weights
         self.style_taps = options.style_tap_weights
+        self.tv_colors = self._tv_colors()
+
+    def _tv_colors(self) -> Tensor | None:
+        """The matrix of :func:`losses.tv_colors` where the targets are; None when there is no total variation.
+
+        It is put there once: a copy to the device at every evaluation would end a CUDA graph's capture.
+        """
+        if not self.options.has_tv:
+            return None
+        target = next(iter([*self.targets.grams.values(), *self.targets.content.values()]))
+        colors = losses.tv_colors(self.options.tv_weight, self.options.chroma_tv_weight)
+        return colors.to(target.device, torch.promote_types(target.dtype, torch.float32))  # content may be halved
 
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
         return measure(features, self.content_taps, self.style_taps)
@@ -97,7 +109,7 @@ class Objective:
     def term_names(self) -> list[str]:
         """The names of the terms, in the order of :meth:`terms`."""
         names = [f"content/{tap}" for tap in self.content_taps] + [f"style/{tap}" for tap in self.style_taps]
-        return [*names, "tv"] if self.options.tv_weight else names
+        return [*names, "tv"] if self.tv_colors is not None else names
 
     def terms(self, statistics: Statistics, image: Tensor) -> dict[str, Tensor]:
         """Weighted terms, each [B]; they add up to the total.
@@ -109,8 +121,8 @@ class Objective:
         found = {f"content/{tap}": self.content_term(tap, features) for tap, features in statistics.content.items()}
         for tap, gram in statistics.grams.items():
             found[f"style/{tap}"] = self.style_term(tap, gram, statistics.positions[tap])
-        if self.options.tv_weight:
-            found["tv"] = self.options.tv_weight * losses.tv_loss(image)
+        if self.tv_colors is not None:
+            found["tv"] = losses.tv_loss(image, self.tv_colors)
         return found
 
     def content_term(self, tap: str, features: Tensor) -> Tensor:

@@ -126,7 +126,8 @@ def identity_of(options: ExportConfig, weights_sha256: str) -> dict[str, Any]:
         "input_normalization": options.input_normalization,
         "opset": options.opset,
         "precision": options.precision,
-        "tv": options.has_gradient and options.tv_weight > 0,
+        # Which kind, not whether: the models that took no matrix of colours say True.
+        "tv": "colors" if options.has_gradient and options.has_tv else False,
         "adam": update,
         "weights_sha256": weights_sha256,
     }

@@ -29,6 +29,7 @@ OBJECTIVE: dict[str, Any] = {
     "style_taps": "relu1_1,relu2_1",
     "style_weight": 1e4,  # what is left at the start must outweigh the content term, or stylize's guard steps in
     "tv_weight": 0.01,
+    "chroma_tv_weight": 40.0,
     "style_normalization": "mean",
     "gram_normalization": "chw",
     "content_normalization": "mean",

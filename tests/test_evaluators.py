@@ -20,7 +20,9 @@ from nst_fast.sample_art import draw_content, draw_style
 from nst_fast.vgg import Encoder
 from nst_fast.weights import make_encoder
 
-OPTIONS = ObjectiveOptions(content_taps="relu2_1", style_taps="conv1_2,relu1_1,relu2_1,pool1", tv_weight=1.0)
+OPTIONS = ObjectiveOptions(
+    content_taps="relu2_1", style_taps="conv1_2,relu1_1,relu2_1,pool1", tv_weight=1.0, chroma_tv_weight=3.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,9 @@ def test_the_fast_engine_is_the_eager_one_written_out(
     network: str, pooling: str, padding: str, size: tuple[int, int]
 ) -> None:
     """In float64, where rounding flips no ReLU or maximum, on odd sizes, with conv, relu and pool taps."""
-    options = ObjectiveOptions(network=network, pooling=pooling, padding=padding, tv_weight=2.0, **TAPS)
+    options = ObjectiveOptions(
+        network=network, pooling=pooling, padding=padding, tv_weight=2.0, chroma_tv_weight=5.0, **TAPS
+    )
     encoder, _ = make_encoder(
         "random:0", network, options.taps, pooling=pooling, padding=padding, normalize_input=padding != "reflect"
     )

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nst_fast import losses
+from nst_fast.images.palette import grey, luminance
 
 DOUBLE = torch.float64
 
@@ -76,13 +77,33 @@ def test_relative_loss_of_an_all_zero_target_is_finite() -> None:
 
 
 def test_tv_loss_is_zero_for_a_flat_picture_and_known_for_a_step() -> None:
-    assert losses.tv_loss(torch.full((1, 3, 5, 6), 0.3)).item() == 0
-    step = torch.zeros(1, 1, 4, 4)
+    colors = losses.tv_colors(1.0, 0.0)
+    assert losses.tv_loss(torch.full((1, 3, 5, 6), 0.3), colors).item() == 0
+    step = torch.zeros(1, 3, 4, 4)
     step[..., 2:] = 1  # one of three horizontal differences is 1
-    torch.testing.assert_close(losses.tv_loss(step), torch.tensor([1 / 3]))
+    torch.testing.assert_close(losses.tv_loss(step, colors), torch.tensor([1 / 3]))
+
+
+def plain_tv(image: torch.Tensor) -> torch.Tensor:
+    return sum((image.diff(dim=axis).square().mean((1, 2, 3)) for axis in (2, 3)), torch.zeros(()))
+
+
+@pytest.mark.parametrize(("weight", "chroma_weight"), [(3.0, 0.0), (0.0, 40.0), (2.0, 5.0)])
+def test_total_variation_is_that_of_the_picture_and_that_of_its_chroma_weighed(
+    weight: float, chroma_weight: float
+) -> None:
+    image = features(3, 5, 6)
+    chroma = image - torch.cat([luminance(each[None]) for each in image])
+    expected = weight * plain_tv(image) + chroma_weight * plain_tv(chroma)
+    torch.testing.assert_close(losses.tv_loss(image, losses.tv_colors(weight, chroma_weight)), expected)
+
+
+def test_a_grey_picture_has_no_variation_of_chroma() -> None:
+    picture = grey(features(3, 5, 6)[:1])
+    assert abs(losses.tv_loss(picture, losses.tv_colors(0.0, 1.0)).item()) < 1e-14 * plain_tv(picture).item()
 
 
 def test_every_loss_returns_one_value_per_image() -> None:
     one, other = features(3, 4, 5, 1), features(3, 4, 5, 2)
     assert losses.content_loss(one, other, "mean").shape == (2,)
-    assert losses.tv_loss(one).shape == (2,)
+    assert losses.tv_loss(one, losses.tv_colors(1.0, 1.0)).shape == (2,)

@@ -8,7 +8,9 @@ from nst_fast.config import ObjectiveOptions
 from nst_fast.objective import Objective, Statistics, blend_grams, build_targets
 from nst_fast.vgg import Encoder
 
-OPTIONS = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1:0.5,relu2_1", tv_weight=3.0)
+OPTIONS = ObjectiveOptions(
+    content_taps="relu2_1", style_taps="relu1_1:0.5,relu2_1", tv_weight=3.0, chroma_tv_weight=4.0
+)
 
 
 def objective(encoder: Encoder, content: torch.Tensor, style: torch.Tensor) -> Objective:
@@ -20,7 +22,7 @@ def test_the_terms_vanish_on_their_own_targets(shallow_encoder: Encoder, picture
     terms = made.terms(made.measure(shallow_encoder(picture)), picture)
     assert list(terms) == made.term_names == ["content/relu2_1", "style/relu1_1", "style/relu2_1", "tv"]
     assert all(terms[name].item() < 1e-9 for name in made.term_names if name != "tv")
-    torch.testing.assert_close(terms["tv"], 3.0 * losses.tv_loss(picture))
+    torch.testing.assert_close(terms["tv"], losses.tv_loss(picture, losses.tv_colors(3.0, 4.0)))
 
 
 def test_terms_are_weighted_by_kind_and_by_tap(shallow_encoder: Encoder, picture: torch.Tensor) -> None:

@@ -221,9 +221,10 @@ def test_strength_1_leaves_the_weights_and_the_dial_is_geometric() -> None:
     assert factors[0] == 0
     assert factors[-1] == 1
     assert factors[3] / factors[2] == pytest.approx(1000**0.25, rel=0.05)
-    dialled = TINY.replace(strength=0.5, tv_weight=2.0).dialled()
+    dialled = TINY.replace(strength=0.5, tv_weight=2.0, chroma_tv_weight=3.0).dialled()
     assert dialled.style_weight == pytest.approx(TINY.style_weight * factors[2])
     assert dialled.tv_weight == pytest.approx(2 * factors[2])
+    assert dialled.chroma_tv_weight == pytest.approx(3 * factors[2])
 
 
 def test_strength_needs_a_content_loss() -> None:

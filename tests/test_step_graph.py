@@ -72,7 +72,7 @@ def compare(size: Size, *, static: bool = False, pastiche: torch.Tensor | None =
 @pytest.mark.parametrize("pooling", ["max", "average"])
 def test_the_gradient_through_the_whole_network_is_autograds(network: str, pooling: str) -> None:
     deep = {"content_taps": "relu4_2", "style_taps": "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1"}
-    compare((33, 38), network=network, pooling=pooling, tv_weight=0.5, **deep)
+    compare((33, 38), network=network, pooling=pooling, tv_weight=0.5, chroma_tv_weight=2.0, **deep)
 
 
 @pytest.mark.parametrize("pooling", ["max", "average"])
@@ -99,8 +99,10 @@ def test_every_style_loss_is_exported(gram: str, style: str) -> None:
     compare((6, 7), gram_normalization=gram, style_normalization=style, **TINY)
 
 
-def test_total_variation_pixels_as_they_are_and_weighted_taps_are_exported() -> None:
-    compare((6, 7), tv_weight=2.0, input_normalization="none", content_taps="relu1_1:0.3", style_taps="relu1_2:2,pool1")
+@pytest.mark.parametrize("variation", [{"tv_weight": 2.0}, {"chroma_tv_weight": 3.0}])
+def test_total_variation_pixels_as_they_are_and_weighted_taps_are_exported(variation: dict[str, float]) -> None:
+    taps = {"content_taps": "relu1_1:0.3", "style_taps": "relu1_2:2,pool1"}
+    compare((6, 7), input_normalization="none", **taps, **variation)
 
 
 @pytest.mark.parametrize("side", ["content", "style"])
@@ -244,4 +246,4 @@ def test_no_operator_of_a_graph_needs_the_size_on_the_host() -> None:
 
 
 def test_tv_weights_make_means_of_sums() -> None:
-    assert tv_weights(2.0, 5, 7) == (2.0 / (3 * 4 * 7), 2.0 / (3 * 5 * 6))
+    assert tv_weights(5, 7) == (1 / (3 * 4 * 7), 1 / (3 * 5 * 6))

@@ -22,8 +22,8 @@ from nst_fast.ranks.agreement import Agreement
 from nst_fast.ranks.halos import Halos
 from nst_fast.tiles import halo_of, strip_rows
 
-DEEP = ObjectiveOptions(tv_weight=0.5)
-SHALLOW = ObjectiveOptions(content_taps="relu2_2", style_taps="relu1_1,relu2_1", tv_weight=0.5)
+DEEP = ObjectiveOptions(tv_weight=0.5, chroma_tv_weight=2.0)
+SHALLOW = ObjectiveOptions(content_taps="relu2_2", style_taps="relu1_1,relu2_1", chroma_tv_weight=0.5)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,6 +94,7 @@ def objectives(draw: st.DrawFn) -> ObjectiveOptions:
         content_weight=kinds[0],
         style_weight=kinds[1],
         tv_weight=draw(st.sampled_from([0.0, 0.5])),
+        chroma_tv_weight=draw(st.sampled_from([0.0, 2.0])),
         content_normalization=draw(st.sampled_from(["relative", "mean", "half_sum", "size"])),
         gram_normalization=draw(st.sampled_from(["hw", "none"])),
         style_normalization=draw(st.sampled_from(["relative", "mean", "gatys"])),

@@ -18,7 +18,7 @@ from nst_fast.evaluators.tiled import TiledEvaluator, halved, mean_grams, tiled_
 from nst_fast.objective import Objective, build_targets, measure
 from nst_fast.tiles import halo_of, make_tiling
 
-DEEP = ObjectiveOptions(tv_weight=0.5)
+DEEP = ObjectiveOptions(tv_weight=0.5, chroma_tv_weight=2.0)
 
 
 def both(
@@ -67,6 +67,7 @@ def objectives(draw: st.DrawFn) -> ObjectiveOptions:
         content_weight=kinds[0],
         style_weight=kinds[1],
         tv_weight=draw(st.sampled_from([0.0, 0.5])),
+        chroma_tv_weight=draw(st.sampled_from([0.0, 2.0])),
         content_normalization=draw(st.sampled_from(["relative", "mean", "half_sum", "size"])),
         gram_normalization=draw(st.sampled_from(["hw", "chw", "none"])),
         style_normalization=draw(st.sampled_from(["relative", "mean", "sum", "gatys"])),

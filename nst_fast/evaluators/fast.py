@@ -49,8 +49,8 @@ class FastEvaluator:
         terms, slopes = style_slopes(self.objective, grams, positions)
         seed = _Seed(slopes, self.content_factors, self.objective.targets.content, terms)
         gradient = self.network.backward(kept, seed)
-        if self.objective.options.tv_weight:
-            terms["tv"], slope = total_variation(image, self.objective.options.tv_weight)
+        if self.objective.tv_colors is not None:
+            terms["tv"], slope = total_variation(image, self.objective.tv_colors)
             gradient += slope
         terms = {name: terms[name] for name in self.objective.term_names}
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
@@ -106,9 +106,9 @@ def mean_gram(features: Tensor) -> Tensor:
 
 
 @torch.enable_grad()
-def total_variation(image: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+def total_variation(image: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
     """The weighted term [B] and its gradient."""
     leaf = image.detach().requires_grad_(True)
-    term = weight * losses.tv_loss(leaf)
+    term = losses.tv_loss(leaf, colors)
     (slope,) = torch.autograd.grad(term.sum(), leaf)
     return term.detach(), slope

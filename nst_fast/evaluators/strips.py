@@ -118,8 +118,8 @@ class StripEvaluator:
             seed = TileSeed(tile, slopes, self._content_factors, objective.targets.content, terms)
             back = way_back or self.engine.open(image[tile.crop])[1]
             gradient[tile.crop] += back(seed)
-            if objective.options.tv_weight:
-                terms["tv"] += add_total_variation(objective, image, tile, gradient, strip.height)
+            if objective.tv_colors is not None:
+                terms["tv"] += add_total_variation(objective.tv_colors, image, tile, gradient, strip.height)
         if strip.ranks.rank == 0:  # one rank's word for what all have computed: the same bits everywhere
             terms |= style
         sums = torch.stack(list(terms.values()))

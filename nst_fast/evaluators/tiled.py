@@ -57,12 +57,12 @@ class TiledEvaluator:
         for tile in self.tiling.tiles:
             seed = TileSeed(tile, slopes, self._content_factors, self.objective.targets.content, terms)
             gradient[tile.crop] += self.engine.gradient(image[tile.crop], seed)
-            if self.objective.options.tv_weight:
-                terms["tv"] += add_total_variation(self.objective, image, tile, gradient, image.shape[2])
+            if self.objective.tv_colors is not None:
+                terms["tv"] += add_total_variation(self.objective.tv_colors, image, tile, gradient, image.shape[2])
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
 
 
-def add_total_variation(objective: Objective, image: Tensor, tile: Tile, gradient: Tensor, height: int) -> Tensor:
+def add_total_variation(colors: Tensor, image: Tensor, tile: Tile, gradient: Tensor, height: int) -> Tensor:
     """Of the differences from the tile's own pixels to their lower and right neighbours: the weighted term [B].
 
     Their gradient is added to ``gradient``. ``height`` is that of the whole picture, of which the image may be a part.
@@ -72,7 +72,7 @@ def add_total_variation(objective: Objective, image: Tensor, tile: Tile, gradien
     for axis, count, region in zip((2, 3), counts, (tile.and_below, tile.and_right), strict=True):
         pixels = image[region].clone().requires_grad_(True)
         with torch.enable_grad():
-            term = objective.options.tv_weight / count * losses.squared_differences(pixels, axis)
+            term = losses.squared_differences(pixels, axis, colors) / count
             (slope,) = torch.autograd.grad(term.sum(), pixels)
         gradient[region] += slope
         total += term.detach()

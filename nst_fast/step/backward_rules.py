@@ -132,6 +132,16 @@ def squared_sum(graph: GraphWriter, x: Value) -> Value:
     return graph.op("Reshape", graph.op("ReduceSumSquare", x, keepdims=0), graph.integers([1]))
 
 
+def inner_product(graph: GraphWriter, x: Value, y: Value) -> Value:
+    """The sum of products of all elements, [1]."""
+    return graph.op("Reshape", graph.op("ReduceSum", graph.op("Mul", x, y), keepdims=0), graph.integers([1]))
+
+
+def mixed_colors(graph: GraphWriter, x: Value, colors: Value) -> Value:
+    """The colour at every position of x [1, 3, h, w] multiplied by a matrix [3, 3, 1, 1]."""
+    return graph.op("Conv", x, colors, kernel_shape=[1, 1])
+
+
 def gram_matrix(graph: GraphWriter, features: Value, channels: int, inverse_positions: Value) -> Value:
     """G = F Fᵀ / (h w), [1, C, C]: the mean over positions, with 1 / (h w) as an input."""
     rows = graph.op("Reshape", features, graph.integers([1, channels, -1]))

@@ -8,7 +8,7 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from nst_fast import __version__
+from nst_fast import __version__, losses
 from nst_fast.config import ExportConfig
 from nst_fast.errors import OutputError, UsageError
 from nst_fast.files import make_folder, write_atomic
@@ -17,7 +17,7 @@ from nst_fast.step.coefficients import coefficients
 from nst_fast.step.spec import AdamConstants
 from nst_fast.taps import channels_of, cut, halvings_of, smallest_side
 
-SCHEMA = "nst-fast/bundle/1"
+SCHEMA = "nst-fast/bundle/2"
 MODELS = {"targets.onnx": "objective", "step.onnx": "step"}
 MANIFEST = "manifest.json"
 COPIED = ("run.py", "index.html", "app.js", "README.md")
@@ -73,6 +73,7 @@ def describe(options: ExportConfig, models: dict[str, Any]) -> dict[str, Any]:
     """What a host needs to drive the models, and nothing that it could not compute with."""
     pools = [layer for layer in cut(options.network, options.taps) if layer.startswith("pool")]
     adam = AdamConstants()
+    colors = losses.tv_colors(options.tv_weight, options.chroma_tv_weight).tolist() if options.has_tv else None
     return {
         "schema": SCHEMA,
         "nst_fast": __version__,
@@ -88,7 +89,7 @@ def describe(options: ExportConfig, models: dict[str, Any]) -> dict[str, Any]:
             }
             for term, coefficient in coefficients(options).items()
         ],
-        "tv_weight": options.tv_weight,
+        "tv_colors": colors,
         "pools": [{"name": pool, "halvings": halvings_of(pool) - 1} for pool in pools],
         "adam": {"beta1": adam.beta1, "beta2": adam.beta2, "epsilon": adam.epsilon},
         "models": models,

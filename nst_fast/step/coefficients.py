@@ -78,9 +78,9 @@ def _style(options: ObjectiveOptions, channels: int) -> tuple[float, int]:
     return gram_factor**2 * factor / channels**2, 2 * gram_power + power
 
 
-def tv_weights(weight: float, height: int, width: int) -> tuple[float, float]:
-    """What the sums of squared differences down and to the right are multiplied by: both become means."""
-    return weight / (3 * (height - 1) * width), weight / (3 * height * (width - 1))
+def tv_weights(height: int, width: int) -> tuple[float, float]:
+    """What the sums of weighed squared differences down and to the right are multiplied by: both become means."""
+    return 1 / (3 * (height - 1) * width), 1 / (3 * height * (width - 1))
 
 
 def sized_inputs(taps: Sequence[str], pools: Sequence[str], height: int, width: int) -> dict[str, Array]:

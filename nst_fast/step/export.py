@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor, nn
 
+from nst_fast import losses
 from nst_fast.config import ExportConfig, ObjectiveOptions
 from nst_fast.errors import UsageError
 from nst_fast.objective import Statistics
@@ -18,6 +19,7 @@ from nst_fast.step.spec import (
     CONTENT_TARGET,
     GRAM_TARGET,
     OPERATORS,
+    TV_COLORS,
     TV_DOWN,
     TV_RIGHT,
     WEIGHT,
@@ -44,7 +46,7 @@ def graph_for(
         padding=encoder.padding,
         content_taps=list(options.content_tap_weights),
         style_taps=list(options.style_tap_weights),
-        tv=options.tv_weight > 0,
+        tv=options.has_tv,
         mean=mean,
         std=std,
         average_pooling_scale=AVERAGE_POOLING_SCALE,
@@ -108,7 +110,9 @@ def objective_feeds(
             value = of_term[f"{term}/{tap}"].value(rows * columns, feeds[prefix + tap])
             feeds[f"{WEIGHT}{term}/{tap}"] = np.array([value], kind)
     if spec.tv:
-        for name, value in zip((TV_DOWN, TV_RIGHT), tv_weights(options.tv_weight, height, width), strict=True):
+        colors = losses.tv_colors(options.tv_weight, options.chroma_tv_weight)
+        feeds[TV_COLORS] = to_array(colors).reshape(3, 3, 1, 1).astype(kind)
+        for name, value in zip((TV_DOWN, TV_RIGHT), tv_weights(height, width), strict=True):
             feeds[name] = np.array([value], kind)
     return feeds
 

@@ -22,6 +22,7 @@ from nst_fast.step.spec import (
     GRAM_TARGET,
     INVERSE_POSITIONS,
     PADS,
+    TV_COLORS,
     TV_DOWN,
     TV_RIGHT,
     WEIGHT,
@@ -150,15 +151,20 @@ class _Author:
         self.seeds[tap] = self.graph.op("Add", present, gradient) if present else gradient
 
     def _tv_loss(self, pastiche: Value) -> Value:
-        """The term is put among the terms; returned is its gradient with respect to the pixels."""
+        """The term is put among the terms; returned is its gradient with respect to the pixels.
+
+        term = weight · sum of dᵀ M d, d = differences of neighbours; as M is symmetric, the gradient is 2 weight M d.
+        """
         graph = self.graph
         terms, gradients = [], []
+        colors = graph.input(TV_COLORS, [3, 3, 1, 1])
         with graph.scope("tv"):
             for name, axis in ((TV_DOWN, rules.ROWS), (TV_RIGHT, rules.COLUMNS)):
                 weight = graph.input(name, [1])
                 difference = rules.neighbour_difference(graph, pastiche, axis)
-                terms.append(graph.op("Mul", rules.squared_sum(graph, difference), weight))
-                seed = graph.op("Mul", difference, self._twice(weight, None))
+                mixed = rules.mixed_colors(graph, difference, colors)
+                terms.append(graph.op("Mul", rules.inner_product(graph, difference, mixed), weight))
+                seed = graph.op("Mul", mixed, self._twice(weight, None))
                 gradients.append(rules.neighbour_difference_gradient(graph, seed, axis))
             self.terms["tv"] = graph.op("Add", *terms)
             return graph.op("Add", *gradients)

@@ -10,7 +10,7 @@ from nst_fast.taps import cut, halvings_of, tap_size
 
 CONTENT_TARGET, GRAM_TARGET = "target/content/", "target/gram/"
 WEIGHT, INVERSE_POSITIONS, PADS = "weight/", "inverse_positions/", "pads/"
-TV_DOWN, TV_RIGHT = WEIGHT + "tv/down", WEIGHT + "tv/right"
+TV_COLORS, TV_DOWN, TV_RIGHT = WEIGHT + "tv/colors", WEIGHT + "tv/down", WEIGHT + "tv/right"
 GRADIENT_SCALE = "gradient_scale"
 # Every operator that the graphs may use; ONNX Runtime's CPU, CUDA and WebGPU providers and TensorRT have them all.
 OPERATORS = frozenset(

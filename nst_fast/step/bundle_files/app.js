@@ -146,9 +146,10 @@ function constantInputs(content, style, contentSize, styleSize) {
     const odd = [height, width].map((side) => BigInt((side >> halvings) % 2));
     feeds[`pads/${name}`] = new runtime.Tensor("int64", BigInt64Array.from([0n, 0n, 0n, 0n, 0n, 0n, ...odd]), [8]);
   }
-  if (manifest.tv_weight) {
-    feeds["weight/tv/down"] = scalar(manifest.tv_weight / (3 * (height - 1) * width));
-    feeds["weight/tv/right"] = scalar(manifest.tv_weight / (3 * height * (width - 1)));
+  if (manifest.tv_colors) {
+    feeds["weight/tv/colors"] = tensor(manifest.tv_colors.flat(), [3, 3, 1, 1]);
+    feeds["weight/tv/down"] = scalar(1 / (3 * (height - 1) * width));
+    feeds["weight/tv/right"] = scalar(1 / (3 * height * (width - 1)));
   }
   return feeds;
 }

@@ -86,9 +86,10 @@ def constant_inputs(manifest: Any, content: Feeds, style: Feeds, sizes: Any) -> 
     for pool in manifest["pools"]:
         odd = [(side >> pool["halvings"]) % 2 for side in (height, width)]
         feeds[f"pads/{pool['name']}"] = np.array([0] * 6 + odd, np.int64)
-    if manifest["tv_weight"]:
-        feeds["weight/tv/down"] = number(manifest["tv_weight"] / (3 * (height - 1) * width))
-        feeds["weight/tv/right"] = number(manifest["tv_weight"] / (3 * height * (width - 1)))
+    if manifest["tv_colors"]:
+        feeds["weight/tv/colors"] = np.array(manifest["tv_colors"], np.float32).reshape(3, 3, 1, 1)
+        feeds["weight/tv/down"] = number(1 / (3 * (height - 1) * width))
+        feeds["weight/tv/right"] = number(1 / (3 * height * (width - 1)))
     return feeds
 
 
