@@ -271,9 +271,8 @@ class StylizeConfig(
 
     def dialled(self) -> Self:
         """The config with the weights that ``strength`` comes to, and the dial at 1."""
-        factor = self.style_factor
         weights = ("style_weight", "tv_weight", "chroma_tv_weight")
-        return self.replace(**{name: getattr(self, name) * factor for name in weights}, strength=1.0)
+        return self.replace(**{name: getattr(self, name) * self.style_factor for name in weights}, strength=1.0)
 
     def contradictions(self) -> list[str]:
         if self.strength < 1 and not self.content_tap_weights:

@@ -20,6 +20,8 @@ TEXT_KEY = "nst-fast"  # the name of the text chunk that carries the record insi
 REMEDY = "Give a picture made by nst-fast, or the .json beside it"
 MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 MOST_DIGITS = 20  # of 64 bits
+# What was done before an option existed: records without it mean this, whatever its default is now.
+UNRECORDED = {"chroma_tv_weight": 0.0}
 EMBEDDED_ROWS = 200  # the record inside the picture keeps at most so many rows of the loss history
 
 
@@ -95,6 +97,8 @@ class RunRecord:
 def read_record(path: Path) -> dict[str, Any]:
     """The run record of a picture made by nst-fast, or of the JSON file beside one; every field is there.
 
+    Options that came after the run are there too, with what they are without.
+
     Raises:
         InputError: the file is missing, carries no record, or carries a damaged one.
     """
@@ -111,7 +115,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{name}: not a run record of this version ({found!r}, expected {SCHEMA!r})")
     if problem := next(_problems(record), ""):
         raise InputError(f"{name}: the run record is damaged ({problem})", REMEDY)
-    return _DEFAULTS | record
+    return _DEFAULTS | record | {"options": UNRECORDED | record["options"]}
 
 
 def _whole_number(digits: str) -> int:

@@ -29,6 +29,15 @@ def test_a_record_comes_back_from_the_file_beside_the_picture(tmp_path: Path) ->
     assert read_record(tmp_path / "out.json")["options"]["style_weight"] == 1e5
 
 
+def test_a_record_of_before_an_option_says_what_was_done_without_it(tmp_path: Path) -> None:
+    made = record()
+    made.save(tmp_path / "old.json")
+    assert read_record(tmp_path / "old.json")["options"] == {**made.options, "chroma_tv_weight": 0}
+    made.options["chroma_tv_weight"] = 40.0
+    made.save(tmp_path / "new.json")
+    assert read_record(tmp_path / "new.json")["options"] == made.options
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_record_comes_back_from_inside_the_picture(tmp_path: Path, suffix: str) -> None:
     save_image(torch.rand(1, 3, 8, 8), tmp_path / f"out{suffix}", text=record().as_text())

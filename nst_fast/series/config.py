@@ -47,6 +47,7 @@ class ReconstructConfig(SweepConfig):
     # What a tap does not see stays noise. Measured at 128 px: relu1_2 with 0 gives 18 dB, with 0.01 40 dB, with 0.1
     # 39 dB; relu3_1 with 0.01 gives 15 dB, with 0.1 28 dB.
     tv_weight: float = default("tv_weight", 0.1)
+    chroma_tv_weight: float = default("chroma_tv_weight", 0.0)  # a reconstruction shows what a tap holds of colours
     optimizer: str = default("optimizer", "lbfgs")
     steps: int = default("steps", 200)
     init: str = default("init", "noise")
