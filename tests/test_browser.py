@@ -59,6 +59,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content_taps="relu2_2",
         style_taps="relu1_1,relu2_1",
         style_weight=10.0,
+        chroma_tv_weight=10.0,
     )
     write_bundle(options, folder)
     for name, seed in (("content", 1), ("style", 2)):

@@ -63,7 +63,7 @@ def test_the_fast_engine_is_eager_in_double_precision(
 ) -> None:
     if (precision, padding) == ("fp32", "replicate"):
         request.applymarker(pytest.mark.xfail(reason=UNEXPLAINED, strict=False))
-    options = ObjectiveOptions(**TAPS, tv_weight=1.0)
+    options = ObjectiveOptions(**TAPS, tv_weight=1.0, chroma_tv_weight=2.0)
     network = {"pooling": pooling, "padding": padding, "normalize_input": True}
     encoder, _ = make_encoder("random:1", "vgg16", options.taps, **network)
     objective, image = problem(options, encoder.double(), size)
@@ -163,7 +163,7 @@ def copy(optimizer: GraphedOptimizer) -> list[tuple[str, object]]:
 @pytest.mark.parametrize("name", ["lbfgs", "adam"])
 def test_nothing_waits_for_the_gpu_between_events(cuda: torch.device, name: str) -> None:
     """PyTorch itself raises at every call that would."""
-    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
+    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1", chroma_tv_weight=1.0)
     encoder, _ = make_encoder("random:0", "vgg19", options.taps)
     objective, image = problem(options, encoder.to(cuda), (64, 64))
     evaluate = GraphedEvaluator(FastEvaluator(encoder, objective, torch.bfloat16))

@@ -15,7 +15,7 @@ from nst_fast.config import ExportConfig, StylizeConfig
 from nst_fast.errors import DeviceError, OnnxModelError, OutputError, UsageError, VerificationError
 from nst_fast.files import write_atomic
 from nst_fast.objective import Objective, build_targets
-from nst_fast.onnx_export import ExportedGraph, ExportModule, build_graph, open_model, sidecar_of
+from nst_fast.onnx_export import ExportedGraph, ExportModule, build_graph, identity_of, open_model, sidecar_of
 from nst_fast.ort.session import make_session, probe_provider
 from nst_fast.publish import cached_path, encoder_for, export_model, find_or_export, open_monitor
 
@@ -233,6 +233,13 @@ def test_monitor_on_an_unavailable_provider_falls_back_only_if_allowed(own_cache
     with open_monitor(encoder, objective, config, weights_sha256, notes.append) as monitor:
         assert monitor.session.actual == "cpu"
     assert any("cuda" in note for note in notes)
+
+
+def test_a_model_with_total_variation_is_none_of_those_that_took_no_matrix_of_colours() -> None:
+    of_colours = OPTIONS.replace(chroma_tv_weight=1.0)
+    assert identity_of(of_colours.replace(graph="gradient"), "00")["tv"] not in (True, False)
+    assert identity_of(of_colours, "00")["tv"] is False  # it has no losses
+    assert identity_of(OPTIONS.replace(graph="gradient"), "00")["tv"] is False
 
 
 def test_manifest_is_json_without_paths_of_this_machine(tmp_path: Path) -> None:
