@@ -16,6 +16,8 @@ from nst_fast.options import Options, option
 STRENGTH_RANGE = 1000.0
 # --until-converged: so many steps without improvement.
 CONVERGED_PATIENCE = 50
+# --style-crop: what of a style image's width and height is kept at least.
+LEAST_KEPT = 0.1
 
 
 # Units of --max-memory; IEC's and SI's, as people write them.
@@ -110,6 +112,35 @@ class FitOptions(Options):
         "Shape of the style images: their own, or stretched to exactly the size of the pastiche.",
         choices=("keep", "match"),
     )
+    style_crop: str = option(
+        "auto",
+        "Border of the style images that is left out: 'auto' looks for paper edges, frames and bars, 'none' keeps "
+        "all, or four numbers, in per cent of the sides.",
+        metavar="auto|none|LEFT,TOP,RIGHT,BOTTOM",
+    )
+
+    @property
+    def style_borders(self) -> tuple[float, float, float, float] | None:
+        """Shares of the sides to be left out: left, top, right, bottom; None where they are to be looked for."""
+        if self.style_crop == "auto":
+            return None
+        if self.style_crop == "none":
+            return 0.0, 0.0, 0.0, 0.0
+        try:
+            left, top, right, bottom = (float(part) / 100 for part in self.style_crop.split(","))
+        except ValueError:
+            raise UsageError(
+                f"--style-crop {self.style_crop!r}: not auto, none or four numbers",
+                "Write LEFT,TOP,RIGHT,BOTTOM in per cent, as 0,3,0,0",
+            ) from None
+        return left, top, right, bottom
+
+    def contradictions(self) -> list[str]:
+        left, top, right, bottom = self.style_borders or (0.0, 0.0, 0.0, 0.0)
+        most = 1 - LEAST_KEPT
+        good = min(left, top, right, bottom) >= 0 and left + right <= most and top + bottom <= most  # NaN is not
+        rule = f"each at least 0, left and right, or top and bottom, at most {100 * most:g} together"
+        return ([] if good else [f"--style-crop {self.style_crop}: must be {rule}"]) + super().contradictions()
 
 
 @dataclass(frozen=True, kw_only=True)

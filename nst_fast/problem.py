@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nst_fast.config import EncoderOptions, ImageOptions, StylizeConfig
 from nst_fast.errors import UsageError
-from nst_fast.images import LoadedImage, load_image
+from nst_fast.images import NO_BORDERS, Borders, Crop, LoadedImage, load_image
 from nst_fast.images.palette import grey, matched_colours
 from nst_fast.images.postprocess import finished, prepared_content, prepared_style
 from nst_fast.images.resizing import resize_to
@@ -218,26 +218,33 @@ def read_content(path: Path, config: StylizeConfig) -> LoadedImage:
 
 
 def read_style(path: Path, config: StylizeConfig, size: tuple[int, int], content: LoadedImage | None) -> LoadedImage:
-    """A style image at its size, shape and colours; ``size`` is the pastiche's height and width."""
+    """A style image without its border, at its size, shape and colours; ``size``: the pastiche's height and width."""
+    borders = config.style_borders
+    crop: Crop = "auto" if borders is None else Borders(*borders)
     if config.style_fit == "keep":
-        style = read_picture(path, config, round(config.image_size * config.style_scale))
+        style = read_picture(path, config, round(config.image_size * config.style_scale), crop)
     else:
-        style = read_stretched(path, config, *(round(side * config.style_scale) for side in size))
+        height, width = (round(side * config.style_scale) for side in size)
+        style = read_stretched(path, config, height, width, crop)
     if content is None:
         return style
     return replace(style, tensor=prepared_style(style.tensor, content.tensor, config))
 
 
-def read_stretched(path: Path, options: ImageOptions, height: int, width: int) -> LoadedImage:
+def read_stretched(path: Path, options: ImageOptions, height: int, width: int, crop: Crop = NO_BORDERS) -> LoadedImage:
     """A picture brought to a height and width whatever its shape."""
     # Read at twice the size, so that the side that gives way is not enlarged from too few pixels.
-    image = read_picture(path, options, 2 * max(height, width))
+    image = read_picture(path, options, 2 * max(height, width), crop)
     return replace(image, tensor=at_size(image.tensor, height, width))
 
 
-def read_picture(path: Path, options: ImageOptions, longest_side: int) -> LoadedImage:
+def read_picture(path: Path, options: ImageOptions, longest_side: int, crop: Crop = NO_BORDERS) -> LoadedImage:
     return load_image(
-        path, longest_side=longest_side, background=options.background, max_megapixels=options.max_megapixels
+        path,
+        longest_side=longest_side,
+        background=options.background,
+        max_megapixels=options.max_megapixels,
+        crop=crop,
     )
 
 

@@ -21,7 +21,7 @@ REMEDY = "Give a picture made by nst-fast, or the .json beside it"
 MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 MOST_DIGITS = 20  # of 64 bits
 # What was done before an option existed: records without it mean this, whatever its default is now.
-UNRECORDED = {"chroma_tv_weight": 0.0}
+UNRECORDED: dict[str, Any] = {"chroma_tv_weight": 0.0, "style_crop": "none"}
 EMBEDDED_ROWS = 200  # the record inside the picture keeps at most so many rows of the loss history
 
 

@@ -16,17 +16,22 @@ from torch import Tensor
 
 from nst_fast.errors import InputError
 from nst_fast.files import AnyPath, shown, write_atomic
+from nst_fast.images.borders import NO_BORDERS, Borders
 from nst_fast.images.colour import SRGB_PROFILE, Colour, parse_colour
-from nst_fast.images.decoding import Limits, decode
+from nst_fast.images.cropping import Crop, decode_cropped
+from nst_fast.images.decoding import Limits
 from nst_fast.images.encoding import WRITABLE, check_output_suffix, check_suffix, quantised, write_image
 from nst_fast.images.resizing import resize, resize_to, scaled_size
 from nst_fast.images.sources import STANDARD_INPUT, open_source
 from nst_fast.images.text import read_text as text_inside
 
 __all__ = [
+    "NO_BORDERS",
     "READABLE",
     "SRGB_PROFILE",
     "WRITABLE",
+    "Borders",
+    "Crop",
     "LoadedImage",
     "check_output_suffix",
     "encode_image",
@@ -55,7 +60,7 @@ class LoadedImage:
         format: what the file is, whatever its suffix says: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF or AVIF.
         original_size: width and height in the file, upright, in pixels.
         sha256: of the file's bytes.
-        notes: what a user should know: wrong suffix, first frame used, profile ignored.
+        notes: what a user should know: wrong suffix, first frame used, profile ignored, border left out.
     """
 
     tensor: Tensor
@@ -72,6 +77,7 @@ def load_image(
     longest_side: int | None = None,
     background: str | Colour = "white",
     max_megapixels: float = MAX_MEGAPIXELS,
+    crop: Crop = NO_BORDERS,
 ) -> LoadedImage:
     """Read a picture as upright sRGB without transparency.
 
@@ -80,6 +86,7 @@ def load_image(
         longest_side: resize, down or up, to this many pixels; ``None`` keeps the size.
         background: the colour behind transparent pixels: a name, ``#rrggbb`` or three numbers in [0, 1].
         max_megapixels: refuse files whose header claims more, before their pixels are decoded.
+        crop: borders to be left out before the size is made, ``auto`` for those that are found; a note tells of them.
 
     Raises:
         InputError: missing, empty, damaged, cut short, of another kind, too large, or under 16 pixels on a side.
@@ -90,7 +97,7 @@ def load_image(
     with open_source(path) as stream:
         try:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            decoded = decode(stream, name, Limits(longest_side, max_megapixels), colour)
+            decoded = decode_cropped(stream, name, Limits(longest_side, max_megapixels), colour, crop)
         except OSError as error:
             raise InputError(f"{name} cannot be read: {error}", "Check the disk or the network it is on") from error
     notes = (*_suffix_note(Path(path), decoded.format), *decoded.notes)

@@ -1,0 +1,116 @@
+"""Borders of scanned pictures: strips of paper, frame, passe-partout or bars along a side. Pure functions.
+
+A strip is taken for a border when it has one colour along the whole side and ends at a straight, sharp edge along
+(nearly) the whole side. That is deliberately strict: a border that is left in shows, a picture that is cut is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+WIDEST = 0.12  # of a side's depth: whatever goes further in is taken for part of the picture
+SMALLEST_PICTURE = 64  # pixels: in a smaller one a border and a stroke are the same few pixels
+FLAT = 0.07  # a pixel of the strip is at most so far from the strip's colour, in its worst channel
+EDGE = 0.10  # a pixel inside is at least so far from it
+FLAT_SHARE, EDGE_SHARE = 0.995, 0.9  # of the side's length for which that holds
+REACH = 0.008  # of the longest side: an edge may be as slanted or blurred as this
+CONTINUED = 1 / 4  # a gradient goes on behind its "edge" by more than this share of the step, a border does not
+
+
+class Borders(NamedTuple):
+    """How much of a picture is border: shares of its width (left, right) and height (top, bottom), each in [0, 1)."""
+
+    left: float = 0.0
+    top: float = 0.0
+    right: float = 0.0
+    bottom: float = 0.0
+
+    def inside(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The part that is no border, as left, top, right and bottom ends in whole pixels, rounded inwards."""
+        left, top = _up(self.left * width), _up(self.top * height)
+        return left, top, width - _up(self.right * width), height - _up(self.bottom * height)
+
+
+NO_BORDERS = Borders()
+
+
+def _up(pixels: float) -> int:
+    return -int(-(pixels - 1e-6) // 1)  # 3.0000001 is 3: shares are quotients of whole pixels
+
+
+def find_borders(image: Tensor) -> Borders:
+    """The borders of an image [1, 3, H, W] in [0, 1], at most ``WIDEST`` of each side's depth.
+
+    What is left when strips are gone is searched again, so that a frame and the paper in it both go. A side whose
+    strips go on beyond ``WIDEST`` has none: it is a pattern of stripes.
+    """
+    image = image[0]
+    height, width = image.shape[1:]
+    if min(height, width) < SMALLEST_PICTURE:
+        return NO_BORDERS
+    cut = [0, 0, 0, 0]
+    deepest = [int(WIDEST * side) for side in (width, height, width, height)]
+    while True:
+        left, top, right, bottom = cut
+        rest = image[:, top : height - bottom, left : width - right]
+        # Twice as far as a border may go, to see whether strips go on.
+        room = [2 * most - gone for most, gone in zip(deepest, cut, strict=True)]
+        found = [strip_depth(rows, most) for rows, most in zip(_from_each_side(rest), room, strict=True)]
+        if not any(found):
+            break
+        cut = [gone + more for gone, more in zip(cut, found, strict=True)]
+    sides = zip(cut, deepest, (width, height, width, height), strict=True)
+    return Borders(*(gone / side if gone <= most else 0.0 for gone, most, side in sides))
+
+
+def _from_each_side(image: Tensor) -> Iterator[Tensor]:
+    """The image [3, H, W] turned so that its left, top, right and bottom side comes first: [3, depth, length]."""
+    yield image.transpose(1, 2)
+    yield image
+    yield image.transpose(1, 2).flip(1)
+    yield image.flip(1)
+
+
+def strip_depth(rows: Tensor, most: int) -> int:
+    """How many of the first rows are a border and its blurred edge; 0 when there is none.
+
+    Args:
+        rows: [3, depth, length] in [0, 1], the side in question first.
+        most: the border ends before this row.
+    """
+    reach = max(1, round(REACH * max(rows.shape[1:])))
+    rows = rows[:, : most + 2 * reach + 1]
+    colour = rows[:, 0].median(dim=1).values[:, None, None]
+    off = rows - colour
+    flat = _is_flat(off)
+    strip = int(flat.cumprod(0).sum())  # rows before the first that is not flat
+    if not 0 < strip < most or strip + 2 * reach >= rows.shape[1]:
+        return 0
+    # The ends of the side may lie in the borders of the neighbouring sides.
+    ends = int(WIDEST * rows.shape[2])
+    middle = off[:, strip : strip + 2 * reach + 1, ends : rows.shape[2] - ends]
+    other = (middle.abs().amax(0) >= EDGE).float().mean(1) >= EDGE_SHARE
+    if not other[: reach + 1].any() or _continues(middle, reach):
+        return 0
+    edge = int(
+        other.int().argmax()
+    )  # rows that are neither: it is slanted or blurred, and so a little longer than that
+    return strip + edge + (2 if edge else 1)
+
+
+def _is_flat(off: Tensor) -> Tensor:
+    """Which rows of the differences [3, depth, length] are about 0 all along, but for the grain of paper; [depth]."""
+    window = off.shape[2] // 100 * 2 + 1
+    smooth = F.avg_pool1d(off.transpose(0, 1), window, stride=1, padding=window // 2, count_include_pad=False)
+    return smooth.abs().amax(1).quantile(FLAT_SHARE, dim=1) <= FLAT
+
+
+def _continues(off: Tensor, reach: int) -> bool:
+    """Whether the colour goes on changing behind the edge as it did at it: a gradient. ``off`` is [3, rows, length]."""
+    at_edge, further = off[:, reach].median(dim=1).values, off[:, 2 * reach].median(dim=1).values
+    return bool(torch.dot(further - at_edge, at_edge) > CONTINUED * torch.dot(at_edge, at_edge))
