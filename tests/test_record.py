@@ -32,8 +32,12 @@ def test_a_record_comes_back_from_the_file_beside_the_picture(tmp_path: Path) ->
 def test_a_record_of_before_an_option_says_what_was_done_without_it(tmp_path: Path) -> None:
     made = record()
     made.save(tmp_path / "old.json")
-    assert read_record(tmp_path / "old.json")["options"] == {**made.options, "chroma_tv_weight": 0}
-    made.options["chroma_tv_weight"] = 40.0
+    assert read_record(tmp_path / "old.json")["options"] == {
+        **made.options,
+        "chroma_tv_weight": 0,
+        "style_crop": "none",
+    }
+    made.options |= {"chroma_tv_weight": 40.0, "style_crop": "auto"}
     made.save(tmp_path / "new.json")
     assert read_record(tmp_path / "new.json")["options"] == made.options
 
