@@ -115,8 +115,8 @@ class FitOptions(Options):
     style_crop: str = option(
         "auto",
         "Border of the style images that is left out: 'auto' looks for paper edges, frames and bars, 'none' keeps "
-        "all, or four numbers, in per cent of the sides.",
-        metavar="auto|none|LEFT,TOP,RIGHT,BOTTOM",
+        "all, or LEFT,TOP,RIGHT,BOTTOM in per cent of the sides.",
+        metavar="auto|none|L,T,R,B",
     )
 
     @property
