@@ -57,8 +57,8 @@ class EncoderOptions(Options):
     )
     pooling: str = option("max", "Pooling between blocks; average pooling is rescaled.", choices=("max", "average"))
     padding: str = option(
-        "zeros",
-        "Padding of the first convolution; 'replicate' lessens artefacts at the border.",
+        "replicate",
+        "Padding of the first convolution; 'replicate' lessens artefacts at the border, 'zeros' is as trained.",
         choices=("zeros", "replicate", "reflect"),
     )
     input_normalization: str = option(
@@ -76,15 +76,15 @@ class ObjectiveOptions(EncoderOptions):
         "relu4_2", "Taps of the content loss, with optional weights: TAP[:WEIGHT],...", metavar="TAPS"
     )
     style_taps: str = option(
-        "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1",
+        "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1:0.1",
         "Taps of the style loss, with optional weights: TAP[:WEIGHT],...",
         metavar="TAPS",
     )
     content_weight: float = option(1.0, "Weight of the content loss.", minimum=0)
-    style_weight: float = option(100.0, "Weight of the style loss.", minimum=0)
+    style_weight: float = option(6.0, "Weight of the style loss.", minimum=0)
     tv_weight: float = option(0.0, "Weight of the total variation loss, which smooths.", minimum=0)
     chroma_tv_weight: float = option(
-        0.0,
+        20.0,
         "Weight of the total variation of the colours alone: it takes colour noise out and leaves strokes.",
         minimum=0,
     )

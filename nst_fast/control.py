@@ -13,7 +13,7 @@ from nst_fast.errors import UsageError
 from nst_fast.options import Options, option
 
 # The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps of the dial.
-STRENGTH_RANGE = 1000.0
+STRENGTH_RANGE = 100.0
 # --until-converged: so many steps without improvement.
 CONVERGED_PATIENCE = 50
 # --style-crop: what of a style image's width and height is kept at least.

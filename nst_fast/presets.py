@@ -1,8 +1,8 @@
 """Named recipes: values of options, and for each value where it comes from. Data only.
 
 Five existing systems are told by what they do (docs/seed-systems.md describes them as S0 to S4). A preset sets every
-option that decides the picture, so that a change of the program's own defaults does not change a recipe. ``default``
-sets nothing: it is whatever :mod:`nst_fast.config` says.
+option that decides the picture, so that a change of the program's own defaults does not change a recipe. Looks are ours:
+they say what differs from ``painterly``, which sets nothing and is whatever :mod:`nst_fast.config` says.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ TORCH_TUTORIAL = "the PyTorch tutorial"
 KERAS_EXAMPLE = "the Keras example"
 GATYS = "Gatys et al. 2016"
 BLOCK_STARTS = "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1"
+TO_BLOCK_4 = "relu1_1,relu2_1,relu3_1,relu4_1"
 BLOCK_ENDS = "conv1_2,conv2_2,conv3_4,conv4_4,conv5_4"
 KERAS_WEIGHTS = Setting("original", f"{STATED}: VGG-19 of Keras, which has converted the original weights")
 TORCHVISION_WEIGHTS = Setting("imagenet", f"{STATED}: VGG-19 of torchvision")
@@ -214,11 +215,45 @@ TUTORIAL = Preset(
     },
 )
 
-DEFAULT = Preset("default", "", "The program's own: what runs when no preset is named", {})
+PAINTERLY = Preset("painterly", "", "The default: the scene is kept, its manner is the painting's", {})
 
-PRESETS = {
-    preset.name: preset for preset in (DEFAULT, SMOOTHING, WEIGHTED, NOISE_START, CONTENT_START, CLASSIC, TUTORIAL)
-}
+FAITHFUL = Preset(
+    "faithful",
+    "",
+    "The scene first: every window and face stays, in the painting's colours and strokes",
+    ours(
+        "a third of the default's style; no deep style tap, which moves shapes", style_weight=3.0, style_taps=TO_BLOCK_4
+    ),
+)
+
+BOLD = Preset(
+    "bold",
+    "",
+    "The painting first: its larger forms take hold of the scene",
+    ours("deep style taps bring the painting's own shapes", style_weight=40.0, style_taps=f"{TO_BLOCK_4},relu5_1:0.3"),
+)
+
+PRINT = Preset(
+    "print",
+    "",
+    "Flat areas and clean edges, for woodcuts, posters and screen prints",
+    ours("ink has no noise of luminance or colour within an area", tv_weight=8.0, chroma_tv_weight=80.0),
+)
+
+SKETCH = Preset(
+    "sketch",
+    "",
+    "Line drawings: the content's lines, drawn in the style's strokes, in luminance alone",
+    {
+        **ours("a drawing is lines: content by its edges, style by its strokes", content_taps="relu3_2,relu4_2"),
+        **ours("strokes are in the shallow taps", style_weight=10.0, style_taps="relu1_1,relu2_1,relu3_1"),
+        **ours("paper and ink have no colours to match", init="content", chroma_tv_weight=200.0),
+    },
+)
+
+LOOKS = (PAINTERLY, FAITHFUL, BOLD, PRINT, SKETCH)
+SYSTEMS = (SMOOTHING, WEIGHTED, NOISE_START, CONTENT_START, CLASSIC, TUTORIAL)
+PRESETS = {preset.name: preset for preset in (*LOOKS, *SYSTEMS)}
 
 # One dial between speed and finish, for any recipe: --quality NAME.
 QUALITIES: Mapping[str, Mapping[str, int]] = {"draft": {"steps": 60}, "normal": {"steps": 150}, "best": {"steps": 400}}

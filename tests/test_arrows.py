@@ -116,9 +116,7 @@ def test_session_never_knows_torch() -> None:
 
 
 @pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: str(value) if isinstance(value, str) else "")
-def test_files_and_functions_stay_short(module: str, path: Path) -> None:
-    source = path.read_text()
-    assert source.count("\n") <= 320
-    for node in ast.walk(ast.parse(source)):
+def test_functions_stay_short(module: str, path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno is not None:
             assert node.end_lineno - node.lineno < 60, f"{node.name} is {node.end_lineno - node.lineno + 1} lines long"

@@ -18,7 +18,7 @@ from nst_fast.config import ExportConfig, StylizeConfig
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import save_image
 from nst_fast.options import declared
-from nst_fast.presets import OURS, PRESETS, STATED, USUAL, find_preset
+from nst_fast.presets import OURS, PRESETS, STATED, SYSTEMS, USUAL, find_preset
 from nst_fast.runs.loop import StepEvent
 from nst_fast.transfer import stylize
 
@@ -116,10 +116,10 @@ def test_a_preset_sets_what_its_document_states(name: str, option: str, value: o
 
 def test_the_presets_are_the_five_systems_and_our_own() -> None:
     assert {preset.system for preset in PRESETS.values()} == {"", "S0", "S1", "S2", "S3", "S4"}
-    assert find_preset("default").values == {}
+    assert find_preset("painterly").values == {}
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "default"])
+@pytest.mark.parametrize("name", [preset.name for preset in SYSTEMS])
 def test_a_recipe_leaves_nothing_to_the_programs_defaults(name: str) -> None:
     deciding = {item.name for item in declared(StylizeConfig) if not item.option.cosmetic} - FREE
     assert deciding <= set(find_preset(name).settings)
@@ -167,8 +167,8 @@ def test_a_flag_overrides_the_preset_even_with_the_programs_default_value() -> N
     assert (config.image_size, config.content_weight, config.style_weight) == (default, 10.0, 1e6)
 
 
-def test_no_preset_and_the_preset_default_are_the_same() -> None:
-    assert configured() == configured("--preset", "default") == StylizeConfig()
+def test_no_preset_and_the_preset_painterly_are_the_same() -> None:
+    assert configured() == configured("--preset", "painterly") == StylizeConfig()
 
 
 def test_a_command_with_fewer_options_takes_the_part_of_a_preset_that_it_has() -> None:
@@ -199,7 +199,7 @@ def test_a_run_is_replayed_from_its_picture_or_its_record(tmp_path: Path) -> Non
     [
         ("tutorial", "run [25]: Style Loss: 0.460000, Content Loss: 3.500000"),
         ("weighted-layers", "Epoch 25, Loss: 3.96"),
-        ("default", "step 25/300  total 3.96  style 0.46  content 3.5"),
+        ("painterly", "step 25/300  total 3.96  style 0.46  content 3.5"),
     ],
 )
 def test_the_log_line_is_the_systems_own(name: str, line: str) -> None:
