@@ -1,0 +1,60 @@
+"""Make the pictures of the docs: ``python docs/pictures/make.py --images FOLDER``. See README.md beside this."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from entries import chosen, read_entries
+from layouts import lay_out, write
+from work import Clock, Work, to_markdown
+
+from nst_fast.errors import NstFastError, PartialError
+
+HERE = Path(__file__).parent
+
+
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="the folder of contents and styles")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these entries")
+    parser.add_argument("--again", action="store_true", help="make anew what the work folder has of them")
+    parser.add_argument("--long", action="store_true", help="with the stated steps where fewer are usual")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="options for every command")
+    parser.add_argument("--work", type=Path, default=Path("build", "pictures"), help="full-size results")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "images", help="by default docs/images")
+    parser.add_argument("--entries", type=Path, default=HERE / "pictures.toml", help="another list")
+    given = parser.parse_args()
+    work, failed, rows = Work(given.work.resolve(), given.images.resolve()), [], []
+    try:
+        for entry in chosen(read_entries(given.entries), given.only):
+            runs, clock = entry.runs(long=given.long, changes=given.set), Clock()
+            try:
+                for run in runs:
+                    if given.again:
+                        work.forget(run)
+                    if not work.finished(run):
+                        say(f"{run.name}: nst-fast {' '.join(run.command)}")
+                        work.make(run)
+                write(lay_out(entry, runs, work), given.output)
+            except PartialError as error:
+                failed.append(str(error))
+            else:
+                rows += [row for run in runs for row in work.results(run)]
+                say(f"{entry.name}: {clock}")
+        sys.stdout.write(to_markdown(rows) if rows else "")
+        if failed:
+            raise PartialError("; ".join(failed), "Run again for those; what is finished is kept")
+    except NstFastError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
