@@ -81,7 +81,7 @@ class ObjectiveOptions(EncoderOptions):
         metavar="TAPS",
     )
     content_weight: float = option(1.0, "Weight of the content loss.", minimum=0)
-    style_weight: float = option(6.0, "Weight of the style loss.", minimum=0)
+    style_weight: float = option(5.0, "Weight of the style loss.", minimum=0)
     tv_weight: float = option(0.0, "Weight of the total variation loss, which smooths.", minimum=0)
     chroma_tv_weight: float = option(
         20.0,

@@ -159,7 +159,7 @@ class ScaleOptions(Options):
     )
     min_size: int = option(
         0,
-        "Longest side of the first size; shorter ones are left out. 0: 512 with --scales 0, and else 96.",
+        "Longest side of the first size; shorter ones are left out. 0: 256 with --scales 0, and else 96.",
         minimum=0,
         maximum=32768,
     )
@@ -168,7 +168,7 @@ class ScaleOptions(Options):
     @property
     def coarsest_side(self) -> int:
         """Longest side, in pixels, below which no scale is."""
-        return self.min_size or (96 if self.scales else 512)
+        return self.min_size or (96 if self.scales else 256)
 
 
 @dataclass(frozen=True, kw_only=True)

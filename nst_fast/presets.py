@@ -1,7 +1,7 @@
 """Named recipes: values of options, and for each value where it comes from. Data only.
 
-Five existing systems are told by what they do (docs/seed-systems.md describes them as S0 to S4). A preset sets every
-option that decides the picture, so that a change of the program's own defaults does not change a recipe. Looks are ours:
+Five existing systems are told by what they do (docs/seed-systems.md describes them as S0 to S4). Each sets every option
+that decides the picture, so that a change of the program's own defaults does not change a recipe. The looks are ours:
 they say what differs from ``painterly``, which sets nothing and is whatever :mod:`nst_fast.config` says.
 """
 
@@ -67,7 +67,6 @@ TORCH_TUTORIAL = "the PyTorch tutorial"
 KERAS_EXAMPLE = "the Keras example"
 GATYS = "Gatys et al. 2016"
 BLOCK_STARTS = "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1"
-TO_BLOCK_4 = "relu1_1,relu2_1,relu3_1,relu4_1"
 BLOCK_ENDS = "conv1_2,conv2_2,conv3_4,conv4_4,conv5_4"
 KERAS_WEIGHTS = Setting("original", f"{STATED}: VGG-19 of Keras, which has converted the original weights")
 TORCHVISION_WEIGHTS = Setting("imagenet", f"{STATED}: VGG-19 of torchvision")
@@ -230,7 +229,12 @@ BOLD = Preset(
     "bold",
     "",
     "The painting first: its larger forms take hold of the scene",
-    ours("deep style taps bring the painting's own shapes", style_weight=40.0, style_taps=f"{TO_BLOCK_4},relu5_1:0.3"),
+    ours(
+        "deep taps and a coarser start bring the painting's own shapes",
+        style_weight=20.0,
+        style_taps="relu1_1,relu2_1,relu3_1,relu4_1,relu5_1:0.2",
+        min_size=128,
+    ),
 )
 
 PRINT = Preset(

@@ -56,7 +56,7 @@ def test_the_look_of_a_large_result_is_that_of_the_small_one(pair: tuple[Path, P
         return transfer.stylize(*pair, CONFIG, networks=networks, image_size=size, **options).image
 
     small = painted(SMALL)
-    default = difference(painted(LARGE, min_size=SMALL), small)  # 512 would take minutes
+    default = difference(painted(LARGE, min_size=SMALL), small)  # 256 would take minutes
     one_size = difference(painted(LARGE, scales=1), small)
     # The same pixels of style at both sizes, as programs do that scale the content only.
     unscaled = difference(painted(LARGE, scales=1, style_scale=SMALL / LARGE), small)

@@ -17,9 +17,17 @@ def longest_sides(options: ScaleOptions, width: int, height: int) -> list[int]:
 
 @pytest.mark.parametrize(
     ("side", "sides"),
-    [(256, [256]), (512, [512]), (600, [600]), (724, [512, 724]), (1024, [512, 1024]), (1500, [512, 876, 1500])],
+    [
+        (192, [192]),
+        (256, [256]),
+        (300, [300]),
+        (384, [256, 384]),
+        (512, [256, 512]),
+        (724, [256, 431, 724]),
+        (1024, [256, 512, 1024]),
+    ],
 )
-def test_by_default_every_size_begins_at_512(side: int, sides: list[int]) -> None:
+def test_by_default_every_size_begins_at_256(side: int, sides: list[int]) -> None:
     assert longest_sides(StylizeConfig(), side, side * 3 // 4) == sides
     assert longest_sides(StylizeConfig(), side * 3 // 4, side) == sides
 
