@@ -220,9 +220,7 @@ FAITHFUL = Preset(
     "faithful",
     "",
     "The scene first: every window and face stays, in the painting's colours and strokes",
-    ours(
-        "a third of the default's style; no deep style tap, which moves shapes", style_weight=3.0, style_taps=TO_BLOCK_4
-    ),
+    ours("a third of the default's style, at one size: coarse ones move shapes", style_weight=1.5, scales=1),
 )
 
 BOLD = Preset(
