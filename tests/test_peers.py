@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nst_fast.config import StylizeConfig
 from nst_fast.images import save_image
 
 FOLDER = Path(__file__).parents[1] / "bench" / "peers"
@@ -155,6 +156,7 @@ def test_the_count_of_steps_is_what_fits_the_seconds(peers: dict[str, ModuleType
     many = peers["painting"].pace(program, [run], 2)
     assert (many.seconds_of(program, 1), many.samples) == (5, 6)  # 2 steps of 1 s and 1 of 3 s
     assert many.count(program, 62) == 12
+    assert many.count(programs["nst-fast"], 1e6) == StylizeConfig().steps  # its default is content with these
     assert many.processor_seconds_per_step == {"16x12": 2.0, "32x24": 6.0}
 
 

@@ -100,8 +100,8 @@ class Pace:
         return count * sum(share * seconds for share, seconds in each)
 
     def count(self, program: Program, seconds: float) -> int:
-        """What a program is asked for so that its steps take so many seconds."""
-        return max(1, int(seconds / self.seconds_of(program, 1)))
+        """What a program is asked for so that its steps take so many seconds, or fewer where its default is."""
+        return max(1, min(program.most, int(seconds / self.seconds_of(program, 1))))
 
 
 class Paces:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from inputs import HUB_FOLDER, RAW_FILE, write_hub, write_raw
 
+from nst_fast.config import StylizeConfig
+
 OURS = "nst-fast"
 Arguments = list[str | Path]
 
@@ -50,6 +52,7 @@ class Program:
         probe: the count of steps that is timed.
         first_share: steps at the first scale for every one that is counted; at each later scale it is one.
         typical: seconds per step from those of many.
+        most: steps that its own default is content with, however many fit.
         environment: variables that it needs.
         write_weights: writes its weight file below a folder; None where it brings its own.
     """
@@ -60,6 +63,7 @@ class Program:
     probe: int = 8
     first_share: int = 1
     typical: Callable[[Sequence[float]], float] = statistics.median
+    most: int = sys.maxsize
     environment: Callable[[Job], Mapping[str, str]] = lambda job: {}
     write_weights: Callable[[Path], None] | None = None
 
@@ -101,7 +105,14 @@ def style_transfer_environment(job: Job) -> dict[str, str]:
 
 PROGRAMS = (
     # Its scales take their share of any count of steps, so the mean over a short run is that of a long one.
-    Program(OURS, nst_fast, re.compile(r"^step [1-9]\d*/\d+ "), probe=24, typical=statistics.mean),
+    Program(
+        OURS,
+        nst_fast,
+        re.compile(r"^step [1-9]\d*/\d+ "),
+        probe=24,
+        typical=statistics.mean,
+        most=StylizeConfig().steps,
+    ),
     Program("pastiche", pastiche, re.compile(r"^[1-9]\d* +[\d.]+ +\S+$")),
     Program("neural-style-pt", neural_style_pt, re.compile(r"^Iteration \d+ / \d+"), write_weights=write_raw),
     Program(
