@@ -45,7 +45,7 @@ show = "sheet.png"
 command = ["texture", "{images}/style.png", "--style-taps", "relu1_1,relu1_2", "--cumulative", "--scales", "1"]
 width = 300
 """
-SET = ("--set", "image-size=32", "steps=2", "weights=random:0")
+SET = ("--set", "image-size=32", "steps=2", "weights=random:0", "monitor-every=0", "precision=fp32", "engine=eager")
 Main = Callable[..., tuple[int, str, str]]
 
 
@@ -168,7 +168,11 @@ def test_the_committed_list_is_of_commands_that_nst_fast_knows(modules: dict[str
             continue  # the demo has no input to miss; of looks below
         run = entry.runs(long=False, changes=[])[0]
         command = [part.replace("{images}", str(tmp_path / "none")) for part in run.command]
-        ended = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "out.png")], standalone_mode=False).exception
+        ended = (
+            CliRunner()
+            .invoke(app, [*command, "-o", str(tmp_path / f"{run.name}.png")], standalone_mode=False)
+            .exception
+        )
         # What is missing is the picture: an option that there is not, or a value out of range, is found before.
         assert isinstance(ended, InputError | PartialError), f"{run.name}: {ended!r}"
 
