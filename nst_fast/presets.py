@@ -245,7 +245,7 @@ PRINT = Preset(
 SKETCH = Preset(
     "sketch",
     "",
-    "Line drawings: the content's lines, drawn in the style's strokes, in luminance alone",
+    "Line drawings: the content's lines in the strokes of a drawing",
     {
         **ours("a drawing is lines: content by its edges, style by its strokes", content_taps="relu3_2,relu4_2"),
         **ours("strokes are in the shallow taps", style_weight=10.0, style_taps="relu1_1,relu2_1,relu3_1"),
