@@ -95,8 +95,8 @@ def test_pictures_are_made_laid_out_and_summed_up_and_kept_until_the_command_dif
     assert head.startswith("| picture | size | steps | seconds | content | style |")
     assert [row.split(" | ")[0] for row in rows] == [
         "| gallery-content-style",
-        "| texture: relu1_1",
-        "| texture: relu1_1,relu1_2",
+        "| texture: style-taps=relu1_1",
+        "| texture: style-taps=relu1_1,relu1_2",
     ]
     assert {row.split(" | ")[2] for row in rows} == {"2"}
 

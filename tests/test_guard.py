@@ -139,6 +139,7 @@ TINY = StylizeConfig(
     monitor_every=0,
     precision="fp32",
     steps=30,
+    chroma_tv_weight=0.0,
 )
 
 

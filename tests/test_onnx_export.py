@@ -136,7 +136,11 @@ def test_manifest_says_what_the_model_is(exported: ExportedGraph) -> None:
     assert manifest["network"] == "vgg19"
     assert manifest["content_taps"] == ["relu2_1"]
     assert manifest["style_taps"] == ["relu1_1", "conv2_1"]
-    assert (manifest["pooling"], manifest["padding"], manifest["input_normalization"]) == ("max", "zeros", "imagenet")
+    assert (manifest["pooling"], manifest["padding"], manifest["input_normalization"]) == (
+        "max",
+        "replicate",
+        "imagenet",
+    )
     assert manifest["weights_sha256"] == SHA
     assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert manifest["ir_version"] == 10

@@ -183,4 +183,4 @@ def test_lines_that_end_a_step_are_known(
 def test_the_committed_pairs_are_the_eight(peers: dict[str, ModuleType], folders: dict[str, Path]) -> None:
     images, sources, output = (folders[name] for name in ("images", "sources", "output"))
     what = peers["painting"].Comparison.read(FOLDER / "pairs.toml", images, sources, output, ())
-    assert (what.size, what.seconds, len(set(what.pairs))) == (384, 180, 8)
+    assert (what.size, what.seconds, len(set(what.pairs))) == (384, 120, 8)

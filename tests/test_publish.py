@@ -19,7 +19,7 @@ from nst_fast.onnx_export import ExportedGraph, ExportModule, build_graph, ident
 from nst_fast.ort.session import make_session, probe_provider
 from nst_fast.publish import cached_path, encoder_for, export_model, find_or_export, open_monitor
 
-SMALL = {"weights": "random", "content_taps": "relu1_2", "style_taps": "relu1_1"}
+SMALL = {"weights": "random", "content_taps": "relu1_2", "style_taps": "relu1_1", "chroma_tv_weight": 0.0}
 OPTIONS = ExportConfig(**SMALL)
 
 

@@ -169,7 +169,7 @@ def test_the_time_that_counts_goes_on_from_the_checkpoint(interrupted: Path, net
 
 def test_changed_options_are_refused_with_the_list_of_them(interrupted: Path) -> None:
     with pytest.raises(ResumeError) as caught:
-        resume(interrupted, image_size=256, learning_rate=0.3, style_weight=100.0)
+        resume(interrupted, image_size=256, learning_rate=0.3, style_weight=StylizeConfig().style_weight)
     assert caught.value.exit_code == 12
     assert "image_size: checkpoint 32, given 256" in caught.value.message
     assert "learning_rate: checkpoint its default, given 0.3" in caught.value.message

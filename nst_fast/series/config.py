@@ -59,6 +59,9 @@ class TextureConfig(SweepConfig):
     """Texture: ``image_size`` is the longest side of the style image, and of a texture whose size is not given."""
 
     content_weight: float = default("content_weight", 0.0)
+    # With no content to spare, every tap counts alike; against the variation of the chroma style weighs more.
+    style_weight: float = default("style_weight", 100.0)
+    style_taps: str = default("style_taps", "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1")
     optimizer: str = default("optimizer", "lbfgs")
     steps: int = default("steps", 300)
     init: str = default("init", "noise")
