@@ -21,11 +21,11 @@ from nst_fast.sheet import Cell, Heading, contact_sheet
 Pixels = NDArray[np.uint8]
 MOST_BYTES = 150_000  # of a file: a page of the docs has up to ten
 QUALITIES = range(92, 55, -4)  # of JPEG: the first whose file is small enough; then the picture is made narrower
-CELLS = {"pairs": 280, "looks": 384}  # longest side of a cell, in pixels
+CELL = 384  # longest side of a cell of a sheet, in pixels
 
 
 def lay_out(entry: Entry, runs: Sequence[Run], work: Work) -> dict[str, bytes]:
-    """File name -> JPEG: one for the entry, and with ``pairs`` one for each of its runs too."""
+    """File name -> JPEG: one for the entry, with ``pairs`` one for each of its runs. Inputs are on none."""
     if entry.show == "beside":
         target = work.of(runs[0]) / "beside.png"
         show_beside([work.picture(runs[0])], target, overwrite=True)
@@ -33,21 +33,8 @@ def lay_out(entry: Entry, runs: Sequence[Run], work: Work) -> dict[str, bytes]:
     if entry.show == "looks":
         return {f"{entry.name}.jpg": jpeg(sheet_of_looks(runs, work), entry.width)}
     if entry.show == "pairs":
-        single = {f"{run.name}.jpg": jpeg(read(work.picture(run)), entry.width) for run in runs}
-        sheet = sheet_of_pairs(runs, work)
-        return single | {f"{entry.name}.jpg": jpeg(sheet, sheet.shape[1])}
+        return {f"{run.name}.jpg": jpeg(read(work.picture(run)), entry.width) for run in runs}
     return {f"{entry.name}.jpg": jpeg(read(work.of(runs[0]) / entry.show), entry.width)}
-
-
-def sheet_of_pairs(runs: Sequence[Run], work: Work) -> Pixels:
-    """A row per pair: content, style, pastiche."""
-    rows = []
-    for run in runs:
-        content, style = pair_of(run)
-        pictures = (work.images / content, work.images / style, work.picture(run))
-        labels = (Path(content).stem, Path(style).stem, "pastiche")
-        rows.append([Cell(label, read(picture)) for label, picture in zip(labels, pictures, strict=True)])
-    return contact_sheet(rows, cell_size=CELLS["pairs"])
 
 
 def sheet_of_looks(runs: Sequence[Run], work: Work) -> Pixels:
@@ -56,7 +43,7 @@ def sheet_of_looks(runs: Sequence[Run], work: Work) -> Pixels:
     cells = [[Cell("", read(work.picture(run))) for run in row] for row in rows]
     columns = [[Heading(*(Path(name).stem for name in pair_of(run)))] for run in rows[0]]
     beside = [[Heading("preset", row[0].look)] for row in rows]
-    return contact_sheet(cells, cell_size=CELLS["looks"], columns=columns, row_headings=beside)
+    return contact_sheet(cells, cell_size=CELL, columns=columns, row_headings=beside)
 
 
 def pair_of(run: Run) -> tuple[str, str]:
