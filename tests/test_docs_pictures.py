@@ -185,7 +185,7 @@ def test_looks_are_presets(modules: dict[str, ModuleType]) -> None:
 
 def test_every_picture_that_pages_show_is_on_the_list(modules: dict[str, ModuleType]) -> None:
     entries = modules["entries"].read_entries(FOLDER / "pictures.toml")
-    made = {entry.name for entry in entries}
+    made = {entry.name for entry in entries if entry.show != "pairs"}
     made |= {run.name for entry in entries if entry.show == "pairs" for run in entry.runs(long=False, changes=[])}
     pages = [DOCS / "gallery.md", DOCS / "seed-systems.md", DOCS.parent / "README.md"]
     shown = {name for page in pages for name in re.findall(r"\]\((?:docs/)?images/([^)]+)\)", page.read_text())}
