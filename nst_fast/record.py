@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,9 @@ MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 MOST_DIGITS = 20  # of 64 bits
 # What was done before an option existed: records without it mean this, whatever its default is now.
 UNRECORDED: dict[str, Any] = {"chroma_tv_weight": 0.0, "style_crop": "none"}
+# What options meant in records of before style_crop: the ratio of weights between strength 0 and 1, and the longest
+# side of the first size with scales 0 and no min_size.
+FORMER_STRENGTH_RANGE, FORMER_COARSEST_SIDE = 1000.0, 512
 EMBEDDED_ROWS = 200  # the record inside the picture keeps at most so many rows of the loss history
 
 
@@ -115,7 +118,22 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{name}: not a run record of this version ({found!r}, expected {SCHEMA!r})")
     if problem := next(_problems(record), ""):
         raise InputError(f"{name}: the run record is damaged ({problem})", REMEDY)
-    return _DEFAULTS | record | {"options": UNRECORDED | record["options"]}
+    return _DEFAULTS | record | {"options": current_options(record["options"])}
+
+
+def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a record, a checkpoint or a plan of any version, in the meaning that they have now."""
+    found = UNRECORDED | dict(options)
+    if "style_crop" in options:
+        return found
+    if found.get("scales") == 0 and not found.get("min_size"):
+        found["min_size"] = FORMER_COARSEST_SIDE
+    strength = found.get("strength", 1.0)
+    if isinstance(strength, int | float) and 0 <= strength < 1:
+        factor = (FORMER_STRENGTH_RANGE**strength - 1) / (FORMER_STRENGTH_RANGE - 1)
+        found |= {name: found[name] * factor for name in ("style_weight", "tv_weight") if name in found}
+        found["strength"] = 1.0
+    return found
 
 
 def _whole_number(digits: str) -> int:

@@ -53,7 +53,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ort": {"engine": "ort"},
     "settled": {"engine": "auto", "precision": "auto"},
     "recoveries": {"divergence_factor": 1.3, "learning_rate": 0.2},
-    "patience": {"patience": 10, "min_improvement": 0.5, "steps": 60},
+    "patience": {"patience": STEPS, "min_improvement": 0.5, "steps": 60},  # killed before it may end
 }
 
 

@@ -8,7 +8,7 @@ import torch
 
 from nst_fast.errors import InputError
 from nst_fast.images import save_image
-from nst_fast.record import EMBEDDED_ROWS, SCHEMA, RunRecord, read_record, thin
+from nst_fast.record import EMBEDDED_ROWS, SCHEMA, UNRECORDED, RunRecord, current_options, read_record, thin
 
 
 def record(steps: int = 3) -> RunRecord:
@@ -74,3 +74,13 @@ def test_a_picture_without_record_is_refused(tmp_path: Path) -> None:
     save_image(torch.rand(1, 3, 8, 8), tmp_path / "plain.png")
     with pytest.raises(InputError, match="carries no run record"):
         read_record(tmp_path / "plain.png")
+
+
+def test_options_of_before_style_crop_keep_their_meaning() -> None:
+    old = {"scales": 0, "min_size": 0, "strength": 0.5, "style_weight": 100.0, "tv_weight": 0.0}
+    found = current_options(old)
+    assert (found["min_size"], found["strength"], found["style_crop"]) == (512, 1.0, "none")
+    assert found["style_weight"] == pytest.approx(100 * (1000**0.5 - 1) / 999)
+    assert current_options(old | {"scales": 2, "strength": 1.0}) == UNRECORDED | old | {"scales": 2, "strength": 1.0}
+    new = UNRECORDED | old
+    assert current_options(new) == new

@@ -12,7 +12,7 @@ from nst_fast.config import StylizeConfig
 from nst_fast.errors import InputError, OutputError
 from nst_fast.files import sha256_bytes, sha256_of, shown, write_atomic
 from nst_fast.options import declared
-from nst_fast.record import UNRECORDED, rounded
+from nst_fast.record import current_options, rounded
 
 SCHEMA = "nst-fast/batch-plan/1"
 # Where a picture is computed may differ between the workers of one batch. Files are known by their hashes, not by
@@ -78,7 +78,7 @@ class Plan:
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """What a plan found in the folder says otherwise, one phrase each."""
-        options = UNRECORDED | stored["options"]
+        options = current_options(stored["options"])
         found = [
             f"--{name.replace('_', '-')} {options.get(name, 'unknown')}, not {value}"
             for name, value in self.options.items()

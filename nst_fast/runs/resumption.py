@@ -16,7 +16,7 @@ from nst_fast.machine import describe_machine
 from nst_fast.options import declared
 from nst_fast.outputs import OutputFiles
 from nst_fast.problem import Problem
-from nst_fast.record import UNRECORDED, RunRecord, read_record
+from nst_fast.record import RunRecord, current_options, read_record
 from nst_fast.runs.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint
 from nst_fast.scales import Scale
 
@@ -85,7 +85,7 @@ def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Styl
         UsageError: a change makes no sense in itself.
     """
     try:
-        begun = StylizeConfig().replace(**UNRECORDED | checkpoint.record["options"])
+        begun = StylizeConfig().replace(**current_options(checkpoint.record["options"]))
     except UsageError as error:
         raise ResumeError(f"the checkpoint has options of another version ({error.message})", STARTS_ANEW) from None
     changed = begun.replace(**{"weights": checkpoint.places["weights"], **changes})
