@@ -7,9 +7,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-from nst_fast.config import ExportConfig
 from nst_fast.errors import InputError, NstFastError
-from nst_fast.publish import export_model
+from nst_fast.onnx.publish import export_model
+from nst_fast.options.config import ExportConfig
 
 
 def main() -> int:

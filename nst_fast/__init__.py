@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nst_fast.config import StylizeConfig
 from nst_fast.errors import NstFastError
+from nst_fast.options.config import StylizeConfig
 
 if TYPE_CHECKING:
+    from nst_fast.api import Listeners, Pastiche, resume, stylize, stylize_together
     from nst_fast.jury.evaluation import evaluate
     from nst_fast.jury.results import Evaluation, Scores
-    from nst_fast.problem import Networks
-    from nst_fast.transfer import Listeners, Pastiche, resume, stylize, stylize_together
+    from nst_fast.run.problem import Networks
 
 __version__ = "0.1.0"
 
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(evaluation if name == "evaluate" else results, name)
     if name in __all__:
-        from nst_fast import transfer
+        from nst_fast import api
 
-        return getattr(transfer, name)
+        return getattr(api, name)
     raise AttributeError(f"module 'nst_fast' has no attribute {name!r}")

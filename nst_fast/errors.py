@@ -17,6 +17,8 @@
 
 A message says what was given and what is wrong with it; ``remedy`` says what to do about it. The command line prints
 both on one line, ``error: MESSAGE. REMEDY``, and ends with the code of the class.
+
+May import: nothing.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import torch
 from batches import draw
 
 from nst_fast.images import save_image
-from nst_fast.vgg import Encoder
-from nst_fast.weights import make_encoder
+from nst_fast.network.vgg import Encoder
+from nst_fast.network.weights import make_encoder
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers that each use every core would only wait for one another
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from peaks import peak_mib
 
-from nst_fast.files import write_atomic
 from nst_fast.images import save_image
 from nst_fast.images.resizing import resize_to
-from nst_fast.machine import describe_machine
+from nst_fast.system.files import write_atomic
+from nst_fast.system.machine import describe_machine
 
 
 def clouds(width: int, height: int) -> torch.Tensor:
@@ -48,7 +48,7 @@ if __name__ == "__main__":
     cases = tomllib.loads(Path(sys.argv[2] if len(sys.argv) > 2 else "bench/memory/footprints.toml").read_text())[
         "case"
     ]
-    idle = peak_mib(["-c", "import nst_fast.transfer"])
+    idle = peak_mib(["-c", "import nst_fast.api"])
     with tempfile.TemporaryDirectory() as folder:
         rows = []
         for case in cases:

@@ -16,13 +16,13 @@ from footprints import clouds
 from peaks import peak_mib
 
 from nst_fast.images import save_image
-from nst_fast.machine import describe_machine
+from nst_fast.system.machine import describe_machine
 
 
 def main() -> int:
     side = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
     budget = sys.argv[2] if len(sys.argv) > 2 else "8GiB"
-    idle = peak_mib(["-c", "import nst_fast.transfer"])
+    idle = peak_mib(["-c", "import nst_fast.api"])
     with tempfile.TemporaryDirectory() as folder:
         content, style, output = (Path(folder) / name for name in ("content.png", "style.png", "out.png"))
         save_image(clouds(side // 4, side // 4), content)  # enlarged by the run: a huge file is not what is measured

@@ -18,9 +18,9 @@ from pathlib import Path
 from footprints import clouds
 from peaks import peak_mib
 
-from nst_fast.files import write_atomic
 from nst_fast.images import save_image
-from nst_fast.machine import MIB, describe_machine
+from nst_fast.system.files import write_atomic
+from nst_fast.system.machine import MIB, describe_machine
 
 
 def peaks_mib(arguments: list[str], count: int) -> list[float]:
@@ -77,7 +77,7 @@ def measure(case: dict[str, object], folder: Path, idle: float) -> dict[str, obj
 if __name__ == "__main__":
     output = Path(sys.argv[1])
     table = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).with_name("ranks.toml")
-    idle = peak_mib(["-c", "import nst_fast.transfer"])
+    idle = peak_mib(["-c", "import nst_fast.api"])
     with tempfile.TemporaryDirectory() as folder:
         rows = []
         for case in tomllib.loads(table.read_text())["case"]:

@@ -18,7 +18,7 @@ from scoring import save_sheet, score, to_csv, to_markdown
 
 from nst_fast.benchmark.report import file_stem
 from nst_fast.errors import NstFastError
-from nst_fast.files import write_atomic
+from nst_fast.system.files import write_atomic
 
 RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("measure", "paint", "score")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from nst_fast.files import write_atomic
 from nst_fast.images import load_image, save_image
-from nst_fast.weights import load_weights
+from nst_fast.network.weights import load_weights
+from nst_fast.system.files import write_atomic
 
 RAW_FILE = "vgg19-raw-bgr.pth"  # neural-style-pt tells the network from the file's name
 HUB_FOLDER = "torch-home"  # TORCH_HOME of style-transfer-pytorch

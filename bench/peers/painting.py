@@ -18,7 +18,7 @@ from programs import Job, Program
 from watching import Watched, durations, watch
 
 from nst_fast.errors import PartialError
-from nst_fast.files import write_atomic
+from nst_fast.system.files import write_atomic
 
 Pair = tuple[str, str]
 

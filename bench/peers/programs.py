@@ -15,7 +15,7 @@ from pathlib import Path
 
 from inputs import HUB_FOLDER, RAW_FILE, write_hub, write_raw
 
-from nst_fast.config import StylizeConfig
+from nst_fast.options.config import StylizeConfig
 
 OURS = "nst-fast"
 Arguments = list[str | Path]

@@ -15,8 +15,8 @@ from programs import OURS
 
 from nst_fast import __version__, evaluate
 from nst_fast.images import from_uint8, load_image, save_image, to_uint8
-from nst_fast.machine import describe_machine
-from nst_fast.sheet import Cell, Heading, contact_sheet
+from nst_fast.images.sheet import Cell, Heading, contact_sheet
+from nst_fast.system.machine import describe_machine
 
 STYLE, CONTENT = "style_swd", "content_relu4_3"
 SHOWN = {

@@ -31,16 +31,22 @@ from PIL import Image
 
 from nst_fast import cli
 from nst_fast.errors import NstFastError
-from nst_fast.files import TEMP_PREFIX, sha256_bytes
 from nst_fast.images import load_image, to_uint8
-from nst_fast.machine import describe_machine
-from nst_fast.onnx_export import open_model
-from nst_fast.runs.checkpoint import read_checkpoint
+from nst_fast.onnx.export import open_model
+from nst_fast.run.checkpoint import read_checkpoint
+from nst_fast.system.files import TEMP_PREFIX, sha256_bytes
+from nst_fast.system.machine import describe_machine
 
 SCHEMA = "nst-fast/crashes/1"
 # What the commands import when they run.
 IMPORTED = (
-    *("nst_fast.transfer", "nst_fast.series.run", "nst_fast.batch.run", "nst_fast.publish", "nst_fast.runs.resumption"),
+    *(
+        "nst_fast.api",
+        "nst_fast.jobs.series.run",
+        "nst_fast.jobs.batch.run",
+        "nst_fast.onnx.publish",
+        "nst_fast.run.resumption",
+    ),
     *("torchvision", "onnxscript", "matplotlib.figure", "matplotlib.backends.backend_agg"),
 )
 LIMIT_SECONDS = 300.0  # for a command that is not killed

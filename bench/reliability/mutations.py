@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nst_fast.config import StylizeConfig
-from nst_fast.record import RunRecord
-from nst_fast.weights import random_state
+from nst_fast.network.weights import random_state
+from nst_fast.options.config import StylizeConfig
+from nst_fast.run.record import RunRecord
 
 Mutator = Callable[[bytes, Random], bytes]
 
@@ -229,7 +229,7 @@ def model() -> bytes:
     """A small ONNX model with the metadata of an export of ours."""
     from onnx import TensorProto, helper, numpy_helper
 
-    from nst_fast.onnx_export import METADATA_KEY, SCHEMA
+    from nst_fast.onnx.export import METADATA_KEY, SCHEMA
 
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, "h", "w"])
     tap = helper.make_tensor_value_info("relu1_1", TensorProto.FLOAT, [1, 4, "h", "w"])

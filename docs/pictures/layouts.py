@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from work import Work
 
-from nst_fast.files import write_atomic
 from nst_fast.images import load_image, to_uint8
-from nst_fast.series.comparison import show_beside
-from nst_fast.sheet import Cell, Heading, contact_sheet
+from nst_fast.images.sheet import Cell, Heading, contact_sheet
+from nst_fast.jobs.series.comparison import show_beside
+from nst_fast.system.files import write_atomic
 
 Pixels = NDArray[np.uint8]
 MOST_BYTES = 150_000  # of a file: a page of the docs has up to ten

@@ -16,9 +16,9 @@ from typing import Any
 from entries import Run
 
 from nst_fast.errors import PartialError
-from nst_fast.files import write_atomic
-from nst_fast.plots import grouped
-from nst_fast.record import read_record
+from nst_fast.images.plots import grouped
+from nst_fast.run.record import read_record
+from nst_fast.system.files import write_atomic
 
 SUMMARY = ("picture", "size", "steps", "seconds", "content", "style", "tv", "total", "PSNR, dB")
 

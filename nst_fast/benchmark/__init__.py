@@ -2,4 +2,6 @@
 
 :mod:`suite` runs what a :class:`config.BenchConfig` asks for and gives a :class:`rows.Report`. This file imports
 nothing, so that the fresh processes of :mod:`memory` load only what they measure.
+
+May import: engines, errors, images, jobs, jury, network, objective, onnx, optimizers, options, run, system.
 """

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nst_fast.clock import measure
-from nst_fast.evaluators.precision import DTYPES, float32_arithmetic
+from nst_fast.engines.precision import DTYPES, float32_arithmetic
+from nst_fast.system.clock import measure
 
 # Dense TFLOP/s by a part of the GPU's name. The H200's were measured (bf16) or follow from that; the others are
 # NVIDIA's data sheets, which no real matrix product reaches.

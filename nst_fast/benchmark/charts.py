@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nst_fast.benchmark.report import Data, facts, size_of
 from nst_fast.benchmark.rows import OK
-from nst_fast.plots import new_figure, save_figure
+from nst_fast.images.plots import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

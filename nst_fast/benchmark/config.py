@@ -1,13 +1,13 @@
-"""The options of the benchmark. Those it shares with ``stylize`` are declared in :mod:`nst_fast.config`."""
+"""The options of the benchmark. Those it shares with ``stylize`` are declared in :mod:`nst_fast.options.config`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nst_fast.config import DeviceOptions, MonitorOptions, ObjectiveOptions, OptimizerOptions
 from nst_fast.errors import UsageError
-from nst_fast.options import declared, option
-from nst_fast.taps import smallest_side
+from nst_fast.network.taps import smallest_side
+from nst_fast.options.config import DeviceOptions, MonitorOptions, ObjectiveOptions, OptimizerOptions
+from nst_fast.options.declaration import declared, option
 
 SAMPLE = "sample"  # in place of a pair of pictures: the two that nst-fast draws itself
 

@@ -10,11 +10,11 @@ from nst_fast.benchmark.providers import bind
 from nst_fast.benchmark.rows import EvaluationRow
 from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio
 from nst_fast.benchmark.workbench import Workbench, arithmetic
-from nst_fast.clock import Timing, make_clock
-from nst_fast.config import ExportConfig
-from nst_fast.machine import resolve_device
-from nst_fast.onnx_export import INPUT_NAME, ExportModule
-from nst_fast.ort.session import check_provider
+from nst_fast.onnx.export import INPUT_NAME, ExportModule
+from nst_fast.onnx.session import check_provider
+from nst_fast.options.config import ExportConfig
+from nst_fast.system.clock import Timing, make_clock
+from nst_fast.system.machine import resolve_device
 
 MOST_TURN_EVALUATIONS = 2000
 PYTORCH, ONNXRUNTIME = "pytorch", "onnxruntime"

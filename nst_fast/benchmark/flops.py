@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nst_fast.taps import channels_of, convolutions, cut, tap_size
+from nst_fast.network.taps import channels_of, convolutions, cut, tap_size
 
 FLOP_PER_MAC = 2
 KERNEL = 3 * 3

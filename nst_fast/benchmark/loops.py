@@ -12,14 +12,14 @@ from torch import Tensor
 from nst_fast.benchmark.rows import OK, LoopRow, MonitorRow
 from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio, recorded
 from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
-from nst_fast.clock import Timing, make_clock
-from nst_fast.config import StylizeConfig
-from nst_fast.evaluators import Evaluation, Evaluator
+from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.onnx.session import Session
 from nst_fast.optimizers import PixelOptimizer, learning_rate_at, smooths_at
 from nst_fast.optimizers.ort_adam import evaluation_by, optimizer_on
-from nst_fast.ort.session import Session
-from nst_fast.runs.guard import Guard
-from nst_fast.runs.loop import Course, LossHistory, Span, StepEvent, optimize
+from nst_fast.options.config import StylizeConfig
+from nst_fast.run.guard import Guard
+from nst_fast.run.loop import Course, LossHistory, Span, StepEvent, optimize
+from nst_fast.system.clock import Timing, make_clock
 
 MOST_TURN_STEPS = 2000  # bounds the history that the loop keeps on the device
 

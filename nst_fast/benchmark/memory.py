@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from nst_fast.benchmark.rows import OK, EvaluationRow, LoopRow, Row
-from nst_fast.files import write_atomic
-from nst_fast.machine import MIB, peak_memory_mib, reset_peak_memory
+from nst_fast.system.files import write_atomic
+from nst_fast.system.machine import MIB, peak_memory_mib, reset_peak_memory
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ def measure_memory(row: Row, workbench: Workbench) -> None:
     elif isinstance(row, EvaluationRow) and row.runtime == "pytorch":
         _fill(row, task | {"what": "forward"})
     elif isinstance(row, EvaluationRow):
-        from nst_fast.onnx_export import INPUT_NAME
+        from nst_fast.onnx.export import INPUT_NAME
 
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / "model.onnx"

@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from nst_fast.ort.providers import TensorrtOptions
-from nst_fast.ort.session import make_session
+from nst_fast.onnx.providers import TensorrtOptions
+from nst_fast.onnx.session import make_session
 
 
 def bind(

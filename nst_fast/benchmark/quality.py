@@ -16,14 +16,14 @@ from nst_fast.benchmark.loops import start_loop
 from nst_fast.benchmark.rows import OK, QualityRow
 from nst_fast.benchmark.turns import recorded
 from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
-from nst_fast.clock import make_clock
-from nst_fast.config import StylizeConfig
-from nst_fast.evaluators import choose, confirmed
+from nst_fast.engines import choose, confirmed
 from nst_fast.images import from_uint8, save_image
+from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.jury.judge import Jury, Panel
 from nst_fast.optimizers.ort_adam import evaluation_by, optimizer_on
-from nst_fast.problem import Problem, load_problem
-from nst_fast.sample_art import draw_content, draw_style
+from nst_fast.options.config import StylizeConfig
+from nst_fast.run.problem import Problem, load_problem
+from nst_fast.system.clock import make_clock
 
 TURN_STEPS = 5  # between two points of a curve
 WARM_UP = 2  # evaluations before the first that is timed

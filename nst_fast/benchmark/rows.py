@@ -188,7 +188,7 @@ class Report:
 
     Attributes:
         options: every option, see :class:`nst_fast.benchmark.config.BenchConfig`; files without their folders.
-        machine: as :func:`nst_fast.machine.describe_machine` gives it, taken once.
+        machine: as :func:`nst_fast.system.machine.describe_machine` gives it, taken once.
         device: PyTorch's.
         ceilings: the rates that shares are taken of: device, precision, GFLOP/s, source.
         status: ``complete``, or ``stopped`` by the user; the rows until then are there.

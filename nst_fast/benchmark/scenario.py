@@ -12,8 +12,8 @@ from nst_fast.benchmark.config import BenchConfig
 from nst_fast.benchmark.report import file_stem, to_csv, to_json
 from nst_fast.benchmark.suite import run_benchmark
 from nst_fast.errors import InputError, UsageError, nearest
-from nst_fast.files import check_writable, shown, write_atomic
-from nst_fast.options import declared
+from nst_fast.options.declaration import declared
+from nst_fast.system.files import check_writable, shown, write_atomic
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from nst_fast.benchmark.quality import quality_rows
 from nst_fast.benchmark.rows import Report, Row
 from nst_fast.benchmark.workbench import Workbench
 from nst_fast.errors import UsageError
-from nst_fast.machine import describe_machine
+from nst_fast.system.machine import describe_machine
 
 Measure = Callable[[Workbench, int, int], Sequence[Row]]  # the rows of one kind at one height and width
 

@@ -15,14 +15,14 @@ from nst_fast.benchmark.ceilings import Ceiling, find_ceiling
 from nst_fast.benchmark.config import BenchConfig
 from nst_fast.benchmark.flops import flops_per_evaluation
 from nst_fast.benchmark.rows import Row
-from nst_fast.config import ExportConfig, StylizeConfig
-from nst_fast.evaluators import Evaluator, choose, make_evaluator
-from nst_fast.evaluators.precision import float32_arithmetic
-from nst_fast.machine import resolve_device
-from nst_fast.objective import Objective, build_targets
-from nst_fast.ort.session import Session
-from nst_fast.problem import Networks
-from nst_fast.publish import find_or_export
+from nst_fast.engines import Evaluator, choose, make_evaluator
+from nst_fast.engines.precision import float32_arithmetic
+from nst_fast.objective.objective import Objective, build_targets
+from nst_fast.onnx.publish import find_or_export
+from nst_fast.onnx.session import Session
+from nst_fast.options.config import ExportConfig, StylizeConfig
+from nst_fast.run.problem import Networks
+from nst_fast.system.machine import resolve_device
 
 CONTENT_SEED, STYLE_SEED, NOISE_SEED = 1, 2, 3  # added to multiples of the run's seed
 

@@ -1,4 +1,7 @@
-"""The command line: one file per command, heavy imports inside the commands, errors turned into exit codes here."""
+"""The command line: one file per command, heavy imports inside the commands, errors turned into exit codes here.
+
+May import: api, benchmark, distributed, engines, errors, jobs, jury, memory, network, onnx, options, run, system.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,10 @@ from nst_fast.cli import (
     texture,
     weights,
 )
-from nst_fast.cli.company import check_command, leave_company
 from nst_fast.cli.console import emit_error, prepare_streams
+from nst_fast.cli.torchrun import check_command, leave_company
+from nst_fast.distributed import voice
 from nst_fast.errors import NstFastError
-from nst_fast.ranks import voice
 
 EPILOG = "Two commands to a picture: `nst-fast demo`, then `nst-fast stylize CONTENT STYLE -o OUT.png`."
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nst_fast.batch.shards import Shard
 from nst_fast.cli.console import PLAIN_SECONDS, Messages, PlainProgress, complain, emit, emit_json, progress
 from nst_fast.cli.options import takes
 from nst_fast.cli.signals import Stop, graceful_stop
 from nst_fast.errors import InputError, PartialError
-from nst_fast.series.config import BATCH_FIXED, BatchConfig
+from nst_fast.jobs.batch.shards import Shard
+from nst_fast.options.commands import BATCH_FIXED, BatchConfig
 
 if TYPE_CHECKING:
-    from nst_fast.batch.job import Batch, Hooks, Outcome
-    from nst_fast.runs.loop import StepEvent
-    from nst_fast.series.run import Watch
-    from nst_fast.transfer import Listeners
+    from nst_fast.api import Listeners
+    from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
+    from nst_fast.jobs.series.run import Watch
+    from nst_fast.run.loop import StepEvent
 
 
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
@@ -68,8 +68,8 @@ def batch(
     messages = Messages(quiet=quiet)
     part = Shard.parse(shard)
     messages.say("loading")
-    from nst_fast.batch.job import Batch
-    from nst_fast.batch.run import run_batch
+    from nst_fast.jobs.batch.job import Batch
+    from nst_fast.jobs.batch.run import run_batch
 
     job = Batch(
         inputs=inputs,
@@ -90,7 +90,7 @@ def batch(
 
 def hooks_of(messages: Messages, stop: Stop, config: BatchConfig) -> Hooks:
     """What a batch says, and to whom: failures also to those who want to hear of nothing but errors."""
-    from nst_fast.batch.job import Hooks
+    from nst_fast.jobs.batch.job import Hooks
 
     watch = watching(messages, stop, config)
     return Hooks(
@@ -116,7 +116,7 @@ class SlowProgress(PlainProgress):
 
 def watching(messages: Messages, stop: Stop, config: BatchConfig) -> Watch:
     """Shows a bar with the picture's name on a terminal, lines elsewhere; a note that all runs have is shown once."""
-    from nst_fast.transfer import Listeners
+    from nst_fast.api import Listeners
 
     noted: set[str] = set()
 
@@ -171,7 +171,7 @@ def conclude(outcome: Outcome, batch: Batch, messages: Messages, stop: Stop, *, 
 
 def facts_of(outcome: Outcome, batch: Batch, status: str) -> dict[str, Any]:
     """What --json gives: ``made`` counts the pictures that this call made, ``done`` those that there are."""
-    from nst_fast.batch.run import MANIFEST
+    from nst_fast.jobs.batch.run import MANIFEST
 
     return {
         "schema": "nst-fast/batch-result/1",

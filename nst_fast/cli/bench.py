@@ -35,7 +35,7 @@ def bench(
     What is compared takes turns in one process, so that noise hits all alike. A case that fails, or a provider that is
     not there, is a row that says so; failures also end the command with 10. Ctrl-C ends it with the rows so far.
     """
-    from nst_fast.files import check_writable
+    from nst_fast.system.files import check_writable
 
     messages = Messages(quiet=quiet)
     json_path = Path(json_file) if json_file not in (None, "-") else None
@@ -75,7 +75,7 @@ def write(data: Mapping[str, Any], json_file: Path | None, csv_file: Path | None
     """Write the files that were asked for; those that there was something to write for."""
     from nst_fast.benchmark.charts import save_plot
     from nst_fast.benchmark.report import to_csv, to_json
-    from nst_fast.files import write_atomic
+    from nst_fast.system.files import write_atomic
 
     written = []
     for path, text in ((json_file, to_json), (csv_file, to_csv)):

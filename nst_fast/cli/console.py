@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from nst_fast.files import shown
+from nst_fast.system.files import shown
 
 if TYPE_CHECKING:
-    from nst_fast.control import ReportOptions
-    from nst_fast.runs.loop import StepEvent
+    from nst_fast.options.config import ReportOptions
+    from nst_fast.run.loop import StepEvent
 
 PLAIN_SECONDS = 10.0  # off a terminal: a line every so often ...
 PLAIN_SHARE = 0.1  # ... or whenever this much more of the run is done

@@ -11,7 +11,7 @@ from nst_fast.cli.console import Messages, progress
 from nst_fast.cli.options import takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.stylize import conclude
-from nst_fast.config import DemoConfig
+from nst_fast.options.config import DemoConfig
 
 
 @takes(DemoConfig, recipes=True)
@@ -28,8 +28,8 @@ def demo(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.demonstration import demonstrate
-    from nst_fast.transfer import Listeners
+    from nst_fast.api import Listeners
+    from nst_fast.jobs.demonstration import demonstrate
 
     with graceful_stop(messages.say) as stop, progress(messages, config) as display:
         listeners = Listeners(event=display, note=messages.note, stop=stop)

@@ -10,7 +10,7 @@ import typer
 
 from nst_fast.cli.console import LastingConsole, Messages, emit, emit_json
 from nst_fast.cli.options import takes
-from nst_fast.jury.config import EvaluateConfig
+from nst_fast.options.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,7 +53,7 @@ def evaluate(
     All is compared at each picture's own size. An arrow in the table says which way is better; --columns says what each
     column measures, in which unit, and which paper it is from. JSON and CSV have single taps too.
     """
-    from nst_fast.files import check_writable
+    from nst_fast.system.files import check_writable
 
     messages = Messages(quiet=quiet)
     json_path = Path(json_file) if json_file not in (None, "-") else None
@@ -84,8 +84,8 @@ def tell(evaluation: Evaluation, messages: Messages) -> None:
 
 
 def write(evaluation: Evaluation, json_file: Path | None, csv_file: Path | None) -> None:
-    from nst_fast.files import write_atomic
     from nst_fast.jury.report import to_csv
+    from nst_fast.system.files import write_atomic
 
     if json_file is not None:
         write_atomic(json_file, (json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False) + "\n").encode())

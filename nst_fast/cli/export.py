@@ -9,11 +9,11 @@ import typer
 
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import takes
-from nst_fast.config import ExportConfig
 from nst_fast.errors import UsageError
+from nst_fast.options.config import ExportConfig
 
 if TYPE_CHECKING:
-    from nst_fast.publish import Published
+    from nst_fast.onnx.publish import Published
 
 SCHEMA = "nst-fast/export/1"
 
@@ -51,7 +51,7 @@ def export(
         write(bundle, config, tuple(provider or ["cpu"]), messages, overwrite=overwrite, as_json=as_json)
         return
     messages.say("exporting")
-    from nst_fast.publish import export_model
+    from nst_fast.onnx.publish import export_model
 
     published = export_model(config, output, providers=provider or ["cpu"], overwrite=overwrite)
     if as_json:
@@ -72,7 +72,7 @@ def write(
     as_json: bool,
 ) -> None:
     """Write a bundle and name its folder."""
-    from nst_fast.step.bundle import write_bundle
+    from nst_fast.onnx.step.bundle import write_bundle
 
     write_bundle(config, folder, overwrite=overwrite, providers=providers, note=messages.say)
     if as_json:

@@ -15,7 +15,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="The whole record as JSON.")] = False,
 ) -> None:
     """Show how a picture was made: options, inputs, machine, speed, losses."""
-    from nst_fast.record import read_record
+    from nst_fast.run.record import read_record
 
     record = read_record(picture)
     if as_json:

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from nst_fast.config import StylizeConfig
 from nst_fast.errors import InputError, UsageError
-from nst_fast.options import Declared, Options, declared
-from nst_fast.presets import QUALITIES, find_preset, find_quality
+from nst_fast.options.config import StylizeConfig
+from nst_fast.options.declaration import Declared, Options, declared
+from nst_fast.options.presets import QUALITIES, find_preset, find_quality
 
 
 def takes(
@@ -65,7 +65,7 @@ def recipe_values(preset: str | None, replayed: Path | None, quality: str | None
 
 def recorded_options(path: Path) -> dict[str, Any]:
     """Every option of a recorded run."""
-    from nst_fast.record import read_record
+    from nst_fast.run.record import read_record
 
     values: dict[str, Any] = read_record(path)["options"]
     known = {item.name for item in declared(StylizeConfig)}

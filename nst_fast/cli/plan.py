@@ -8,8 +8,8 @@ import typer
 
 from nst_fast.cli.console import emit, emit_json
 from nst_fast.cli.options import takes
-from nst_fast.config import StylizeConfig
 from nst_fast.errors import UsageError
+from nst_fast.options.config import StylizeConfig
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -37,8 +37,8 @@ def plan(
 
     Example: nst-fast plan 8192x8192 --max-memory 8GiB
     """
-    from nst_fast.machine import resolve_device
     from nst_fast.memory.planner import Job, budget_of, describe, make_plan
+    from nst_fast.system.machine import resolve_device
 
     height, width = parse_size(size)
     engine = "fast" if config.engine == "auto" else config.engine

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from nst_fast.cli.console import emit, emit_json
-from nst_fast.config import StylizeConfig
-from nst_fast.options import declared
-from nst_fast.presets import OURS, PRESETS, Preset, find_preset
+from nst_fast.options.config import StylizeConfig
+from nst_fast.options.declaration import declared
+from nst_fast.options.presets import OURS, PRESETS, Preset, find_preset
 
 SCHEMA = "nst-fast/presets/1"
 

@@ -11,7 +11,7 @@ from nst_fast.cli.console import Messages
 from nst_fast.cli.options import takes
 from nst_fast.cli.series import conclude_series, watching
 from nst_fast.cli.signals import graceful_stop
-from nst_fast.series.config import RECONSTRUCT_FIXED, ReconstructConfig
+from nst_fast.options.commands import RECONSTRUCT_FIXED, ReconstructConfig
 
 
 @takes(ReconstructConfig, without=RECONSTRUCT_FIXED)
@@ -38,8 +38,8 @@ def reconstruct(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.series.reconstruct import label, measure, plan_reconstruction
-    from nst_fast.series.run import run_series
+    from nst_fast.jobs.series.reconstruct import label, measure, plan_reconstruction
+    from nst_fast.jobs.series.run import run_series
 
     series = plan_reconstruction(content, taps, seeds, config)
     with graceful_stop(messages.say) as stop:

@@ -12,7 +12,7 @@ from nst_fast.cli.console import Messages, progress
 from nst_fast.cli.options import takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.stylize import conclude, resumable
-from nst_fast.config import StylizeConfig
+from nst_fast.options.config import StylizeConfig
 
 
 @takes(StylizeConfig, as_given=True)
@@ -40,10 +40,10 @@ def resume(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast import transfer
-    from nst_fast.outputs import OutputFiles
-    from nst_fast.record import RunRecord
-    from nst_fast.runs.resumption import ended
+    from nst_fast import api
+    from nst_fast.run.outputs import OutputFiles
+    from nst_fast.run.record import RunRecord
+    from nst_fast.run.resumption import ended
 
     files = OutputFiles(output)
     if (facts := ended(files)) is not None:
@@ -53,8 +53,8 @@ def resume(
         return
     shown = StylizeConfig().replace(**{name: config[name] for name in ("log_every", "log_format") if name in config})
     with graceful_stop(messages.say) as stop, resumable(output, messages), progress(messages, shown) as display:
-        listeners = transfer.Listeners(event=display, note=messages.note, stop=stop)
-        pastiche = transfer.resume(
+        listeners = api.Listeners(event=display, note=messages.note, stop=stop)
+        pastiche = api.resume(
             output, content=content, style=style or (), overwrite=overwrite, listeners=listeners, **config
         )
     conclude(pastiche.record, output, messages, as_json=as_json)

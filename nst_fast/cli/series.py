@@ -13,15 +13,15 @@ from nst_fast.cli.console import Messages, complain, emit, emit_json, progress
 from nst_fast.cli.signals import Stop
 
 if TYPE_CHECKING:
-    from nst_fast.series.folder import Outcome
-    from nst_fast.series.jobs import Series
-    from nst_fast.series.run import Watch
-    from nst_fast.transfer import Listeners
+    from nst_fast.api import Listeners
+    from nst_fast.jobs.series.folder import Outcome
+    from nst_fast.jobs.series.jobs import Series
+    from nst_fast.jobs.series.run import Watch
 
 
 def watching(messages: Messages, stop: Stop) -> Watch:
     """Announces each run and gives it a display of its own; a note that every run has is shown once."""
-    from nst_fast.transfer import Listeners
+    from nst_fast.api import Listeners
 
     noted: set[str] = set()
 
@@ -47,7 +47,7 @@ def conclude_series(
     Raises:
         PartialError: a run failed.
     """
-    from nst_fast.series.run import check_complete
+    from nst_fast.jobs.series.run import check_complete
 
     for outcome in outcomes:
         if outcome.error is not None:

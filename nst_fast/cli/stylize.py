@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nst_fast.cli.company import company
 from nst_fast.cli.console import Messages, emit, emit_json, progress
 from nst_fast.cli.options import takes
 from nst_fast.cli.signals import graceful_stop
-from nst_fast.config import StylizeConfig
-from nst_fast.ranks import place
+from nst_fast.cli.torchrun import company
+from nst_fast.distributed import place
+from nst_fast.options.config import StylizeConfig
 
 if TYPE_CHECKING:
-    from nst_fast.record import RunRecord
+    from nst_fast.run.record import RunRecord
 
 SCHEMA = "nst-fast/stylize/1"  # of what --json gives, here and in the commands that end like this one
 JSON_FIELDS = (
@@ -47,7 +47,7 @@ def stylize(
     """
     messages = Messages(quiet=quiet or not place().first)
     messages.say("loading")
-    from nst_fast import transfer
+    from nst_fast import api
 
     with (
         graceful_stop(messages.say) as stop,
@@ -55,8 +55,8 @@ def stylize(
         resumable(output, messages),
         progress(messages, config) as display,
     ):
-        listeners = transfer.Listeners(event=display, note=messages.note, stop=stop)
-        pastiche = transfer.stylize(
+        listeners = api.Listeners(event=display, note=messages.note, stop=stop)
+        pastiche = api.stylize(
             content, style, config, output=output, overwrite=overwrite, listeners=listeners, ranks=ranks
         )
     if place().first:
@@ -81,7 +81,7 @@ def conclude(record: RunRecord, output: Path, messages: Messages, *, as_json: bo
 @contextmanager
 def resumable(output: Path, messages: Messages) -> Iterator[None]:
     """Say how a run can be gone on with when it has left a new checkpoint, for whatever reason it ended."""
-    from nst_fast.outputs import OutputFiles
+    from nst_fast.run.outputs import OutputFiles
 
     def newest() -> list[tuple[Path, int]]:
         return [(path, path.stat().st_mtime_ns) for path in OutputFiles(output).checkpoints()[:1]]

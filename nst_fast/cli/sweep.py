@@ -11,7 +11,7 @@ from nst_fast.cli.console import Messages
 from nst_fast.cli.options import takes
 from nst_fast.cli.series import conclude_series, watching
 from nst_fast.cli.signals import graceful_stop
-from nst_fast.series.config import SweepConfig
+from nst_fast.options.commands import SweepConfig
 
 
 @takes(SweepConfig, recipes=True)
@@ -46,8 +46,8 @@ def sweep(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.series.run import run_series
-    from nst_fast.series.sweep import jury_measure, plan_sweep
+    from nst_fast.jobs.series.run import run_series
+    from nst_fast.jobs.series.sweep import jury_measure, plan_sweep
 
     series = plan_sweep(content, style, vary or [], config)
     measure = jury_measure(series, jury) if jury is not None else lambda job, picture: {}

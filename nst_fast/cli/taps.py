@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.console import emit, emit_json
-from nst_fast.config import EncoderOptions
-from nst_fast.taps import channels_of, layer_names, tap_size
+from nst_fast.network.taps import channels_of, layer_names, tap_size
+from nst_fast.options.config import EncoderOptions
 
 
 def taps(
@@ -23,7 +23,7 @@ def taps(
     EncoderOptions(network=network)  # refuses an unknown network
     names = layer_names(network)
     if weights is not None:
-        from nst_fast.weights import available_taps
+        from nst_fast.network.weights import available_taps
 
         names = available_taps(weights, network)
     sizes = {name: (channels_of(name), *tap_size(name, image_size, image_size)) for name in names}

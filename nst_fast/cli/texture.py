@@ -11,7 +11,7 @@ from nst_fast.cli.console import Messages
 from nst_fast.cli.options import takes
 from nst_fast.cli.series import conclude_series, watching
 from nst_fast.cli.signals import graceful_stop
-from nst_fast.series.config import TEXTURE_FIXED, TextureConfig
+from nst_fast.options.commands import TEXTURE_FIXED, TextureConfig
 
 
 @takes(TextureConfig, without=TEXTURE_FIXED)
@@ -50,8 +50,8 @@ def texture(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.series.run import run_series
-    from nst_fast.series.texture import parse_size, plan_textures, tap_sets
+    from nst_fast.jobs.series.run import run_series
+    from nst_fast.jobs.series.texture import parse_size, plan_textures, tap_sets
 
     sets = tap_sets(style_taps, cumulative=cumulative)
     series = plan_textures(style, sets, seeds, config, parse_size(size) if size else None)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nst_fast.cli.console import Messages, emit, emit_json
-from nst_fast.config import StylizeConfig
 from nst_fast.errors import UsageError, VerificationError
-from nst_fast.files import shown
-from nst_fast.taps import CONVS_PER_BLOCK
+from nst_fast.network.taps import CONVS_PER_BLOCK
+from nst_fast.options.config import StylizeConfig
+from nst_fast.system.files import shown
 
 if TYPE_CHECKING:
-    from nst_fast.weights.cache import Held
+    from nst_fast.network.weights.cache import Held
 
 SCHEMA = "nst-fast/weights/1"
 
@@ -35,8 +35,8 @@ def list_weights(as_json: Json = False) -> None:
 
     Files are not read here: `nst-fast weights verify` does that.
     """
-    from nst_fast.vgg import IMAGENET_MEAN, IMAGENET_STD
-    from nst_fast.weights import AUTO, cache, hub, original
+    from nst_fast.network.vgg import IMAGENET_MEAN, IMAGENET_STD
+    from nst_fast.network.weights import AUTO, cache, hub, original
 
     held = cache.holdings(read=False)
     ours = {
@@ -102,7 +102,7 @@ def fetch(
     by spaces; NST_FAST_OFFLINE=1 forbids the network.
     """
     messages = Messages(quiet=quiet)
-    from nst_fast.weights import cache, hub
+    from nst_fast.network.weights import cache, hub
 
     wanted = network or [StylizeConfig().network]
     for name in wanted:
@@ -128,7 +128,7 @@ def verify(
     expected = checked_hash(sha256)
     if expected and len(file or ()) != 1:
         raise UsageError("--sha256 belongs to one file", "Name that file")
-    from nst_fast.weights import cache
+    from nst_fast.network.weights import cache
 
     held = [cache.examine(path, expected) for path in file] if file else cache.holdings(read=True)
     wrong = [one for one in held if one.state != "intact"]
@@ -147,7 +147,7 @@ def complaint(held: Held) -> str:
 def remedy_for(wrong: Sequence[Held]) -> str:
     if all(one.state == "unknown" for one in wrong):
         return "Give the hash that its supplier states with --sha256"
-    from nst_fast.weights.original import REINSTALL
+    from nst_fast.network.weights.original import REINSTALL
 
     networks = sorted({one.network for one in wrong if one.source == "imagenet"})
     remedies = [f"`nst-fast weights fetch {' '.join(networks)}`"] if networks else []
@@ -169,7 +169,7 @@ def import_weights(
     the hash that its supplier states; it is kept as a plain tensor file whose path is printed, for --weights PATH.
     """
     expected = checked_hash(sha256)
-    from nst_fast.weights import cache
+    from nst_fast.network.weights import cache
 
     conclude([cache.import_file(file, expected)], as_json=as_json)
 

@@ -1,4 +1,7 @@
-"""Picture files to image tensors and back. An image tensor is [1, 3, H, W], RGB (sRGB), float32 in [0, 1]."""
+"""Picture files to image tensors and back. An image tensor is [1, 3, H, W], RGB (sRGB), float32 in [0, 1].
+
+May import: errors, options, system.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nst_fast.errors import InputError
-from nst_fast.files import AnyPath, shown, write_atomic
 from nst_fast.images.borders import NO_BORDERS, Borders
-from nst_fast.images.colour import SRGB_PROFILE, Colour, parse_colour
+from nst_fast.images.color import SRGB_PROFILE, Colour, parse_colour
 from nst_fast.images.cropping import Crop, decode_cropped
 from nst_fast.images.decoding import Limits
 from nst_fast.images.encoding import WRITABLE, check_output_suffix, check_suffix, quantised, write_image
 from nst_fast.images.resizing import resize, resize_to, scaled_size
 from nst_fast.images.sources import STANDARD_INPUT, open_source
 from nst_fast.images.text import read_text as text_inside
+from nst_fast.system.files import AnyPath, shown, write_atomic
 
 __all__ = [
     "NO_BORDERS",

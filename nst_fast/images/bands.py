@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from nst_fast.images.colour import ColourReader
+from nst_fast.images.color import ColourReader
 from nst_fast.images.resizing import resampled, resize_part
 
 BAND_PIXELS = 2**20  # converted at a time

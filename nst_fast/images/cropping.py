@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 from torch import Tensor
 
 from nst_fast.images.borders import NO_BORDERS, Borders, find_borders
-from nst_fast.images.colour import Colour
+from nst_fast.images.color import Colour
 from nst_fast.images.decoding import SMALLEST_SIDE, Decoded, Limits, decode
 from nst_fast.images.resizing import resize_to, scaled_size
 

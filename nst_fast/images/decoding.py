@@ -18,7 +18,7 @@ from torch import Tensor
 from nst_fast.errors import InputError, NstFastError
 from nst_fast.images.bands import Change, read_bands
 from nst_fast.images.chunks import with_only
-from nst_fast.images.colour import Colour, ColourReader
+from nst_fast.images.color import Colour, ColourReader
 from nst_fast.images.resizing import scaled_size
 from nst_fast.images.streaming import HINT, UnlikePillowError, is_large, rows_of
 

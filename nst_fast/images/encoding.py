@@ -20,9 +20,9 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from nst_fast.errors import NumericsError, OutputError, UsageError
-from nst_fast.files import AnyPath, shown
-from nst_fast.images.colour import SRGB_PROFILE
+from nst_fast.images.color import SRGB_PROFILE
 from nst_fast.images.text import description, exif_description, jpeg_comments, png_text
+from nst_fast.system.files import AnyPath, shown
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageFile
 
 from nst_fast.errors import InputError, UsageError
-from nst_fast.files import AnyPath, shown
 from nst_fast.images.decoding import FORMATS, pillow_guarded
 from nst_fast.images.resizing import scaled_size
 from nst_fast.images.sources import open_source
+from nst_fast.system.files import AnyPath, shown
 
 _ON_ITS_SIDE = range(5, 9)  # EXIF orientations that swap height and width
 

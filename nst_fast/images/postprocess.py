@@ -7,8 +7,8 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from nst_fast.control import FinishOptions
-from nst_fast.images.palette import grey, matched_colours, matched_luminance, with_chroma_of
+from nst_fast.images.matching import grey, matched_colours, matched_luminance, with_chroma_of
+from nst_fast.options.config import FinishOptions
 
 # Standard deviation, in [0, 1], of the noise that strength 1 takes out.
 DENOISE_DEVIATION = 0.1

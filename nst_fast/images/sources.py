@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from nst_fast.errors import InputError, UsageError, nearest
-from nst_fast.files import AnyPath, shown
+from nst_fast.system.files import AnyPath, shown
 
 Source = io.BufferedReader | io.BytesIO
 

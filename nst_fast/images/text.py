@@ -8,10 +8,10 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image, PngImagePlugin
 
-from nst_fast.files import AnyPath, shown
 from nst_fast.images.chunks import behind_pixels
 from nst_fast.images.decoding import FORMATS, pillow_guarded
 from nst_fast.images.sources import open_source
+from nst_fast.system.files import AnyPath, shown
 
 # A JPEG segment holds 65,533 bytes, so long texts are spread over several comments, each with this mark.
 _MARK = b"nst-fast:"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from nst_fast.errors import UsageError
-from nst_fast.files import AnyPath
 from nst_fast.images import LoadedImage
-from nst_fast.jury.config import EvaluateConfig
 from nst_fast.jury.judge import Jury, load_encoder
 from nst_fast.jury.results import Evaluation
-from nst_fast.options import known
+from nst_fast.options.declaration import known
+from nst_fast.options.evaluate import EvaluateConfig
+from nst_fast.system.files import AnyPath
 
 
 def evaluate(

@@ -10,20 +10,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nst_fast import losses
-from nst_fast.config import StylizeConfig
+from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.errors import InputError
-from nst_fast.evaluators.precision import float32_arithmetic
-from nst_fast.files import AnyPath, shown
 from nst_fast.images import LoadedImage, from_uint8, load_image, resize_to, scaled_size, to_uint8
 from nst_fast.jury import measures, perceptual
 from nst_fast.jury.columns import COLUMNS, CONTENT_TAP, GRAM_TAPS, WASSERSTEIN_TAPS
-from nst_fast.jury.config import EvaluateConfig
 from nst_fast.jury.results import Scores
-from nst_fast.machine import resolve_device
-from nst_fast.taps import channels_of
-from nst_fast.vgg import Encoder
-from nst_fast.weights import make_encoder
+from nst_fast.network.taps import channels_of
+from nst_fast.network.vgg import Encoder
+from nst_fast.network.weights import make_encoder
+from nst_fast.objective import losses
+from nst_fast.options.config import StylizeConfig
+from nst_fast.options.evaluate import EvaluateConfig
+from nst_fast.system.files import AnyPath, shown
+from nst_fast.system.machine import resolve_device
 
 NETWORK = "vgg19"
 TAPS = tuple(dict.fromkeys((*GRAM_TAPS, *WASSERSTEIN_TAPS, CONTENT_TAP)))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nst_fast.images import to_uint8
-from nst_fast.images.palette import luminance
+from nst_fast.images.matching import luminance
 
 CHUNK = 16  # directions at a time: 64 MiB for a tap of 1024x1024
 BLUR_SIGMA = 2.0  # pixels; what a Gaussian of this width takes away is high-frequency

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nst_fast.files import sha256_of
+from nst_fast.system.files import sha256_of
 
 EXTRA = "pip install 'nst-fast[jury]'"
 SMALLEST_SIDE = 31  # pixels, below which nothing is left for AlexNet's third convolution

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from nst_fast.files import shown
 from nst_fast.jury.columns import COLUMNS, LOWER, headline
-from nst_fast.record import rounded
+from nst_fast.run.record import rounded
+from nst_fast.system.files import shown
 
 if TYPE_CHECKING:
     from nst_fast.jury.results import Evaluation

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nst_fast import __version__
-from nst_fast.files import shown
 from nst_fast.jury.columns import COLUMNS
-from nst_fast.record import rounded
+from nst_fast.run.record import rounded
+from nst_fast.system.files import shown
 
 SCHEMA = "nst-fast/evaluate/1"
 

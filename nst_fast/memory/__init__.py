@@ -1,1 +1,4 @@
-"""What a run needs, what there is, and how to make the one fit into the other."""
+"""How much memory a run takes, how much there is, and the tiles that make the one fit into the other.
+
+May import: errors, network, options.
+"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nst_fast.taps import channels_of, convolutions, cut, smallest_side
+from nst_fast.network.taps import channels_of, convolutions, cut, smallest_side
 
 MIB = 2**20
 IMAGE = 12  # bytes per pixel of a picture: three channels of float32

@@ -6,8 +6,8 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from nst_fast.config import StylizeConfig
-from nst_fast.tiles import Tiling, grid_for_side, halo_of, make_tiling
+from nst_fast.network.tiles import Tiling, grid_for_side, halo_of, make_tiling
+from nst_fast.options.config import StylizeConfig
 
 LARGEST_TENSOR = 2**31  # elements; a larger one needs 64-bit indexing, which libraries do not do everywhere
 WIDEST = 64  # channels at full resolution

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from nst_fast.config import StylizeConfig
 from nst_fast.errors import OutOfMemoryError
 from nst_fast.memory.footprint import (
     FIXED,
@@ -28,7 +27,8 @@ from nst_fast.memory.footprint import (
     weight_bytes,
 )
 from nst_fast.memory.grids import Grid, cut_into, grids, tiling_like
-from nst_fast.tiles import Tiling
+from nst_fast.network.tiles import Tiling
+from nst_fast.options.config import StylizeConfig
 
 FREE_SHARE = 0.9  # of what a device has free may be planned for
 MARGIN = 1.05  # the prediction may be this much too low

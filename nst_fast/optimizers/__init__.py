@@ -1,6 +1,8 @@
 """Optimisers of pixels behind one small interface: ``adam``, ``lbfgs`` within [0, 1], ``wolfe`` of PyTorch's.
 
 ``captured`` replays updates on a GPU, ``ort_adam`` leaves them to ONNX Runtime, ``strips`` serves one rank's rows.
+
+May import: distributed, engines, errors, network, objective, onnx, options.
 """
 
 from __future__ import annotations
@@ -9,11 +11,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from nst_fast.config import OptimizerOptions
 from nst_fast.optimizers.adam import Adam
 from nst_fast.optimizers.base import PixelOptimizer, learning_rate_at, smoothed, smooths_at
 from nst_fast.optimizers.lbfgs import LBFGS
 from nst_fast.optimizers.wolfe import WolfeLBFGS
+from nst_fast.options.config import OptimizerOptions
 
 
 def make_lbfgs(pastiche: Tensor, options: OptimizerOptions) -> PixelOptimizer:

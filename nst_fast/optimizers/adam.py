@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nst_fast.config import OptimizerOptions
-from nst_fast.evaluators import Evaluation, Evaluator
-from nst_fast.optimizers.base import smoothed
-from nst_fast.runs.checkpoint import State
+from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.optimizers.base import State, smoothed
+from nst_fast.options.config import OptimizerOptions
 
 
 class Adam:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nst_fast.config import OptimizerOptions
-from nst_fast.evaluators import Evaluation, Evaluator
-from nst_fast.runs.checkpoint import State
+from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.options.config import OptimizerOptions
 
+State = Mapping[str, Any]  # plain data as JSON has it, and tensors, at any depth
 SMALLEST_SCALE = 1e-30  # of a gradient that is 0 everywhere
 
 

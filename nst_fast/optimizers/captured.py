@@ -8,12 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.engines.cuda_graph import CAPTURE_MODE
 from nst_fast.errors import DeviceError
-from nst_fast.evaluators import Evaluation, Evaluator
-from nst_fast.evaluators.cuda_graph import CAPTURE_MODE
-from nst_fast.optimizers.base import PixelOptimizer
+from nst_fast.optimizers.base import PixelOptimizer, State
 from nst_fast.optimizers.lbfgs import LBFGS
-from nst_fast.runs.checkpoint import State
 
 PLAIN_UPDATES = 3  # until everything that is kept has its address, and the libraries have theirs
 LARGEST = 3 * 2**22  # numbers of a picture; above, launches cost nothing beside the work, and the graph's memory does

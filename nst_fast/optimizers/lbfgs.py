@@ -8,11 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nst_fast.config import OptimizerOptions
-from nst_fast.evaluators import Evaluation, Evaluator
-from nst_fast.optimizers.base import SMALLEST_SCALE, moved, smoothed
+from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.optimizers.base import SMALLEST_SCALE, State, moved, smoothed
 from nst_fast.optimizers.curvature import CurvaturePairs
-from nst_fast.runs.checkpoint import State
+from nst_fast.options.config import OptimizerOptions
 
 # Mean change of a value of the picture in the first step, and at most in any other, at learning rate 1.
 FIRST_CHANGE, LARGEST_CHANGE = 0.01, 0.03

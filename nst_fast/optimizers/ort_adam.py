@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nst_fast.config import OptimizerOptions, StylizeConfig
-from nst_fast.evaluators import Evaluation, Evaluator
-from nst_fast.evaluators.ort import OrtEvaluator, check_single
-from nst_fast.evaluators.ort_step import AdamBuffers, WholeStep
+from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.engines.ort import OrtEvaluator, check_single
+from nst_fast.engines.ort_step import AdamBuffers, WholeStep
+from nst_fast.onnx.step.spec import AdamConstants
 from nst_fast.optimizers import PixelOptimizer, learning_rate_at, make_optimizer, smoothed
 from nst_fast.optimizers.adam import resized_moments
+from nst_fast.optimizers.base import State
 from nst_fast.optimizers.captured import graphed
-from nst_fast.runs.checkpoint import State
-from nst_fast.step.spec import AdamConstants
+from nst_fast.options.config import OptimizerOptions, StylizeConfig
 
 
 class OrtAdam:

@@ -7,13 +7,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from nst_fast.config import OptimizerOptions
-from nst_fast.evaluators.strips import Strip
+from nst_fast.distributed.halos import Halos
+from nst_fast.engines.strips import Strip
+from nst_fast.network.tiles import Extent
 from nst_fast.optimizers.adam import Adam
 from nst_fast.optimizers.base import PixelOptimizer, smoothed
 from nst_fast.optimizers.lbfgs import LBFGS
-from nst_fast.ranks.halos import Halos
-from nst_fast.tiles import Extent
+from nst_fast.options.config import OptimizerOptions
 
 SMOOTHING_REACH = 2  # rows: pooled by 2 and brought back bilinearly, a pixel depends on one window further
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nst_fast.config import OptimizerOptions
-from nst_fast.evaluators import Evaluation, Evaluator
-from nst_fast.optimizers.base import SMALLEST_SCALE, moved, smoothed
-from nst_fast.runs.checkpoint import State
+from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.optimizers.base import SMALLEST_SCALE, State, moved, smoothed
+from nst_fast.options.config import OptimizerOptions
 
 # The state of torch.optim.LBFGS: its lists with one entry per pair, and what means nothing between two steps.
 PAIRS, SCRATCH = {"old_dirs", "old_stps", "ro"}, "al"

@@ -1,0 +1,249 @@
+"""Images in, pastiche out: what a program calls.
+
+May import: distributed, errors, images, options, run, system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from nst_fast.distributed.group import Ranks
+from nst_fast.errors import OutputError, ResumeError, UsageError
+from nst_fast.images import check_output_suffix
+from nst_fast.options.config import StylizeConfig
+from nst_fast.options.declaration import known
+from nst_fast.run.keeper import keeper_of, remove_checkpoints
+from nst_fast.run.outputs import OutputFiles
+from nst_fast.run.pastiche import Listeners, Pastiche
+from nst_fast.run.problem import Networks, load_problem
+from nst_fast.run.resumption import ENDED, check_output, check_same, continued_config, ended, found_pictures, newest
+from nst_fast.run.run import Run, run
+from nst_fast.run.shared import run_shared
+from nst_fast.run.together import check_joinable, run_together
+from nst_fast.system.files import lock, shown
+
+
+def stylize(
+    content: str | Path,
+    style: str | Path | Sequence[str | Path],
+    config: StylizeConfig | None = None,
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    listeners: Listeners | None = None,
+    networks: Networks | None = None,
+    ranks: Ranks | None = None,
+    **options: object,
+) -> Pastiche:
+    """Paint the content image in the style of one or more style images (Gatys et al. 2016).
+
+    Args:
+        content: the picture whose scene is kept.
+        style: the picture, or pictures, whose manner is taken; several are blended as ``style_weight_each`` says.
+        config: every option; by default ``StylizeConfig()``.
+        output: the picture to write, checked before any work; nothing is written without it.
+        overwrite: replace an output that exists.
+        listeners: hear of events and notes; may stop the run.
+        networks: shares loaded networks between several calls.
+        ranks: the processes that share the picture, see :func:`nst_fast.distributed.group.joined`; each of them
+            makes the same call, and rank 0 writes.
+        **options: fields of :class:`StylizeConfig` that differ from ``config``, as ``steps=100``.
+
+    Returns:
+        The picture and its record.
+
+    Raises:
+        NstFastError: one of the tree in :mod:`nst_fast.errors`, according to what is wrong.
+    """
+    config = (config or StylizeConfig()).replace(**known(StylizeConfig, options))
+    styles = paths_of(style)
+    if not styles:
+        raise UsageError("no style image was given", "Name at least one")
+    files = OutputFiles(Path(output)) if output is not None else None
+    listeners = listeners or Listeners()
+    writes = files is not None and (ranks is None or ranks.rank == 0)
+    with held(files if writes else None, listeners):
+        if files is not None:
+            check_unfinished(files, overwrite=overwrite)
+            files.check(
+                overwrite=overwrite, inputs=[Path(content), *styles], bit_depth=config.bit_depth, side=config.image_size
+            )
+        problem = load_problem(config, Path(content), styles, networks or Networks())
+        if files is not None and writes:
+            remove_checkpoints(files)
+        if ranks is None:
+            pastiche = run(problem, files, listeners, keeper_of(files, config.checkpoint_interval, listeners.note))
+        else:
+            keeper = keeper_of(files if writes else None, config.checkpoint_interval, listeners.note)
+            pastiche = run_shared(problem, files, listeners, ranks, keeper)
+        return saved(pastiche, files if writes else None)
+
+
+def stylize_together(
+    contents: Sequence[str | Path],
+    style: str | Path | Sequence[str | Path],
+    config: StylizeConfig | None = None,
+    *,
+    outputs: Sequence[str | Path] | None = None,
+    overwrite: bool = False,
+    listeners: Listeners | None = None,
+    networks: Networks | None = None,
+    **options: object,
+) -> list[Pastiche]:
+    """Paint several content images in one style, those of one size in one loop: more pictures per second on a GPU.
+
+    Each becomes what :func:`stylize` makes of it, but for the last bits, and for two things that pictures in one loop
+    decide together: with ``patience`` they go on until none improves any more, and when one diverges all go back to
+    their best. There is no monitor, and there are no checkpoints.
+
+    Args:
+        contents: pictures whose scenes are kept, of any sizes; as many at a time as memory holds.
+        style: the picture, or pictures, whose manner is taken, as for :func:`stylize`.
+        config: every option; by default ``StylizeConfig()``.
+        outputs: the pictures to write, one per content image, checked before any work; nothing is written without.
+        overwrite: replace outputs that exist.
+        listeners: hear of events, whose losses are means, and notes; may stop the run.
+        networks: shares loaded networks between several calls.
+        **options: fields of :class:`StylizeConfig` that differ from ``config``, as ``steps=100``.
+
+    Returns:
+        The pictures and their records, in the order of ``contents``. A record's seconds are those of its whole loop,
+        of which ``plan["together"]`` says how many pictures it had.
+
+    Raises:
+        NstFastError: as :func:`stylize` does, and :class:`UsageError` for an option that needs a picture to itself.
+            When pictures diverge beyond repair, that is raised once everything is written.
+    """
+    config = (config or StylizeConfig()).replace(**known(StylizeConfig, options))
+    check_joinable(config)
+    listeners, networks = listeners or Listeners(), networks or Networks()
+    paths, styles = [Path(content) for content in contents], paths_of(style)
+    if not (paths and styles):
+        raise UsageError(f"no {'style' if paths else 'content'} image was given", "Name at least one")
+    files = output_files(outputs, len(paths))
+    made: dict[int, Pastiche] = {}
+    with ExitStack() as stack:
+        for file in filter(None, files):
+            stack.enter_context(held(file, listeners))
+            check_unfinished(file, overwrite=overwrite)
+            file.check(
+                overwrite=overwrite, inputs=[*paths, *styles], bit_depth=config.bit_depth, side=config.image_size
+            )
+        problems = [load_problem(config, path, styles, networks) for path in paths]
+        for file in filter(None, files):
+            remove_checkpoints(file)
+        for index, pastiche in run_together(problems, files, listeners):
+            made[index] = written(pastiche, files[index])
+    if failure := next((pastiche.failure for pastiche in made.values() if pastiche.failure), None):
+        raise failure
+    return [made[index] for index in range(len(paths))]
+
+
+def output_files(outputs: Sequence[str | Path] | None, count: int) -> list[OutputFiles | None]:
+    """One entry per picture. Raises :class:`UsageError` unless there is one output for each."""
+    if outputs is None:
+        return [None] * count
+    places = [Path(output) for output in outputs]
+    if len({place.absolute() for place in places}) != len(places) or len(places) != count:
+        message = f"{len(places)} outputs for {count} content images"
+        raise UsageError(message, "Name one for each, all different")
+    return [OutputFiles(place) for place in places]
+
+
+def resume(
+    output: str | Path,
+    *,
+    content: str | Path | None = None,
+    style: str | Path | Sequence[str | Path] = (),
+    overwrite: bool = False,
+    listeners: Listeners | None = None,
+    networks: Networks | None = None,
+    **options: object,
+) -> Pastiche:
+    """Go on with an interrupted run of :func:`stylize` from its newest checkpoint, to the picture it would have made.
+
+    On a CPU the picture has the same pixels, bit by bit, and the loss history the same values; only times differ.
+
+    Args:
+        output: the picture that the run was to write.
+        content, style: where the pictures are now, if they have been moved.
+        overwrite: replace a picture that is not the one which the run left when it was stopped.
+        listeners, networks: as for :func:`stylize`.
+        **options: changes of options that do not change the picture, as ``monitor_every=0``.
+
+    Returns:
+        The picture and its record, as if there had been no interruption.
+
+    Raises:
+        ResumeError: there is nothing to go on from, or pictures, weights, options or device are not those of the run.
+        NstFastError: as :func:`stylize` does.
+    """
+    files, listeners = OutputFiles(Path(output)), listeners or Listeners()
+    check_output_suffix(files.picture)
+    if (record := ended(files)) is not None:
+        raise ResumeError(
+            f"{shown(files.picture)} is finished: {record['status']}, {record['steps']} steps",
+            f"To go on from it, stylize with --init {shown(files.picture)}",
+        )
+    with held(files, listeners):
+        checkpoint = newest(files, listeners.note)
+        check_output(checkpoint, files, overwrite=overwrite)
+        config = continued_config(checkpoint, known(StylizeConfig, options))
+        pictures = found_pictures(checkpoint, Path(content) if content is not None else None, paths_of(style))
+        files.check(
+            overwrite=True, inputs=[pictures[0], *pictures[1]], bit_depth=config.bit_depth, side=config.image_size
+        )
+        problem = load_problem(config, *pictures, networks or Networks())
+        check_same(checkpoint, problem, listeners.note)
+        listeners.note(f"going on after step {checkpoint.step} of {config.steps}")
+        pastiche = run(
+            problem, files, listeners, keeper_of(files, config.checkpoint_interval, listeners.note), checkpoint
+        )
+        return saved(pastiche, files)
+
+
+def paths_of(style: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(style)] if isinstance(style, str | Path) else [Path(item) for item in style]
+
+
+@contextmanager
+def held(files: OutputFiles | None, listeners: Listeners) -> Iterator[None]:
+    """The right to write these files. Raises :class:`BusyError` at once when another run has it."""
+    with ExitStack() as stack:
+        if files is not None:
+            try:
+                stack.enter_context(lock(files.picture))
+            except OutputError as error:  # a cache that cannot be written costs a safeguard, not the run
+                listeners.note(f"another run to {shown(files.picture)} would not be noticed: {error.message}")
+        yield
+
+
+def check_unfinished(files: OutputFiles, *, overwrite: bool) -> None:
+    """Raise :class:`OutputError` rather than lose the checkpoints of an unfinished run, unless that is wanted."""
+    if (kept := files.checkpoints()) and not overwrite:
+        raise OutputError(
+            f"{shown(files.picture)} is the picture of an unfinished run, which left {shown(kept[0].name)}",
+            f"Go on with it by `nst-fast resume {shown(files.picture)}`, or use --overwrite to begin anew",
+        )
+
+
+def saved(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
+    """Write what a run has made. Raises its failure, if it is one."""
+    written(pastiche, files)
+    if pastiche.failure is not None:
+        raise pastiche.failure
+    return pastiche
+
+
+def written(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
+    """Write what a run has made; its checkpoints go when it is complete, and stay when it was stopped or failed."""
+    if files is not None:
+        files.save(pastiche.image, pastiche.record)
+        if pastiche.record.status in ENDED:
+            remove_checkpoints(files)
+    return pastiche
+
+
+__all__ = ["Listeners", "Networks", "Pastiche", "Run", "resume", "run", "stylize", "stylize_together"]

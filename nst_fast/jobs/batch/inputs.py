@@ -1,0 +1,124 @@
+"""Which pictures a batch is about, what each is called, and what becomes of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from nst_fast.errors import InputError, UsageError
+from nst_fast.images import READABLE
+from nst_fast.images.sources import open_source
+from nst_fast.system.files import shown
+
+STATE = ".nst-fast-batch"  # what a batch keeps for itself; it marks a folder as a batch's output
+
+
+def find_pictures(given: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Name -> path of every picture, sorted by name.
+
+    A folder gives what lies below it and looks like a picture by its suffix, a file itself whatever it is called. Among
+    several inputs each folder's pictures keep the folder's name. Hidden files and the outputs of batches are left out.
+
+    Args:
+        given: files and folders.
+        folder: the batch's own output.
+
+    Raises:
+        InputError: an input is missing, or a folder cannot be read.
+        UsageError: two different pictures have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in dict.fromkeys(given):
+        if not path.is_dir():
+            _add(found, path.name, _existing(path))
+            continue
+        prefix = PurePosixPath(path.absolute().resolve().name if len(given) > 1 else "")
+        for picture in pictures_below(path, folder):
+            _add(found, str(prefix / picture.relative_to(path).as_posix()), picture)
+    return dict(sorted(found.items()))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        open_source(path).close()  # raises, and knows what to suggest
+    return path
+
+
+def _add(found: dict[str, Path], name: str, path: Path) -> None:
+    other = found.setdefault(name, path)
+    if other.absolute() != path.absolute():
+        raise UsageError(
+            f"{shown(other)} and {shown(path)} would have one name in the output, {shown(name)}",
+            "Give their folders, or rename one of them",
+        )
+
+
+def pictures_below(root: Path, output: Path) -> Iterator[Path]:
+    """The pictures in a folder and the folders in it; links are followed, but no folder is entered twice."""
+    entered = {_identity(output)}
+    for place, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
+        here = Path(place)
+        if (identity := _identity(here)) in entered or STATE in folders:
+            folders.clear()
+            continue
+        entered.add(identity)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and PurePosixPath(name).suffix.lower() in READABLE:
+                yield here / name
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:  # an output that is not there yet
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(
+        f"{shown(error.filename)}: the folder cannot be read: {(error.strerror or str(error)).lower()}",
+        "Mend its permissions, or name the other folders one by one",
+    ) from error
+
+
+def stem_key(name: str) -> str:
+    """What pictures share that compete for one output: the name without suffix, as file systems that ignore case do."""
+    stem = str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
+    return hashlib.sha256(os.fsencode(folded(stem))).hexdigest()[:32]
+
+
+def folded(name: str) -> str:
+    """The same for names that some file systems hold for the same."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def output_name(name: str, suffix: str, taken: Collection[str]) -> str:
+    """``a.jpg`` -> ``a.png``, or ``a.jpg.png``, ``a.jpg-2.png`` ... when others have that.
+
+    Args:
+        name: of the input, below INPUT.
+        suffix: of the output, with its dot.
+        taken: the outputs of all other inputs, :func:`folded`.
+    """
+    path = PurePosixPath(name)
+    number, candidate = 1, str(path.with_suffix(suffix))
+    while folded(candidate) in taken:
+        candidate = f"{path}{suffix}" if number == 1 else f"{path}-{number}{suffix}"
+        number += 1
+    return candidate
+
+
+def output_names(names: Sequence[str], suffix: str, known: dict[str, str]) -> dict[str, str]:
+    """Input -> output for all names in order; those that are ``known``, made before, stay as they are."""
+    chosen = {name: output for name, output in known.items() if PurePosixPath(output).suffix == suffix}
+    taken = {folded(output) for output in chosen.values()}
+    for name in names:
+        if name not in chosen:
+            chosen[name] = output_name(name, suffix, taken)
+            taken.add(folded(chosen[name]))
+    return chosen

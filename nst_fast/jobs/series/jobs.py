@@ -1,0 +1,129 @@
+"""A series: several runs that belong together, as the cells of a sweep. Data only."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nst_fast.errors import UsageError
+from nst_fast.images.sheet import Heading
+from nst_fast.options.config import StylizeConfig
+
+PLAIN_AXES = ("content", "style", "tap")  # whose values speak for themselves
+LONGEST_NAME = 120  # of a job; file systems allow 255 bytes with suffix and snapshot number
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a series.
+
+    Attributes:
+        name: of its files, without suffix; no other job of the series has it.
+        values: axis -> value, as people read them.
+        config: every option.
+        content: None for a texture.
+        styles: empty for a reconstruction.
+        size: height and width of the pastiche; by default the content's shape at ``image_size``.
+    """
+
+    name: str
+    values: Mapping[str, str]
+    config: StylizeConfig
+    content: Path | None
+    styles: tuple[Path, ...]
+    size: tuple[int, int] | None = None
+
+    @property
+    def label(self) -> str:
+        """What tells the job from the others: ``style great_wave, content-weight 10``."""
+        return ", ".join(f"{axis} {value}" for axis, value in self.values.items())
+
+
+@dataclass(frozen=True)
+class Series:
+    """Jobs in the order of their sheet: the last axis runs fastest.
+
+    Attributes:
+        kind: ``sweep``, ``reconstruction`` or ``texture``.
+        title: of the sheet.
+        axes: axis -> its values; the columns of the sheet are the last axis, its rows all the others.
+        jobs: one for each combination of values.
+    """
+
+    kind: str
+    title: str
+    axes: Mapping[str, Sequence[str]]
+    jobs: Sequence[Job]
+
+    @property
+    def column_headings(self) -> list[list[Heading]]:
+        name, values = list(self.axes.items())[-1]
+        return [[Heading(name, value)] for value in values]
+
+    @property
+    def row_headings(self) -> list[list[Heading]]:
+        """Empty when there is but one row that needs no name."""
+        names = list(self.axes)[:-1]
+        combinations = itertools.product(*(self.axes[name] for name in names))
+        return [[Heading(n, v) for n, v in zip(names, values, strict=True)] for values in combinations] if names else []
+
+
+Axes = Mapping[str, Mapping[str, object]]  # axis -> value as shown -> the thing itself
+
+
+def make_series(kind: str, title: str, axes: Axes, make_job: Callable[[str, dict[str, object]], Job]) -> Series:
+    """The series over all combinations of the axes' values; axes with one value are left out of names and labels.
+
+    Args:
+        kind, title: see :class:`Series`.
+        axes: axis -> value as shown -> what it stands for, at least one of each.
+        make_job: takes the job's name and what its values stand for; the values shown are put in here.
+    """
+    shown = {name: values for name, values in axes.items() if len(values) > 1} or dict(list(axes.items())[-1:])
+    jobs = []
+    for combination in itertools.product(*(values.items() for values in axes.values())):
+        labels = {axis: label for axis, (label, _) in zip(axes, combination, strict=True)}
+        things = {axis: thing for axis, (_, thing) in zip(axes, combination, strict=True)}
+        values = {axis: label for axis, label in labels.items() if axis in shown}
+        job = make_job(job_name(values), things)
+        jobs.append(Job(job.name, values, job.config, job.content, job.styles, job.size))
+    return Series(kind, title, {name: list(values) for name, values in shown.items()}, jobs)
+
+
+def job_name(values: Mapping[str, str]) -> str:
+    """A file name for the values: pictures and taps by name, options as ``name=value``; odd characters become ``_``."""
+    parts = [value if axis in PLAIN_AXES else f"{axis}={value}" for axis, value in values.items()]
+    text = "-".join(parts)
+    name = re.sub(r"[^\w.,=+-]", "_", text, flags=re.ASCII)
+    if name == text and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def picture_labels(paths: Sequence[Path]) -> dict[str, object]:
+    """Label -> picture: by stem, by name where stems agree, by path where names agree; a repeated path counts once."""
+    paths = list(dict.fromkeys(paths))
+    stems, names = Counter(path.stem for path in paths), Counter(path.name for path in paths)
+
+    def label(path: Path) -> str:
+        if stems[path.stem] == 1:
+            return path.stem
+        return path.name if names[path.name] == 1 else str(path)
+
+    return {label(path): path for path in paths}
+
+
+def parse_seeds(text: str) -> dict[str, object]:
+    """``0,1`` -> ``{"0": 0, "1": 1}``."""
+    try:
+        seeds = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"--seeds {text!r}: not whole numbers", "Write them as 0,1,2") from None
+    if not seeds:
+        raise UsageError("--seeds is empty", "Name at least one, as 0")
+    return {str(seed): seed for seed in seeds}

@@ -1,0 +1,218 @@
+"""Geometry of exact tiling: which pixels a tile owns, which it has to see, and which cells of a tap are its own.
+
+A picture is cut into a grid of tiles whose inner edges lie on the deepest pooling grid in use, so that every pooling
+window of the picture is a pooling window of exactly one tile. A tile is computed from a crop: its own pixels and a
+halo around them. The halo is as wide as the taps look beyond their own cells, rounded up to the pooling grid; at the
+borders of the picture there is none, because padding is what the network sees there anyway.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from nst_fast.errors import UsageError
+from nst_fast.network.taps import cut, smallest_side
+
+
+def reach(network: str, taps: Iterable[str]) -> int:
+    """How many pixels the taps look beyond the square of their own cell, on each side: 70 for ``relu5_1`` of VGG-19.
+
+    Every 3x3 convolution adds one cell of its own grid.
+    """
+    pixels, stride = 0, 1
+    for layer in cut(network, taps):
+        pixels += stride if layer.startswith("conv") else 0
+        stride *= 2 if layer.startswith("pool") else 1
+    return pixels
+
+
+def stride_of(tap: str) -> int:
+    """The side of one cell of a tap in pixels: 16 for ``relu5_1``."""
+    return smallest_side([tap])
+
+
+def halo_of(network: str, taps: Iterable[str]) -> int:
+    """The halo in pixels: the reach of the taps, rounded up to the deepest pooling grid among them."""
+    taps = list(taps)
+    grid = smallest_side(taps)
+    return _ceil_div(reach(network, taps), grid) * grid
+
+
+@dataclass(frozen=True)
+class Extent:
+    """One axis of a tile, in pixels of the picture: its own ``start:stop`` within the crop ``low:high``."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+
+    @property
+    def seen(self) -> int:
+        """How long the crop is, in pixels."""
+        return self.high - self.low
+
+    def cells(self, stride: int) -> slice:
+        """The tile's own cells of a tap, as indices into the whole picture's features; they may be none."""
+        return slice(self.start // stride, self.stop // stride)
+
+    def cells_in_crop(self, stride: int) -> slice:
+        """The same cells as indices into the features of the crop."""
+        first = self.low // stride
+        return slice(self.start // stride - first, self.stop // stride - first)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile: its rows and its columns. All methods give index tuples for ``[B, C, H, W]`` tensors."""
+
+    rows: Extent
+    columns: Extent
+
+    @property
+    def crop(self) -> tuple[slice, ...]:
+        """Own pixels and halo: what the encoder sees, and where the gradient is added."""
+        return _index(slice(self.rows.low, self.rows.high), slice(self.columns.low, self.columns.high))
+
+    @property
+    def and_below(self) -> tuple[slice, ...]:
+        """Own pixels and the row below them, where there is one."""
+        rows = slice(self.rows.start, min(self.rows.stop + 1, self.rows.high))
+        return _index(rows, slice(self.columns.start, self.columns.stop))
+
+    @property
+    def and_right(self) -> tuple[slice, ...]:
+        """Own pixels and the column to their right, where there is one."""
+        columns = slice(self.columns.start, min(self.columns.stop + 1, self.columns.high))
+        return _index(slice(self.rows.start, self.rows.stop), columns)
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        return self.rows.seen, self.columns.seen
+
+    def cells(self, stride: int) -> tuple[slice, ...]:
+        """Own cells in the features of the whole picture."""
+        return _index(self.rows.cells(stride), self.columns.cells(stride))
+
+    def cells_in_crop(self, stride: int) -> tuple[slice, ...]:
+        """Own cells in the features of the crop."""
+        return _index(self.rows.cells_in_crop(stride), self.columns.cells_in_crop(stride))
+
+
+def _index(rows: slice, columns: slice) -> tuple[slice, ...]:
+    return (slice(None), slice(None), rows, columns)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A picture cut into a grid of tiles: every extent of ``rows`` with every extent of ``columns``."""
+
+    height: int
+    width: int
+    halo: int
+    rows: tuple[Extent, ...]
+    columns: tuple[Extent, ...]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return len(self.rows), len(self.columns)
+
+    @property
+    def tiles(self) -> Iterator[Tile]:
+        """All tiles, row by row."""
+        return (Tile(row, column) for row in self.rows for column in self.columns)
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is but one tile, which is the picture."""
+        return self.grid == (1, 1)
+
+    @property
+    def largest_crop(self) -> tuple[int, int]:
+        """Height and width of the largest crop: what decides the memory."""
+        return max(row.seen for row in self.rows), max(column.seen for column in self.columns)
+
+    @property
+    def overhead(self) -> float:
+        """Pixels of all crops over pixels of the picture: what the halos cost in time."""
+        seen = sum(row.seen for row in self.rows) * sum(column.seen for column in self.columns)
+        return seen / (self.height * self.width)
+
+
+def make_tiling(
+    network: str, taps: Iterable[str], height: int, width: int, grid: tuple[int, int], *, halo: int | None = None
+) -> Tiling:
+    """Cut a picture into ``grid`` (rows, columns) tiles of nearly equal size, exact for the given taps.
+
+    Args:
+        network: ``vgg16`` or ``vgg19``.
+        taps: every tap that is used; they decide halo and grid.
+        height, width: of the picture in pixels.
+        grid: at most so many tiles; fewer when the picture is too small for as many.
+        halo: overrides the halo that the taps need, which makes the result wrong when it is smaller.
+
+    Raises:
+        UsageError: the grid is empty.
+    """
+    taps = list(taps)
+    if min(grid) < 1:
+        raise UsageError(f"a grid of {grid[0]}x{grid[1]} tiles", "Give at least one tile each way")
+    alignment = smallest_side(taps)
+    halo = halo_of(network, taps) if halo is None else halo
+    rows = _extents(height, grid[0], alignment, halo)
+    columns = _extents(width, grid[1], alignment, halo)
+    return Tiling(height, width, halo, rows, columns)
+
+
+def strip_rows(
+    network: str, taps: Iterable[str], height: int, count: int, *, halo: int | None = None
+) -> tuple[Extent, ...]:
+    """Cut the rows of a picture into at most ``count`` strips, the shares of as many processes.
+
+    A strip is what a tile is, with halo and edges on the pooling grid, but as wide as the picture.
+    """
+    taps = list(taps)
+    # Edges on even rows, so that smoothing, which pools by 2, cuts none of its windows either.
+    alignment = max(2, smallest_side(taps))
+    return _extents(height, count, alignment, halo_of(network, taps) if halo is None else halo)
+
+
+def tiling_of_strip(network: str, taps: Iterable[str], strip: Extent, width: int, grid: tuple[int, int]) -> Tiling:
+    """The tiles of a strip, in the coordinates of what it sees: row 0 is the strip's ``low``.
+
+    Together they own the rows of the strip and not its halo, so the sums over the tiles of all strips are those over
+    the picture.
+    """
+    taps = list(taps)
+    alignment, halo = smallest_side(taps), halo_of(network, taps)
+    above, below = strip.start - strip.low, strip.high - strip.stop
+    rows = _extents(strip.stop - strip.start, grid[0], alignment, halo, above, below)
+    return Tiling(strip.seen, width, halo, rows, _extents(width, grid[1], alignment, halo))
+
+
+def _extents(length: int, count: int, alignment: int, halo: int, above: int = 0, below: int = 0) -> tuple[Extent, ...]:
+    """Cut one axis into at most ``count`` extents; every inner edge is a multiple of the alignment.
+
+    So many pixels ``above`` and ``below`` the axis can be seen too; they are counted, but belong to no extent.
+    """
+    cells = _ceil_div(length, alignment)
+    count = min(count, cells)
+    edges = [above + number * cells // count * alignment for number in range(count)] + [above + length]
+    end = above + length + below
+    return tuple(
+        Extent(start, stop, max(0, start - halo), min(end, stop + halo)) for start, stop in itertools.pairwise(edges)
+    )
+
+
+def grid_for_side(taps: Iterable[str], height: int, width: int, side: int) -> tuple[int, int]:
+    """The smallest grid whose tiles are at most ``side`` pixels each way (but at least one pooling window)."""
+    alignment = smallest_side(taps)
+    cells = max(1, side // alignment)
+    rows, columns = (_ceil_div(_ceil_div(length, alignment), cells) for length in (height, width))
+    return rows, columns
+
+
+def _ceil_div(number: int, divisor: int) -> int:
+    return -(-number // divisor)

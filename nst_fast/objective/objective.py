@@ -1,0 +1,137 @@
+"""The objective: what is measured on a picture, the targets it is compared with, and the weighted sum of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nst_fast.network.vgg import Encoder
+from nst_fast.objective import losses
+from nst_fast.options.config import ObjectiveOptions
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the losses compare. The same measures, taken once from content and style images, are the targets.
+
+    Attributes:
+        content: tap -> features [B, C, h, w].
+        grams: tap -> mean Gram matrix [B, C, C].
+        positions: tap -> h * w, for every tap in ``grams``.
+    """
+
+    content: Mapping[str, Tensor]
+    grams: Mapping[str, Tensor]
+    positions: Mapping[str, int]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Statistics:
+        def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {tap: tensor.to(device, dtype) for tap, tensor in tensors.items()}
+
+        return Statistics(move(self.content), move(self.grams), dict(self.positions))
+
+
+def measure(features: Mapping[str, Tensor], content_taps: Iterable[str], style_taps: Iterable[str]) -> Statistics:
+    """The statistics of encoder features."""
+    style_taps = list(style_taps)
+    return Statistics(
+        content={tap: features[tap] for tap in content_taps},
+        grams={tap: losses.gram_matrix(features[tap]) for tap in style_taps},
+        positions={tap: features[tap].shape[2] * features[tap].shape[3] for tap in style_taps},
+    )
+
+
+def blend_grams(grams: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """One target from several styles: the weighted mean of their Grams, per tap.
+
+    The weighted sum of squared distances to several Grams differs from the squared distance to their weighted mean
+    by a constant, so both have the same gradient (for normalisations that do not depend on the target).
+    """
+    share = [weight / sum(weights) for weight in weights]
+    return {tap: torch.stack([s * gram[tap] for s, gram in zip(share, grams, strict=True)]).sum(0) for tap in grams[0]}
+
+
+@torch.no_grad()
+def build_targets(
+    encoder: Encoder,
+    options: ObjectiveOptions,
+    content_image: Tensor | None,
+    style_images: Sequence[Tensor],
+    style_weights: Sequence[float] | None = None,
+) -> Statistics:
+    """The targets: features of the content image, blended Grams of the style images.
+
+    Args:
+        encoder: serves the taps that the options name.
+        options: which taps.
+        content_image: [B, 3, H, W], the size of the pastiche; may be None when there are no content taps.
+        style_images: each [1 or B, 3, H, W], of any size.
+        style_weights: blend weights, by default equal.
+    """
+    content: Mapping[str, Tensor] = {}
+    if options.content_tap_weights and content_image is not None:
+        content = measure(encoder(content_image), options.content_tap_weights, ()).content
+    grams = []
+    for image in style_images if options.style_tap_weights else ():
+        grams.append(measure(encoder(image), (), options.style_tap_weights).grams)
+    blended = blend_grams(grams, style_weights or [1.0] * len(grams)) if grams else {}
+    return Statistics(content, blended, {})
+
+
+class Objective:
+    """The weighted sum of losses between a picture's statistics and the targets."""
+
+    def __init__(self, options: ObjectiveOptions, targets: Statistics) -> None:
+        self.options = options
+        self.targets = targets
+        self.content_taps = options.content_tap_weights
+        self.style_taps = options.style_tap_weights
+        self.tv_colors = self._tv_colors()
+
+    def _tv_colors(self) -> Tensor | None:
+        """The matrix of :func:`losses.tv_colors` where the targets are; None when there is no total variation.
+
+        It is put there once: a copy to the device at every evaluation would end a CUDA graph's capture.
+        """
+        if not self.options.has_tv:
+            return None
+        target = next(iter([*self.targets.grams.values(), *self.targets.content.values()]))
+        colors = losses.tv_colors(self.options.tv_weight, self.options.chroma_tv_weight)
+        return colors.to(target.device, torch.promote_types(target.dtype, torch.float32))  # content may be halved
+
+    def measure(self, features: Mapping[str, Tensor]) -> Statistics:
+        return measure(features, self.content_taps, self.style_taps)
+
+    @property
+    def term_names(self) -> list[str]:
+        """The names of the terms, in the order of :meth:`terms`."""
+        names = [f"content/{tap}" for tap in self.content_taps] + [f"style/{tap}" for tap in self.style_taps]
+        return [*names, "tv"] if self.tv_colors is not None else names
+
+    def terms(self, statistics: Statistics, image: Tensor) -> dict[str, Tensor]:
+        """Weighted terms, each [B]; they add up to the total.
+
+        Args:
+            statistics: of the picture, as :meth:`measure` gives them.
+            image: the picture itself [B, 3, H, W], for total variation.
+        """
+        found = {f"content/{tap}": self.content_term(tap, features) for tap, features in statistics.content.items()}
+        for tap, gram in statistics.grams.items():
+            found[f"style/{tap}"] = self.style_term(tap, gram, statistics.positions[tap])
+        if self.tv_colors is not None:
+            found["tv"] = losses.tv_loss(image, self.tv_colors)
+        return found
+
+    def content_term(self, tap: str, features: Tensor) -> Tensor:
+        weight = self.options.content_weight * self.content_taps[tap]
+        return weight * losses.content_loss(features, self.targets.content[tap], self.options.content_normalization)
+
+    def style_term(self, tap: str, gram: Tensor, positions: int) -> Tensor:
+        options = self.options
+        factor = losses.gram_factor(options.gram_normalization, gram.shape[1], positions)
+        weight = options.style_weight * self.style_taps[tap]
+        target = self.targets.grams[tap]
+        return weight * losses.style_loss(gram, target, options.style_normalization, factor, positions)

@@ -1,0 +1,159 @@
+"""ONNX Runtime's own fp32 evaluation of snapshots of the pastiche, beside the loop and never in its way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nst_fast.network.taps import tap_size
+from nst_fast.objective.objective import Objective, Statistics
+from nst_fast.onnx.export import CONTENT, GRAM
+from nst_fast.onnx.session import Session
+
+CLOSE_SECONDS = 60.0  # how long the last reading may take before the run ends without it
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The objective of one snapshot as ONNX Runtime sees it.
+
+    Attributes:
+        step: updates done when the snapshot was taken.
+        terms: weighted terms and ``total``, named as the loop names them (means over the batch).
+        latency_ms: from taking the snapshot up to the finished terms.
+    """
+
+    step: int
+    terms: dict[str, float]
+    latency_ms: float
+
+
+class Monitor:
+    """Evaluates snapshots in a thread of its own; a context manager that ends with the last reading.
+
+    One snapshot can wait while another is evaluated. A newer one takes the place of the one that waits, so that a
+    slow provider gives fewer readings, holds up nothing, and still sees the final picture. What fails in the thread
+    ends the monitoring and not the run: it becomes one of the ``warnings``.
+
+    Args:
+        session: of an ``objective`` graph with the objective's taps, see :mod:`nst_fast.onnx.export`.
+        objective: the loop's; its targets are copied to the CPU in float32.
+    """
+
+    def __init__(self, session: Session, objective: Objective) -> None:
+        self.session = session
+        self.dropped = 0
+        self._objective = Objective(objective.options, objective.targets.to(torch.device("cpu"), torch.float32))
+        self._readings: list[Reading] = []
+        self._warnings: list[str] = []
+        self._waiting: tuple[int, Tensor] | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="nst-fast monitor", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close(0.0 if error is not None else CLOSE_SECONDS)
+
+    def submit(self, step: int, pastiche: Tensor) -> bool:
+        """Hand over a snapshot [B, 3, H, W] on the CPU, which the caller must not change any more. Never waits.
+
+        The picture is evaluated as it is, without clamping: it is what the loop evaluated.
+
+        Returns:
+            Whether every snapshot is still to be evaluated; False when one was dropped, the older of two that wait.
+        """
+        with self._changed:
+            if self._closed:
+                self.dropped += 1
+                return False
+            full = self._waiting is not None
+            self.dropped += full
+            self._waiting = (step, pastiche)
+            self._changed.notify()
+            return not full
+
+    def readings(self) -> list[Reading]:
+        """The readings so far, in the order of their steps."""
+        with self._changed:
+            return list(self._readings)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong so far, one sentence each."""
+        with self._changed:
+            return list(self._warnings)
+
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Take no more snapshots and wait for those handed over, at most so many seconds."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout)
+        if self._thread.is_alive() and timeout:
+            self._warn(f"monitor: the last reading was not finished within {timeout:g} s and is missing")
+
+    def _warn(self, sentence: str) -> None:
+        with self._changed:
+            self._warnings.append(sentence)
+
+    def _take(self) -> tuple[int, Tensor] | None:
+        """Wait for a snapshot; None when the monitor is closed and nothing is left."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting is not None)
+            snapshot, self._waiting = self._waiting, None
+            return snapshot
+
+    def _work(self) -> None:
+        while (snapshot := self._take()) is not None:
+            try:
+                reading = self._evaluate(*snapshot)
+            # Broad, because whatever it is, the run it accompanies must go on; it is kept as a warning.
+            except Exception as error:
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                self._warn(f"monitor: stopped at step {snapshot[0]}, {reason}")
+                with self._changed:
+                    self._closed = True
+                return
+            with self._changed:
+                self._readings.append(reading)
+
+    @torch.no_grad()
+    def _evaluate(self, step: int, pastiche: Tensor) -> Reading:
+        started = time.perf_counter()
+        pastiche = pastiche.to(torch.device("cpu"), torch.float32)
+        # The graph takes one picture; a batch is as many independent problems.
+        outputs = [self.session.run(image[None].contiguous().numpy()) for image in pastiche]
+        height, width = pastiche.shape[2:]
+        terms = self._objective.terms(as_statistics(outputs, height, width), pastiche)
+        means = {name: float(term.mean()) for name, term in terms.items()}
+        total = float(torch.stack(list(terms.values())).sum(0).mean())
+        return Reading(step, {**means, "total": total}, 1e3 * (time.perf_counter() - started))
+
+
+def as_statistics(outputs: Sequence[Mapping[str, NDArray[Any]]], height: int, width: int) -> Statistics:
+    """The outputs of an ``objective`` graph, one mapping per picture of this size, as the objective's statistics."""
+    content: dict[str, Tensor] = {}
+    grams: dict[str, Tensor] = {}
+    positions: dict[str, int] = {}
+    for name in outputs[0]:
+        batch = torch.cat([torch.from_numpy(output[name]) for output in outputs])
+        if name.startswith(CONTENT):
+            content[name.removeprefix(CONTENT)] = batch
+            continue
+        tap = name.removeprefix(GRAM)
+        rows, columns = tap_size(tap, height, width)
+        positions[tap] = rows * columns
+        grams[tap] = batch / positions[tap]  # the graph gives sums over positions
+    return Statistics(content, grams, positions)

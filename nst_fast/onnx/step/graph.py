@@ -1,0 +1,258 @@
+"""Losses, their gradient and one Adam update as a single ONNX graph, put together from the rules of backward_rules.
+
+The gradient graph: the pastiche in; its gradient, its loss terms and their total out. The step graph: pastiche and
+Adam's state in; the next pastiche, the next state, and the losses of the pastiche that came in, out. Targets, weights
+of the terms and all that depends on the size are inputs, so one file serves every style, every normalisation and
+every size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nst_fast.network.taps import channels_of
+from nst_fast.objective.coefficients import odd_pads
+from nst_fast.onnx.step import backward_rules as rules
+from nst_fast.onnx.step.onnx_ops import FLOATS, Array, GraphWriter, Value, element_type
+from nst_fast.onnx.step.spec import (
+    CONTENT_TARGET,
+    GRADIENT_SCALE,
+    GRAM_TARGET,
+    INVERSE_POSITIONS,
+    PADS,
+    TV_COLORS,
+    TV_DOWN,
+    TV_RIGHT,
+    WEIGHT,
+    AdamConstants,
+    StepGraph,
+)
+
+Weights = Mapping[str, tuple[Array, Array]]  # convolution -> weight [out, in, 3, 3] and bias [out]
+
+
+def build_step_graph(spec: StepGraph, weights: Weights, opset: int) -> Any:
+    """The ``onnx.ModelProto`` of a graph.
+
+    Args:
+        spec: what it computes.
+        weights: of every convolution in ``spec.layers``, in float32 or float64.
+        opset: 18 to 20.
+    """
+    return _Author(spec, weights).write(opset)
+
+
+class _Author:
+    """Writes one graph: forwards, losses, backwards, and the update."""
+
+    def __init__(self, spec: StepGraph, weights: Weights) -> None:
+        self.spec = spec
+        self.weights = weights
+        self.graph = GraphWriter(spec.state_precision)
+        self.features: dict[str, Value] = {}  # layer -> its output
+        self.seeds: dict[str, Value] = {}  # tap -> gradient of its own losses with respect to it
+        self.masked: set[str] = set()  # ReLUs whose mask is already in the gradient that reaches them
+        self.terms: dict[str, Value] = {}
+        self.half = spec.precision == "fp16"
+
+    def write(self, opset: int) -> Any:
+        graph, spec = self.graph, self.spec
+        pastiche = graph.input("pastiche", self._image_shape())
+        state = [graph.input(name, self._image_shape()) for name in ("m", "v")] if spec.adam else []
+        self._forward(pastiche)
+        scale = graph.input(GRADIENT_SCALE, [1]) if self.half else None
+        for tap in spec.content_taps:
+            self._content_loss(tap, scale)
+        for tap in spec.style_taps:
+            self._style_loss(tap, scale)
+        gradient = self._backward(scale)
+        if spec.tv:
+            gradient = graph.op("Add", gradient, self._tv_loss(pastiche))
+        if spec.adam:
+            self._adam(spec.adam, pastiche, state, gradient)
+        self._outputs(gradient)
+        return graph.model("step" if spec.adam else "gradient", opset)
+
+    def _image_shape(self) -> list[int | str]:
+        return [1, 3, *(self.spec.size or ("height", "width"))]
+
+    def _forward(self, pastiche: Value) -> None:
+        graph = self.graph
+        with graph.scope("normalize"):
+            value = graph.op("Div", graph.op("Sub", pastiche, self._per_channel("mean")), self._per_channel("std"))
+            value = self._cast(value, self.spec.precision)
+        self.features["normalize"] = value
+        for layer in self.spec.layers:
+            with graph.scope(layer):
+                value = self._layer(layer, value)
+            self.features[layer] = value
+
+    def _layer(self, layer: str, x: Value) -> Value:
+        if layer.startswith("relu"):
+            return self.graph.op("Relu", x)
+        if layer.startswith("pool"):
+            if self.spec.pooling == "max":
+                return rules.max_pool(self.graph, x)
+            return rules.average_pool(self.graph, x, self.spec.average_pooling_scale, self.spec.precision)
+        border = self._border(layer)
+        if border == 0:
+            x = rules.pad_border(self.graph, x, self.spec.padding)
+        weight, bias = (self._weight(f"{layer}/{kind}", array) for kind, array in self._named(layer))
+        return rules.convolution(self.graph, x, weight, bias, border)
+
+    def _named(self, layer: str) -> list[tuple[str, Array]]:
+        return list(zip(("weight", "bias"), self.weights[layer], strict=True))
+
+    def _weight(self, name: str, array: Array) -> Value:
+        return self.graph.constant(array.astype(self._float(self.spec.precision)), name)
+
+    def _border(self, layer: str) -> int:
+        """How many zeros a convolution adds on each side: none where another padding went before."""
+        return 0 if layer == "conv1_1" and self.spec.padding != "zeros" else 1
+
+    def _content_loss(self, tap: str, scale: Value | None) -> None:
+        """term = weight · sum d², d = features - target; the gradient is 2 weight d."""
+        graph = self.graph
+        height, width = self.spec.extents(tap)
+        target = graph.input(CONTENT_TARGET + tap, [1, channels_of(tap), height, width])
+        weight = graph.input(f"{WEIGHT}content/{tap}", [1])
+        with graph.scope(f"content/{tap}"):
+            difference = graph.op("Sub", self._statistics(tap), target)
+            self.terms[f"content/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
+            self._seed(tap, graph.op("Mul", difference, self._twice(weight, scale)))
+
+    def _style_loss(self, tap: str, scale: Value | None) -> None:
+        """term = weight · sum d², d = Gram - target; the gradient with respect to the Gram is 2 weight d."""
+        graph = self.graph
+        channels = channels_of(tap)
+        target = graph.input(GRAM_TARGET + tap, [1, channels, channels])
+        weight = graph.input(f"{WEIGHT}style/{tap}", [1])
+        inverse_positions = graph.input(INVERSE_POSITIONS + tap, [1])
+        with graph.scope(f"style/{tap}"):
+            features = self._statistics(tap)
+            difference = graph.op("Sub", rules.gram_matrix(graph, features, channels, inverse_positions), target)
+            self.terms[f"style/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
+            dg = graph.op("Mul", difference, self._twice(weight, scale))
+            self._seed(tap, rules.gram_gradient(graph, features, channels, dg, inverse_positions))
+
+    def _statistics(self, tap: str) -> Value:
+        return self._cast(self.features[tap], self.spec.state_precision) if self.half else self.features[tap]
+
+    def _twice(self, weight: Value, scale: Value | None) -> Value:
+        doubled = self.graph.op("Mul", weight, self.graph.number(2))
+        return self.graph.op("Mul", doubled, scale) if scale else doubled
+
+    def _seed(self, tap: str, gradient: Value) -> None:
+        gradient = self._cast(gradient, self.spec.precision)
+        present = self.seeds.get(tap)
+        self.seeds[tap] = self.graph.op("Add", present, gradient) if present else gradient
+
+    def _tv_loss(self, pastiche: Value) -> Value:
+        """The term is put among the terms; returned is its gradient with respect to the pixels.
+
+        term = weight · sum of dᵀ M d, d = differences of neighbours; as M is symmetric, the gradient is 2 weight M d.
+        """
+        graph = self.graph
+        terms, gradients = [], []
+        colors = graph.input(TV_COLORS, [3, 3, 1, 1])
+        with graph.scope("tv"):
+            for name, axis in ((TV_DOWN, rules.ROWS), (TV_RIGHT, rules.COLUMNS)):
+                weight = graph.input(name, [1])
+                difference = rules.neighbour_difference(graph, pastiche, axis)
+                mixed = rules.mixed_colors(graph, difference, colors)
+                terms.append(graph.op("Mul", rules.inner_product(graph, difference, mixed), weight))
+                seed = graph.op("Mul", mixed, self._twice(weight, None))
+                gradients.append(rules.neighbour_difference_gradient(graph, seed, axis))
+            self.terms["tv"] = graph.op("Add", *terms)
+            return graph.op("Add", *gradients)
+
+    def _backward(self, scale: Value | None) -> Value:
+        """From the deepest layer to the pixels, adding each tap's own gradient where the tap is."""
+        graph = self.graph
+        gradient: Value | None = None
+        layers = self.spec.layers
+        for index in reversed(range(len(layers))):
+            layer = layers[index]
+            with graph.scope(f"gradient/{layer}"):
+                seed = self.seeds.get(layer)
+                if seed is not None:
+                    gradient = graph.op("Add", gradient, seed) if gradient else seed
+                assert gradient is not None  # the deepest layer is a tap
+                gradient = self._layer_gradient(layer, layers[index - 1] if index else "normalize", gradient)
+        assert gradient is not None
+        with graph.scope("gradient/normalize"):
+            gradient = self._cast(gradient, self.spec.state_precision) if self.half else gradient
+            gradient = graph.op("Div", gradient, scale) if scale else gradient
+            return graph.op("Div", gradient, self._per_channel("std"))
+
+    def _layer_gradient(self, layer: str, before: str, dy: Value) -> Value:
+        graph, precision = self.graph, self.spec.precision
+        if layer.startswith("relu"):
+            return dy if layer in self.masked else rules.relu_gradient(graph, dy, self.features[layer], precision)
+        if layer.startswith("conv"):
+            transposed = self._weight(f"{layer}/transposed", rules.transposed_weight(self.weights[layer][0]))
+            border = self._border(layer)
+            dx = rules.convolution_gradient(graph, dy, transposed, border)
+            return dx if border else rules.pad_border_gradient(graph, dx, self.spec.padding)
+        if self.spec.pooling == "max":
+            dx = self._max_pool_gradient(layer, before, dy)
+        else:
+            dx = rules.average_pool_gradient(graph, dy, self.spec.average_pooling_scale, precision)
+        return self._restore_odd(layer, dx)
+
+    def _max_pool_gradient(self, pool: str, before: str, dy: Value) -> Value:
+        """The ReLU before the pool lets pass what the pool sends to a cell above 0, that is to a maximum above 0: so
+        its mask is as good here, on a quarter of the cells - unless a tap adds a gradient of its own in between."""
+        precision = self.spec.precision
+        if before not in self.seeds:
+            dy = rules.relu_gradient(self.graph, dy, self.features[pool], precision)
+            self.masked.add(before)
+        return rules.max_pool_gradient(self.graph, dy, self.features[before], self.features[pool], precision)
+
+    def _restore_odd(self, pool: str, dx: Value) -> Value:
+        if self.spec.size is None:
+            return rules.restore_odd(self.graph, dx, self.graph.input(PADS + pool, [8], "int64"))
+        pads = odd_pads(pool, *self.spec.size)
+        return rules.restore_odd(self.graph, dx, self.graph.integers(pads)) if any(pads) else dx
+
+    def _outputs(self, gradient: Value) -> None:
+        graph = self.graph
+        losses = graph.op("Concat", *(self.terms[name] for name in self.spec.term_names), axis=0)
+        total = graph.op("ReduceSum", losses, keepdims=1)
+        graph.output("losses", losses, [len(self.terms)])
+        graph.output("total", total, [1])
+        graph.output("gradient", gradient, self._image_shape())
+
+    def _adam(self, adam: AdamConstants, pastiche: Value, state: list[Value], gradient: Value) -> None:
+        """One update, Kingma & Ba 2015, algorithm 1, its epsilon where PyTorch has it; then the clamp to [0, 1]."""
+        graph = self.graph
+        names = ("learning_rate", "correction1", "correction2")  # the last two: 1 - beta^t
+        rate, correction1, correction2 = (graph.input(name, [1]) for name in names)
+        with graph.scope("adam"):
+            m = self._decay(state[0], gradient, adam.beta1)
+            v = self._decay(state[1], graph.op("Mul", gradient, gradient), adam.beta2)
+            root = graph.op("Div", graph.op("Sqrt", v), graph.op("Sqrt", correction2))
+            denominator = graph.op("Add", root, graph.constant(np.array([adam.epsilon], self._float()), "epsilon"))
+            step = graph.op("Mul", graph.op("Div", m, denominator), graph.op("Div", rate, correction1))
+            limits = [graph.constant(np.array(limit, self._float())) for limit in (0, 1)]  # Clip takes scalars only
+            clamped = graph.op("Clip", graph.op("Sub", pastiche, step), *limits)
+        for name, value in (("new_pastiche", clamped), ("new_m", m), ("new_v", v)):
+            graph.output(name, value, self._image_shape())
+
+    def _decay(self, state: Value, value: Value, beta: float) -> Value:
+        graph = self.graph
+        kept = graph.op("Mul", state, graph.number(beta))
+        return graph.op("Add", kept, graph.op("Mul", value, graph.number(1 - beta)))
+
+    def _per_channel(self, which: str) -> Value:
+        values = np.array(getattr(self.spec, which), self._float()).reshape(1, 3, 1, 1)
+        return self.graph.constant(values, which)
+
+    def _cast(self, value: Value, precision: str) -> Value:
+        return self.graph.op("Cast", value, to=element_type(precision)) if self.half else value
+
+    def _float(self, precision: str = "") -> Any:
+        return FLOATS[precision or self.spec.state_precision]

@@ -1,0 +1,571 @@
+"""The single home of every option's name, type, default, range and help. Standard library only.
+
+Classes are grouped as the work is: what the encoder is, what is optimised, how, and what a run reports. Commands
+combine the groups by inheritance, so an option means the same thing, and has the same default, wherever it appears.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from nst_fast.errors import UsageError
+from nst_fast.network.taps import CONVS_PER_BLOCK, check_taps
+from nst_fast.options.declaration import Options, option
+
+INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
+
+
+def parse_taps(text: str) -> dict[str, float]:
+    """``relu1_1:1.0,relu2_1`` -> ``{"relu1_1": 1.0, "relu2_1": 1.0}``: taps and their weights within the term."""
+    weights: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        tap, colon, number = part.partition(":")
+        try:
+            weights[tap.strip()] = float(number) if colon else 1.0
+        except ValueError:
+            raise UsageError(
+                f"tap {part!r}: {number!r} is not a weight", "Write TAP or TAP:WEIGHT, as relu2_1:0.8"
+            ) from None
+        if not 0 <= weights[tap.strip()] < float("inf"):
+            raise UsageError(f"tap {part!r}: the weight must be a finite number of at least 0")
+    return weights
+
+
+# The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps of the dial.
+STRENGTH_RANGE = 100.0
+# --until-converged: so many steps without improvement.
+CONVERGED_PATIENCE = 50
+# --style-crop: what of a style image's width and height is kept at least.
+LEAST_KEPT = 0.1
+
+
+# Units of --max-memory; IEC's and SI's, as people write them.
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """``4GiB``, ``1500MB`` or a plain number of bytes, as bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise UsageError(f"--max-memory {text!r}: not an amount of memory", "Write it as 4GiB, 1500MB or in bytes")
+    return round(float(match[1]) * UNITS[match[2].upper()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions(Options):
+    """Memory."""
+
+    max_memory: str | None = option(
+        None,
+        "Memory that the run may take beyond the program itself, as 4GiB or 1500MB; by default most of what is free.",
+        metavar="AMOUNT",
+        cosmetic=True,
+    )
+    tile_size: int = option(
+        0, "Longest side of a tile, in pixels; 0 leaves it to the planner.", minimum=0, maximum=32768, cosmetic=True
+    )
+    on_oom: str = option(
+        "error",
+        "When memory runs out in spite of the plan: end with an error, or go on once in tiles.",
+        choices=("error", "tile"),
+        cosmetic=True,
+    )
+
+    @property
+    def max_memory_bytes(self) -> int | None:
+        return None if self.max_memory is None else parse_bytes(self.max_memory)
+
+    def contradictions(self) -> list[str]:
+        limit = self.max_memory_bytes  # refuses what is no amount
+        problems = ["--max-memory 0: nothing fits into that"] if limit == 0 else []
+        return problems + super().contradictions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlOptions(Options):
+    """Control."""
+
+    strength: float = option(
+        1.0, "How much style is applied; 0 is the content image itself, 1 the weights as given.", minimum=0, maximum=1
+    )
+    style_weight_each: str = option(
+        "", "Blend weights of several style images, in their order: NUMBER,...; by default equal.", metavar="NUMBERS"
+    )
+
+    @property
+    def style_factor(self) -> float:
+        """What the weights of style and total variation are multiplied by: (R^s - 1) / (R - 1), s the strength.
+
+        Style weights are felt by their ratio, so the dial is geometric with R = ``STRENGTH_RANGE``; taking 1 away from
+        both ends makes it exactly 0 at 0 and exactly 1 at 1. It grows with s, everywhere.
+        """
+        return float((STRENGTH_RANGE**self.strength - 1) / (STRENGTH_RANGE - 1))
+
+    @property
+    def blend_weights(self) -> list[float] | None:
+        """One weight per style image, or None for equal shares."""
+        try:
+            weights = [float(part) for part in self.style_weight_each.split(",") if part.strip()]
+        except ValueError:
+            raise UsageError(f"--style-weight-each {self.style_weight_each!r}: not numbers", "Write 0.7,0.3") from None
+        return weights or None
+
+    def contradictions(self) -> list[str]:
+        weights = self.blend_weights
+        if weights is not None and (not all(0 <= weight < float("inf") for weight in weights) or not sum(weights)):
+            return [f"--style-weight-each {self.style_weight_each}: must be at least 0 and not all 0"]
+        return super().contradictions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(Options):
+    """Fit."""
+
+    content_fit: str = option(
+        "keep",
+        "Shape of the pastiche: the content image's own, or stretched to a square.",
+        choices=("keep", "square"),
+    )
+    style_fit: str = option(
+        "keep",
+        "Shape of the style images: their own, or stretched to exactly the size of the pastiche.",
+        choices=("keep", "match"),
+    )
+    style_crop: str = option(
+        "auto",
+        "Border of the style images that is left out: 'auto' looks for paper edges, frames and bars, 'none' keeps "
+        "all, or LEFT,TOP,RIGHT,BOTTOM in per cent of the sides.",
+        metavar="auto|none|L,T,R,B",
+    )
+
+    @property
+    def style_borders(self) -> tuple[float, float, float, float] | None:
+        """Shares of the sides to be left out: left, top, right, bottom; None where they are to be looked for."""
+        if self.style_crop == "auto":
+            return None
+        if self.style_crop == "none":
+            return 0.0, 0.0, 0.0, 0.0
+        try:
+            left, top, right, bottom = (float(part) / 100 for part in self.style_crop.split(","))
+        except ValueError:
+            raise UsageError(
+                f"--style-crop {self.style_crop!r}: not auto, none or four numbers",
+                "Write LEFT,TOP,RIGHT,BOTTOM in per cent, as 0,3,0,0",
+            ) from None
+        return left, top, right, bottom
+
+    def contradictions(self) -> list[str]:
+        left, top, right, bottom = self.style_borders or (0.0, 0.0, 0.0, 0.0)
+        most = 1 - LEAST_KEPT
+        good = min(left, top, right, bottom) >= 0 and left + right <= most and top + bottom <= most  # NaN is not
+        rule = f"each at least 0, left and right, or top and bottom, at most {100 * most:g} together"
+        return ([] if good else [f"--style-crop {self.style_crop}: must be {rule}"]) + super().contradictions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions(Options):
+    """Coarse to fine."""
+
+    scales: int = option(
+        0,
+        "Sizes that the picture passes through. 1 is the final size only; 0 begins at --min-size, whatever the "
+        "final size, so that the look is the same at all of them.",
+        minimum=0,
+        maximum=16,
+    )
+    scale_factor: float = option(
+        2.0, "Growth from one size to the next; with --scales 0 about.", minimum=1.1, maximum=4
+    )
+    min_size: int = option(
+        0,
+        "Longest side of the first size; shorter ones are left out. 0: 256 with --scales 0, and else 96.",
+        minimum=0,
+        maximum=32768,
+    )
+    scale_steps_ratio: float = option(1.0, "Steps at a scale relative to the next finer one.", minimum=0.05, maximum=20)
+
+    @property
+    def coarsest_side(self) -> int:
+        """Longest side, in pixels, below which no scale is."""
+        return self.min_size or (96 if self.scales else 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopOptions(Options):
+    """Guard and stopping."""
+
+    divergence_factor: float = option(
+        10.0, "A loss beyond this multiple of the best one is a divergence; 0 turns the guard off.", minimum=0
+    )
+    until_converged: bool = option(False, "Stop when the loss no longer improves; the same as --patience 50.")
+    patience: int = option(0, "Stop when N steps have not improved the loss by --min-improvement; 0: never.", minimum=0)
+    min_improvement: float = option(
+        0.01, "The fraction by which the loss must fall to count as improved.", minimum=0, maximum=0.99
+    )
+    time_budget: str = option("", "End in time with the best so far: 90, 60s, 5m or 1h.", metavar="TIME")
+
+    @property
+    def patience_steps(self) -> int:
+        return self.patience or (CONVERGED_PATIENCE if self.until_converged else 0)
+
+    @property
+    def budget_seconds(self) -> float:
+        """The time budget in seconds; 0 means none."""
+        return parse_duration(self.time_budget) if self.time_budget else 0.0
+
+    def contradictions(self) -> list[str]:
+        parse_duration(self.time_budget or "1s")
+        return super().contradictions()
+
+
+def parse_duration(text: str, flag: str = "--time-budget") -> float:
+    """``90``, ``60s``, ``5m`` or ``1h`` in seconds; anything else raises :class:`UsageError`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"{flag} {text!r}: is no duration", "Write seconds, or 60s, 5m, 1h")
+    return seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishOptions(Options):
+    """Finish."""
+
+    color: str = option(
+        "none",
+        "Colours: 'keep' takes the content's chroma for the final picture; 'match' gives the style image the "
+        "content's colour statistics first; 'luma' transfers luminance only.",
+        choices=("none", "keep", "match", "luma"),
+    )
+    denoise: float = option(
+        0.0, "Strength of an edge-preserving filter on the final picture; 0 is none.", minimum=0, maximum=1
+    )
+    bit_depth: int = option(8, "Bits per channel of the final picture; 16 for PNG and TIFF.", minimum=8, maximum=16)
+
+    def contradictions(self) -> list[str]:
+        problems = [] if self.bit_depth in (8, 16) else [f"--bit-depth {self.bit_depth}: must be 8 or 16"]
+        return problems + super().contradictions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    """Report."""
+
+    checkpoint_every: str = option(
+        "60s",
+        "Keep what it takes to go on after an interruption, every N steps (200) or as time passes (30s, 5m); 0: never.",
+        metavar="STEPS|TIME",
+        cosmetic=True,
+    )
+    save_format: str = option(
+        "same", "Format of the snapshots: the output's own, or another.", choices=("same", "png", "jpg"), cosmetic=True
+    )
+    log_every: int = option(
+        0, "A log line every N steps on standard error; 0: progress as time passes.", minimum=0, cosmetic=True
+    )
+    log_format: str = option(
+        "plain",
+        "The log line: 'step N/M total ...', 'run [N]: Style Loss: ...', or 'Epoch N, Loss: ...'.",
+        choices=("plain", "run", "epoch"),
+        cosmetic=True,
+    )
+
+    @property
+    def checkpoint_interval(self) -> Interval | None:
+        """How often the state is kept; None for never."""
+        text = self.checkpoint_every.strip()
+        if not text.isdecimal():
+            return Interval(seconds=parse_duration(text, "--checkpoint-every"))
+        return Interval(steps=int(text)) if int(text) else None
+
+    def contradictions(self) -> list[str]:
+        _ = self.checkpoint_interval  # refuses what is none
+        return super().contradictions()
+
+
+class Interval(NamedTuple):
+    """A number of steps, or of seconds; the other is 0."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(Options):
+    """Encoder."""
+
+    network: str = option("vgg19", "The network whose features are compared.", choices=tuple(CONVS_PER_BLOCK))
+    weights: str = option(
+        "auto",
+        "Its weights: 'original' (VGG-19 as published, installed with the program), 'imagenet' (torchvision's, "
+        "downloaded once), a .safetensors or .pth file, 'random[:SEED]', or 'auto': original for vgg19, imagenet for "
+        "vgg16.",
+        metavar="SOURCE",
+    )
+    pooling: str = option("max", "Pooling between blocks; average pooling is rescaled.", choices=("max", "average"))
+    padding: str = option(
+        "replicate",
+        "Padding of the first convolution; 'replicate' lessens artefacts at the border, 'zeros' is as trained.",
+        choices=("zeros", "replicate", "reflect"),
+    )
+    input_normalization: str = option(
+        "imagenet",
+        "What is done to pixels before the network; with 'none' the network's first layer is used as published.",
+        choices=("imagenet", "none"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions(EncoderOptions):
+    """Objective."""
+
+    content_taps: str = option(
+        "relu4_2", "Taps of the content loss, with optional weights: TAP[:WEIGHT],...", metavar="TAPS"
+    )
+    style_taps: str = option(
+        "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1:0.1",
+        "Taps of the style loss, with optional weights: TAP[:WEIGHT],...",
+        metavar="TAPS",
+    )
+    content_weight: float = option(1.0, "Weight of the content loss.", minimum=0)
+    style_weight: float = option(5.0, "Weight of the style loss.", minimum=0)
+    tv_weight: float = option(0.0, "Weight of the total variation loss, which smooths.", minimum=0)
+    chroma_tv_weight: float = option(
+        20.0,
+        "Weight of the total variation of the colours alone: it takes colour noise out and leaves strokes.",
+        minimum=0,
+    )
+    content_normalization: str = option(
+        "relative",
+        "Divisor of the content loss; see docs/objective.md.",
+        choices=("relative", "mean", "half_sum", "size"),
+    )
+    gram_normalization: str = option(
+        "hw", "Divisor of the Gram matrix: positions, channels x positions, or none.", choices=("hw", "chw", "none")
+    )
+    style_normalization: str = option(
+        "relative",
+        "Divisor of the style loss; see docs/objective.md.",
+        choices=("relative", "mean", "sum", "gatys"),
+    )
+
+    @property
+    def content_tap_weights(self) -> dict[str, float]:
+        return parse_taps(self.content_taps) if self.content_weight else {}
+
+    @property
+    def style_tap_weights(self) -> dict[str, float]:
+        return parse_taps(self.style_taps) if self.style_weight else {}
+
+    @property
+    def has_tv(self) -> bool:
+        """Whether there is a total variation term, of all or of the colours alone."""
+        return self.tv_weight > 0 or self.chroma_tv_weight > 0
+
+    @property
+    def taps(self) -> list[str]:
+        """Every tap that the objective needs, without repeats."""
+        return list(dict.fromkeys([*self.content_tap_weights, *self.style_tap_weights]))
+
+    def contradictions(self) -> list[str]:
+        check_taps(self.network, [*parse_taps(self.content_taps), *parse_taps(self.style_taps)])
+        if not self.taps:
+            return ["nothing to optimise: --content-weight or --style-weight must be above 0, with at least one tap"]
+        return super().contradictions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions(Options):
+    """Optimiser."""
+
+    optimizer: str = option(
+        "lbfgs", "The optimiser of the pixels: L-BFGS needs fewer steps, Adam less memory.", choices=("lbfgs", "adam")
+    )
+    steps: int = option(150, "Optimiser updates.", minimum=1, maximum=1_000_000)
+    learning_rate: float | None = option(
+        None,
+        "Step size: of Adam in units of a pixel's [0, 1], by default 0.05; of L-BFGS a factor, by default 1.",
+        minimum=1e-8,
+        maximum=1e3,
+    )
+    schedule: str = option(
+        "constant", "How the learning rate falls over the run.", choices=("constant", "exponential", "cosine")
+    )
+    decay_rate: float = option(
+        0.96, "Exponential schedule: the factor applied every --decay-steps steps.", minimum=1e-6, maximum=1
+    )
+    decay_steps: int = option(100, "Exponential schedule: steps per factor of --decay-rate.", minimum=1)
+    final_learning_rate: float = option(
+        0.05, "Cosine schedule: the rate at the end, as a fraction of the rate at the start.", minimum=0, maximum=1
+    )
+    adam_beta1: float = option(0.9, "Adam: decay of the mean of gradients.", minimum=0, maximum=0.9999)
+    adam_beta2: float = option(0.99, "Adam: decay of the mean of squared gradients.", minimum=0, maximum=0.999999)
+    adam_epsilon: float = option(1e-8, "Adam: added to the root of the second moment.", minimum=0, maximum=1)
+    lbfgs_history: int = option(20, "L-BFGS: pairs kept; each costs two images of memory.", minimum=1, maximum=200)
+    line_search: str = option(
+        "none", "L-BFGS: a line search costs evaluations and buys safety.", choices=("none", "strong_wolfe")
+    )
+    init: str = option(
+        "recolored",
+        "Where the pastiche starts: 'content', 'recolored' (content with the style's mean colour and covariance), "
+        "'noise', 'content+noise', or an image file.",
+        metavar="recolored|content|noise|content+noise|FILE",
+    )
+    noise: float = option(
+        0.8, "Init content+noise: uniform noise from 0 to this is added and clipped.", minimum=0, maximum=1
+    )
+    smooth_every: int = option(
+        0, "Average-pool the pastiche by 2 and upsample it after every N steps; 0: never.", minimum=0
+    )
+    average_decay: float = option(
+        0.0,
+        "The picture is a moving average of the iterates that keeps this share of itself per step, as 0.99; 0: the "
+        "last iterate.",
+        minimum=0,
+        maximum=0.9999,
+    )
+    seed: int = option(0, "Seed of everything random.", minimum=0, maximum=2**63 - 1)
+
+    @property
+    def init_file(self) -> Path | None:
+        """The picture that the pastiche starts from, when ``init`` names one."""
+        return None if self.init in INITS else Path(self.init)
+
+    @property
+    def initial_learning_rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.05 if self.optimizer == "adam" else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(Options):
+    """Device."""
+
+    device: str = option("auto", "Where gradients are computed: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    engine: str = option(
+        "auto",
+        "How a step is computed: plainly ('eager'), by the fast engine, that compiled, or by ONNX Runtime ('ort').",
+        choices=("auto", "eager", "fast", "compiled", "ort"),
+    )
+    precision: str = option(
+        "auto",
+        "Of convolutions; statistics, picture and optimiser stay in fp32. 'auto' takes the fastest in a short trial.",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+    )
+    engine_provider: str = option(
+        "auto",
+        "The ONNX Runtime provider of --engine ort; 'auto' is the device's own.",
+        choices=("auto", "cpu", "cuda", "tensorrt"),
+    )
+    cuda_graph: str = option(
+        "auto",
+        "Whether launches on a GPU are captured once and replayed; 'auto' does where that works.",
+        choices=("auto", "on", "off"),
+        cosmetic=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorOptions(Options):
+    """Monitor."""
+
+    monitor_every: int = option(
+        25, "Evaluate a snapshot with ONNX Runtime every N steps; 0 turns the monitor off.", minimum=0, cosmetic=True
+    )
+    monitor_provider: str = option(
+        "cpu",
+        "The ONNX Runtime provider of the monitor.",
+        choices=("cpu", "cuda", "tensorrt"),
+        cosmetic=True,
+    )
+    allow_fallback: bool = option(
+        False, "Accept another provider, of the engine too, when the one asked for does not work.", cosmetic=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Options):
+    """Images."""
+
+    image_size: int = option(512, "Longest side of the pastiche, in pixels.", minimum=16, maximum=32768)
+    style_scale: float = option(
+        1.0, "Longest side of the style image, as a fraction of --image-size.", minimum=0.05, maximum=20
+    )
+    background: str = option("white", "The colour behind transparent pixels.", metavar="COLOUR")
+    max_megapixels: float = option(
+        179, "Refuse input files of more pixels than this (decompression bombs).", minimum=0.001, cosmetic=True
+    )
+    save_every: int = option(0, "Save a numbered snapshot every N steps; 0 saves none.", minimum=0, cosmetic=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StylizeConfig(
+    ReportOptions,
+    MonitorOptions,
+    DeviceOptions,
+    MemoryOptions,
+    FinishOptions,
+    StopOptions,
+    ScaleOptions,
+    OptimizerOptions,
+    ControlOptions,
+    ObjectiveOptions,
+    FitOptions,
+    ImageOptions,
+):
+    """Everything that decides what one run of ``stylize`` does."""
+
+    def dialled(self) -> Self:
+        """The config with the weights that ``strength`` comes to, and the dial at 1."""
+        weights = ("style_weight", "tv_weight", "chroma_tv_weight")
+        return self.replace(**{name: getattr(self, name) * self.style_factor for name in weights}, strength=1.0)
+
+    def contradictions(self) -> list[str]:
+        if self.strength < 1 and not self.content_tap_weights:
+            return [f"--strength {self.strength:g}: needs a content loss, which style is weighed against"]
+        return super().contradictions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(StylizeConfig):
+    """Demo."""
+
+    image_size: int = option(320, "Longest side of the pastiche, in pixels.", minimum=64, maximum=4096)
+    steps: int = option(100, "Optimiser updates.", minimum=1, maximum=1_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(ObjectiveOptions):
+    """Everything that decides what ``export`` writes."""
+
+    graph: str = option(
+        "objective",
+        "What is exported: 'objective' (Grams and content features), 'encoder' (every tap), 'gradient' (losses and "
+        "their gradient) or 'step' (losses, gradient and Adam's update).",
+        choices=("objective", "encoder", "gradient", "step"),
+    )
+    opset: int = option(18, "ONNX operator set; 18 and 20 are read by TensorRT 10.", minimum=18, maximum=20)
+    precision: str = option(
+        "fp32", "Of the convolutions; fp16 needs --graph gradient or step.", choices=("fp32", "fp16")
+    )
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the graph has a backward side, which is written by hand and not exported by PyTorch."""
+        return self.graph in ("gradient", "step")
+
+    def contradictions(self) -> list[str]:
+        if self.precision == "fp16" and not self.has_gradient:
+            return [f"--precision fp16 with --graph {self.graph}: only gradient and step have it"]
+        return super().contradictions()
+
+    @classmethod
+    def serving(cls, objective: ObjectiveOptions) -> ExportConfig:
+        """What to export for the monitor of a run with this objective."""
+        names = {field.name for field in dataclasses.fields(ObjectiveOptions)}
+        return cls(**{name: getattr(objective, name) for name in names})

@@ -1,0 +1,268 @@
+"""Named recipes: values of options, and for each value where it comes from. Data only.
+
+Five existing systems are told by what they do (docs/seed-systems.md describes them as S0 to S4). Each sets every option
+that decides the picture, so that a change of the program's own defaults does not change a recipe. The looks are ours:
+they say what differs from ``painterly``, which sets nothing and is whatever :mod:`nst_fast.options.config` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nst_fast.errors import UsageError, nearest
+
+STATED = "stated by the document"
+USUAL = "field's usual value"
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The value of one option, and its source: ``STATED``, ``USUAL`` or ``OURS``, with details after a colon."""
+
+    value: str | int | float
+    source: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe: what it is in one line, which system it follows, and its settings by option name."""
+
+    name: str
+    system: str
+    summary: str
+    settings: Mapping[str, Setting]
+
+    @property
+    def values(self) -> dict[str, str | int | float]:
+        return {name: setting.value for name, setting in self.settings.items()}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; an unknown one raises :class:`UsageError` with the nearest."""
+    if name not in PRESETS:
+        hint = nearest(name, PRESETS) or f"Known are {', '.join(PRESETS)}."
+        raise UsageError(f"unknown preset {name!r}", f"{hint} `nst-fast presets` says what each is")
+    return PRESETS[name]
+
+
+def stated(**values: str | int | float) -> dict[str, Setting]:
+    return _settings(STATED, "", values)
+
+
+def usual(detail: str, **values: str | int | float) -> dict[str, Setting]:
+    return _settings(USUAL, detail, values)
+
+
+def ours(detail: str, **values: str | int | float) -> dict[str, Setting]:
+    return _settings(OURS, detail, values)
+
+
+def _settings(kind: str, detail: str, values: Mapping[str, str | int | float]) -> dict[str, Setting]:
+    return {name: Setting(value, f"{kind}: {detail}" if detail else kind) for name, value in values.items()}
+
+
+TORCH_TUTORIAL = "the PyTorch tutorial"
+KERAS_EXAMPLE = "the Keras example"
+GATYS = "Gatys et al. 2016"
+BLOCK_STARTS = "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1"
+BLOCK_ENDS = "conv1_2,conv2_2,conv3_4,conv4_4,conv5_4"
+KERAS_WEIGHTS = Setting("original", f"{STATED}: VGG-19 of Keras, which has converted the original weights")
+TORCHVISION_WEIGHTS = Setting("imagenet", f"{STATED}: VGG-19 of torchvision")
+
+# What a recipe means when it does not mention the matter at all: nothing is added.
+PLAIN = {
+    **usual("as the network was trained", network="vgg19", pooling="max", padding="zeros"),
+    **usual("what the pretrained network expects", input_normalization="imagenet"),
+    **usual("not part of the recipe", tv_weight=0.0, smooth_every=0, noise=0.0, color="none", denoise=0.0),
+    **usual("not part of the recipe", average_decay=0.0, chroma_tv_weight=0.0),
+    **usual("one size throughout", scales=1, style_scale=1.0, content_fit="keep", style_fit="keep"),
+    **usual("not part of the recipe: a style image is taken as it is", style_crop="none"),
+    **usual("constant", schedule="constant", decay_rate=1.0, decay_steps=1, final_learning_rate=1.0),
+    **usual("Kingma & Ba 2015", adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8),
+    **usual("torch.optim.LBFGS", lbfgs_history=100, line_search="none"),
+    **ours("as in every preset unless stated", seed=0, strength=1.0),
+    **ours(
+        "nothing is logged or saved unless stated", log_every=0, log_format="plain", save_every=0, save_format="same"
+    ),
+}
+
+SMOOTHING = Preset(
+    "adam-smoothing",
+    "S0",
+    "Adam from the content image, total variation, and average-pool smoothing every 251st step",
+    {
+        **PLAIN,
+        **stated(network="vgg19", image_size=224, init="content"),
+        "weights": KERAS_WEIGHTS,
+        **usual(KERAS_EXAMPLE, content_taps="relu5_2", style_taps=BLOCK_STARTS),
+        **ours(
+            "weights are 'tunable' there; relative losses need no retuning across networks",
+            content_normalization="relative",
+            gram_normalization="hw",
+            style_normalization="relative",
+            content_weight=1.0,
+            style_weight=100.0,
+            tv_weight=10.0,
+        ),
+        **stated(optimizer="adam", schedule="exponential"),
+        **usual("TensorFlow's tutorial", learning_rate=0.02, steps=1000),
+        **usual(KERAS_EXAMPLE, decay_rate=0.96, decay_steps=100),
+        "smooth_every": Setting(251, f"{STATED}: 501 was tried too"),
+        **stated(save_every=100, save_format="png"),
+    },
+)
+
+WEIGHTED = Preset(
+    "weighted-layers",
+    "S1",
+    "Adam on content plus noise, style layers weighted from 1.0 to 0.1, pixels unnormalised",
+    {
+        **PLAIN,
+        **stated(network="vgg19", input_normalization="none"),
+        "weights": KERAS_WEIGHTS,
+        "image_size": Setting(400, f"{STATED}: 400 x 400"),
+        **stated(content_fit="square", style_fit="match"),
+        **stated(
+            content_taps="relu5_4:1.0",
+            style_taps="relu1_1:1.0,relu2_1:0.8,relu3_1:0.7,relu4_1:0.2,relu5_1:0.1",
+        ),
+        "content_normalization": Setting("size", f"{STATED}: 1 / (4 H W C)"),
+        "gram_normalization": Setting("none", f"{STATED}: A A^T unnormalised"),
+        "style_normalization": Setting("gatys", f"{STATED}: 1 / (4 (H W C)^2)"),
+        "content_weight": Setting(100.0, f"{STATED}: alpha"),
+        "style_weight": Setting(10.0, f"{STATED}: beta"),
+        **stated(optimizer="adam", learning_rate=0.03, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8),
+        **stated(init="content+noise", noise=0.8, seed=272),
+        "steps": Setting(1001, f"{STATED}: epochs of one step"),
+        **stated(save_every=250, save_format="jpg", log_every=250, log_format="epoch"),
+    },
+)
+
+# What both starts of S2 have in common.
+PRE_RELU = {
+    **PLAIN,
+    **stated(network="vgg19"),
+    "weights": TORCHVISION_WEIGHTS,
+    "content_taps": Setting("conv3_4", f"{STATED}: content block 3, before the ReLU"),
+    "style_taps": Setting(BLOCK_ENDS, f"{STATED}: style blocks 1-5, before the ReLU"),
+    "content_normalization": Setting("half_sum", f"{STATED}: 1/2 sum; with a mean, its practice, no content is left"),
+    "gram_normalization": Setting("none", f"{STATED}: summed over positions"),
+    "style_normalization": Setting("gatys", f"{STATED}: 1 / (4 N^2 M^2)"),
+    **stated(optimizer="lbfgs"),
+    **usual(TORCH_TUTORIAL, learning_rate=1.0, steps=300),
+    **ours("a half sum grows with the picture; at this size the stated weights balance", image_size=256),
+}
+
+NOISE_START = Preset(
+    "lbfgs-noise",
+    "S2",
+    "L-BFGS from noise, losses before the ReLU",
+    {**PRE_RELU, **stated(init="noise", content_weight=100.0, style_weight=1e6)},
+)
+
+CONTENT_START = Preset(
+    "lbfgs-content",
+    "S2",
+    "L-BFGS from the content image, losses before the ReLU",
+    {**PRE_RELU, **stated(init="content", content_weight=10.0, style_weight=1e7)},
+)
+
+CLASSIC = Preset(
+    "classic",
+    "S3",
+    "The field's plain recipe, and its post-processing: content's colours, noise reduction",
+    {
+        **PLAIN,
+        "weights": Setting(
+            "imagenet", f"{OURS}: {GATYS} normalised the original to mean activations of 1; torchvision's are near that"
+        ),
+        **usual(GATYS, content_taps="relu4_2", style_taps=",".join(f"relu{block}_1:0.2" for block in range(1, 6))),
+        **usual("a mean, so that the balance does not depend on the size", content_normalization="mean"),
+        "gram_normalization": Setting("none", f"{STATED}: A A^T"),
+        "style_normalization": Setting("gatys", f"{USUAL}: {GATYS}, equation 4"),
+        **usual(f"{GATYS}, alpha / beta = 1e-3", content_weight=1.0, style_weight=1e3),
+        "optimizer": Setting("lbfgs", f"{USUAL}: {GATYS}; any, the document says"),
+        "init": Setting("content", f"{STATED}: content or noise"),
+        **usual(f"{GATYS}, their published code", image_size=512, steps=500),
+        **usual("torch.optim.LBFGS", learning_rate=1.0),
+        "color": Setting("keep", f"{STATED}: colour adjustment of the final output; this kind of it is ours"),
+        "denoise": Setting(0.3, f"{STATED}: noise reduction of the final output; the strength is ours"),
+    },
+)
+
+TUTORIAL = Preset(
+    "tutorial",
+    "S4",
+    "The PyTorch tutorial: mean squared errors, Gram over C H W, weights 1 and 1e6, L-BFGS",
+    {
+        **PLAIN,
+        "network": Setting("vgg19", f"{STATED}: to be compared with vgg16"),
+        "weights": TORCHVISION_WEIGHTS,
+        **stated(style_fit="match", optimizer="lbfgs"),
+        "content_taps": Setting("conv2_2", f"{USUAL}: conv_4 of {TORCH_TUTORIAL}"),
+        "style_taps": Setting(
+            "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1", f"{USUAL}: conv_1 to conv_5 of {TORCH_TUTORIAL}"
+        ),
+        **stated(content_normalization="mean", style_normalization="mean"),
+        **usual(f"{TORCH_TUTORIAL}; 10 times the content weight was tried too", content_weight=1.0),
+        **usual(TORCH_TUTORIAL, gram_normalization="chw", style_weight=1e6),
+        **usual(TORCH_TUTORIAL, learning_rate=1.0, init="content", image_size=512),
+        "steps": Setting(300, f"{STATED}: 1000 was tried too"),
+        **stated(log_every=25, log_format="run"),
+    },
+)
+
+PAINTERLY = Preset("painterly", "", "The default: the scene is kept, its manner is the painting's", {})
+
+FAITHFUL = Preset(
+    "faithful",
+    "",
+    "The scene first: every window and face stays, in the painting's colours and strokes",
+    ours("a third of the default's style, at one size: coarse ones move shapes", style_weight=1.5, scales=1),
+)
+
+BOLD = Preset(
+    "bold",
+    "",
+    "The painting first: its larger forms take hold of the scene",
+    ours(
+        "deep taps and a coarser start bring the painting's own shapes",
+        style_weight=20.0,
+        style_taps="relu1_1,relu2_1,relu3_1,relu4_1,relu5_1:0.2",
+        min_size=128,
+    ),
+)
+
+PRINT = Preset(
+    "print",
+    "",
+    "Flat areas and clean edges, for woodcuts, posters and screen prints",
+    ours("ink has no noise of luminance or colour within an area", tv_weight=8.0, chroma_tv_weight=80.0),
+)
+
+SKETCH = Preset(
+    "sketch",
+    "",
+    "Line drawings: the content's lines in the strokes of a drawing",
+    {
+        **ours("a drawing is lines: content by its edges, style by its strokes", content_taps="relu3_2,relu4_2"),
+        **ours("strokes are in the shallow taps", style_weight=10.0, style_taps="relu1_1,relu2_1,relu3_1"),
+        **ours("paper and ink have no colours to match", init="content", chroma_tv_weight=200.0),
+    },
+)
+
+LOOKS = (PAINTERLY, FAITHFUL, BOLD, PRINT, SKETCH)
+SYSTEMS = (SMOOTHING, WEIGHTED, NOISE_START, CONTENT_START, CLASSIC, TUTORIAL)
+PRESETS = {preset.name: preset for preset in (*LOOKS, *SYSTEMS)}
+
+# One dial between speed and finish, for any recipe: --quality NAME.
+QUALITIES: Mapping[str, Mapping[str, int]] = {"draft": {"steps": 60}, "normal": {"steps": 150}, "best": {"steps": 400}}
+
+
+def find_quality(name: str) -> Mapping[str, int]:
+    """The options of a quality; an unknown one raises :class:`UsageError`."""
+    if name not in QUALITIES:
+        raise UsageError(f"--quality {name!r}: must be one of {', '.join(QUALITIES)}", nearest(name, QUALITIES))
+    return QUALITIES[name]

@@ -1,0 +1,158 @@
+"""The divergence guard and the rules that end a run early. Nothing here looks at the device more often than events do.
+
+Style transfer runs do diverge: the loss of a published L-BFGS run jumped from 0.46 to 1.5 million at step 525 and took
+200 steps to come back. The guard keeps the best picture so far, on the device and without waiting for it; when an
+event shows a loss that is not finite, or a jump, the run goes back to that picture with half the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nst_fast.engines import Evaluation
+from nst_fast.optimizers.base import State
+from nst_fast.options.config import StopOptions
+
+GUARD_STEPS = 5  # the guard looks every so many steps: a matter of steps, not of time, so that runs repeat exactly
+TRIES = 2  # how often a run goes back before it gives up
+SHRINK = 0.5  # what the learning rate is multiplied by at every return
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A return to the best picture: what was seen, when, and where the run went back to.
+
+    In a batch all pictures go back, each to its own best; what is said here is about ``picture``, its index.
+    """
+
+    step: int
+    reason: str
+    total: float
+    best_step: int
+    best_total: float
+    learning_rate_factor: float
+    picture: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step}: {self.reason} (total {self.total:.4g}); back to the picture of step {self.best_step} "
+            f"(total {self.best_total:.4g}), learning rate times {self.learning_rate_factor:g} from here on"
+        )
+
+
+class Guard:
+    """Watches one scale; knows the best state so far of every picture of a batch.
+
+    Args:
+        pastiche: the live pictures [B, 3, H, W].
+        factor: a total beyond this multiple of the best one is a jump; 0 keeps the best picture but never steps in.
+
+    Attributes:
+        best: the best pictures [B, 3, H, W].
+        best_totals, best_steps: their totals, and after how many updates they came, [B] on the device.
+    """
+
+    def __init__(self, pastiche: Tensor, factor: float) -> None:
+        self.factor = factor
+        self.tries = 0
+        self.learning_rate_factor = 1.0
+        self.best = pastiche.clone()
+        self.best_totals = torch.full((len(pastiche),), math.inf, device=pastiche.device)
+        self.best_steps = torch.zeros(len(pastiche), dtype=torch.long, device=pastiche.device)
+
+    def observe(self, step: int, pastiche: Tensor, evaluation: Evaluation) -> None:
+        """Remember each picture that is the best so far. Runs on the device and waits for nothing."""
+        better = evaluation.total < self.best_totals  # false for NaN
+        self.best_totals = torch.where(better, evaluation.total, self.best_totals)
+        self.best_steps = torch.where(better, step, self.best_steps)
+        torch.where(better.view(-1, 1, 1, 1), pastiche, self.best, out=self.best)
+
+    def check(self, step: int, totals: Sequence[float]) -> Recovery | None:
+        """What is to be done about totals that an event shows; None when all is well. Synchronises with the device."""
+        for picture, (total, best) in enumerate(zip(totals, self.best_totals.tolist(), strict=True)):
+            if reason := self._fault(total, best):
+                self.tries += 1
+                self.learning_rate_factor *= SHRINK
+                best_step = int(self.best_steps[picture])
+                return Recovery(step, reason, total, best_step, best, self.learning_rate_factor, picture)
+        return None
+
+    def _fault(self, total: float, best: float) -> str:
+        if not math.isfinite(total):
+            return "the loss is not finite"
+        jumped = self.factor and math.isfinite(best) and total > self.factor * best
+        return f"the loss jumped beyond {self.factor:g} times the best" if jumped else ""
+
+    def forget(self, pastiche: Tensor) -> None:
+        """Begin anew from pictures that were changed on purpose, by smoothing: a higher loss is then no fault."""
+        self.best.copy_(pastiche)
+        self.best_totals.fill_(math.inf)
+
+    def state(self) -> State:
+        """Total and step of a single picture have no axis, as checkpoints have always held them."""
+        best = {"best": self.best, "total": self.best_totals.squeeze(0), "step": self.best_steps.squeeze(0)}
+        return {**best, "tries": self.tries, "learning_rate_factor": self.learning_rate_factor}
+
+    def restore(self, state: State) -> None:
+        self.best.copy_(state["best"])
+        self.best_totals.copy_(state["total"])
+        self.best_steps.copy_(state["step"])
+        self.tries, self.learning_rate_factor = state["tries"], state["learning_rate_factor"]
+
+    @property
+    def exhausted(self) -> bool:
+        return self.tries > TRIES
+
+
+@dataclass
+class StopRules:
+    """Ends a run when it no longer pays, or when its time is up. Asked at events only, about patience at those of
+    steps that the guard looks at: the same seed then gives the same picture, however fast the machine is.
+
+    Pictures in a batch end together: when none of them has improved for long enough.
+
+    Attributes:
+        options: patience, improvement and time budget.
+    """
+
+    options: StopOptions
+    _best: list[float] = field(default_factory=list, init=False)
+    _improved_at: int = field(default=0, init=False)
+
+    def verdict(self, step: int, totals: Sequence[float], elapsed: float, share: float) -> str:
+        """Why the scale should end now: ``converged``, ``out of time``, or an empty string.
+
+        Args:
+            step: updates done.
+            totals: the loss of each picture at this step.
+            elapsed: seconds since the run began.
+            share: the part of the time budget that may be used up by the end of this scale.
+        """
+        if self.options.budget_seconds and elapsed >= self.options.budget_seconds * share:
+            return "out of time"
+        if not self.options.patience_steps or step % GUARD_STEPS:
+            return ""  # events also come as time passes; which of them are seen must not depend on it
+        best = self._best or [math.inf] * len(totals)
+        improved = [
+            total < known * (1 - self.options.min_improvement) for total, known in zip(totals, best, strict=True)
+        ]
+        self._best = [total if better else known for total, known, better in zip(totals, best, improved, strict=True)]
+        if any(improved):
+            self._improved_at = step
+        return "converged" if step - self._improved_at >= self.options.patience_steps else ""
+
+    def next_scale(self, step: int) -> None:
+        """Losses of different scales are not comparable: patience begins anew."""
+        self._best, self._improved_at = [], step
+
+    def state(self) -> State:
+        """Of a single picture."""
+        return {"best": self._best[0] if self._best else math.inf, "improved_at": self._improved_at}
+
+    def restore(self, state: State) -> None:
+        self._best, self._improved_at = [state["best"]], state["improved_at"]

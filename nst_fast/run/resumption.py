@@ -1,0 +1,213 @@
+"""Whether an interrupted run can go on: its newest checkpoint, its options, its pictures, its network, its device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from nst_fast.errors import InputError, OutputError, ResumeError, UsageError
+from nst_fast.images.sources import STANDARD_INPUT
+from nst_fast.options.config import StylizeConfig
+from nst_fast.options.declaration import declared
+from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint
+from nst_fast.run.outputs import OutputFiles
+from nst_fast.run.problem import Problem
+from nst_fast.run.record import RunRecord, current_options, read_record
+from nst_fast.run.scales import Scale
+from nst_fast.system.files import sha256_of, shown
+from nst_fast.system.machine import describe_machine
+
+ENDED = ("complete", "converged", "out of time")  # the states of a run that leave nothing to be done
+# Options that name files: the record keeps what was given; where the files are now is another matter.
+FILES = ("weights", "init")
+
+
+def places_of(problem: Problem, files: OutputFiles | None) -> dict[str, Any]:
+    """Where the files of a run are, for :class:`Checkpoint`."""
+    weights = Path(problem.config.weights)
+    return {
+        "content": absolute(problem.content.path) if problem.content is not None else None,
+        "styles": [absolute(style.path) for style in problem.styles],
+        "weights": absolute(weights) if weights.is_file() else problem.config.weights,
+        "output": absolute(files.picture) if files is not None else None,
+    }
+
+
+def absolute(path: Path) -> str:
+    return str(path) if str(path) == STANDARD_INPUT else str(path.absolute())
+
+
+def newest(files: OutputFiles, note: Callable[[str], None]) -> Checkpoint:
+    """The newest checkpoint that is whole.
+
+    Raises:
+        ResumeError: there is none, or all are damaged; the message is about the newest.
+    """
+    problem: ResumeError | None = None
+    for path in files.checkpoints():
+        try:
+            checkpoint = read_checkpoint(path)
+        except ResumeError as error:
+            problem = problem or error
+            continue
+        if problem is not None:
+            note(f"{problem.message}; going on from {shown(path.name)}")
+        return checkpoint
+    raise problem or ResumeError(
+        f"{shown(files.picture)}: there is no checkpoint beside it",
+        "A run that ended keeps none, nor does one with --checkpoint-every 0",
+    )
+
+
+def ended(files: OutputFiles) -> Mapping[str, Any] | None:
+    """The record of the picture if its run came to its end and no checkpoint is left; else None."""
+    if files.checkpoints() or not files.picture.is_file():
+        return None
+    for path in (files.picture, files.record):  # not every format carries a record
+        with suppress(InputError):
+            record = read_record(path)
+            whole = record["output_sha256"] in ("", sha256_of(files.picture))
+            return record if whole and record["status"] in ENDED else None
+    return None
+
+
+def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> StylizeConfig:
+    """The options to go on with: those of the checkpoint, but for harmless changes.
+
+    Harmless are cosmetic options, another place of the same weights, and another number of steps where nothing that
+    was done so far depends on it.
+
+    Raises:
+        ResumeError: other options are changed; the message lists them. Or the options are those of another version.
+        UsageError: a change makes no sense in itself.
+    """
+    try:
+        begun = StylizeConfig().replace(**current_options(checkpoint.record["options"]))
+    except UsageError as error:
+        raise ResumeError(f"the checkpoint has options of another version ({error.message})", STARTS_ANEW) from None
+    changed = begun.replace(**{"weights": checkpoint.places["weights"], **changes})
+    free = {"weights"} if begun.schedule == "cosine" or begun.scales > 1 else {"weights", "steps"}
+    differences = [
+        f"{item.name}: checkpoint {named(getattr(begun, item.name))}, given {named(getattr(changed, item.name))}"
+        for item in declared(StylizeConfig)
+        if not item.option.cosmetic and item.name not in free
+        if getattr(begun, item.name) != getattr(changed, item.name)
+    ]
+    if changed.steps < checkpoint.step:
+        differences.append(f"steps: {checkpoint.step} are done, given {changed.steps}")
+    if differences:
+        raise ResumeError("these options would change the picture: " + "; ".join(differences), "Leave them out")
+    return changed
+
+
+def named(value: object) -> str:
+    return "its default" if value is None else str(value)
+
+
+def found_pictures(checkpoint: Checkpoint, content: Path | None, styles: Sequence[Path]) -> tuple[Path, list[Path]]:
+    """Where content and styles are: at their old places, or where they are said to be now.
+
+    Raises:
+        ResumeError: a picture is missing or is not the same, bit by bit.
+    """
+    places, inputs = checkpoint.places, checkpoint.record["inputs"]
+    if styles and len(styles) != len(inputs["styles"]):
+        message = f"{len(styles)} style images were given, and the run has {len(inputs['styles'])}"
+        raise ResumeError(message, "Give all of them, in their order, or none")
+    content = content or Path(places["content"])
+    styles = styles or [Path(place) for place in places["styles"]]
+    check_picture(content, inputs["content"], "--content")
+    for path, described in zip(styles, inputs["styles"], strict=True):
+        check_picture(path, described, "--style")
+    return content, list(styles)
+
+
+def check_picture(path: Path, described: Mapping[str, Any], flag: str) -> None:
+    remedy = f"Say where {shown(described['name'])} is now with {flag}"
+    if str(path) == STANDARD_INPUT:
+        raise ResumeError("the picture came from standard input", f"Give the same one as a file, with {flag}")
+    try:
+        found = sha256_of(path)
+    except InputError as error:
+        raise ResumeError(error.message, remedy) from None
+    if found != described["sha256"]:
+        raise ResumeError(f"{shown(path)} is not the picture that the run began with", remedy)
+
+
+def check_same(checkpoint: Checkpoint, problem: Problem, note: Callable[[str], None]) -> None:
+    """Raise :class:`ResumeError` if network or device are not those of the run; note what else may matter."""
+    record = checkpoint.record
+    if problem.weights["sha256"] != record["weights"]["sha256"]:
+        raise ResumeError(
+            f"the weights {shown(problem.weights['source'])} are not those that the run began with",
+            "Say where those are with --weights",
+        )
+    if str(problem.device) != record["device"]:
+        raise ResumeError(f"the run began on {record['device']}, and this is {problem.device}", STARTS_ANEW)
+    then, now = (deciding(machine) for machine in (record["machine"], describe_machine()))
+    if changed := [name for name in now if then.get(name) != now[name]]:
+        names = ", ".join(f"{name} {then.get(name)} then and {now[name]} now" for name in changed)
+        note(f"not as when the run began: {names}; the picture may differ in its last bits")
+
+
+def deciding(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a machine's description decides the last bits of a sum."""
+    facts = {"CPU": machine["cpu"], "threads": machine["torch_threads"], "nst-fast": machine["nst_fast"]}
+    gpus = {"GPUs": [gpu["name"] for gpu in machine["gpus"]]}
+    return {**facts, **gpus, **{name: machine["packages"].get(name) for name in ("torch", "onnxruntime-gpu")}}
+
+
+def check_output(checkpoint: Checkpoint, files: OutputFiles, *, overwrite: bool) -> None:
+    """Raise if the picture is not what this very run left there when it stopped, or the run had another name for it."""
+    meant = Path(checkpoint.places["output"]).name
+    if meant != files.picture.name:
+        raise ResumeError(f"the checkpoint belongs to {shown(meant)}, not to {shown(files.picture.name)}", "Name that")
+    if files.picture.exists() and not overwrite and not _is_its_own(checkpoint, files):
+        raise OutputError(
+            f"{shown(files.picture)} is not what the interrupted run left there", "Use --overwrite to replace it"
+        )
+
+
+def _is_its_own(checkpoint: Checkpoint, files: OutputFiles) -> bool:
+    """Whether the record beside the picture says so; or the one inside, if it is newer: the run may have been killed
+    after it wrote the picture and before it wrote the record. What was edited since has an old one inside, or none.
+    """
+    beside, inside = (_record_of_the_run(checkpoint, path) for path in (files.record, files.picture))
+    if beside and beside["output_sha256"] == sha256_of(files.picture):
+        return True
+    return inside is not None and (beside is None or inside["seconds"] > beside["seconds"])
+
+
+def _record_of_the_run(checkpoint: Checkpoint, path: Path) -> Mapping[str, Any] | None:
+    """The record in a file, if it is one of the run that the checkpoint is of."""
+    with suppress(InputError):
+        record = read_record(path)
+        return record if record["created"] == checkpoint.record["created"] else None
+    return None
+
+
+def as_it_was(checkpoint: Checkpoint, config: StylizeConfig) -> RunRecord:
+    """The record of the interrupted run, to be gone on with; its options with the harmless changes."""
+    begun = checkpoint.record["options"]
+    options = config.as_dict() | {name: begun[name] for name in FILES}
+    return RunRecord(**copy.deepcopy(checkpoint.record) | {"options": options})
+
+
+def check_size(checkpoint: Checkpoint, scales: Sequence[Scale]) -> None:
+    """Raise :class:`ResumeError` unless the checkpoint's picture is one of this run's."""
+    index = checkpoint.scale
+    if not 0 <= index < len(scales) or checkpoint.pastiche.shape[2:] != (scales[index].height, scales[index].width):
+        raise ResumeError("the checkpoint does not fit the run that it names", STARTS_ANEW)
+
+
+@contextmanager
+def refusing_what_does_not_fit() -> Iterator[None]:
+    """While a state is copied into a run: whatever fails there means that it is not the state of such a run."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        message = f"the checkpoint does not fit the run that it names ({error})"
+        raise ResumeError(message, STARTS_ANEW) from None

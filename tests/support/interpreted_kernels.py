@@ -1,0 +1,43 @@
+"""Our Triton kernels against PyTorch's pooling, on the CPU: run with TRITON_INTERPRET=1. Says when it is through."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import torch
+from torch.nn import functional as F
+
+from nst_fast.engines import kernels
+
+WINDOW = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+
+
+def features(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """After a ReLU, many of them equal: which of two equal maxima has the gradient is part of the answer."""
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * 2
+    return values.round().relu().to(dtype).to(memory_format=torch.channels_last)
+
+
+def compare(x: torch.Tensor) -> None:
+    pooled, indices = F.max_pool2d_with_indices(x, [2, 2])
+    assert torch.equal(kernels.max_pool(x), pooled)
+    gradient = torch.randn_like(pooled)
+    expected = torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *WINDOW, indices) * (x > 0)
+    assert torch.equal(kernels.max_pool_and_relu_backward(gradient, x), expected)
+
+
+def main() -> None:
+    for dtype, batch, (height, width) in itertools.product(
+        (torch.float32, torch.bfloat16), (1, 2), ((2, 2), (6, 8), (7, 5), (2, 41), (3, 3))
+    ):
+        compare(features((batch, 64, height, width), dtype))
+    compare(features((1, 512, 5, 4), torch.float32))  # a row in several pieces
+    one = torch.ones(1, 64, 4, 4).to(memory_format=torch.channels_last)
+    one[0, 3, 1, 1] = float("nan")
+    assert kernels.max_pool(one)[0, 3, 0, 0].isnan()
+    sys.stdout.write("compared all\n")
+
+
+if __name__ == "__main__":
+    main()

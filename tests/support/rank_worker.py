@@ -1,0 +1,95 @@
+"""One of several processes that share a picture: what ``test_distributed.py`` starts. Arguments: folder, then cases."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from nst_fast import api
+from nst_fast.distributed import place
+from nst_fast.distributed.group import Ranks, joined
+from nst_fast.engines import Evaluator
+from nst_fast.engines.strips import StripEvaluator, make_strip, strip_targets
+from nst_fast.engines.tile_engine import EagerTileEngine
+from nst_fast.network.weights import make_encoder
+from nst_fast.objective.objective import Objective, build_targets
+from nst_fast.objective.reference import EagerEvaluator
+from nst_fast.optimizers import Adam
+from nst_fast.optimizers.strips import StripAdam
+from nst_fast.options.config import StylizeConfig
+from nst_fast.run.guard import Guard
+from nst_fast.run.loop import Course, LossHistory, Span, optimize
+
+SIZE = (45, 51)  # odd, and no multiple of the pooling grid
+CONFIG = StylizeConfig(
+    weights="random:0",
+    content_taps="relu2_2",
+    style_taps="relu1_1,relu2_1",
+    image_size=51,
+    steps=20,
+    monitor_every=0,
+    engine="fast",
+    precision="fp32",
+    tv_weight=2.0,
+    init="noise",
+    optimizer="adam",
+    learning_rate=0.005,  # at higher rates rounding grows faster than 1e-5 in 20 steps, between engines as well
+)
+CASES: dict[str, dict[str, object]] = {
+    "max": {},
+    "lbfgs": {"optimizer": "lbfgs", "learning_rate": 0.3, "lbfgs_history": 5, "smooth_every": 8},
+    "average": {"pooling": "average", "engine": "eager"},
+    "scales": {"scales": 2, "min_size": 16, "smooth_every": 7, "average_decay": 0.9, "tile_size": 16, "save_every": 10},
+}
+
+
+def in_float64(pooling: str, ranks: Ranks | None) -> list[float]:
+    """The losses of 20 updates, in double precision, of one process or of all ranks together."""
+    config = CONFIG.replace(pooling=pooling)
+    encoder, _ = make_encoder("random:0", "vgg19", config.taps, pooling=pooling, padding="zeros", normalize_input=True)
+    encoder = encoder.double()
+    generator = torch.Generator().manual_seed(3)
+    content, style, start = (torch.rand(1, 3, *SIZE, dtype=torch.float64, generator=generator) for _ in range(3))
+    evaluate: Evaluator
+    if ranks is None:
+        objective = Objective(config, build_targets(encoder, config, content, [style]))
+        evaluate, optimizer = EagerEvaluator(encoder, objective), Adam(start, config)
+    else:
+        engine = EagerTileEngine(encoder)
+        strip = make_strip(ranks, "vgg19", config.taps, *SIZE)
+        objective = Objective(config, strip_targets(engine, config, strip, content, [style]))
+        evaluate = StripEvaluator(engine, objective, strip)
+        optimizer = StripAdam(strip.own(start), config, strip)
+    history = LossHistory(objective.term_names, 20, torch.device("cpu"))
+    history._buffer = history._buffer.double()
+    course = Course(
+        learning_rate=lambda step: 0.02,
+        due=lambda step: False,
+        elapsed=lambda: 1.0,
+        smooths=lambda step: step == 10,
+    )
+    for _ in optimize(evaluate, optimizer, Guard(optimizer.pastiche, 10.0), history, Span(0, 0, 20, 20, True), course):
+        pass
+    return history.rows()["total"]
+
+
+def main(folder: Path) -> None:
+    with joined(place(), "cpu") as ranks:
+        pictures = (folder / "content.png", folder / "style.png")
+        for name, options in CASES.items():
+            api.stylize(*pictures, CONFIG, output=folder / f"{name}.png", ranks=ranks, **options)
+        asked = itertools.count()
+        impatient = api.Listeners(stop=lambda: ranks.rank == 1 and next(asked) >= 8)
+        api.stylize(*pictures, CONFIG, output=folder / "stopped.png", ranks=ranks, listeners=impatient)
+        found = {pooling: in_float64(pooling, ranks) for pooling in ("max", "average")}
+        if ranks.rank == 0:
+            (folder / "float64.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))

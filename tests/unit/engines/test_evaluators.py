@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from nst_fast.evaluators import make_evaluator
+
+from nst_fast.engines import choice
+from nst_fast.engines.choice import fastest
+from nst_fast.engines.cuda_graph import GraphedEvaluator
+from nst_fast.engines.fast import FastEvaluator
+from nst_fast.engines.precision import DTYPES, usable_precisions
+from nst_fast.errors import DeviceError, UsageError
+from nst_fast.images import from_uint8
+from nst_fast.images.matching import matched_colours
+from nst_fast.jobs.sample_art import draw_content, draw_style
+from nst_fast.network.vgg import Encoder
+from nst_fast.network.weights import make_encoder
+from nst_fast.objective.objective import Objective, build_targets
+from nst_fast.objective.reference import EagerEvaluator
+from nst_fast.options.config import DeviceOptions, ObjectiveOptions, StylizeConfig
+
+OPTIONS = ObjectiveOptions(
+    content_taps="relu2_1", style_taps="conv1_2,relu1_1,relu2_1,pool1", tv_weight=1.0, chroma_tv_weight=3.0
+)
+
+
+@pytest.fixture(scope="module")
+def double_encoder() -> Encoder:
+    encoder, _ = make_encoder(
+        "random:1", "vgg16", OPTIONS.taps, pooling="max", padding="replicate", normalize_input=True
+    )
+    return encoder.double()
+
+
+def test_the_gradient_is_that_of_finite_differences(double_encoder: Encoder) -> None:
+    generator = torch.Generator().manual_seed(3)
+    content, style, image = (torch.rand(1, 3, 9, 11, dtype=torch.float64, generator=generator) for _ in range(3))
+    objective = Objective(OPTIONS, build_targets(double_encoder, OPTIONS, content, [style]))
+    evaluate = EagerEvaluator(double_encoder, objective)
+    evaluation = evaluate(image)
+    direction = torch.randn(image.shape, dtype=torch.float64, generator=generator)
+    step = 1e-6
+    difference = (evaluate(image + step * direction).total - evaluate(image - step * direction).total) / (2 * step)
+    expected = (evaluation.gradient * direction).sum()
+    torch.testing.assert_close(difference.sum(), expected, rtol=1e-5, atol=0)
+
+
+def test_terms_add_up_and_nothing_carries_a_graph(shallow_encoder: Encoder, picture: torch.Tensor) -> None:
+    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
+    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3)]))
+    evaluation = EagerEvaluator(shallow_encoder, objective)(picture**2)
+    torch.testing.assert_close(evaluation.total, torch.stack(list(evaluation.terms.values())).sum(0))
+    assert list(evaluation.terms) == objective.term_names
+    assert not evaluation.total.requires_grad
+    assert evaluation.gradient.shape == picture.shape
+
+
+def test_no_gradient_is_computed_for_the_network(shallow_encoder: Encoder) -> None:
+    assert not any(parameter.requires_grad for parameter in shallow_encoder.parameters())
+
+
+TAPS = {"content_taps": "relu3_2,conv2_1", "style_taps": "conv1_2,relu1_2,pool1,relu3_1"}
+
+
+@pytest.mark.parametrize("network", ["vgg16", "vgg19"])
+@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize(("padding", "size"), [("zeros", (37, 50)), ("replicate", (32, 33)), ("reflect", (21, 16))])
+def test_the_fast_engine_is_the_eager_one_written_out(
+    network: str, pooling: str, padding: str, size: tuple[int, int]
+) -> None:
+    """In float64, where rounding flips no ReLU or maximum, on odd sizes, with conv, relu and pool taps."""
+    options = ObjectiveOptions(
+        network=network, pooling=pooling, padding=padding, tv_weight=2.0, chroma_tv_weight=5.0, **TAPS
+    )
+    encoder, _ = make_encoder(
+        "random:0", network, options.taps, pooling=pooling, padding=padding, normalize_input=padding != "reflect"
+    )
+    generator = torch.Generator().manual_seed(5)
+    content, style, image = (torch.rand(2, 3, *size, dtype=torch.float64, generator=generator) for _ in range(3))
+    objective = Objective(options, build_targets(encoder.double(), options, content, [style]))
+    expected = EagerEvaluator(encoder, objective)(image)
+    actual = FastEvaluator(encoder, objective, torch.float64)(image)
+    torch.testing.assert_close(actual.gradient, expected.gradient, rtol=1e-9, atol=1e-13)
+    assert list(actual.terms) == list(expected.terms)
+    for name, term in expected.terms.items():
+        torch.testing.assert_close(actual.terms[name], term, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize(("precision", "cosine", "error"), [("fp32", 0.9999, 1e-4), ("bf16", 0.98, 0.02)])
+def test_lower_precision_stays_near_eager(
+    shallow_encoder: Encoder, picture: torch.Tensor, precision: str, cosine: float, error: float
+) -> None:
+    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
+    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3) ** 2]))
+    expected = EagerEvaluator(shallow_encoder, objective)(picture**2)
+    actual = FastEvaluator(shallow_encoder, objective, DTYPES[precision])(picture**2)
+    assert actual.gradient.dtype == torch.float32
+    similarity = torch.cosine_similarity(actual.gradient.flatten(), expected.gradient.flatten(), 0)
+    assert similarity.item() > cosine
+    torch.testing.assert_close(actual.total, expected.total, rtol=error, atol=0)
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[Encoder, Objective, torch.Tensor]:
+    """The default objective on the original network at full depth: encoder, objective and a start."""
+    options = StylizeConfig()
+    encoder, _ = make_encoder("original", "vgg19", options.taps)
+    content, style = (from_uint8(draw(64)) for draw in (draw_content, draw_style))
+    objective = Objective(options, build_targets(encoder, options, content, [style]))
+    return encoder, objective, matched_colours(content, style)
+
+
+def test_the_fast_engine_is_eagers_twin_on_the_whole_original_network(
+    whole: tuple[Encoder, Objective, torch.Tensor],
+) -> None:
+    encoder, objective, start = whole
+    expected, actual = EagerEvaluator(encoder, objective)(start), FastEvaluator(encoder, objective)(start)
+    # fp32: where rounding turns a maximum or a ReLU the other way, a gradient differs by that one path.
+    assert float((actual.gradient - expected.gradient).norm() / expected.gradient.norm()) < 2e-3
+    assert list(actual.terms) == list(expected.terms)
+    for name, term in expected.terms.items():
+        torch.testing.assert_close(actual.terms[name], term, rtol=1e-5, atol=0)
+
+
+def test_bf16_does_not_bend_the_gradient_of_the_whole_original_network(
+    whole: tuple[Encoder, Objective, torch.Tensor],
+) -> None:
+    """Random weights through five blocks bend it to a cosine of 0.85; with these a run may go on in bf16."""
+    if "bf16" not in usable_precisions(torch.device("cpu")):
+        pytest.skip("this CPU does not compute bf16")
+    encoder, objective, start = whole
+    wide, narrow = (FastEvaluator(encoder, objective, DTYPES[name])(start) for name in ("fp32", "bf16"))
+    assert float(torch.cosine_similarity(wide.gradient.flatten(), narrow.gradient.flatten(), 0)) >= 0.99
+    torch.testing.assert_close(narrow.total, wide.total, rtol=0.005, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_fast_engine_gives_the_same_bits_twice(
+    shallow_encoder: Encoder, picture: torch.Tensor, precision: str
+) -> None:
+    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
+    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3)]))
+    evaluate = FastEvaluator(shallow_encoder, objective, DTYPES[precision])
+    first, second = evaluate(picture**2), evaluate(picture**2)
+    assert torch.equal(first.gradient, second.gradient)
+    assert torch.equal(first.total, second.total)
+
+
+def test_auto_takes_a_narrower_precision_only_where_it_is_clearly_faster() -> None:
+    assert fastest("fast", {"fp32": 100.0, "bf16": 45.0}).precision == "bf16"
+    assert fastest("fast", {"fp32": 100.0, "bf16": 95.0}).precision == "fp32"
+    assert fastest("fast", {"fp32": 100.0, "bf16": 700.0}).precision == "fp32"
+    assert "bf16 45 ms" in str(fastest("fast", {"fp32": 100.0, "bf16": 45.0}))
+
+
+def test_a_trial_is_made_once_per_machine_and_a_damaged_note_of_it_is_made_anew(
+    shallow_encoder: Encoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NST_FAST_CACHE", str(tmp_path))
+    trials: list[int] = []
+
+    def counted(*arguments: object) -> dict[str, float]:
+        trials.append(1)
+        return {"fp32": 9.0, "bf16": 3.0}
+
+    monkeypatch.setattr(choice, "trial", counted)
+    cpu = torch.device("cpu")
+    for _ in range(2):
+        assert choice.remembered_trial(shallow_encoder, cpu, ["fp32", "bf16"]) == {"fp32": 9.0, "bf16": 3.0}
+    assert len(trials) == 1
+    (note,) = (tmp_path / "trials").iterdir()
+    note.write_text("{")
+    choice.remembered_trial(shallow_encoder, cpu, ["fp32", "bf16"])
+    assert len(trials) == 2
+
+
+def test_bf16_is_given_up_where_it_bends_the_gradient(
+    shallow_encoder: Encoder, picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
+    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3) ** 2]))
+    fast = choice.Choice("fast", "bf16", "fastest", {})
+    monkeypatch.setattr(choice, "LEAST_COSINE", 0.9)
+    assert choice.confirmed(fast, shallow_encoder, objective, picture**2).precision == "bf16"
+    monkeypatch.setattr(choice, "LEAST_COSINE", 0.999999)
+    bent = choice.confirmed(fast, shallow_encoder, objective, picture**2)
+    assert bent.precision == "fp32"
+    assert "cosine 0.9" in bent.reason
+
+
+@pytest.mark.parametrize(
+    ("cosines", "chosen", "expected"),
+    [
+        ({"bf16": 0.995}, "bf16", "bf16"),
+        ({"bf16": 0.8, "tf32": 0.999}, "bf16", "tf32"),
+        ({"bf16": 0.8, "tf32": 0.98}, "bf16", "fp32"),
+        ({"tf32": 0.98}, "tf32", "fp32"),
+        ({"tf32": float("nan")}, "tf32", "fp32"),
+        ({}, "fp32", "fp32"),
+    ],
+)
+def test_the_narrowest_precision_that_bends_nothing_is_taken(
+    cosines: dict[str, float], chosen: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, where TF32 is six times as fast as fp32; what is not in ``cosines`` must not be asked for."""
+    monkeypatch.setattr(choice, "usable_precisions", lambda device: ["fp32", "tf32", "bf16"])
+    asked = choice.Choice("fast", chosen, "fastest", {})
+    found = choice.unbent(asked, torch.device("cuda"), cosines.__getitem__)
+    assert found.precision == expected
+    assert (found.reason == "fastest") == (chosen == expected)
+
+
+def test_a_real_trial_times_every_precision(shallow_encoder: Encoder) -> None:
+    cpu = torch.device("cpu")
+    assert all(value > 0 for value in choice.trial(shallow_encoder, cpu, usable_precisions(cpu)).values())
+
+
+def test_a_precision_that_the_device_or_engine_lacks_is_refused(shallow_encoder: Encoder) -> None:
+    cpu = torch.device("cpu")
+    with pytest.raises(DeviceError, match="tf32"):
+        choice.choose(DeviceOptions(precision="tf32"), shallow_encoder, cpu)
+    with pytest.raises(DeviceError, match="eager"):
+        choice.choose(DeviceOptions(engine="eager", precision="bf16"), shallow_encoder, cpu)
+
+
+@pytest.mark.gpu
+def test_a_captured_evaluation_equals_the_plain_one(cuda: torch.device, picture: torch.Tensor) -> None:
+    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
+    encoder, _ = make_encoder("random:0", "vgg19", options.taps)
+    image = picture.to(cuda)
+    objective = Objective(options, build_targets(encoder.to(cuda), options, image, [image.flip(3)]))
+    plain = FastEvaluator(encoder, objective)
+    graphed = GraphedEvaluator(FastEvaluator(encoder, objective))
+    for power in (1, 2, 3):
+        torch.testing.assert_close(graphed(image**power).gradient, plain(image**power).gradient)
+
+
+def test_launches_are_not_captured_where_there_is_no_gpu(shallow_encoder: Encoder, picture: torch.Tensor) -> None:
+    options = StylizeConfig(content_taps="relu2_1", style_taps="relu1_1,relu2_1", cuda_graph="on")
+    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture]))
+    with pytest.raises(UsageError, match="no GPU to capture for"):
+        make_evaluator(options, choice.Choice("fast", "fp32", "as asked", {}), shallow_encoder, objective)

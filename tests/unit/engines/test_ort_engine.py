@@ -1,0 +1,199 @@
+"""The ort engine is the twin of eager: same terms, same gradient, same pictures, within what rounding allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nst_fast.engines.ort import OrtEvaluator
+from nst_fast.errors import DeviceError, UsageError
+from nst_fast.images import load_image
+from nst_fast.network.vgg import Encoder
+from nst_fast.network.weights import make_encoder
+from nst_fast.objective.evaluation import Evaluator
+from nst_fast.objective.objective import Objective, build_targets
+from nst_fast.objective.reference import EagerEvaluator
+from nst_fast.optimizers import learning_rate_at, make_optimizer
+from nst_fast.options.config import StylizeConfig
+
+SHALLOW = {"content_taps": "relu2_1", "style_taps": "relu1_1,conv2_1", "weights": "random:0", "style_weight": 10.0}
+BLOCKS = {"content_taps": "relu3_2", "style_taps": "relu1_1,relu2_1,relu3_1"}
+
+
+def smooth(height: int, width: int, seed: int) -> Tensor:
+    coarse = torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+
+
+def problem(
+    height: int = 33, width: int = 46, images: tuple[Tensor, Tensor] | None = None, **changes: Any
+) -> tuple[StylizeConfig, Encoder, Objective, Tensor]:
+    """Options, encoder, objective and a pastiche to start from."""
+    options = StylizeConfig(**{**SHALLOW, **changes})
+    encoder, _ = make_encoder(
+        options.weights,
+        options.network,
+        options.taps,
+        pooling=options.pooling,
+        padding=options.padding,
+        normalize_input=options.input_normalization == "imagenet",
+    )
+    content, style = images or (smooth(height, width, 1), smooth(40, 31, 2))
+    objective = Objective(options, build_targets(encoder, options, content, [style]))
+    return options, encoder, objective, torch.rand(content.shape, generator=torch.Generator().manual_seed(3))
+
+
+def distance(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+def test_terms_and_gradient_are_those_of_eager(pooling: str, padding: str) -> None:
+    _, encoder, objective, pastiche = problem(pooling=pooling, padding=padding, tv_weight=0.3, chroma_tv_weight=2.0)
+    expected = EagerEvaluator(encoder, objective)(pastiche)
+    actual = OrtEvaluator(encoder, objective)(pastiche)
+    assert list(actual.terms) == list(expected.terms)
+    for name, term in expected.terms.items():
+        torch.testing.assert_close(actual.terms[name], term, rtol=1e-4, atol=0)
+    torch.testing.assert_close(actual.total, expected.total, rtol=1e-4, atol=0)
+    assert distance(actual.gradient, expected.gradient) < 1e-3
+
+
+def test_rounding_differs_no_more_than_between_pytorchs_own_two_layouts() -> None:
+    _, encoder, objective, pastiche = problem(64, 80, content_taps="relu4_2", style_taps="relu1_1,relu3_1,relu5_1")
+    eager = EagerEvaluator(encoder, objective)
+    expected = eager(pastiche)
+    actual = OrtEvaluator(encoder, objective)(pastiche)
+    encoder.to(memory_format=torch.channels_last)
+    twin = eager(pastiche.contiguous(memory_format=torch.channels_last))
+    # Single flips of ReLU and max-pool decisions make up the difference, so the two distances are alike, not equal.
+    allowed = 10 * distance(twin.gradient, expected.gradient) + 1e-5
+    assert distance(actual.gradient, expected.gradient) < max(allowed, 2e-2)
+    torch.testing.assert_close(actual.total, expected.total, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 2e-3), ("fp16", 0.05)])
+def test_the_engine_is_eagers_twin_on_the_whole_original_network(precision: str, allowed: float) -> None:
+    """The default taps; features reach 12 000, a fifth of what fp16 holds."""
+    taps = {name: getattr(StylizeConfig(), name) for name in ("content_taps", "style_taps", "style_weight")}
+    _, encoder, objective, pastiche = problem(64, 80, weights="original", **taps)
+    expected = EagerEvaluator(encoder, objective)(pastiche)
+    actual = OrtEvaluator(encoder, objective, precision=precision)(pastiche)
+    assert distance(actual.gradient, expected.gradient) < allowed
+    for name, term in expected.terms.items():
+        torch.testing.assert_close(actual.terms[name], term, rtol=allowed / 20, atol=0)
+
+
+def test_a_pastiche_of_another_size_or_layout_is_taken() -> None:
+    for height, width in ((32, 48), (17, 20)):
+        _, encoder, objective, pastiche = problem(height, width)
+        evaluate = OrtEvaluator(encoder, objective)
+        plain = evaluate(pastiche)
+        other = evaluate(pastiche.contiguous(memory_format=torch.channels_last))
+        assert torch.equal(plain.gradient, other.gradient)
+
+
+def test_results_are_not_overwritten_by_the_next_evaluation() -> None:
+    _, encoder, objective, pastiche = problem()
+    evaluate = OrtEvaluator(encoder, objective)
+    first = evaluate(pastiche)
+    kept = first.gradient.clone(), first.total.clone()
+    evaluate(1 - pastiche)
+    assert torch.equal(first.gradient, kept[0])
+    assert torch.equal(first.total, kept[1])
+
+
+def test_convolutions_in_fp16_stay_near_fp32() -> None:
+    _, encoder, objective, pastiche = problem(pooling="average")
+    expected = EagerEvaluator(encoder, objective)(pastiche)
+    actual = OrtEvaluator(encoder, objective, precision="fp16")(pastiche)
+    torch.testing.assert_close(actual.total, expected.total, rtol=5e-3, atol=0)
+    similarity = torch.nn.functional.cosine_similarity(actual.gradient.flatten(), expected.gradient.flatten(), 0)
+    assert similarity > 0.99
+    assert distance(actual.gradient, expected.gradient) < 0.15  # its scale was undone
+
+
+def optimise(evaluate: Evaluator, options: StylizeConfig, start: Tensor) -> tuple[Tensor, float]:
+    pastiche = start.clone()
+    optimizer = make_optimizer(pastiche, options)
+    for step in range(options.steps):
+        optimizer.update(evaluate(pastiche), evaluate, learning_rate_at(options, step))
+    return pastiche.clamp(0, 1), float(evaluate(pastiche).total)
+
+
+def agree(encoder: Encoder, objective: Objective, options: StylizeConfig, start: Tensor) -> None:
+    """After all steps the losses lie within 0.5 % and the pictures within a mean of 2 levels of 255."""
+    expected, expected_loss = optimise(EagerEvaluator(encoder, objective), options, start)
+    actual, actual_loss = optimise(OrtEvaluator(encoder, objective), options, start)
+    assert abs(actual_loss / expected_loss - 1) < 0.005
+    assert float((actual - expected).abs().mean()) < 2 / 255
+
+
+def test_fifty_steps_of_adam_end_where_eager_ends() -> None:
+    options, encoder, objective, start = problem(48, 64, steps=50, optimizer="adam", learning_rate=0.01)
+    agree(encoder, objective, options, start)
+
+
+def test_lbfgs_runs_on_the_engine() -> None:
+    options, encoder, objective, start = problem(32, 40, steps=8, optimizer="lbfgs", learning_rate=0.5)
+    first = float(OrtEvaluator(encoder, objective)(start).total)
+    _, last = optimise(OrtEvaluator(encoder, objective), options, start)
+    assert last < 0.5 * first
+
+
+def test_fifty_steps_of_lbfgs_on_real_pictures_and_weights_end_with_the_loss_of_eager(assets: Path) -> None:
+    names = ("tubingen.png", "starry_night.jpg")
+    content, style = (load_image(assets / "images" / name, longest_side=64).tensor for name in names)
+    options, encoder, objective, _ = problem(images=(content, style), weights="original", **BLOCKS, steps=50)
+    assert options.optimizer == "lbfgs"
+    # Not the picture: a start moved by 1e-7 moves eager's own further than this engine does.
+    _, expected = optimise(EagerEvaluator(encoder, objective), options, content)
+    _, actual = optimise(OrtEvaluator(encoder, objective), options, content)
+    assert abs(actual / expected - 1) < 0.005
+
+
+def test_a_batch_is_refused() -> None:
+    _, encoder, objective, pastiche = problem()
+    with pytest.raises(UsageError, match="one picture at a time"):
+        OrtEvaluator(encoder, objective)(pastiche.repeat(2, 1, 1, 1))
+
+
+def test_a_provider_that_does_not_work_is_an_error_and_not_a_slow_run() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("CUDA works here")
+    _, encoder, objective, pastiche = problem()
+    with pytest.raises(DeviceError):
+        OrtEvaluator(encoder, objective, provider="cuda")(pastiche)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_the_engine_agrees_with_eager_on_a_gpu(
+    cuda: torch.device, provider: str, precision: str, cuda_graph: bool
+) -> None:
+    from nst_fast.onnx.session import probe_provider
+
+    if not (status := probe_provider(provider)).works:
+        pytest.skip(f"{provider}: {status.detail}")
+    _, encoder, objective, pastiche = problem(64, 96)
+    expected = EagerEvaluator(encoder, objective)(pastiche)
+    targets = objective.targets.to(cuda, torch.float32)
+    evaluate = OrtEvaluator(
+        encoder.to(cuda), Objective(objective.options, targets), provider=provider, precision=precision,
+        cuda_graph=cuda_graph,
+    )  # fmt: skip
+    loss_tolerance, gradient_tolerance = (1e-2, 0.3) if precision == "fp16" or provider == "tensorrt" else (1e-4, 1e-2)
+    for _ in range(3):  # a captured graph is replayed from the second call on
+        actual = evaluate(pastiche.to(cuda))
+        torch.testing.assert_close(actual.total.cpu(), expected.total, rtol=loss_tolerance, atol=0)
+        assert distance(actual.gradient.cpu(), expected.gradient) < gradient_tolerance
+    shifted = evaluate((1 - pastiche).to(cuda))
+    again = EagerEvaluator(encoder.cpu(), objective)(1 - pastiche)
+    torch.testing.assert_close(shifted.total.cpu(), again.total, rtol=loss_tolerance, atol=0)

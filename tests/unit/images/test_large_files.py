@@ -1,0 +1,542 @@
+"""Large pictures: read in bands as if read whole, written strip by strip, 16 bits, BigTIFF; with small pictures."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from pictures import encoded, png, png_chunk, rgb_profile, sample, tiff
+from PIL import Image, ImageCms
+from places import ROOT
+
+from nst_fast import images
+from nst_fast.api import stylize
+from nst_fast.errors import InputError, NstFastError, NumericsError, OutputError, UsageError
+from nst_fast.images import decoding, encoding, streaming
+from nst_fast.memory.planner import UPDATE_IMAGES
+from nst_fast.options.config import StylizeConfig
+from nst_fast.run.outputs import OutputFiles
+from nst_fast.run.record import RunRecord, read_record
+
+SIZE = (301, 203)
+DEEP = (".png", ".tif")
+TEXT = {"nst-fast": '{"seed": 0, "name": "é"}'}
+
+
+def gradient(width: int = 1024, height: int = 40) -> torch.Tensor:
+    """Smooth from left to right, another in every channel: [1, 3, H, W]."""
+    line = torch.linspace(0, 1, width)
+    return torch.stack([line, line.flip(0), line**2])[None, :, None].expand(1, 3, height, width)
+
+
+def pixels_of(path: Path) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """The pixels of a 16-bit file, read by nothing that wrote it: a PNG by hand, a TIFF by its tags."""
+    if path.suffix == ".tif":
+        array: np.ndarray[Any, np.dtype[np.uint16]] = tifffile.imread(path)
+        return array
+    data, at, packed = path.read_bytes(), 8, b""
+    width, height, depth, colour = 0, 0, 0, 0
+    while at < len(data):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        body = data[at + 8 : at + 8 + length]
+        assert int.from_bytes(data[at + 8 + length : at + 12 + length]) == zlib.crc32(kind + body)
+        if kind == b"IHDR":
+            width, height, depth, colour = int.from_bytes(body[:4]), int.from_bytes(body[4:8]), body[8], body[9]
+        packed += body if kind == b"IDAT" else b""
+        at += 12 + length
+    assert (depth, colour) == (16, 2)
+    rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, 1 + 6 * width)
+    return np.stack(list(unfiltered(rows))).view(">u2").reshape(height, width, 3).astype(np.uint16)
+
+
+def unfiltered(rows: np.ndarray[Any, np.dtype[np.uint8]]) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Rows of a PNG of 6 bytes per pixel without their filters, byte by byte as the specification has it."""
+    above = [0] * (rows.shape[1] - 1)
+    for row in rows.tolist():
+        kind, line = row[0], row[1:]
+        for at, value in enumerate(line):
+            left = line[at - 6] if at >= 6 else 0
+            line[at] = (value + (0, left, above[at], (left + above[at]) // 2)[kind]) % 256
+        yield np.array(line, np.uint8)
+        above = line
+
+
+# --- 16 bits
+
+
+@pytest.mark.parametrize("suffix", DEEP)
+def test_a_gradient_keeps_its_levels_in_16_bits(tmp_path: Path, suffix: str) -> None:
+    images.save_image(gradient(), tmp_path / f"a{suffix}", bit_depth=16)
+    pixels = pixels_of(tmp_path / f"a{suffix}")
+    expected = np.floor(gradient()[0].permute(1, 2, 0).double().numpy() * 65535 + 0.5)
+    assert np.abs(pixels - expected).max() <= 1 / 128  # float32's own rounding aside, to the nearest
+    assert len(np.unique(pixels[..., 0])) == 1024
+    images.save_image(gradient(), tmp_path / f"b{suffix}")
+    assert len(np.unique(images.to_uint8(images.load_image(tmp_path / f"b{suffix}").tensor)[..., 0])) == 256
+
+
+@pytest.mark.parametrize("suffix", DEEP)
+def test_noise_in_16_bits_is_stored_exactly_whatever_the_strips(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = torch.rand(1, 3, 23, 37, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
+    noise[:, :, :8] = noise[:, :, :1]  # rows alike, and pixels: each of the filters is the best somewhere
+    noise[:, :, 8:12] = noise[:, :, 8:12, :1]
+    noise[:, :, 12:16] = noise[:, :, 12:16, :1] + torch.linspace(0, 0.3, 37)
+    expected = np.rint(noise[0].permute(1, 2, 0).clamp(0, 1).numpy() * np.float32(65535)).astype(np.uint16)
+    for pixels in (1, 37 * 5, 10**6):
+        monkeypatch.setattr(encoding, "STRIP_PIXELS", pixels)
+        images.save_image(noise, tmp_path / f"a{suffix}", bit_depth=16)
+        np.testing.assert_array_equal(pixels_of(tmp_path / f"a{suffix}"), expected)
+
+
+@pytest.mark.parametrize("suffix", DEEP)
+def test_a_16_bit_file_has_profile_text_and_always_the_same_bytes(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    images.save_image(gradient(), path, bit_depth=16, text=TEXT)
+    assert images.read_text(path) == TEXT
+    assert path.read_bytes() == images.encode_image(gradient(), suffix, text=TEXT, bit_depth=16)
+    with Image.open(path) as picture:
+        profile = picture.info["icc_profile"]
+    assert profile == images.SRGB_PROFILE
+    assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+    loaded = images.load_image(path)
+    assert (loaded.tensor - gradient()).abs().max() <= 1 / 255
+    assert loaded.notes == ("16 bits per channel read as 8",)
+
+
+def test_a_tiff_has_no_date_and_names_no_program() -> None:
+    with tifffile.TiffFile(io.BytesIO(images.encode_image(gradient(), ".tif"))) as file:
+        names = {tag.name for tag in file.pages[0].tags}  # type: ignore[union-attr]
+    assert "InterColorProfile" in names
+    assert not names & {"DateTime", "Software", "ImageDescription"}
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.bmp"])
+def test_16_bits_are_refused_where_the_format_has_8(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"holds 8 bits per channel, not 16\. Use \.png, \.tif, \.tiff, or --bit-depth 8"
+    ):
+        images.save_image(gradient(), tmp_path / name, bit_depth=16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_side_that_the_format_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None:
+    config = SMALL.replace(image_size=16_384)
+    with pytest.raises(
+        UsageError, match=r"WEBP holds no side of 16384 pixels, the most are 16383\. Use \.png or \.tif"
+    ):
+        stylize("missing", "missing", config, output=tmp_path / "out.webp")
+    for suffix, longest in encoding.LONGEST_SIDE.items():
+        assert images.check_output_suffix(f"a.{suffix.lower()}", side=longest) == suffix
+        with pytest.raises(OutputError, match="cannot be stored"):  # by the encoder itself
+            images.encode_image(torch.zeros(1, 3, 1, longest + 1), f".{suffix.lower()}")
+        images.encode_image(torch.zeros(1, 3, 1, longest), f".{suffix.lower()}")
+
+
+def test_no_other_depth_is_known() -> None:
+    with pytest.raises(UsageError, match="--bit-depth 12: must be 8 or 16"):
+        StylizeConfig(bit_depth=12)
+    with pytest.raises(UsageError):
+        images.check_output_suffix("a.png", 12)
+
+
+SMALL = StylizeConfig(
+    weights="random:0", content_taps="relu1_2", style_taps="relu1_1", image_size=24, steps=2, monitor_every=0
+)
+
+
+def test_a_run_writes_16_bits_with_its_record_inside(tmp_path: Path) -> None:
+    for name, mode in {"content": "RGB", "style": "L"}.items():
+        sample(mode).save(tmp_path / f"{name}.png")
+    with pytest.raises(UsageError, match="WEBP holds 8 bits"):  # before the pictures are looked for
+        stylize("missing", "missing", SMALL, output=tmp_path / "out.webp", bit_depth=16)
+    paths = tmp_path / "content.png", tmp_path / "style.png"
+    pastiche = stylize(*paths, SMALL, output=tmp_path / "out.tif", bit_depth=16, overwrite=True)
+    values = np.rint(pastiche.image[0].permute(1, 2, 0).clamp(0, 1).numpy() * np.float32(65535))
+    np.testing.assert_array_equal(pixels_of(tmp_path / "out.tif"), values)
+    inside, beside = (read_record(tmp_path / name) for name in ("out.tif", "out.json"))
+    assert inside["options"]["bit_depth"] == beside["options"]["bit_depth"] == 16
+    with pytest.raises(UsageError, match="JPEG holds 8 bits"):
+        pastiche.save(tmp_path / "again.jpg")
+
+
+def test_a_record_from_before_the_choice_means_8_bits(tmp_path: Path) -> None:
+    record = RunRecord(options={}, inputs={}, weights={}, machine={}, device="", engine="", precision="")
+    OutputFiles(tmp_path / "a.png").save_picture(gradient(), record)
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "a.png"))[..., 0])) == 256
+
+
+# --- BigTIFF
+
+
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_a_tiff_becomes_a_bigtiff_when_4_gib_do_not_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bit_depth: int
+) -> None:
+    image = gradient(100, 20)
+    size = 100 * 20 * 3 * bit_depth // 8
+    for limit, first in ((size, b"II*\0"), (size - 1, b"II+\0")):
+        monkeypatch.setattr(encoding, "BIGTIFF_BYTES", limit)
+        monkeypatch.setattr(encoding, "STRIP_PIXELS", 700)
+        path = tmp_path / "a.tif"
+        images.save_image(image, path, bit_depth=bit_depth, text=TEXT)
+        assert path.read_bytes()[:4] == first
+        with tifffile.TiffFile(path) as file:
+            assert file.is_bigtiff == (first == b"II+\0")
+            np.testing.assert_array_equal(file.asarray(), encoding.quantised(image, bit_depth))
+        assert images.read_text(path) == TEXT
+        assert (images.load_image(path).tensor - image).abs().max() <= 1 / 255
+    assert encoding.BIGTIFF_BYTES < 2**32
+
+
+# --- writing in strips
+
+
+class Counted(io.BytesIO):
+    """A stream that remembers its largest write."""
+
+    largest = 0
+
+    def write(self, data: Any) -> int:
+        self.largest = max(self.largest, len(data))
+        return super().write(data)
+
+
+@pytest.mark.parametrize(("suffix", "bit_depth"), [(".png", 8), (".png", 16), (".tif", 8), (".tif", 16), (".bmp", 8)])
+def test_no_write_is_larger_than_some_strips(suffix: str, bit_depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "STRIP_PIXELS", 4000)
+    noise = torch.rand(1, 3, 400, 400, generator=torch.Generator().manual_seed(0))
+    stream = Counted()
+    encoding.write_image(stream, noise, encoding.WRITABLE[suffix], {}, bit_depth)
+    whole = 400 * 400 * 3 * bit_depth // 8
+    assert len(stream.getvalue()) > 0.9 * whole
+    assert stream.largest < 0.2 * whole
+
+
+def test_a_value_that_is_not_finite_in_the_last_strip_costs_nothing_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "STRIP_PIXELS", 1)
+    image = gradient().clone()
+    image[0, 2, -1, -1] = float("nan")
+    (tmp_path / "a.png").write_bytes(b"old")
+    with pytest.raises(NumericsError):
+        images.save_image(image, tmp_path / "a.png")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in encoding.WRITABLE if suffix != ".tiff"])
+def test_a_disk_that_fills_up_while_writing_is_named_as_such(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow, given a descriptor, would say "encoder error -2"."""
+    write = encoding.write_image
+
+    class Full:
+        def __init__(self, stream: BinaryIO) -> None:
+            self._stream, self._room = stream, 1000
+
+        def write(self, data: bytes) -> int:
+            self._room -= len(data)
+            if self._room < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return self._stream.write(data)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._stream, name)
+
+    monkeypatch.setattr(images, "write_image", lambda stream, *rest: write(Full(stream), *rest))  # type: ignore[arg-type]
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(OutputError, match="no space left"):
+        images.save_image(noise, tmp_path / f"a{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_encoding_takes_less_per_pixel_than_the_plan_has_for_an_update() -> None:
+    """The planner counts no encoder: Pillow's 4 bytes per pixel come when the optimiser no longer works."""
+    assert 12 * min(UPDATE_IMAGES.values()) > 4
+
+
+# --- text of files that are too large to be decoded
+
+
+def png_of(width: int, height: int, *chunks: bytes) -> bytes:
+    """A PNG whose header claims a size and that has hardly any pixels."""
+    return png(width, height, 8, 2, bytes(height), *chunks)
+
+
+def test_the_record_of_a_picture_beyond_every_limit_is_read_without_its_pixels(tmp_path: Path) -> None:
+    chunk = png_chunk(b"tEXt", b"nst-fast\0{}")
+    (tmp_path / "a.png").write_bytes(png_of(32_768, 32_768, chunk))
+    assert images.read_text(tmp_path / "a.png") == {"nst-fast": "{}"}
+    with pytest.raises(InputError, match="megapixels"):
+        images.load_image(tmp_path / "a.png")
+
+
+def test_text_behind_the_pixels_is_read_too_but_within_the_limit(tmp_path: Path) -> None:
+    chunk = png_chunk(b"tEXt", b"Comment\0late")
+    whole = encoded(sample(), "PNG")
+    (tmp_path / "a.png").write_bytes(whole[:-12] + chunk + whole[-12:])
+    assert images.read_text(tmp_path / "a.png") == {"Comment": "late"}
+    huge = png_of(32_768, 32_768)
+    (tmp_path / "a.png").write_bytes(huge[:-12] + chunk + huge[-12:])
+    with pytest.raises(InputError, match="megapixels"):
+        images.read_text(tmp_path / "a.png")
+
+
+# --- reading in bands
+
+
+@pytest.fixture
+def bands(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Every picture counts as large; the formats that libvips has read to the end."""
+    pytest.importorskip("pyvips", reason="the extra nst-fast[large] is not installed", exc_type=ImportError)
+    read: list[str] = []
+    original = decoding.rows_of
+
+    def spied(picture: Any, stream: BinaryIO) -> Any:
+        rows = original(picture, stream)
+        assert rows is not None
+
+        def counted(top: int, bottom: int) -> Image.Image:
+            piece = rows(top, bottom)
+            if bottom == picture.height:
+                read.append(picture.format)
+            return piece
+
+        return counted
+
+    monkeypatch.setattr(streaming, "LARGE_PIXELS", 0)
+    monkeypatch.setattr("nst_fast.images.bands.BAND_PIXELS", 8000)
+    monkeypatch.setattr(decoding, "rows_of", spied)
+    yield read
+
+
+def transparent(mode: str) -> Image.Image:
+    picture = sample(size=SIZE)
+    picture.putalpha(Image.linear_gradient("L").resize(SIZE))
+    return picture.convert(mode)
+
+
+def deep() -> np.ndarray[Any, np.dtype[np.uint16]]:
+    noise = np.random.default_rng(0).integers(0, 250, (SIZE[1], SIZE[0], 3))
+    return (np.asarray(sample(size=SIZE)).astype(np.uint16) * 256 + noise).astype(np.uint16)
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[274] = orientation
+    return exif
+
+
+def deep_tiff(**options: Any) -> bytes:
+    sink = io.BytesIO()
+    tifffile.imwrite(sink, deep(), photometric="rgb", **options)
+    return sink.getvalue()
+
+
+READ_BY_VIPS: dict[str, Callable[[], bytes]] = {
+    "png": lambda: encoded(sample(size=SIZE), "PNG"),
+    "png turned": lambda: encoded(sample(size=SIZE), "PNG", exif=turned(6)),
+    "png with profile": lambda: encoded(sample(size=SIZE), "PNG", icc_profile=rgb_profile(1.4, red_is_blue=True)),
+    "png with alpha": lambda: encoded(transparent("RGBA"), "PNG"),
+    "png of grey with alpha": lambda: encoded(transparent("LA"), "PNG"),
+    "png of 16 bits": lambda: png(*SIZE, 16, 2, deep().astype(">u2").tobytes()),
+    "jpeg turned": lambda: encoded(sample(size=SIZE), "JPEG", exif=turned(8)),
+    "progressive jpeg": lambda: encoded(sample(size=SIZE), "JPEG", progressive=True, icc_profile=rgb_profile(2.4)),
+    "tiff": lambda: encoded(sample(size=SIZE), "TIFF", compression="tiff_lzw"),
+    "tiff with alpha": lambda: encoded(transparent("RGBA"), "TIFF"),
+    "tiff of jpeg": lambda: encoded(sample(size=SIZE), "TIFF", compression="jpeg"),
+    "tiff of 16 bits in tiles": lambda: deep_tiff(tile=(64, 64), compression="zlib"),
+    "tiff of 16 bits, big-endian": lambda: deep_tiff(byteorder=">"),
+    "bigtiff": lambda: deep_tiff(bigtiff=True, rowsperstrip=7),
+    "tiff of pages": lambda: encoded(sample(size=SIZE), "TIFF", save_all=True, append_images=[sample(size=SIZE)]),
+}
+
+
+@pytest.mark.parametrize("name", READ_BY_VIPS)
+@pytest.mark.parametrize("side", [None, 97, 500])
+def test_a_picture_read_in_bands_is_that_read_whole(
+    tmp_path: Path, bands: list[str], name: str, side: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(READ_BY_VIPS[name]())
+    banded = images.load_image(path, longest_side=side, background="lime")
+    assert len(bands) == 1
+    monkeypatch.setattr(streaming, "LARGE_PIXELS", 10**9)
+    whole = images.load_image(path, longest_side=side, background="lime")
+    assert len(bands) == 1
+    assert (banded.tensor - whole.tensor).abs().max() <= 1.01 / 255
+    assert (banded.original_size, banded.notes, banded.sha256) == (whole.original_size, whole.notes, whole.sha256)
+
+
+def test_a_picture_that_ends_within_its_last_square_is_placed_exactly(tmp_path: Path) -> None:
+    """A ramp of 600 pixels averaged by sevens: 85 5/7 squares become 28 pixels."""
+    ramp = np.broadcast_to(np.rint((np.arange(600) + 0.5) / 600 * 65535).astype(np.uint16), (600, 600))
+    Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "a.png")
+    line = images.load_image(tmp_path / "a.png", longest_side=28).tensor[0, 0, 14]
+    torch.testing.assert_close(line[3:-3], ((torch.arange(28) + 0.5) / 28)[3:-3], atol=5e-4, rtol=0)
+
+
+def late_turn() -> bytes:
+    data = encoded(sample(size=SIZE), "PNG")
+    return data[:-12] + png_chunk(b"eXIf", turned(6).tobytes().removeprefix(b"Exif\0\0")) + data[-12:]
+
+
+READ_BY_PILLOW: dict[str, Callable[[], bytes]] = {
+    "palette": lambda: encoded(sample("P", SIZE), "PNG"),
+    "grey": lambda: encoded(sample("L", SIZE), "PNG"),
+    "colour key": lambda: encoded(sample(size=SIZE), "PNG", transparency=(1, 2, 3)),
+    "turned behind its pixels": late_turn,
+    "several frames": lambda: encoded(sample(size=SIZE), "PNG", save_all=True, append_images=[transparent("RGB")]),
+    "turned tiff": lambda: encoded(sample(size=SIZE), "TIFF", exif=turned(6)),
+    "premultiplied": lambda: tiff(np.asarray(transparent("RGBA")), bits=8, photometric=2, extra=1),
+    "printer's jpeg": lambda: encoded(sample("CMYK", SIZE), "JPEG"),
+    "webp": lambda: encoded(sample(size=SIZE), "WEBP"),
+    "reduced by the decoder": lambda: encoded(sample(size=(600, 400)), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", READ_BY_PILLOW)
+def test_what_libvips_would_read_differently_is_left_to_pillow(
+    tmp_path: Path, bands: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(READ_BY_PILLOW[name]())
+    banded = images.load_image(path, longest_side=97)
+    monkeypatch.setattr(streaming, "LARGE_PIXELS", 10**9)
+    whole = images.load_image(path, longest_side=97)
+    assert bands == []
+    assert torch.equal(banded.tensor, whole.tensor)
+    assert banded.original_size == whole.original_size
+
+
+def test_a_pipe_is_read_whole(bands: list[str]) -> None:
+    stream = io.BytesIO(encoded(sample(size=SIZE), "PNG"))
+    decoding.decode(stream, "a pipe", decoding.Limits(None, 1), (1, 1, 1))
+    assert bands == []
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_damage_is_told_in_the_words_of_the_other_reader(
+    tmp_path: Path, bands: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(sample(size=SIZE), kind)
+    path = tmp_path / "a[page=2].png"  # a name that libvips could take for options
+    path.write_bytes(data)
+    images.load_image(path)
+    assert bands == [kind]
+    path.write_bytes(data[: len(data) // 2])
+    told = []
+    for pixels in (0, 10**9):
+        monkeypatch.setattr(streaming, "LARGE_PIXELS", pixels)
+        with pytest.raises(InputError) as caught:
+            images.load_image(path)
+        told.append(str(caught.value))
+    assert told[0] == told[1]
+
+
+def test_a_name_that_is_not_utf8_is_read(tmp_path: Path, bands: list[str]) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    try:
+        path.write_bytes(encoded(sample(size=SIZE), "PNG"))
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    assert images.load_image(path).original_size == SIZE
+
+
+def test_a_picture_that_was_read_is_closed(tmp_path: Path, bands: list[str]) -> None:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("the system does not tell which files are open")
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(sample(size=SIZE), "PNG"))
+    images.load_image(path)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(InputError):
+        images.load_image(path)
+    assert str(path) not in {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "tiff"])
+def test_damaged_files_are_read_in_bands_or_refused_in_one_line(
+    name: str, bands: list[str], tmp_path: Path, fuzz: ModuleType
+) -> None:
+    sound = [make() for title, make in READ_BY_VIPS.items() if name in title and "big" not in title]
+    deep = {"png": fuzz.m.png_below_the_checksums, "tiff": fuzz.m.tiff_tags}.get(name, fuzz.m.damaged)
+    tally = fuzz.Tally()
+    for number in range(60):
+        chance = Random(f"{name} {number}")
+        data = chance.choice((fuzz.m.damaged, deep))(chance.choice(sound), chance)
+        assert fuzz.feed(name, data, tmp_path, tally) == "", f"number {number}"
+    assert bands
+    assert tally.refused
+
+
+@pytest.fixture(scope="module")
+def fuzz() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "bench" / "reliability"))
+        import fuzz as module  # type: ignore[import-not-found]
+    return module  # type: ignore[no-any-return]
+
+
+def test_without_pyvips_a_large_picture_is_read_whole_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(sample(size=SIZE), "PNG"))
+    monkeypatch.setattr(streaming, "_pyvips", lambda: None)
+    plain = images.load_image(path)
+    assert plain.notes == ()
+    monkeypatch.setattr(streaming, "LARGE_PIXELS", 0)
+    large = images.load_image(path)
+    assert torch.equal(large.tensor, plain.tensor)
+    assert large.notes == (streaming.HINT,)
+    assert re.search(r"install nst-fast\[large\]", streaming.HINT)
+
+
+def test_a_small_picture_does_not_load_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_pyvips", lambda: pytest.fail("loaded"))
+    (tmp_path / "a.png").write_bytes(encoded(sample(size=SIZE), "PNG"))
+    assert images.load_image(tmp_path / "a.png").original_size == SIZE
+
+
+def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path, bands: list[str]) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(sample(size=SIZE), "PNG"))
+    with pytest.raises(NstFastError, match=r"raise --max-megapixels"):
+        images.load_image(path, max_megapixels=0.01)
+    assert bands == []
+
+
+def test_the_benchmark_reads_and_writes_every_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench" / "memory"))
+    import files as benchmark  # type: ignore[import-not-found]
+
+    def run(arguments: list[str]) -> float:
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.argv", ["-c", *arguments[2:]])
+            exec(arguments[1], {})
+        return 1.0
+
+    monkeypatch.setattr(benchmark, "WIDTH", 64)
+    monkeypatch.setattr(benchmark, "HEIGHT", 40)
+    monkeypatch.setattr(benchmark, "READ_SIDES", (32, 80))
+    monkeypatch.setattr(benchmark, "peak_mib", run)
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda command, **_: benchmark.make_file(Path(command[-1])))
+    rows = benchmark.rows_of(tmp_path, old=False)
+    assert [row.get("read") for row in rows if "read" in row] == [n for n in benchmark.FILES for _ in range(2)]
+    assert {path.name for path in tmp_path.iterdir()} == {row["write"] for row in rows if "write" in row}

@@ -1,0 +1,95 @@
+"""What a worker kept of a picture when it died or was stopped, and who goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from batches import Watcher, batch_of, run
+from PIL import Image
+
+from nst_fast.jobs.batch.inputs import STATE
+from nst_fast.jobs.batch.job import Hooks
+from nst_fast.jobs.batch.run import run_batch
+from nst_fast.run.loop import StepEvent
+from nst_fast.run.pastiche import Listeners
+
+OPTIONS = {"steps": 12, "optimizer": "lbfgs", "checkpoint_every": "1", "log_every": 1}
+
+
+class DeathError(BaseException):
+    """Nobody catches it: the worker ends where it is."""
+
+
+class Killer(Watcher):
+    """Ends the worker at a step of the first picture; hears what is said."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+        self.notes: list[str] = []
+
+    @contextmanager
+    def __call__(self, line: str) -> Iterator[Listeners]:
+        def event(event: StepEvent) -> None:
+            if event.step == self.step:
+                raise DeathError
+
+        with super().__call__(line) as listeners:
+            yield Listeners(stop=listeners.stop, event=event, note=self.notes.append)
+
+
+def kept(photos: Path) -> list[str]:
+    folder = photos.parent / "out" / STATE / "checkpoints"
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
+
+
+def killed_at(step: int, photos: Path, **options: object) -> None:
+    with pytest.raises(DeathError):
+        run_batch(batch_of(photos, **{**OPTIONS, **options}), Hooks(watch=Killer(step)))
+
+
+def go_on(photos: Path, **options: object) -> list[str]:
+    """Run the batch to its end; what was said."""
+    watcher = Killer(step=-1)
+    outcome = run_batch(batch_of(photos, **{**OPTIONS, **options}), Hooks(watch=watcher))
+    assert len(outcome.done) == 2
+    return watcher.notes
+
+
+def test_a_picture_goes_on_where_its_worker_died_to_the_same_pixels(photos: Path) -> None:
+    killed_at(7, photos)
+    assert kept(photos) == ["a-checkpoint-000006.safetensors", "a-checkpoint-000007.safetensors"]
+    assert "going on after step 7 of 12" in go_on(photos)
+    assert kept(photos) == []
+    again = photos.parent / "again"
+    run(photos, folder=again, **OPTIONS)
+    for name in ("a.png", "deep/er/b.png"):
+        with Image.open(photos.parent / "out" / name) as one, Image.open(again / name) as other:
+            assert one.tobytes() == other.tobytes()
+
+
+def test_a_stopped_picture_goes_on_too(photos: Path) -> None:
+    watcher = Watcher(stop_at=1)
+    run_batch(batch_of(photos, **OPTIONS), Hooks(watch=watcher, stop=watcher.stop))
+    assert kept(photos) == ["a-checkpoint-000000.safetensors"]
+    assert "going on after step 0 of 12" in go_on(photos)
+
+
+def test_nobody_goes_on_from_other_options_another_input_or_what_is_damaged(photos: Path) -> None:
+    killed_at(5, photos)
+    notes = go_on(photos, content_weight=3.0)  # may change, for nothing has been made yet
+    assert "begun anew: what was kept is of another input or other options" in notes
+    other = photos.parent / "other"
+    killed_at(5, photos, folder=other)
+    for path in (other / STATE / "checkpoints").rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-10])
+    assert any(note.startswith("begun anew: ") for note in go_on(photos, folder=other))
+
+
+def test_without_checkpoints_nothing_is_kept(photos: Path) -> None:
+    killed_at(5, photos, checkpoint_every="0")
+    assert not (photos.parent / "out" / STATE / "checkpoints").exists()
+    assert not any("going on" in note for note in go_on(photos, checkpoint_every="0"))

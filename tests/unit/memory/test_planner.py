@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nst_fast.engines import Evaluation
+from nst_fast.errors import OutOfMemoryError, UsageError
+from nst_fast.memory.footprint import MIB, Network, kept_bytes, step_bytes, weight_bytes
+from nst_fast.memory.grids import tiling_like
+from nst_fast.memory.planner import Job, budget_of, describe, largest_size, make_plan, predict
+from nst_fast.network.tiles import make_tiling
+from nst_fast.options.config import StylizeConfig, parse_bytes
+from nst_fast.run.evaluation import OnOutOfMemory, is_out_of_memory
+
+GIB = 2**30
+DEFAULT = StylizeConfig()
+
+
+def job(height: int, width: int, config: StylizeConfig = DEFAULT, engine: str = "fast", precision: str = "fp32") -> Job:
+    return Job(config, engine, precision, height, width, ((512, 512),))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4GiB", 4 * GIB), ("1500MB", 1_500_000_000), ("0.5 gib", GIB // 2), ("4096", 4096)]
+)
+def test_amounts_of_memory_are_read_as_people_write_them(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["4 GiBi", "many", "-1GiB", "", "0"])
+def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--max-memory"):
+        StylizeConfig(max_memory=text)
+
+
+def test_bytes_kept_between_the_passes_are_those_counted_in_pytorch() -> None:
+    """1,532 bytes per pixel were counted in autograd's graph of VGG-19 to relu5_1, see docs/large-pictures.md."""
+    assert kept_bytes("vgg19", DEFAULT.taps, "eager", "max", 4) == 1532
+    assert kept_bytes("vgg19", DEFAULT.taps, "eager", "average", 4) == 1532 - 240
+    assert kept_bytes("vgg19", DEFAULT.taps, "fast", "max", 4) == 12 + 4 * 290
+    assert kept_bytes("vgg19", DEFAULT.taps, "fast", "max", 2) == 12 + 2 * 290
+
+
+def test_weights_are_counted_down_to_the_deepest_tap() -> None:
+    assert weight_bytes("vgg19", ["conv1_1"]) == 4 * (27 * 64 + 64)
+    assert weight_bytes("vgg19", ["relu5_1"]) == 4 * 12_944_960
+
+
+@pytest.mark.parametrize("engine", ["eager", "fast"])
+def test_a_step_takes_more_than_it_keeps_and_less_with_average_pooling_and_fewer_taps(engine: str) -> None:
+    network = Network("vgg19", ("relu4_2",), ("relu1_1", "relu2_1", "relu5_1"), "max")
+    step = step_bytes(network, engine, 4, tiled=True)
+    assert step > kept_bytes("vgg19", network.taps, engine, "max", 4)
+    assert step > step_bytes(network, engine, 2, tiled=True)
+    average = step_bytes(replace(network, pooling="average"), engine, 4, tiled=True)
+    assert step > average if engine == "eager" else step == average  # the fast engine keeps no indices
+    assert step > step_bytes(replace(network, content_taps=(), style_taps=("relu2_1",)), engine, 4, tiled=True)
+
+
+def test_a_picture_that_fits_is_computed_whole() -> None:
+    plan = make_plan(job(512, 512), 8 * GIB)
+    assert not plan.tiled
+    assert plan.fits
+    assert plan.lbfgs_history == DEFAULT.lbfgs_history
+    assert not plan.halve_content
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(64, 6000), st.integers(64, 6000), st.floats(0.8, 30), st.sampled_from(["fast", "eager"]))
+def test_a_plan_keeps_its_budget_or_says_what_would(height: int, width: int, gibibytes: float, engine: str) -> None:
+    task, budget = job(height, width, engine=engine), round(gibibytes * GIB)
+    try:
+        plan = make_plan(task, budget)
+    except OutOfMemoryError as error:
+        assert "The largest that fits is --image-size" in error.remedy
+        size = largest_size(task, budget)
+        assert size is not None
+        scale = max(size) / max(height, width)  # the style images shrink alike
+        styles = tuple((max(16, round(h * scale)), max(16, round(w * scale))) for h, w in task.styles)
+        assert make_plan(replace(job(*size, engine=engine), styles=styles), budget).fits
+        return
+    assert plan.peak < plan.budget == budget
+    whole = predict(task, make_tiling("vgg19", DEFAULT.taps, height, width, (1, 1)), budget, history=5, halve=False)
+    assert plan.tiled == (not whole.fits or 64 * height * width >= 2**31)
+    assert not plan.tiled or plan.parts["step"] < whole.parts["step"]
+
+
+def test_what_fits_nowhere_is_refused_with_exit_code_7() -> None:
+    with pytest.raises(OutOfMemoryError, match="16384x16384 needs at least") as caught:
+        make_plan(job(16384, 16384), 2 * GIB)
+    assert caught.value.exit_code == 7
+    with pytest.raises(OutOfMemoryError, match="give --max-memory more") as caught:
+        make_plan(job(64, 64), 64 * MIB)
+    assert "largest" not in caught.value.remedy
+
+
+def test_halves_of_content_targets_and_pairs_of_lbfgs_are_given_up_only_in_need() -> None:
+    lbfgs = StylizeConfig(optimizer="lbfgs", lbfgs_history=40)
+    roomy = make_plan(job(4096, 4096, lbfgs), 100 * GIB)
+    tight = make_plan(job(4096, 4096, lbfgs), 8 * GIB)
+    assert (roomy.lbfgs_history, roomy.halve_content) == (40, False)
+    assert 3 <= tight.lbfgs_history < 40
+    adam = [make_plan(job(4096, 4096, StylizeConfig(optimizer="adam")), gib * GIB) for gib in (4, 20)]
+    assert [plan.lbfgs_history for plan in adam] == [20, 20]
+
+
+def test_pairs_of_lbfgs_are_given_up_before_a_picture_is_cut_into_tiles() -> None:
+    whole = make_tiling("vgg19", DEFAULT.taps, 1024, 1024, (1, 1))
+    budget = round(1.06 * predict(job(1024, 1024), whole, 0, history=5, halve=False).peak)
+    assert not (plan := make_plan(job(1024, 1024), budget)).tiled
+    assert plan.lbfgs_history == 5
+    assert make_plan(job(1024, 1024), budget // 2).tiled
+
+
+def test_who_runs_out_of_memory_with_lbfgs_is_told_that_adam_fits() -> None:
+    with pytest.raises(OutOfMemoryError) as caught:
+        make_plan(job(8192, 8192), 8 * GIB)
+    assert "use --optimizer adam, which fits" in caught.value.remedy
+
+
+def test_no_tensor_of_a_plan_needs_64_bit_indices() -> None:
+    plan = make_plan(job(8192, 8192), 1000 * GIB)
+    assert plan.tiled
+    assert 64 * plan.tiling.largest_crop[0] * plan.tiling.largest_crop[1] < 2**31
+
+
+def test_a_tile_size_is_kept_to() -> None:
+    plan = make_plan(job(700, 900, StylizeConfig(tile_size=256)), 8 * GIB)
+    assert plan.tiling.grid == (3, 4)
+
+
+def test_other_pictures_are_cut_into_crops_about_as_large() -> None:
+    tiling = make_tiling("vgg19", DEFAULT.taps, 2048, 1536, (3, 2))
+    other = tiling_like(DEFAULT, tiling, 3000, 1000)
+    ratio = (other.largest_crop[0] * other.largest_crop[1]) / (tiling.largest_crop[0] * tiling.largest_crop[1])
+    assert 0.5 < ratio <= 1.05
+    whole = make_tiling("vgg19", DEFAULT.taps, 640, 480, (1, 1))
+    assert tiling_like(DEFAULT, whole, 3000, 1000).whole
+
+
+def test_a_budget_is_never_more_than_the_device_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nst_fast.memory.planner.free_memory", lambda device: 10 * GIB)
+    assert budget_of(StylizeConfig(max_memory="1GiB"), "cpu") == GIB
+    assert budget_of(StylizeConfig(max_memory="100GiB"), "cpu") == budget_of(DEFAULT, "cpu") == 9 * GIB
+
+
+def test_the_plan_is_one_line_and_plain_data() -> None:
+    plan = make_plan(job(1536, 2048), 2 * GIB)
+    assert str(plan).startswith(f"plan: 2048x1536 {plan.tiling.grid[0]}x{plan.tiling.grid[1]} tiles, crops up to")
+    assert "\n" not in str(plan)
+    facts = describe(plan)
+    assert facts["grid"] == list(plan.tiling.grid)
+    assert facts["peak_mib"] == round(plan.peak / MIB)
+
+
+def bowl(pastiche: torch.Tensor) -> Evaluation:
+    total = pastiche.square().sum((1, 2, 3))
+    return Evaluation(total, {"bowl": total}, 2 * pastiche)
+
+
+def exhausted(pastiche: torch.Tensor) -> Evaluation:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore lines")
+
+
+def test_memory_that_runs_out_is_an_error_of_ours() -> None:
+    with pytest.raises(OutOfMemoryError, match="Tried to allocate 20 GiB") as caught:
+        OnOutOfMemory(exhausted, None)(torch.ones(1, 3, 4, 4))
+    assert "--on-oom tile" in caught.value.remedy
+
+
+def test_memory_that_runs_out_is_retried_once_from_the_picture_as_it_is() -> None:
+    seen: list[float] = []
+
+    def smaller(pastiche: torch.Tensor) -> Evaluation:
+        seen.append(pastiche.mean().item())
+        if len(seen) > 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return bowl(pastiche)
+
+    evaluate = OnOutOfMemory(exhausted, lambda: smaller)
+    pastiche = torch.full((1, 3, 4, 4), 0.25)
+    torch.testing.assert_close(evaluate(pastiche).gradient, torch.full((1, 3, 4, 4), 0.5))
+    evaluate(pastiche)
+    with pytest.raises(OutOfMemoryError, match="can't allocate"):
+        evaluate(pastiche)
+    assert seen[:2] == [0.25, 0.25]
+
+
+def test_other_faults_pass_through() -> None:
+    def faulty(pastiche: torch.Tensor) -> Evaluation:
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        OnOutOfMemory(faulty, lambda: bowl)(torch.ones(1, 3, 4, 4))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))

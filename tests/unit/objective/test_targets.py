@@ -1,0 +1,53 @@
+"""Targets that several runs share are built once, are the right ones, and do not fill the memory."""
+
+from __future__ import annotations
+
+import torch
+
+from nst_fast.network.vgg import Encoder
+from nst_fast.objective.objective import build_targets
+from nst_fast.objective.targets import TargetCache
+from nst_fast.options.config import StylizeConfig
+
+CONFIG = StylizeConfig(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
+
+
+def test_equal_pictures_are_measured_once(shallow_encoder: Encoder, picture: torch.Tensor) -> None:
+    cache = TargetCache()
+    first = cache.build(shallow_encoder, CONFIG, picture, [picture.flip(3)])
+    again = cache.build(shallow_encoder, CONFIG.replace(style_weight=3.0), picture.clone(), [picture.flip(3)])
+    assert cache.built == 2  # content and style
+    assert again.content["relu2_1"] is first.content["relu2_1"]
+    assert again.grams["relu1_1"] is first.grams["relu1_1"]
+
+
+def test_other_pixels_taps_or_weights_are_other_targets(shallow_encoder: Encoder, picture: torch.Tensor) -> None:
+    cache = TargetCache()
+    styles = [picture.flip(3), picture.flip(2)]
+    for config, content, blend in [
+        (CONFIG, picture, [1.0, 1.0]),
+        (CONFIG, picture * 0.5, [1.0, 3.0]),
+        (CONFIG.replace(content_taps="relu1_1", style_taps="relu2_1"), picture, [1.0, 1.0]),
+    ]:
+        actual = cache.build(shallow_encoder, config, content, styles, blend)
+        expected = build_targets(shallow_encoder, config, content, styles, blend)
+        for tap, features in expected.content.items():
+            assert torch.equal(actual.content[tap], features)
+        for tap, gram in expected.grams.items():
+            assert torch.equal(actual.grams[tap], gram)
+    assert cache.built == 6
+
+
+def test_a_run_without_content_or_without_style_has_only_the_other(
+    shallow_encoder: Encoder, picture: torch.Tensor
+) -> None:
+    cache = TargetCache()
+    assert not cache.build(shallow_encoder, CONFIG, None, [picture]).content
+    assert not cache.build(shallow_encoder, CONFIG, picture, []).grams
+
+
+def test_targets_beyond_the_limit_are_not_kept(shallow_encoder: Encoder, picture: torch.Tensor) -> None:
+    cache = TargetCache(kept_bytes=1000)
+    for _ in range(2):
+        cache.build(shallow_encoder, CONFIG, picture, [])
+    assert cache.built == 2

@@ -1,0 +1,216 @@
+"""The monitor sees what the loop sees, never holds it up, and says so when it fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from nst_fast.network.vgg import Encoder
+from nst_fast.objective.objective import Objective, build_targets
+from nst_fast.objective.reference import EagerEvaluator
+from nst_fast.onnx.export import ExportModule, build_graph
+from nst_fast.onnx.monitor import Monitor
+from nst_fast.onnx.publish import encoder_for
+from nst_fast.onnx.session import Session, make_session
+from nst_fast.optimizers import make_optimizer
+from nst_fast.options.config import ExportConfig, StylizeConfig
+
+SMALL = {"weights": "random", "content_taps": "relu2_1", "style_taps": "relu1_1:0.5,relu2_1"}
+Problem = tuple[StylizeConfig, Encoder, Session]
+WAIT = 30.0  # seconds until a test that hangs fails
+
+
+def make_problem(**options: object) -> Problem:
+    config = StylizeConfig(**{**SMALL, **options})
+    export = ExportConfig.serving(config)
+    encoder, weights_sha256 = encoder_for(export)
+    graph = build_graph(ExportModule(encoder, export), export, weights_sha256)
+    return config, encoder, make_session(graph.model, threads=1)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    return make_problem()
+
+
+def make_objective(config: StylizeConfig, encoder: Encoder, size: tuple[int, int], batch: int = 1) -> Objective:
+    generator = torch.Generator().manual_seed(1)
+    content = torch.rand(batch, 3, *size, generator=generator)
+    style = torch.rand(1, 3, 30, 26, generator=generator)
+    return Objective(config, build_targets(encoder, config, content, [style]))
+
+
+def run_both(problem: Problem, size: tuple[int, int], batch: int = 1) -> None:
+    """Optimise for a few steps with a monitor beside; its readings must be the loop's own terms."""
+    config, encoder, session = problem
+    objective = make_objective(config, encoder, size, batch)
+    pastiche = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(2))
+    evaluate = EagerEvaluator(encoder, objective)
+    optimizer = make_optimizer(pastiche, config)
+    expected: list[dict[str, float]] = []
+    with Monitor(session, objective) as monitor:
+        for step in range(4):
+            evaluation = evaluate(pastiche)
+            terms = {**evaluation.terms, "total": evaluation.total}
+            expected.append({name: term.mean().item() for name, term in terms.items()})
+            submit_and_wait(monitor, step, pastiche.clone())
+            optimizer.update(evaluation, evaluate, config.initial_learning_rate)
+    assert (monitor.warnings, monitor.dropped) == ([], 0)
+    readings = monitor.readings()
+    assert [reading.step for reading in readings] == [0, 1, 2, 3]
+    assert expected[0]["total"] != pytest.approx(expected[3]["total"], rel=1e-2)  # the steps lead somewhere
+    for reading, terms in zip(readings, expected, strict=True):
+        assert list(reading.terms) == list(terms)
+        assert reading.terms == pytest.approx(terms, rel=1e-3)
+
+
+def submit_and_wait(monitor: Monitor, step: int, pastiche: torch.Tensor) -> None:
+    """Hand a snapshot over when none waits, so that none is dropped."""
+    wait_until(lambda: monitor._waiting is None)
+    assert monitor.submit(step, pastiche)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(int(WAIT / 0.005)):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("waited in vain")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"content_normalization": "mean", "style_normalization": "gatys", "gram_normalization": "none"},
+        {"content_normalization": "half_sum", "style_normalization": "sum", "gram_normalization": "chw"},
+        {"tv_weight": 3.0, "optimizer": "lbfgs"},
+    ],
+    ids=lambda options: "-".join(options) or "defaults",
+)
+def test_monitor_terms_are_the_loops_terms(problem: Problem, options: dict[str, object]) -> None:
+    config, encoder, session = problem
+    run_both((config.replace(**options), encoder, session), (24, 33))
+
+
+def test_each_picture_of_a_batch_counts(problem: Problem) -> None:
+    run_both(problem, (24, 20), batch=2)
+
+
+def test_smallest_picture_of_the_taps_is_monitored(problem: Problem) -> None:
+    run_both(problem, (2, 2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "reflect", "pooling": "average"},
+        {"padding": "replicate", "input_normalization": "none", "network": "vgg16"},
+        {"content_weight": 0.0},
+        {"style_weight": 0.0},
+    ],
+    ids="-".join,
+)
+def test_every_kind_of_objective_is_monitored(options: dict[str, object]) -> None:
+    run_both(make_problem(**options), (17, 22))
+
+
+def test_pastiche_outside_the_unit_range_is_evaluated_as_it_is(problem: Problem) -> None:
+    config, encoder, session = problem
+    objective = make_objective(config, encoder, (16, 16))
+    pastiche = 3 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)) - 1
+    with Monitor(session, objective) as monitor:
+        monitor.submit(0, pastiche)
+    expected = EagerEvaluator(encoder, objective)(pastiche).total.item()
+    assert monitor.readings()[0].terms["total"] == pytest.approx(expected, rel=1e-3)
+
+
+class BlockedSession:
+    """A session that computes nothing until it is released."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.entered = threading.Event()
+        self.released = threading.Event()
+
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        self.entered.set()
+        assert self.released.wait(WAIT)
+        return self._session.run(image)
+
+
+def test_a_slow_provider_drops_readings_and_still_sees_the_last_picture(problem: Problem) -> None:
+    config, encoder, session = problem
+    blocked = BlockedSession(session)
+    pastiche = torch.zeros(1, 3, 16, 16)
+    monitor = Monitor(blocked, make_objective(config, encoder, (16, 16)))
+    assert monitor.submit(0, pastiche)
+    assert blocked.entered.wait(WAIT)
+    assert monitor.submit(1, pastiche)  # waits
+    assert not monitor.submit(2, pastiche)  # takes its place
+    assert not monitor.submit(3, pastiche)
+    assert monitor.dropped == 2
+    blocked.released.set()
+    monitor.close(WAIT)
+    assert [reading.step for reading in monitor.readings()] == [0, 3]
+    assert monitor.warnings == []
+
+
+def test_a_reading_that_never_ends_is_a_warning(problem: Problem) -> None:
+    config, encoder, session = problem
+    blocked = BlockedSession(session)
+    monitor = Monitor(blocked, make_objective(config, encoder, (16, 16)))
+    monitor.submit(0, torch.zeros(1, 3, 16, 16))
+    assert blocked.entered.wait(WAIT)
+    monitor.close(0.01)
+    assert "not finished within 0.01 s" in monitor.warnings[0]
+    blocked.released.set()
+    monitor.close(WAIT)
+
+
+def test_an_exception_leaves_the_loop_without_waiting(problem: Problem) -> None:
+    config, encoder, session = problem
+    blocked = BlockedSession(session)
+    with pytest.raises(KeyboardInterrupt), Monitor(blocked, make_objective(config, encoder, (16, 16))) as monitor:
+        monitor.submit(0, torch.zeros(1, 3, 16, 16))
+        raise KeyboardInterrupt
+    assert (monitor.readings(), monitor.warnings) == ([], [])
+    blocked.released.set()
+    monitor.close(WAIT)
+
+
+class BrokenSession:
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        raise RuntimeError("device lost\nat line 1")
+
+
+def test_a_failure_in_the_thread_becomes_a_warning_and_ends_the_monitoring(problem: Problem) -> None:
+    config, encoder, _ = problem
+    with Monitor(BrokenSession(), make_objective(config, encoder, (16, 16))) as monitor:
+        monitor.submit(7, torch.zeros(1, 3, 16, 16))
+        wait_until(lambda: bool(monitor.warnings))
+        wait_until(lambda: not monitor.submit(8, torch.zeros(1, 3, 16, 16)))
+    assert monitor.warnings == ["monitor: stopped at step 7, device lost"]
+    assert monitor.readings() == []
+    assert monitor.dropped >= 1
+
+
+def test_a_picture_of_another_size_is_a_warning(problem: Problem) -> None:
+    config, encoder, session = problem
+    with Monitor(session, make_objective(config, encoder, (16, 16))) as monitor:
+        monitor.submit(0, torch.zeros(1, 3, 24, 24))
+    assert len(monitor.warnings) == 1
+
+
+def test_closing_twice_is_harmless_and_nothing_is_taken_afterwards(problem: Problem) -> None:
+    config, encoder, session = problem
+    monitor = Monitor(session, make_objective(config, encoder, (16, 16)))
+    monitor.close()
+    monitor.close()
+    assert not monitor.submit(0, torch.zeros(1, 3, 16, 16))
+    assert (monitor.readings(), monitor.dropped) == ([], 1)

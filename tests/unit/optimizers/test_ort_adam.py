@@ -1,0 +1,469 @@
+"""Adam within the step graph: the twin of PyTorch's Adam, whatever a run asks of an optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_ort_engine import BLOCKS, distance, problem
+from torch import Tensor
+
+from nst_fast import api
+from nst_fast.engines import ort as engine_module
+from nst_fast.engines.ort import OrtEvaluator
+from nst_fast.engines.ort_step import WholeStep
+from nst_fast.errors import DeviceError, UsageError
+from nst_fast.images import from_uint8, load_image, save_image
+from nst_fast.jobs.sample_art import draw_content, draw_style
+from nst_fast.network.vgg import Encoder
+from nst_fast.objective.objective import Objective
+from nst_fast.objective.reference import EagerEvaluator
+from nst_fast.onnx.binding import SharedBinding
+from nst_fast.onnx.session import ProviderStatus, Session
+from nst_fast.optimizers import Adam, learning_rate_at
+from nst_fast.optimizers.ort_adam import OrtAdam, evaluation_by, optimizer_on
+from nst_fast.options.config import StylizeConfig
+from nst_fast.run.guard import Guard
+from nst_fast.run.loop import Course, LossHistory, Span, optimize
+from nst_fast.run.reporting import add_engine
+
+ADAM = {"optimizer": "adam", "learning_rate": 0.01}
+
+
+class Bench:
+    """An objective and its engine, to run short loops on."""
+
+    def __init__(self, height: int = 33, width: int = 46, **options: Any) -> None:
+        self.options, self.encoder, self.objective, self.start = problem(height, width, **{**ADAM, **options})
+
+    def ort(self, **options: Any) -> OrtEvaluator:
+        return OrtEvaluator(self.encoder, self.objective, **options)
+
+    def whole(self, options: StylizeConfig | None = None, engine: OrtEvaluator | None = None) -> OrtAdam:
+        optimizer = optimizer_on("ort", self.start.clone(), options or self.options)
+        assert isinstance(optimizer, OrtAdam)
+        assert evaluation_by(engine or self.ort(), optimizer) is optimizer
+        return optimizer
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench()
+
+
+def steps(
+    optimizer: Any, evaluate: Any, options: StylizeConfig, count: int, first: int = 0, factor: float = 1
+) -> Tensor:
+    for step in range(first, first + count):
+        optimizer.update(evaluate(optimizer.pastiche), evaluate, learning_rate_at(options, step) * factor)
+    return optimizer.pastiche.clone()
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[WholeStep]:
+    """Grows by one with every run of a step graph."""
+    seen: list[WholeStep] = []
+    original = WholeStep.__call__
+
+    def counted(self: WholeStep, *arguments: Any) -> Any:
+        seen.append(self)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(WholeStep, "__call__", counted)
+    return seen
+
+
+def final_loss(encoder: Encoder, objective: Objective, picture: Tensor) -> float:
+    return float(EagerEvaluator(encoder, objective)(picture).total)
+
+
+def agree(bench: Bench, start: Tensor) -> None:
+    """After 50 steps of the loop the losses lie within 0.5 % of eager's, the pictures within a mean of 2 levels."""
+    bench.start = start
+    whole = bench.whole()
+    actual = steps(whole, whole, bench.options, 50)
+    eager = EagerEvaluator(bench.encoder, bench.objective)
+    expected = steps(Adam(start.clone(), bench.options), eager, bench.options, 50)
+    assert abs(final_loss(bench.encoder, bench.objective, actual) / float(eager(expected).total) - 1) < 0.005
+    assert float((actual - expected).abs().mean()) < 2 / 255
+    assert not torch.equal(actual, start)
+
+
+def test_fifty_steps_end_where_eager_and_pytorchs_adam_end() -> None:
+    bench = Bench(48, 64)
+    agree(bench, bench.start)
+
+
+def test_fifty_steps_on_real_pictures_and_weights_end_where_eager_ends(assets: Path) -> None:
+    names = ("tubingen.png", "starry_night.jpg")
+    content, style = (load_image(assets / "images" / name, longest_side=64).tensor for name in names)
+    agree(Bench(images=(content, style), weights="original", **BLOCKS, learning_rate=None), content)
+
+
+def test_two_runs_give_the_same_bits(bench: Bench) -> None:
+    first, second = bench.whole(), bench.whole()
+    assert torch.equal(steps(first, first, bench.options, 12), steps(second, second, bench.options, 12))
+
+
+def test_pictures_live_in_two_places_and_a_step_is_one_run(bench: Bench, runs: list[WholeStep]) -> None:
+    optimizer = bench.whole()
+    places = []
+    for step in range(6):
+        places.append(optimizer.pastiche.data_ptr())
+        steps(optimizer, optimizer, bench.options, 1, first=step)
+    assert places == places[:2] * 3
+    assert len(set(places)) == 2
+    assert len(runs) == 6
+
+
+@pytest.mark.parametrize("schedule", ["constant", "exponential", "cosine"])
+def test_every_schedule_is_foreseen(schedule: str, runs: list[WholeStep]) -> None:
+    bench = Bench(32, 32, schedule=schedule, steps=8, decay_steps=3)
+    optimizer = bench.whole()
+    actual = steps(optimizer, optimizer, bench.options, 8)
+    assert len(runs) == 8
+    expected = steps(Adam(bench.start.clone(), bench.options), bench.ort(), bench.options, 8)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
+
+
+def test_another_rate_than_foreseen_costs_one_more_run_and_is_then_foreseen(
+    bench: Bench, runs: list[WholeStep]
+) -> None:
+    optimizer, twin = bench.whole(), Adam(bench.start.clone(), bench.options)
+    gradient_graph = bench.ort()
+    for count, first, factor in ((3, 0, 1.0), (3, 3, 0.5), (2, 6, 0.25)):
+        actual = steps(optimizer, optimizer, bench.options, count, first, factor)
+        expected = steps(twin, gradient_graph, bench.options, count, first, factor)
+    assert len(runs) == 8 + 2
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("what", ["smooth", "restart"])
+def test_smoothing_and_going_back_are_those_of_adam(bench: Bench, what: str) -> None:
+    pictures = []
+    for optimizer, evaluate in (
+        (whole := bench.whole(), whole),
+        (Adam(bench.start.clone(), bench.options), bench.ort()),
+    ):
+        steps(optimizer, evaluate, bench.options, 3)
+        evaluate(optimizer.pastiche)
+        if what == "smooth":
+            optimizer.smooth()
+        else:
+            optimizer.restart_from(bench.start)
+        pictures.append(steps(optimizer, evaluate, bench.options, 3, first=3))
+    torch.testing.assert_close(*pictures, rtol=0, atol=2e-5)
+
+
+def test_moments_of_a_coarser_scale_are_taken_over_as_by_adam(bench: Bench) -> None:
+    fine = Bench(40, 56)
+    coarse = bench.whole()
+    twin = Adam(bench.start.clone(), bench.options)
+    steps(coarse, coarse, bench.options, 4)
+    steps(twin, bench.ort(), bench.options, 4)
+    whole = optimizer_on("ort", fine.start.clone(), fine.options, coarse)
+    evaluate = evaluation_by(fine.ort(), whole)
+    expected = Adam(fine.start.clone(), fine.options)
+    expected.take_over(twin)
+    actual = steps(whole, evaluate, fine.options, 3, first=4)
+    torch.testing.assert_close(actual, steps(expected, fine.ort(), fine.options, 3, first=4), rtol=0, atol=5e-5)
+
+
+def test_a_state_that_is_taken_up_again_goes_on_bit_by_bit(bench: Bench, runs: list[WholeStep]) -> None:
+    options = bench.options.replace(schedule="cosine", steps=20)
+    undisturbed = bench.whole(options)
+    steps(undisturbed, undisturbed, options, 5)
+    picture, state = undisturbed.pastiche.clone(), undisturbed.state()
+    state = {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+    expected = steps(undisturbed, undisturbed, options, 4, first=5)
+    again = OrtAdam(picture, options)
+    again.restore(state)
+    evaluation_by(bench.ort(), again)
+    del runs[:]
+    assert torch.equal(steps(again, again, options, 4, first=5), expected)
+    assert len(runs) == 4
+
+
+def test_states_of_adam_and_of_its_twin_can_be_exchanged(bench: Bench) -> None:
+    whole, twin = bench.whole(), Adam(bench.start.clone(), bench.options)
+    steps(whole, whole, bench.options, 3)
+    twin = Adam(whole.pastiche.clone(), bench.options)
+    twin.restore(whole.state())
+    assert {"step", "exp_avg", "exp_avg_sq"} == twin.state().keys()
+    back = OrtAdam(whole.pastiche.clone(), bench.options)
+    back.restore(twin.state())
+    for name, value in back.state().items():
+        torch.testing.assert_close(value, whole.state()[name], rtol=0, atol=0)
+
+
+def test_before_the_first_update_and_after_going_back_only_the_count_is_known(bench: Bench) -> None:
+    optimizer = bench.whole()
+    assert optimizer.state() == {"updates": 0}
+    steps(optimizer, optimizer, bench.options, 2)
+    optimizer.restart_from(bench.start)
+    assert optimizer.state() == {"updates": 2}
+
+
+def test_another_picture_can_be_evaluated_in_between(bench: Bench) -> None:
+    optimizer, undisturbed = bench.whole(), bench.whole()
+    expected = steps(undisturbed, undisturbed, bench.options, 4)
+    steps(optimizer, optimizer, bench.options, 2)
+    other = optimizer(1 - bench.start)
+    torch.testing.assert_close(other.total, bench.ort()(1 - bench.start).total, rtol=1e-5, atol=0)
+    evaluation = optimizer(optimizer.pastiche)
+    optimizer(1 - bench.start)
+    optimizer.update(evaluation, optimizer, learning_rate_at(bench.options, 2))
+    assert torch.equal(steps(optimizer, optimizer, bench.options, 1, first=3), expected)
+
+
+def test_a_capture_that_runs_the_model_several_times_advances_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = bench.whole()
+    expected = steps(undisturbed, undisturbed, bench.options, 5)
+    original, seen = SharedBinding.run, []
+
+    def capturing(self: SharedBinding) -> None:
+        for _ in range(1 if self in seen else 4):  # two ordinary runs, the capture, and the first replay
+            original(self)
+        seen.append(self)
+
+    monkeypatch.setattr(SharedBinding, "run", capturing)
+    captured = bench.whole()
+    assert torch.equal(steps(captured, captured, bench.options, 5), expected)
+    assert len(set(map(id, seen))) == 2
+
+
+def sessions(monkeypatch: pytest.MonkeyPatch, change: Callable[[Session, bool], Session]) -> list[bool]:
+    """Let sessions of any provider run on the CPU as ``change`` has them; whether each was to be captured."""
+    asked: list[bool] = []
+    original = engine_module.make_session
+
+    def make_session(model: bytes, provider: str, **options: Any) -> Session:
+        asked.append(options["cuda"].cuda_graph and options["tensorrt"].cuda_graph)
+        return change(original(model, "cpu", deterministic=True), asked[-1])
+
+    monkeypatch.setattr(engine_module, "make_session", make_session)
+    return asked
+
+
+def test_capture_is_tried_and_a_failure_of_it_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(session: Session, capture: bool) -> Session:
+        if capture:
+            raise DeviceError("operation not permitted when stream is capturing")
+        return session
+
+    asked, opened = sessions(monkeypatch, change), []
+    optimizer = bench.whole(engine=bench.ort(provider="cuda", opened=opened.append))
+    steps(optimizer, optimizer, bench.options, 2)
+    assert asked == [True, False]
+    (session,) = opened
+    assert session.warnings == (
+        "cpu: no CUDA graph, every step launches anew (operation not permitted when stream is capturing)",
+    )
+    for mode, attempts in (("on", [True]), ("off", [False])):
+        asked.clear()
+        evaluate = bench.ort(provider="cuda", cuda_graph=mode)
+        if mode == "on":
+            with pytest.raises(DeviceError, match="capturing"):
+                evaluate(bench.start)
+        else:
+            evaluate(bench.start)
+        assert asked == attempts
+
+
+@pytest.mark.parametrize(("engine", "shared"), [("", True), ("kept", False)])
+def test_each_direction_has_a_cuda_graph_of_its_own(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, engine: str, shared: bool
+) -> None:
+    """By its number in CUDA's session; TensorRT's provider knows one graph, so that two sessions are needed there."""
+    bound: list[tuple[Session, int]] = []
+    original = SharedBinding.__init__
+
+    def noted(self: SharedBinding, session: Session, graph: int = 1) -> None:
+        bound.append((session, graph))
+        original(self, session, graph)
+
+    undisturbed = bench.whole()
+    expected = steps(undisturbed, undisturbed, bench.options, 3)
+    monkeypatch.setattr(SharedBinding, "__init__", noted)
+    asked = sessions(monkeypatch, lambda session, capture: replace(session, cuda_graph=capture, engine=engine))
+    optimizer = bench.whole(engine=bench.ort(provider="cuda"))
+    assert torch.equal(steps(optimizer, optimizer, bench.options, 3), expected)
+    (first, one), (second, two) = bound
+    assert (one, two) == (1, 2)
+    assert (first is second) == shared
+    assert asked == [True] * (1 if shared else 2)
+
+
+def test_a_cuda_graph_on_the_cpu_is_refused(bench: Bench) -> None:
+    with pytest.raises(UsageError, match="--cuda-graph on"):
+        bench.ort(cuda_graph="on")(bench.start)
+
+
+def test_a_provider_elsewhere_than_the_picture_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions(monkeypatch, lambda session, capture: replace(session, actual="cuda"))
+    with pytest.raises(DeviceError, match="provider cuda does not compute on cpu"):
+        bench.ort()(bench.start)
+
+
+def test_fp16_has_its_scale_before_the_first_step(bench: Bench) -> None:
+    optimizer = bench.whole(engine=bench.ort(precision="fp16"))
+    wide = bench.whole()
+    actual, expected = (steps(o, o, bench.options, 3) for o in (optimizer, wide))
+    assert distance(actual - bench.start, expected - bench.start) < 0.5
+    assert float((actual - expected).abs().mean()) < 2 / 255
+
+
+def test_a_batch_is_refused(bench: Bench) -> None:
+    with pytest.raises(UsageError, match="one picture at a time"):
+        OrtAdam(bench.start.repeat(2, 1, 1, 1), bench.options)
+
+
+@pytest.mark.parametrize(("engine", "optimizer"), [("ort", "lbfgs"), ("fast", "adam")])
+def test_other_engines_and_optimisers_have_the_gradient_graph(bench: Bench, engine: str, optimizer: str) -> None:
+    evaluate = bench.ort()
+    made = optimizer_on(engine, bench.start.clone(), bench.options.replace(optimizer=optimizer))
+    assert not isinstance(made, OrtAdam)
+    assert evaluation_by(evaluate, made) is evaluate
+
+
+def test_the_loop_goes_back_from_a_jump_as_with_adam(bench: Bench) -> None:
+    """A divergence by a huge rate: the guard steps in, and both end with the same losses."""
+    rows = []
+    for optimizer, evaluate in (
+        (whole := bench.whole(), whole),
+        (Adam(bench.start.clone(), bench.options), bench.ort()),
+    ):
+        recoveries: list[Any] = []
+        history = LossHistory(bench.objective.term_names, 15, bench.start.device)
+        course = Course(
+            learning_rate=lambda step: 5.0 if step == 3 else 0.01,
+            due=lambda step: True,
+            elapsed=lambda: 1.0,
+            smooths=lambda step: step == 12,
+            recovered=recoveries.append,
+        )
+        guard = Guard(optimizer.pastiche, 2.0)
+        for _ in optimize(evaluate, optimizer, guard, history, Span(0, 0, 15, 15, True), course):
+            continue
+        assert len(recoveries) == 1
+        rows.append(history.first_rows(16))
+    torch.testing.assert_close(*rows, rtol=1e-3, atol=0)
+
+
+# A whole run
+
+RUN = {
+    **ADAM, "engine": "ort", "device": "cpu", "weights": "random:0", "content_taps": "relu2_1",
+    "style_taps": "relu1_1,relu2_1", "monitor_every": 0, "image_size": 48, "steps": 12, "init": "content",
+}  # fmt: skip
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    paths = tmp_path / "content.png", tmp_path / "style.png"
+    for path, picture in zip(paths, (draw_content(64), draw_style(64)), strict=True):
+        save_image(from_uint8(picture), path)
+    return paths
+
+
+def test_a_run_over_scales_with_schedule_smoothing_and_average_is_adams(
+    pair: tuple[Path, Path], runs: list[WholeStep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"scales": 2, "min_size": 16, "schedule": "cosine", "smooth_every": 5, "average_decay": 0.5}
+    config = StylizeConfig(**{**RUN, **options})
+    whole = api.stylize(*pair, config)
+    assert len({id(step) for step in runs}) == 2  # one graph for each size
+    assert len(runs) == 12 + 1 + 1  # the steps, the picture after the last one, and the average
+    monkeypatch.setattr("nst_fast.run.run.optimizer_on", lambda engine, *rest: optimizer_on("fast", *rest))
+    monkeypatch.setattr("nst_fast.run.evaluation.evaluation_by", lambda evaluate, optimizer: evaluate)
+    by_gradient = api.stylize(*pair, config)
+    assert whole.record.losses["total"] == pytest.approx(by_gradient.record.losses["total"], rel=1e-3)
+    assert float((whole.image - by_gradient.image).abs().mean()) < 0.5 / 255
+
+
+def test_an_interrupted_run_goes_on_to_the_very_picture(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    config = StylizeConfig(**RUN, schedule="exponential", decay_steps=2)
+    expected = api.stylize(*pair, config)
+    stops = iter([False] * 7)
+    listeners = api.Listeners(stop=lambda: not next(stops, False) and next(stops, True))
+    output = tmp_path / "out.png"
+    first = api.stylize(*pair, config, output=output, listeners=listeners)
+    assert first.record.status == "stopped"
+    assert 0 < first.record.steps < 12
+    again = api.resume(output, overwrite=True)
+    assert torch.equal(again.image, expected.image)
+    assert again.record.history["total"] == expected.record.history["total"]
+
+
+def test_the_record_says_which_provider_computed(pair: tuple[Path, Path]) -> None:
+    record = api.stylize(*pair, StylizeConfig(**{**RUN, "steps": 1})).record
+    seconds = record.engine_provider.pop("seconds")
+    assert 0 < seconds < 60
+    assert record.engine_provider == {
+        "requested": "cpu", "actual": "cpu", "cuda_graph": False, "tensorrt_engine": "",
+    }  # fmt: skip
+    assert record.warnings == []
+
+
+def test_a_fallback_of_the_engine_is_said_and_recorded(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = {name: ProviderStatus(name, name == "cpu", "no libcudart") for name in ("cpu", "cuda", "tensorrt")}
+    monkeypatch.setattr("nst_fast.onnx.session.probe_provider", status.__getitem__)
+    notes: list[str] = []
+    config = StylizeConfig(**{**RUN, "steps": 1}, engine_provider="tensorrt", allow_fallback=True)
+    record = api.stylize(*pair, config, listeners=api.Listeners(note=notes.append)).record
+    sentence = "engine ort: provider tensorrt does not work, cpu is used instead: no libcudart"
+    announced = "TensorRT builds an engine for {}x{}, in minutes, if it is not in the cache".format(*record.size)
+    assert notes.index(announced) < notes.index(sentence)
+    assert sentence in record.warnings
+    assert (record.engine_provider["requested"], record.engine_provider["actual"]) == ("tensorrt", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("engine", "seconds", "sentence"),
+    [
+        ("built", 83.4, "TensorRT engine built in 83 s, kept for the next run"),
+        ("kept", 1.24, "TensorRT engine from the cache, loaded in 1.2 s"),
+    ],
+)
+def test_the_time_that_tensorrt_takes_to_build_is_said_apart(
+    pair: tuple[Path, Path], engine: str, seconds: float, sentence: str
+) -> None:
+    record = api.stylize(*pair, StylizeConfig(**{**RUN, "steps": 1})).record
+    session = Session("tensorrt", "tensorrt", None, ("2 of 300 nodes",), 0, seconds, engine, True)
+    for _ in range(2):  # two scales
+        assert add_engine(record, session) == ["engine ort: 2 of 300 nodes", sentence]
+    assert record.warnings == ["engine ort: 2 of 300 nodes"]
+    assert record.engine_provider == {
+        "requested": "tensorrt", "actual": "tensorrt", "seconds": seconds, "cuda_graph": True,
+        "tensorrt_engine": engine,
+    }  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("cuda_graph", ["off", "on"])
+def test_the_whole_step_agrees_with_eager_on_a_gpu(cuda: torch.device, provider: str, cuda_graph: str) -> None:
+    from nst_fast.onnx.session import probe_provider
+
+    if not (status := probe_provider(provider)).works:
+        pytest.skip(f"{provider}: {status.detail}")
+    bench = Bench(64, 96)
+    expected = steps(
+        Adam(bench.start.clone(), bench.options), EagerEvaluator(bench.encoder, bench.objective), bench.options, 10
+    )
+    targets = bench.objective.targets.to(cuda, torch.float32)
+    engine = OrtEvaluator(
+        bench.encoder.to(cuda), Objective(bench.options, targets), provider=provider, cuda_graph=cuda_graph
+    )
+    optimizer = OrtAdam(bench.start.to(cuda), bench.options)
+    evaluation_by(engine, optimizer)
+    actual = steps(optimizer, optimizer, bench.options, 10)
+    assert float((actual.cpu() - expected).abs().mean()) < 2 / 255

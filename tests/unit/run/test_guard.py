@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nst_fast import api
+from nst_fast.engines import Evaluation
+from nst_fast.errors import NumericsError, UsageError
+from nst_fast.optimizers import make_optimizer
+from nst_fast.options.config import OptimizerOptions, StopOptions, StylizeConfig, parse_duration
+from nst_fast.run import evaluation as planned
+from nst_fast.run.guard import TRIES, Guard, Recovery, StopRules
+from nst_fast.run.loop import Course, LossHistory, Span, optimize
+
+STEPS = 60
+
+
+def bowl(pastiche: torch.Tensor) -> Evaluation:
+    total = pastiche.sub(0.5).square().sum((1, 2, 3)) + 0.01
+    return Evaluation(total, {"bowl": total}, 2 * (pastiche - 0.5))
+
+
+def run(
+    optimizer: str, evaluate: Callable[[torch.Tensor], Evaluation], rate: Callable[[int], float]
+) -> tuple[torch.Tensor, list[Recovery], LossHistory]:
+    pastiche = torch.linspace(0, 1, 48).view(1, 3, 4, 4).clone()
+    history = LossHistory(["bowl"], STEPS, pastiche.device)
+    recoveries: list[Recovery] = []
+    course = Course(rate, due=lambda step: step % 5 == 0, elapsed=lambda: 1.0, recovered=recoveries.append)
+    options = OptimizerOptions(optimizer=optimizer, steps=STEPS)
+    span = Span(scale=0, first=0, steps=STEPS, total=STEPS, last=True)
+    made = make_optimizer(pastiche, options)
+    try:
+        list(optimize(evaluate, made, Guard(pastiche, factor=10), history, span, course))
+    finally:
+        run.pastiche = pastiche  # type: ignore[attr-defined]
+    return pastiche, recoveries, history
+
+
+# L-BFGS stays within [0, 1], where an early spike cannot make a loss ten times as large.
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "spike_at"),
+    [*(("adam", 0.02, at) for at in (12, 33, STEPS - 1)), *(("lbfgs", 0.2, at) for at in (33, STEPS - 1))],
+)
+def test_a_spike_of_the_learning_rate_costs_nothing_but_time(optimizer: str, rate: float, spike_at: int) -> None:
+    factor = 1000.0 if optimizer == "adam" else 1e6
+
+    def clipped(pastiche: torch.Tensor) -> Evaluation:
+        return bowl(pastiche)
+
+    pastiche, recoveries, history = run(optimizer, clipped, lambda step: rate * (factor if step == spike_at else 1.0))
+    before = history.rows()["total"][spike_at]
+    assert bowl(pastiche).total.item() <= before * (1 + 1e-6)
+    assert [recovery.reason for recovery in recoveries] == ["the loss jumped beyond 10 times the best"]
+    assert spike_at < recoveries[0].step <= spike_at + 5
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_loss_that_is_not_finite_leads_back_to_the_best_picture(optimizer: str) -> None:
+    calls = iter(range(10_000))
+
+    def poisoned(pastiche: torch.Tensor) -> Evaluation:
+        good = bowl(pastiche)
+        if next(calls) != 17:
+            return good
+        nan = torch.full_like(good.total, math.nan)
+        return Evaluation(nan, {"bowl": nan}, good.gradient * math.nan)
+
+    pastiche, recoveries, _ = run(optimizer, poisoned, lambda step: 0.02)
+    assert torch.isfinite(pastiche).all()
+    assert [recovery.reason for recovery in recoveries] == ["the loss is not finite"]
+    assert recoveries[0].learning_rate_factor == 0.5
+    assert recoveries[0].best_step <= 17
+
+
+def test_a_run_that_keeps_diverging_gives_up_with_the_best_picture() -> None:
+    def cursed(pastiche: torch.Tensor) -> Evaluation:
+        good = bowl(pastiche)
+        if next(calls) < 7:
+            return good
+        nan = torch.full_like(good.total, math.nan)
+        return Evaluation(nan, {"bowl": nan}, good.gradient * math.nan)
+
+    calls = iter(range(10_000))
+    with pytest.raises(NumericsError, match=f"diverged {TRIES + 1} times"):
+        run("adam", cursed, lambda step: 0.02)
+    assert torch.isfinite(run.pastiche).all()  # type: ignore[attr-defined]
+
+
+def test_an_honest_rise_is_no_divergence() -> None:
+    guard = Guard(torch.zeros(1, 3, 2, 2), factor=10)
+    guard.observe(0, torch.zeros(1, 3, 2, 2), Evaluation(torch.ones(1), {}, torch.zeros(1)))
+    assert guard.check(5, [9.9]) is None
+    assert guard.check(5, [10.1]) is not None
+
+
+def test_the_guard_that_is_turned_off_still_stops_at_nan() -> None:
+    guard = Guard(torch.zeros(1, 3, 2, 2), factor=0)
+    guard.observe(0, torch.zeros(1, 3, 2, 2), Evaluation(torch.ones(1), {}, torch.zeros(1)))
+    assert guard.check(5, [1e9]) is None
+    assert guard.check(5, [math.nan]) is not None
+
+
+def test_patience_ends_a_run_that_stalls_and_begins_anew_at_every_scale() -> None:
+    rules = StopRules(StopOptions(patience=20, min_improvement=0.1))
+    assert [rules.verdict(step, [1.0], 0.0, 1.0) for step in (0, 10, 20)] == ["", "", "converged"]
+    rules.next_scale(30)
+    assert [rules.verdict(30 + step, [0.8**step], 0.0, 1.0) for step in range(0, 60, 10)] == [""] * 6
+
+
+def test_a_scale_may_use_its_share_of_the_time_budget() -> None:
+    rules = StopRules(StopOptions(time_budget="1m"))
+    assert rules.verdict(1, [1.0], elapsed=29.0, share=0.5) == ""
+    assert rules.verdict(1, [1.0], elapsed=31.0, share=0.5) == "out of time"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("60s", 60), ("1.5m", 90), ("1h", 3600)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3s", "0", "5d", "nan"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--time-budget"):
+        parse_duration(text)
+
+
+TINY = StylizeConfig(
+    weights="random:0",
+    content_taps="relu2_1",
+    style_taps="relu1_1,relu2_1",
+    image_size=32,
+    monitor_every=0,
+    precision="fp32",
+    steps=30,
+    chroma_tv_weight=0.0,
+)
+
+
+def test_a_diverging_run_still_saves_its_best_picture_and_says_so(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> Callable[[torch.Tensor], Evaluation]:
+        calls = iter(range(1000))
+
+        def evaluate(pastiche: torch.Tensor) -> Evaluation:
+            bad = math.nan if next(calls) > 3 else 1.0
+            total = torch.full((1,), bad)
+            names = ("content/relu2_1", "style/relu1_1", "style/relu2_1")
+            return Evaluation(total, dict.fromkeys(names, total / 3), pastiche * bad)
+
+        return evaluate
+
+    monkeypatch.setattr(planned, "make_evaluator", broken)
+    with pytest.raises(NumericsError) as caught:
+        api.stylize(*pair, TINY, output=tmp_path / "out.png")
+    assert caught.value.exit_code == 8
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["status"] == "diverged"
+    assert len(record["recoveries"]) == TRIES + 1
+    assert math.isfinite(record["losses"]["total"])
+    assert (tmp_path / "out.png").exists()
+
+
+def test_a_time_budget_ends_the_run_in_time_with_a_picture(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    config = TINY.replace(steps=1_000_000, time_budget="3s", scales=2, min_size=16)
+    pastiche = api.stylize(*pair, config)
+    assert pastiche.record.status == "out of time"
+    assert 0 < pastiche.record.steps < 1_000_000
+    assert pastiche.image.shape[3] == 32
+
+
+def test_patience_ends_a_run_as_converged(pair: tuple[Path, Path]) -> None:
+    pastiche = api.stylize(*pair, TINY, steps=10_000, patience=20, min_improvement=0.5)
+    assert pastiche.record.status == "converged"
+    assert pastiche.record.steps < 10_000

@@ -1,0 +1,161 @@
+"""Whole runs under a plan: in tiles, and after memory ran out (a stand-in, for a CPU does not run out on demand)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nst_fast import api
+from nst_fast.engines import Choice, Evaluation, Evaluator
+from nst_fast.engines.tiled import TiledEvaluator
+from nst_fast.errors import DeviceError, OutOfMemoryError
+from nst_fast.images import save_image
+from nst_fast.memory.allocator import return_freed_memory
+from nst_fast.options.config import StylizeConfig
+from nst_fast.run import evaluation as planned
+
+CONFIG = StylizeConfig(
+    weights="random:0",
+    content_taps="relu2_1",
+    style_taps="relu1_1,relu2_1",
+    image_size=80,
+    steps=3,
+    monitor_every=0,
+    engine="fast",
+    precision="fp32",
+)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("pair")
+    generator = torch.Generator().manual_seed(5)
+    for name in ("content.png", "style.png"):
+        save_image(torch.rand(1, 3, 60, 80, generator=generator), folder / name)
+    return folder / "content.png", folder / "style.png"
+
+
+def run(pair: tuple[Path, Path], **options: object) -> tuple[api.Pastiche, list[str]]:
+    notes: list[str] = []
+    listeners = api.Listeners(note=notes.append)
+    return api.stylize(*pair, CONFIG, listeners=listeners, **options), notes
+
+
+@pytest.mark.parametrize("engine", ["fast", "eager"])
+def test_a_run_in_tiles_has_the_losses_of_the_whole_run(pair: tuple[Path, Path], engine: str) -> None:
+    whole, _ = run(pair, engine=engine)
+    tiled, notes = run(pair, engine=engine, tile_size=32)
+    assert whole.record.plan["grid"] == [1, 1]
+    assert tiled.record.plan["grid"] == [2, 3]
+    assert any("2x3 tiles" in note for note in notes)
+    for name, column in whole.record.history.items():
+        assert tiled.record.history[name] == pytest.approx(column, rel=1e-3, abs=1e-6)
+    torch.testing.assert_close(tiled.image, whole.image, rtol=0, atol=2e-2)
+
+
+def test_every_scale_has_its_own_plan(pair: tuple[Path, Path]) -> None:
+    _, notes = run(pair, scales=2, min_size=16, steps=4, tile_size=48)
+    assert [note.split()[1] for note in notes if note.startswith("plan:")] == ["40x30", "80x60"]
+    assert "whole" in notes[-2]
+
+
+def test_nothing_is_started_that_does_not_fit(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(OutOfMemoryError, match="80x60 needs at least"):
+        run(pair, max_memory="50MiB")
+
+
+def exhausted_after(calls: int) -> Any:
+    """A stand-in for ``make_evaluator`` whose evaluator runs out of memory after so many calls."""
+    original = planned.make_evaluator
+
+    def make(*arguments: Any) -> Evaluator:
+        evaluate, left = original(*arguments), [calls]
+
+        def run_out(pastiche: torch.Tensor) -> Evaluation:
+            left[0] -= 1
+            if left[0] < 0:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB")
+            return evaluate(pastiche)
+
+        return run_out
+
+    return make
+
+
+def test_a_run_whose_memory_runs_out_goes_on_in_tiles_from_the_last_picture(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, _ = run(pair)
+    monkeypatch.setattr(planned, "make_evaluator", exhausted_after(2))
+    monkeypatch.setattr("nst_fast.memory.grids.SMALLEST_TILE", 16)
+    tiled: list[object] = []
+    original = TiledEvaluator.__init__
+
+    def counted(self: TiledEvaluator, *arguments: Any) -> None:
+        tiled.append(self)
+        original(self, *arguments)
+
+    monkeypatch.setattr(TiledEvaluator, "__init__", counted)
+    recovered, notes = run(pair, on_oom="tile")
+    assert len(tiled) == 1
+    assert any(note.startswith("memory ran out; going on from the last picture") for note in notes)
+    assert recovered.record.status == "complete"
+    assert recovered.record.history["total"] == pytest.approx(undisturbed.record.history["total"], rel=1e-3)
+
+
+def test_without_on_oom_it_ends_with_exit_code_7(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planned, "make_evaluator", exhausted_after(1))
+    with pytest.raises(OutOfMemoryError, match="Tried to allocate 7 GiB") as caught:
+        run(pair)
+    assert caught.value.exit_code == 7
+
+
+def test_a_gpu_that_is_lost_ends_the_run_with_exit_code_6(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*arguments: Any) -> Evaluator:
+        def evaluate(pastiche: torch.Tensor) -> Evaluation:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure\nmore lines")
+
+        return evaluate
+
+    monkeypatch.setattr(planned, "make_evaluator", lost)
+    with pytest.raises(DeviceError, match=r"CUDA error: unspecified launch failure\).*nst-fast resume") as caught:
+        run(pair, on_oom="tile")
+    assert caught.value.exit_code == 6
+
+
+def test_the_allocator_is_told_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert not return_freed_memory()
+
+
+def bf16(*arguments: object) -> Choice:
+    return Choice("fast", "bf16", "fastest", {})
+
+
+def test_a_wider_precision_is_planned_anew(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan was made for bf16; what runs in the end takes more."""
+    monkeypatch.setattr("nst_fast.run.run.choose", bf16)
+    kept, _ = run(pair, precision="auto")
+    monkeypatch.setattr("nst_fast.run.run.confirmed", lambda choice, *rest: replace(choice, precision="fp32"))
+    changed, notes = run(pair, precision="auto")
+    assert (kept.record.precision, changed.record.precision) == ("bf16", "fp32")
+    assert changed.record.plan["peak_mib"] > kept.record.plan["peak_mib"]
+    assert len([note for note in notes if note.startswith("plan: ")]) == 2
+
+
+def test_where_fp32_does_not_fit_nothing_is_compared_with_it(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(*arguments: object) -> Choice:
+        raise AssertionError("this is what would run out of memory")
+
+    monkeypatch.setattr("nst_fast.run.run.choose", bf16)
+    monkeypatch.setattr("nst_fast.run.run.confirmed", evaluate)
+    monkeypatch.setattr("nst_fast.run.run.fits_whole", lambda *given, precision: precision != "fp32")
+    assert run(pair, precision="auto")[0].record.precision == "bf16"

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from nst_fast.errors import DeviceError
+from nst_fast.system import machine
+from nst_fast.system.machine import (
+    CudaDriver,
+    Gpu,
+    cuda_driver,
+    describe_machine,
+    driver_problem,
+    git_commit,
+    peak_memory_mib,
+    reset_peak_memory,
+    resolve_device,
+)
+
+HOPPER = Gpu("NVIDIA H200", 90, 143_000)
+
+
+def fake_driver(error: int = 0) -> Any:
+    """The functions of libcuda that are asked, answering for one Hopper."""
+
+    def answer(pointer: Any, value: int) -> int:
+        pointer._obj.value = value
+        return 0
+
+    def answer_name(name: Any, length: int, device: ctypes.c_int) -> int:
+        name.value = HOPPER.name.encode()[:length]
+        return 0
+
+    return SimpleNamespace(
+        cuDriverGetVersion=lambda version: answer(version, 13020),
+        cuInit=lambda flags: error,
+        cuDeviceGetCount=lambda count: answer(count, 1),
+        cuDeviceGet=answer,
+        cuDeviceGetName=answer_name,
+        cuDeviceTotalMem_v2=lambda memory, device: answer(memory, HOPPER.memory_mib * 2**20),
+        cuDeviceGetAttribute=lambda value, attribute, device: answer(value, {75: 9, 76: 0}[attribute]),
+    )
+
+
+def absent(name: str) -> Any:
+    raise OSError(f"{name}: cannot open shared object file")
+
+
+def test_the_driver_tells_its_cuda_version_and_its_gpus() -> None:
+    assert cuda_driver(lambda name: fake_driver()) == CudaDriver((13, 2), (HOPPER,))
+
+
+def test_a_driver_that_does_not_start_has_a_version_and_no_gpus() -> None:
+    assert cuda_driver(lambda name: fake_driver(error=803)) == CudaDriver((13, 2), (), 803)
+
+
+def test_no_driver_is_none() -> None:
+    assert cuda_driver(absent) is None
+
+
+@pytest.mark.parametrize(
+    ("driver", "problem"),
+    [
+        (None, "(the NVIDIA driver) not found"),
+        (CudaDriver((12, 4), (HOPPER,)), "the NVIDIA driver serves CUDA 12.4, CUDA 13 is needed"),
+        (CudaDriver((13, 0), (), 803), "the NVIDIA driver does not start (CUDA error 803)"),
+        (CudaDriver((13, 0), (), 100), "the NVIDIA driver finds no GPU"),
+        (CudaDriver((13, 0), ()), "the NVIDIA driver finds no GPU"),
+    ],
+)
+def test_each_fault_of_the_driver_has_its_words(driver: CudaDriver | None, problem: str) -> None:
+    assert driver_problem(driver, 13).endswith(problem)
+
+
+def test_hidden_gpus_are_named_as_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "CUDA_VISIBLE_DEVICES is ''" in driver_problem(CudaDriver((13, 0), (), 100), 13)
+
+
+def test_a_newer_driver_serves_an_older_cuda() -> None:
+    assert driver_problem(CudaDriver((14, 0), (HOPPER,)), 13) == ""
+
+
+def test_the_description_is_json_and_says_what_matters() -> None:
+    description = describe_machine()
+    assert json.loads(json.dumps(description)) == description
+    assert torch.__version__.startswith(description["packages"]["torch"].partition("+")[0])
+    assert description["cores_physical"] >= 1
+    assert description["memory_mib"] > 256
+    assert description["cpu"]
+
+
+def test_the_description_holds_no_path_and_no_user() -> None:
+    text = json.dumps(describe_machine())
+    assert str(Path.home()) not in text
+    assert str(Path(machine.__file__).parents[2]) not in text
+
+
+def test_the_description_carries_the_gpus_that_the_driver_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cuda_driver", lambda: CudaDriver((13, 2), (HOPPER,)))
+    description = describe_machine()
+    assert description["gpus"] == [{"name": "NVIDIA H200", "sm": 90, "memory_mib": 143_000}]
+    assert description["driver_cuda"] == "13.2"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
+def test_physical_cores_obey_the_affinity_of_the_process() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from nst_fast.system.machine import *"
+    code += "; raise SystemExit(physical_cores())"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 1
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A git repository of one commit, with a folder inside."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "file").write_text("one")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
+    return tmp_path
+
+
+def test_a_commit_is_told_only_of_the_checkout_itself(checkout: Path) -> None:
+    assert len(str(git_commit(checkout))) == 40
+    assert git_commit(checkout / "site-packages") is None
+
+
+def test_a_changed_checkout_is_dirty(checkout: Path) -> None:
+    (checkout / "file").write_text("another")
+    assert str(git_commit(checkout)).endswith("-dirty")
+
+
+def test_a_broken_checkout_has_no_commit(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    assert git_commit(tmp_path) is None
+
+
+def test_a_peak_can_be_reset_on_linux() -> None:
+    with mmap.mmap(-1, 64 * machine.MIB) as block:  # what malloc is given back may stay in the process
+        block.write(b"x" * len(block))
+        high = peak_memory_mib()
+    if not reset_peak_memory():
+        pytest.skip("this system cannot reset the peak")
+    assert peak_memory_mib() < high - 32
+
+
+def test_peak_memory_of_cuda_is_that_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * machine.MIB)
+    assert peak_memory_mib(torch.device("cuda:0")) == 3.0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_auto_takes_cuda_where_there_is_one(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert resolve_device("auto") == torch.device("cuda:0")
+    assert resolve_device("cuda") == torch.device("cuda:0")
+    assert resolve_device(f"cuda:{count - 1}") == torch.device(f"cuda:{count - 1}")
+    with pytest.raises(DeviceError, match=rf"device 'cuda:{count}' is not available\. This machine has: cuda:0,"):
+        resolve_device(f"cuda:{count}")
+
+
+def test_auto_takes_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "mps", "gpu", ""])
+def test_a_device_that_is_not_there_lists_those_that_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="This machine has: cpu") as caught:
+        resolve_device(name)
+    assert caught.value.exit_code == 6
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_driver_is_the_reason_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "version", SimpleNamespace(cuda="13.2"))
+    monkeypatch.setattr(machine, "cuda_driver", lambda: None)
+    with pytest.raises(DeviceError, match="the NVIDIA driver"):
+        resolve_device("cuda")
+
+
+def test_what_pytorch_warns_about_becomes_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable() -> bool:
+        warnings.warn("CUDA initialization: broken (Triggered internally at x.cpp:1)", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", unavailable)
+    monkeypatch.setattr(torch, "version", SimpleNamespace(cuda="13.2"))
+    monkeypatch.setattr(machine, "cuda_driver", lambda: CudaDriver((13, 2), (HOPPER,)))
+    with pytest.raises(DeviceError, match=r"CUDA initialization: broken\. This machine has"):
+        resolve_device("cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_driver_and_pytorch_see_the_same_gpu() -> None:
+    driver = cuda_driver()
+    properties = torch.cuda.get_device_properties(0)
+    assert driver is not None
+    assert driver.gpus[0].name == properties.name
+    assert driver.gpus[0].sm == 10 * properties.major + properties.minor
+    assert driver.gpus[0].memory_mib == pytest.approx(properties.total_memory / machine.MIB, rel=0.05)
