@@ -16,7 +16,7 @@ from pathlib import Path
 from demo_pair import demo_pair
 
 from nst_fast import Evaluation, Networks, NstFastError, evaluate, stylize
-from nst_fast.presets import find_preset
+from nst_fast.options.presets import find_preset
 
 COLUMNS = ("style_swd", "content_relu4_3", "content_ssim", "chroma_noise")
 

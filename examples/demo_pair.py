@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from nst_fast.sample_art import draw_content, draw_style
+from nst_fast.jobs.sample_art import draw_content, draw_style
 
 
 def demo_pair(folder: Path, size: int) -> tuple[Path, Path]:

@@ -21,7 +21,7 @@ from demo_pair import demo_pair
 from nst_fast import Listeners, Networks, NstFastError, stylize
 
 if TYPE_CHECKING:
-    from nst_fast.runs.loop import StepEvent
+    from nst_fast.run.observer import StepEvent
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 SOME_FAILED, INTERRUPTED = 10, 130  # exit codes, as those of nst-fast

@@ -18,7 +18,8 @@ from nst_fast.optimizers import PixelOptimizer, learning_rate_at, smooths_at
 from nst_fast.optimizers.ort_adam import evaluation_by, optimizer_on
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.guard import Guard
-from nst_fast.run.loop import Course, LossHistory, Span, StepEvent, optimize
+from nst_fast.run.loop import Course, LossHistory, Span, optimize
+from nst_fast.run.observer import StepEvent
 from nst_fast.system.clock import Timing, make_clock
 
 MOST_TURN_STEPS = 2000  # bounds the history that the loop keeps on the device

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nst_fast.api import Listeners
     from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
     from nst_fast.jobs.series.run import Watch
-    from nst_fast.run.loop import StepEvent
+    from nst_fast.run.observer import StepEvent
 
 
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
@@ -134,9 +134,9 @@ def watching(messages: Messages, stop: Stop, config: BatchConfig) -> Watch:
         if messages.console.is_terminal or config.log_every:
             messages.say(line)
             with progress(messages, config) as display:
-                yield Listeners(event=display, note=note, stop=stop)
+                yield Listeners(event=display, note=note, detail=note, stop=stop)
         else:
-            yield Listeners(event=SlowProgress(messages), note=note, stop=stop)
+            yield Listeners(event=SlowProgress(messages), note=note, detail=note, stop=stop)
 
     return watch
 

@@ -19,7 +19,7 @@ from nst_fast.system.files import shown
 
 if TYPE_CHECKING:
     from nst_fast.options.config import ReportOptions
-    from nst_fast.run.loop import StepEvent
+    from nst_fast.run.observer import StepEvent
 
 PLAIN_SECONDS = 10.0  # off a terminal: a line every so often ...
 PLAIN_SHARE = 0.1  # ... or whenever this much more of the run is done

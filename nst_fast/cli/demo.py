@@ -32,7 +32,7 @@ def demo(
     from nst_fast.jobs.demonstration import demonstrate
 
     with graceful_stop(messages.say) as stop, progress(messages, config) as display:
-        listeners = Listeners(event=display, note=messages.note, stop=stop)
+        listeners = Listeners(event=display, note=messages.note, detail=messages.note, stop=stop)
         result = demonstrate(folder, config, overwrite=overwrite, listeners=listeners)
     messages.say(f"model: {result.model}")
     conclude(result.pastiche.record, result.sheet if not as_json else result.picture, messages, as_json=as_json)

@@ -53,7 +53,7 @@ def resume(
         return
     shown = StylizeConfig().replace(**{name: config[name] for name in ("log_every", "log_format") if name in config})
     with graceful_stop(messages.say) as stop, resumable(output, messages), progress(messages, shown) as display:
-        listeners = api.Listeners(event=display, note=messages.note, stop=stop)
+        listeners = api.Listeners(event=display, note=messages.note, detail=messages.note, stop=stop)
         pastiche = api.resume(
             output, content=content, style=style or (), overwrite=overwrite, listeners=listeners, **config
         )

@@ -34,7 +34,7 @@ def watching(messages: Messages, stop: Stop) -> Watch:
     def watch(line: str) -> Iterator[Listeners]:
         messages.say(line)
         with progress(messages) as display:
-            yield Listeners(event=display, note=note, stop=stop)
+            yield Listeners(event=display, note=note, detail=note, stop=stop)
 
     return watch
 

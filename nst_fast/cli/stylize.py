@@ -55,7 +55,7 @@ def stylize(
         resumable(output, messages),
         progress(messages, config) as display,
     ):
-        listeners = api.Listeners(event=display, note=messages.note, stop=stop)
+        listeners = api.Listeners(event=display, note=messages.note, detail=messages.note, stop=stop)
         pastiche = api.stylize(
             content, style, config, output=output, overwrite=overwrite, listeners=listeners, ranks=ranks
         )

@@ -2,7 +2,7 @@
 
 ``captured`` replays updates on a GPU, ``ort_adam`` leaves them to ONNX Runtime, ``strips`` serves one rank's rows.
 
-May import: distributed, engines, errors, network, objective, onnx, options.
+May import: distributed, engines, errors, network, onnx, options.
 """
 
 from __future__ import annotations

@@ -14,36 +14,10 @@ from nst_fast.errors import NumericsError
 from nst_fast.optimizers import PixelOptimizer
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery
+from nst_fast.run.observer import StepEvent
 from nst_fast.system.machine import peak_memory_mib
 
 EVENT_SECONDS = 0.5  # the progress display is fed at least this often
-
-
-@dataclass(frozen=True)
-class StepEvent:
-    """The state of a run after ``step`` updates: the picture and the losses of that very picture.
-
-    Attributes:
-        scale: index of the scale, from 0 (coarsest).
-        step: updates done, at all scales; ``steps`` of them are planned.
-        terms: weighted terms and ``total``, as Python floats (means over the batch).
-        seconds: since the run started, the device synchronised.
-        steps_per_second: over the whole run so far; 0 before the first update.
-        peak_memory_mib: highest memory so far; on a GPU its own, on a CPU the process's.
-        pastiche: the live tensor [B, 3, H, W], the iterate also where iterates are averaged; copy it before the
-            generator goes on.
-        totals: the loss of each picture of the batch.
-    """
-
-    scale: int
-    step: int
-    steps: int
-    terms: dict[str, float]
-    seconds: float
-    steps_per_second: float
-    peak_memory_mib: float
-    pastiche: Tensor
-    totals: tuple[float, ...] = ()
 
 
 class LossHistory:

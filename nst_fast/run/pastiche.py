@@ -1,32 +1,15 @@
-"""Who hears of a run, and what a run gives."""
+"""The result of a run: a picture and its record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from nst_fast.errors import NumericsError
-from nst_fast.run.loop import StepEvent
 from nst_fast.run.outputs import OutputFiles, bit_depth_of
 from nst_fast.run.record import RunRecord
-
-
-@dataclass(frozen=True)
-class Listeners:
-    """Who hears of a run while it goes on. All are called on the thread that runs the loop.
-
-    Attributes:
-        event: every StepEvent.
-        note: one sentence about something the user should know.
-        stop: asked once a step; True ends the run in good order, with the picture it has.
-    """
-
-    event: Callable[[StepEvent], None] = lambda event: None
-    note: Callable[[str], None] = lambda note: None
-    stop: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from nst_fast.engines.max_pooling import own_kernels
 from nst_fast.images import LoadedImage
 from nst_fast.onnx.monitor import Monitor
 from nst_fast.onnx.session import Session
-from nst_fast.run.loop import StepEvent
+from nst_fast.run.observer import StepEvent
 from nst_fast.run.problem import Problem
 from nst_fast.run.record import RunRecord
 from nst_fast.system.files import sha256_of

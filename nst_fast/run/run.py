@@ -23,9 +23,10 @@ from nst_fast.run.checkpoint import Checkpoint
 from nst_fast.run.evaluation import evaluation_at, fits_whole, plan_as_before, plan_at
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery, StopRules
 from nst_fast.run.keeper import Keeper
-from nst_fast.run.loop import Course, EventClock, LossHistory, Span, StepEvent, optimize, row_of
+from nst_fast.run.loop import Course, EventClock, LossHistory, Span, optimize, row_of
+from nst_fast.run.observer import Listeners, StepEvent
 from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.pastiche import Listeners, Pastiche
+from nst_fast.run.pastiche import Pastiche
 from nst_fast.run.problem import Problem, at_size
 from nst_fast.run.record import RunRecord
 from nst_fast.run.reporting import add_engine, add_kernels, add_readings, conclude, new_record, record_so_far
@@ -127,7 +128,7 @@ class Run:
     def settle(self, choice: Choice) -> None:
         """Take this engine and precision from here on; say so when it was not the user who chose them."""
         if str(choice) != self.told and "auto" in (self.config.engine, self.config.precision):
-            self.listeners.note(str(choice))
+            self.listeners.detail(str(choice))
             self.told = str(choice)
         self.choice = choice
         self.record.engine, self.record.precision = choice.engine, choice.precision
@@ -198,7 +199,7 @@ class Run:
         else:
             plan = plan_at(self.problem, self.choice, scale)
         self.record.plan = describe(plan)
-        self.listeners.note(str(plan))
+        self.listeners.detail(str(plan))
         return plan
 
     def evaluation(self, stage: Stage) -> tuple[Objective, Evaluator]:

@@ -28,9 +28,10 @@ from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.checkpoint import Checkpoint
 from nst_fast.run.guard import GUARD_STEPS, Guard
 from nst_fast.run.keeper import Keeper
-from nst_fast.run.loop import Course, EventClock, StepEvent
+from nst_fast.run.loop import Course, EventClock
+from nst_fast.run.observer import Listeners, StepEvent
 from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.pastiche import Listeners, Pastiche
+from nst_fast.run.pastiche import Pastiche
 from nst_fast.run.problem import Problem, at_size
 from nst_fast.run.run import Run
 from nst_fast.run.scales import Scale
@@ -117,7 +118,7 @@ class SharedRun(Run):
     def plan(self, scale: Scale) -> Plan:
         self.planned = strip_plan_at(self.problem, self.choice, scale, self.ranks, place())
         self.record.plan = describe(self.planned.plan) | {"ranks": self.ranks.size}
-        self.listeners.note(str(self.planned))
+        self.listeners.detail(str(self.planned))
         return self.planned.plan
 
     def evaluation(self, stage: Stage) -> tuple[Objective, Evaluator]:

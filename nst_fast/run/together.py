@@ -24,9 +24,9 @@ from nst_fast.onnx.monitor import Monitor
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.evaluation import job_at
 from nst_fast.run.guard import Recovery
-from nst_fast.run.loop import StepEvent
+from nst_fast.run.observer import Listeners, StepEvent
 from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.pastiche import Listeners, Pastiche
+from nst_fast.run.pastiche import Pastiche
 from nst_fast.run.problem import Problem
 from nst_fast.run.reporting import new_record
 from nst_fast.run.run import Run, run

@@ -12,7 +12,7 @@ from PIL import Image
 from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
 from nst_fast.jobs.batch.run import run_batch
 from nst_fast.options.commands import BatchConfig
-from nst_fast.run.pastiche import Listeners
+from nst_fast.run.observer import Listeners
 
 TINY = BatchConfig(
     weights="random:0",

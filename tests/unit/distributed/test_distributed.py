@@ -19,13 +19,12 @@ import numpy as np
 import pytest
 import rank_worker
 import torch
-from nst_fast.ranks import Place, Voice, place
 from PIL import Image
 from places import ROOT, SUPPORT
 
 from nst_fast import api
 from nst_fast.cli.torchrun import check_command
-from nst_fast.distributed import watch
+from nst_fast.distributed import Place, Voice, place, watch
 from nst_fast.distributed.group import device_of, reason_of
 from nst_fast.distributed.watch import Watch
 from nst_fast.errors import DeviceError, UsageError

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from nst_fast.evaluators import make_evaluator
 
-from nst_fast.engines import choice
+from nst_fast.engines import choice, make_evaluator
 from nst_fast.engines.choice import fastest
 from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator

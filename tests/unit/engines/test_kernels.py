@@ -20,6 +20,7 @@ from nst_fast.engines.max_pooling import tried_kernels
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.options.config import ObjectiveOptions
+from nst_fast.run import scales
 
 
 def test_the_kernels_pool_as_pytorch_does() -> None:
@@ -104,9 +105,9 @@ def test_without_a_compiler_pytorch_pools_and_the_run_says_so(
     monkeypatch.setattr(max_pooling, "own_kernels", tried_kernels)
     monkeypatch.setattr("nst_fast.run.reporting.own_kernels", tried_kernels)
     assert stylize(*pair, **TINY).record.warnings == []  # so short a run does without them
-    monkeypatch.setattr(max_pooling, "PAY_AFTER", 0)
+    monkeypatch.setattr(scales, "KERNELS_PAY_AFTER", 0)
     notes: list[str] = []
-    record = stylize(*pair, listeners=Listeners(note=notes.append), **TINY).record
+    record = stylize(*pair, listeners=Listeners(note=notes.append, detail=notes.append), **TINY).record
     tried_kernels.cache_clear()
     said = [note for note in notes if note.startswith("max pooling by PyTorch, which is slower: Triton does not work")]
     assert said == record.warnings

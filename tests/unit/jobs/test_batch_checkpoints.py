@@ -13,8 +13,7 @@ from PIL import Image
 from nst_fast.jobs.batch.inputs import STATE
 from nst_fast.jobs.batch.job import Hooks
 from nst_fast.jobs.batch.run import run_batch
-from nst_fast.run.loop import StepEvent
-from nst_fast.run.pastiche import Listeners
+from nst_fast.run.observer import Listeners, StepEvent
 
 OPTIONS = {"steps": 12, "optimizer": "lbfgs", "checkpoint_every": "1", "log_every": 1}
 
@@ -38,7 +37,7 @@ class Killer(Watcher):
                 raise DeathError
 
         with super().__call__(line) as listeners:
-            yield Listeners(stop=listeners.stop, event=event, note=self.notes.append)
+            yield Listeners(stop=listeners.stop, event=event, note=self.notes.append, detail=self.notes.append)
 
 
 def kept(photos: Path) -> list[str]:

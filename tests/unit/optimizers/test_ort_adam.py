@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_ort_engine import BLOCKS, distance, problem
+from ort_problems import BLOCKS, distance, problem
 from torch import Tensor
 
 from nst_fast import api
@@ -418,7 +418,7 @@ def test_a_fallback_of_the_engine_is_said_and_recorded(
     monkeypatch.setattr("nst_fast.onnx.session.probe_provider", status.__getitem__)
     notes: list[str] = []
     config = StylizeConfig(**{**RUN, "steps": 1}, engine_provider="tensorrt", allow_fallback=True)
-    record = api.stylize(*pair, config, listeners=api.Listeners(note=notes.append)).record
+    record = api.stylize(*pair, config, listeners=api.Listeners(note=notes.append, detail=notes.append)).record
     sentence = "engine ort: provider tensorrt does not work, cpu is used instead: no libcudart"
     announced = "TensorRT builds an engine for {}x{}, in minutes, if it is not in the cache".format(*record.size)
     assert notes.index(announced) < notes.index(sentence)

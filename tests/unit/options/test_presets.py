@@ -20,7 +20,7 @@ from nst_fast.objective import losses
 from nst_fast.options.config import ExportConfig, StylizeConfig
 from nst_fast.options.declaration import declared
 from nst_fast.options.presets import OURS, PRESETS, STATED, SYSTEMS, USUAL, find_preset
-from nst_fast.run.loop import StepEvent
+from nst_fast.run.observer import StepEvent
 
 # What each document states or, where it is silent, what its brackets name. One line per number.
 DOCUMENTED: list[tuple[str, str, object]] = [

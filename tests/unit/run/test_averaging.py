@@ -12,7 +12,8 @@ from nst_fast.optimizers import make_optimizer
 from nst_fast.options.config import OptimizerOptions, StylizeConfig
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.guard import Guard
-from nst_fast.run.loop import Course, LossHistory, Span, StepEvent, optimize
+from nst_fast.run.loop import Course, LossHistory, Span, optimize
+from nst_fast.run.observer import StepEvent
 
 TINY = StylizeConfig(
     weights="random:0",

@@ -7,7 +7,8 @@ from nst_fast.engines import Evaluation
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.config import OptimizerOptions
 from nst_fast.run.guard import Guard
-from nst_fast.run.loop import Course, LossHistory, Span, StepEvent, optimize
+from nst_fast.run.loop import Course, LossHistory, Span, optimize
+from nst_fast.run.observer import StepEvent
 
 
 def bowl(pastiche: torch.Tensor) -> Evaluation:

@@ -41,7 +41,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def run(pair: tuple[Path, Path], **options: object) -> tuple[api.Pastiche, list[str]]:
     notes: list[str] = []
-    listeners = api.Listeners(note=notes.append)
+    listeners = api.Listeners(note=notes.append, detail=notes.append)
     return api.stylize(*pair, CONFIG, listeners=listeners, **options), notes
 
 

@@ -240,7 +240,7 @@ def test_another_device_is_refused_and_another_number_of_threads_is_noted(
         resume(interrupted, networks=networks)
     rewrite(device="cpu")
     notes: list[str] = []
-    resume(interrupted, networks=networks, listeners=Listeners(note=notes.append))
+    resume(interrupted, networks=networks, listeners=Listeners(note=notes.append, detail=notes.append))
     assert any("threads 77 then" in note and "last bits" in note for note in notes)
 
 
@@ -274,7 +274,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(interrupted: Path, ne
     newest, before = OutputFiles(interrupted).checkpoints()
     newest.write_bytes(newest.read_bytes()[:-5])
     notes: list[str] = []
-    resumed = resume(interrupted, listeners=Listeners(note=notes.append), networks=networks)
+    resumed = resume(interrupted, listeners=Listeners(note=notes.append, detail=notes.append), networks=networks)
     assert any(f"{newest.name} is damaged" in note and before.name in note for note in notes)
     assert resumed.record.steps == 12
 

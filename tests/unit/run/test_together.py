@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from nst_fast.evaluators import Evaluation, Evaluator, make_evaluator
 from PIL import Image
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from nst_fast.benchmark.loops import loop_rows
 from nst_fast.benchmark.report import size_of
 from nst_fast.benchmark.rows import LoopRow
 from nst_fast.benchmark.workbench import Workbench
-from nst_fast.engines import choice
+from nst_fast.engines import Evaluation, Evaluator, choice, make_evaluator
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.straight import StraightNetwork
 from nst_fast.engines.tiled import TiledEvaluator
@@ -180,7 +179,7 @@ def test_records_are_those_of_each_picture_but_for_the_time(
 ) -> None:
     outputs = [tmp_path / f"{index}.png" for index in range(3)]
     notes: list[str] = []
-    listeners = Listeners(note=notes.append)
+    listeners = Listeners(note=notes.append, detail=notes.append)
     options: dict[str, Any] = {"monitor_every": 5, "save_every": 4}
     stylize_together(contents, style, TINY, networks=networks, outputs=outputs, listeners=listeners, **options)
     records = [json.loads(path.with_suffix(".json").read_text()) for path in outputs]
@@ -331,7 +330,7 @@ def test_what_does_not_fit_into_memory_is_split_into_equal_parts(
     monkeypatch.setattr(together, "run_group", group)
     monkeypatch.setattr(together, "fits", at_most_four)
     notes: list[str] = []
-    made = list(together.run_together(problems, [None] * 6, Listeners(note=notes.append)))
+    made = list(together.run_together(problems, [None] * 6, Listeners(note=notes.append, detail=notes.append)))
     assert (counted, [index for index, _ in made]) == ([3, 3], list(range(6)))
     assert notes == ["3 of 6 pictures at a time, as memory allows"]
     settled = choice.choose(TINY, problems[0].encoder, problems[0].device)

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from nst_fast import __version__
-from nst_fast.sample_art import draw_content, draw_style
+from nst_fast.jobs.sample_art import draw_content, draw_style
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 FORMS = ROOT / ".github" / "ISSUE_TEMPLATE"
 TINY = ("--image-size", "64", "--steps", "2", "--weights", "random:0")

@@ -1,0 +1,80 @@
+"""What a run reports while it goes on, and to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """The state of a run after ``step`` updates: the picture and the losses of that very picture.
+
+    Attributes:
+        scale: index of the scale, from 0 (coarsest).
+        step: updates done, at all scales; ``steps`` of them are planned.
+        terms: weighted terms and ``total``, as Python floats (means over the batch).
+        seconds: since the run started, the device synchronised.
+        steps_per_second: over the whole run so far; 0 before the first update.
+        peak_memory_mib: highest memory so far; on a GPU its own, on a CPU the process's.
+        pastiche: the live tensor [B, 3, H, W], the iterate also where iterates are averaged; copy it before the
+            generator goes on.
+        totals: the loss of each picture of the batch.
+    """
+
+    scale: int
+    step: int
+    steps: int
+    terms: dict[str, float]
+    seconds: float
+    steps_per_second: float
+    peak_memory_mib: float
+    pastiche: Tensor
+    totals: tuple[float, ...] = ()
+
+
+class Observer:
+    """Follows a run; a subclass overrides what it needs. Every method is called on the thread that runs the loop."""
+
+    def event(self, event: StepEvent) -> None:
+        """The state of the run at a step that is reported."""
+
+    def note(self, text: str) -> None:
+        """One sentence that the user should read: a fallback, a recovery, a file that cannot be written."""
+
+    def detail(self, text: str) -> None:
+        """One sentence on how the run is computed: engine, precision, memory plan. Shown with ``--verbose``."""
+
+    def stop(self) -> bool:
+        """Asked once a step; True ends the run in good order, with the picture it has."""
+        return False
+
+
+class Listeners(Observer):
+    """An observer made of functions, each of them optional."""
+
+    def __init__(
+        self,
+        event: Callable[[StepEvent], None] | None = None,
+        note: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+        detail: Callable[[str], None] | None = None,
+    ) -> None:
+        self._event, self._note, self._stop, self._detail = event, note, stop, detail
+
+    def event(self, event: StepEvent) -> None:
+        if self._event:
+            self._event(event)
+
+    def note(self, text: str) -> None:
+        if self._note:
+            self._note(text)
+
+    def detail(self, text: str) -> None:
+        if self._detail:
+            self._detail(text)
+
+    def stop(self) -> bool:
+        return bool(self._stop and self._stop())
