@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0  # off a terminal: a line every so often ...
 PLAIN_SHARE = 0.1  # ... or whenever this much more of the run is done
+
+
+def with_flags(text: str) -> str:
+    """A message of the library for the command line: options that it names as ```image_size``` become flags."""
+    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda found: f"--{found[1].replace('_', '-')}", text)
 
 
 class LastingConsole(Console):
@@ -46,7 +52,7 @@ class Messages:
     def say(self, text: str) -> None:
         """One line; what a terminal would obey rather than print, as in odd file names, is escaped."""
         if not self.quiet:
-            self.console.print(Text(shown(text)), soft_wrap=True)
+            self.console.print(Text(shown(with_flags(text))), soft_wrap=True)
 
 
 class PlainProgress:
@@ -164,6 +170,7 @@ def emit_json(facts: Mapping[str, Any], *, indent: int | None = None) -> None:
 
 def emit_error(text: str, *, code: int, kind: str, as_json: bool) -> None:
     """The line on stderr that every error ends in; with --json also an object, unless the result was given before."""
+    text = with_flags(text)
     complain(f"error: {text}")
     if as_json and not _objects:
         emit_json({"schema": "nst-fast/error/1", "status": "error", "code": code, "kind": kind, "message": text})
