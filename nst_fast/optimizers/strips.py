@@ -7,8 +7,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from nst_fast.distributed.halos import Halos
-from nst_fast.engines.strips import Strip
+from nst_fast.distributed.strips import Halos, Strip
 from nst_fast.network.tiles import Extent
 from nst_fast.optimizers.adam import Adam
 from nst_fast.optimizers.base import PixelOptimizer, smoothed
@@ -75,7 +74,7 @@ class StripLBFGS(LBFGS):
 
     def __init__(self, pastiche: Tensor, options: OptimizerOptions, strip: Strip) -> None:
         def total(part: Tensor) -> Tensor:
-            strip.ranks.add_up(part)
+            strip.ranks.all_reduce(part)
             return part
 
         super().__init__(pastiche, options, total)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
 
-from nst_fast.engines import Choice, Evaluator, choose, confirmed
+from nst_fast.engines import Choice, Evaluator
 from nst_fast.errors import NumericsError
-from nst_fast.memory.planner import Plan, describe
 from nst_fast.objective.objective import Objective
 from nst_fast.onnx.monitor import Monitor
 from nst_fast.onnx.publish import open_monitor
 from nst_fast.onnx.session import Session
 from nst_fast.optimizers import learning_rate_at, smooths_at
-from nst_fast.optimizers.ort_adam import optimizer_on
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.checkpoint import Checkpoint
-from nst_fast.run.evaluation import evaluation_at, fits_whole, plan_as_before, plan_at
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery, StopRules
 from nst_fast.run.keeper import Keeper
+from nst_fast.run.layout import Layout, ScalePlan, WholePicture
 from nst_fast.run.loop import Course, EventClock, LossHistory, Span, optimize, row_of
 from nst_fast.run.observer import Listeners, StepEvent
 from nst_fast.run.outputs import OutputFiles
@@ -68,7 +65,9 @@ class Run:
         listeners: Listeners,
         keeper: Keeper | None = None,
         interrupted: Checkpoint | None = None,
+        layout: Layout | None = None,
     ) -> None:
+        self.layout = layout or WholePicture()
         self.problem = problem
         self.config = problem.config
         self.files = files
@@ -79,7 +78,8 @@ class Run:
         self.choice = replace(self.choose(), kernels=kernels_pay(problem.scales, problem.count))
         self.told = ""  # of the choice, to the listeners
         self.rules = StopRules(problem.config)
-        self.started = time.perf_counter() - (interrupted.seconds if interrupted else 0.0)
+        self.seconds_before = interrupted.seconds if interrupted else 0.0
+        self.layout.start_clock()
         self.stage: Stage | None = None
         self.monitor: Monitor | None = None
         self.history: LossHistory | None = None
@@ -121,9 +121,9 @@ class Run:
     def choose(self) -> Choice:
         """The engine and precision of the run; one that goes on keeps those it had."""
         if self.interrupted is None:
-            return choose(self.config, self.problem.encoder, self.problem.device)
+            return self.layout.choose(self.config, self.problem.encoder, self.problem.device)
         settled = self.config.replace(engine=self.record.engine, precision=self.record.precision)
-        return replace(choose(settled, self.problem.encoder, self.problem.device), reason="as before")
+        return replace(self.layout.choose(settled, self.problem.encoder, self.problem.device), reason="as before")
 
     def settle(self, choice: Choice) -> None:
         """Take this engine and precision from here on; say so when it was not the user who chose them."""
@@ -138,12 +138,14 @@ class Run:
     def begin(self, scale: Scale, first: int, pastiche: Tensor, coarser: Stage | None) -> Stage:
         """The stage of a scale, from the picture of the coarser one; or that of the interrupted run, as it was."""
         # Contiguous: the order in which a sum is taken, and with it its last bits, follows the layout.
-        pastiche = at_size(pastiche, scale.height, scale.width).contiguous()
         plan = self.plan(scale)
-        if not first and self.interrupted is None and fits_whole(self.problem, self.choice, scale, precision="fp32"):
-            plan = self.confirm(plan, scale, pastiche)
-        options = self.config.replace(lbfgs_history=plan.lbfgs_history)
-        optimizer = optimizer_on(self.choice.engine, pastiche, options, coarser.optimizer if coarser else None)
+        pastiche = plan.strip.own(at_size(pastiche, scale.height, scale.width))
+        if not first and self.interrupted is None:
+            plan = self.confirm(plan, pastiche)
+        options = self.config
+        optimizer = self.layout.make_optimizer(
+            self.choice, pastiche, options, plan, coarser.optimizer if coarser else None
+        )
         average = IterateAverage(pastiche, options.average_decay) if options.average_decay else None
         self.rules.next_scale(first)
         stage = Stage(scale, first, plan, optimizer, Guard(pastiche, options.divergence_factor), average)
@@ -153,16 +155,11 @@ class Run:
                 return stage.restored(self.interrupted)
         return stage
 
-    def confirm(self, plan: Plan, scale: Scale, pastiche: Tensor) -> Plan:
-        """Give up a precision that bends the gradient, if that can be seen without tiles; then plan anew."""
-        if self.config.precision != "auto" or plan.tiled:
-            return plan
+    def confirm(self, plan: ScalePlan, pastiche: Tensor) -> ScalePlan:
+        """Give up a precision that changes the gradient too much; then plan anew."""
         before = self.choice.precision
-        self.settle(self.confirmed(scale, pastiche))
-        return plan if self.choice.precision == before else self.plan(scale)
-
-    def confirmed(self, scale: Scale, pastiche: Tensor) -> Choice:
-        return confirmed(self.choice, self.problem.encoder, self.problem.objective_at(scale), pastiche)
+        self.settle(self.layout.confirm_precision(self.problem, self.choice, plan, pastiche))
+        return plan if self.choice.precision == before else self.plan(plan.scale)
 
     def checkpoint(self, step: int) -> Checkpoint:
         """The state after ``step`` updates: live tensors, to be written before the run goes on.
@@ -186,7 +183,7 @@ class Run:
             problem = self.keeper.keep(self.checkpoint(step))
             self.record.warnings += [problem] if problem else []
 
-    def plan(self, scale: Scale) -> Plan:
+    def plan(self, scale: Scale) -> ScalePlan:
         """How the scale fits into memory; said, and written down.
 
         A scale that goes on keeps its plan, unless it is another memory option that it goes on with, or the picture was
@@ -194,18 +191,17 @@ class Run:
         """
         at, asked = self.interrupted, self.config.as_dict()
         same = at is not None and all(at.record["options"][name] == asked[name] for name in ("max_memory", "tile_size"))
-        if at is not None and at.scale == scale.index and same and "ranks" not in at.record["plan"]:
-            plan = plan_as_before(self.problem, self.choice, scale, at.record["plan"])
-        else:
-            plan = plan_at(self.problem, self.choice, scale)
-        self.record.plan = describe(plan)
+        keeps = at is not None and at.scale == scale.index and same and "ranks" not in at.record["plan"]
+        before = at.record["plan"] if at is not None and keeps else None
+        plan = self.layout.plan(self.problem, self.choice, scale, before)
+        self.record.plan = plan.as_dict()
         self.listeners.detail(str(plan))
         return plan
 
     def evaluation(self, stage: Stage) -> tuple[Objective, Evaluator]:
         """What is minimised at a scale, and what evaluates it."""
-        at = stage.scale, stage.plan, stage.optimizer
-        return evaluation_at(self.problem, self.choice, *at, self.listeners.note, self.opened)
+        at = stage.plan, stage.optimizer, self.listeners, self.opened
+        return self.layout.evaluator(self.problem, self.choice, *at)
 
     def opened(self, session: Session) -> None:
         """A session of ONNX Runtime computes for the loop from here on."""
@@ -260,11 +256,11 @@ class Run:
         )
 
     def elapsed(self) -> float:
-        return time.perf_counter() - self.started
+        return self.seconds_before + self.layout.clock()
 
     def stop(self) -> bool:
         """Whether the user wishes to stop; asked by the loop alone, so that all who act on it see the same answer."""
-        self.stopped = self.stopped or self.listeners.stop()
+        self.stopped = self.layout.stop(self.stopped or self.listeners.stop())
         return self.stopped
 
     def verdict(self, event: StepEvent, scale: Scale) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nst_fast.memory.planner import Plan
 from nst_fast.optimizers import PixelOptimizer
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.checkpoint import Checkpoint
 from nst_fast.run.guard import Guard
+from nst_fast.run.layout import ScalePlan
 from nst_fast.run.scales import Scale
 
 
@@ -27,7 +27,7 @@ class Stage:
 
     scale: Scale
     first: int
-    plan: Plan
+    plan: ScalePlan
     optimizer: PixelOptimizer
     guard: Guard
     average: IterateAverage | None

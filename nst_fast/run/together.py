@@ -17,13 +17,13 @@ from torch import Tensor
 from nst_fast.engines import Choice, choose
 from nst_fast.errors import OutOfMemoryError, UsageError
 from nst_fast.memory.grids import LARGEST_TENSOR, WIDEST
-from nst_fast.memory.planner import Plan, budget_of, predict
+from nst_fast.memory.planner import budget_of, predict
 from nst_fast.network.tiles import make_tiling
 from nst_fast.objective.objective import Statistics
 from nst_fast.onnx.monitor import Monitor
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run.evaluation import job_at
 from nst_fast.run.guard import Recovery
+from nst_fast.run.layout import ScalePlan, task_of
 from nst_fast.run.observer import Listeners, StepEvent
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.pastiche import Pastiche
@@ -107,10 +107,10 @@ def fits(problems: Sequence[Problem], choice: Choice) -> bool:
     """Whether memory holds these at once, evaluated whole, L-BFGS with all its pairs."""
     joint = JointProblem.of(problems)
     config, scale = joint.config, joint.scales[-1]
-    job = job_at(joint, choice, scale)
+    task = task_of(joint, choice, scale)
     whole = make_tiling(config.network, config.taps, scale.height, scale.width, (1, 1))
-    plan = predict(job, whole, budget_of(config, str(joint.device)), history=config.lbfgs_history, halve=False)
-    return plan.fits and WIDEST * job.pixels < LARGEST_TENSOR
+    plan = predict(task, whole, budget_of(config, str(joint.device)), history=config.lbfgs_history, halve=False)
+    return plan.fits and WIDEST * task.pixels < LARGEST_TENSOR
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class JointRun(Run):
         picture, record.finish = self.parts[index].finished(pastiche)
         return Pastiche(picture, record, self.failure)
 
-    def plan(self, scale: Scale) -> Plan:
+    def plan(self, scale: Scale) -> ScalePlan:
         plan = super().plan(scale)
         if plan.tiled:
             message = f"{len(self.parts)} pictures no longer fit into memory together"

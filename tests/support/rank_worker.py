@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 
 from nst_fast import api
-from nst_fast.distributed import place
+from nst_fast.distributed import process_rank
 from nst_fast.distributed.group import Ranks, joined
+from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluator
-from nst_fast.engines.strips import StripEvaluator, make_strip, strip_targets
-from nst_fast.engines.tile_engine import EagerTileEngine
+from nst_fast.engines.crop_network import EagerNetwork
+from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.objective.reference import EagerEvaluator
@@ -59,10 +60,10 @@ def in_float64(pooling: str, ranks: Ranks | None) -> list[float]:
         objective = Objective(config, build_targets(encoder, config, content, [style]))
         evaluate, optimizer = EagerEvaluator(encoder, objective), Adam(start, config)
     else:
-        engine = EagerTileEngine(encoder)
+        network = EagerNetwork(encoder)
         strip = make_strip(ranks, "vgg19", config.taps, *SIZE)
-        objective = Objective(config, strip_targets(engine, config, strip, content, [style]))
-        evaluate = StripEvaluator(engine, objective, strip)
+        objective = Objective(config, tiled_targets(network, config, strip, content, [style]))
+        evaluate = TiledEvaluator(network, objective, strip)
         optimizer = StripAdam(strip.own(start), config, strip)
     history = LossHistory(objective.term_names, 20, torch.device("cpu"))
     history._buffer = history._buffer.double()
@@ -78,7 +79,7 @@ def in_float64(pooling: str, ranks: Ranks | None) -> list[float]:
 
 
 def main(folder: Path) -> None:
-    with joined(place(), "cpu") as ranks:
+    with joined(process_rank(), "cpu") as ranks:
         pictures = (folder / "content.png", folder / "style.png")
         for name, options in CASES.items():
             api.stylize(*pictures, CONFIG, output=folder / f"{name}.png", ranks=ranks, **options)

@@ -381,7 +381,7 @@ def test_a_run_over_scales_with_schedule_smoothing_and_average_is_adams(
     assert len({id(step) for step in runs}) == 2  # one graph for each size
     assert len(runs) == 12 + 1 + 1  # the steps, the picture after the last one, and the average
     monkeypatch.setattr("nst_fast.run.run.optimizer_on", lambda engine, *rest: optimizer_on("fast", *rest))
-    monkeypatch.setattr("nst_fast.run.evaluation.evaluation_by", lambda evaluate, optimizer: evaluate)
+    monkeypatch.setattr("nst_fast.run.layout.evaluation_by", lambda evaluate, optimizer: evaluate)
     by_gradient = api.stylize(*pair, config)
     assert whole.record.losses["total"] == pytest.approx(by_gradient.record.losses["total"], rel=1e-3)
     assert float((whole.image - by_gradient.image).abs().mean()) < 0.5 / 255

@@ -16,7 +16,7 @@ from nst_fast.errors import DeviceError, OutOfMemoryError
 from nst_fast.images import save_image
 from nst_fast.memory.allocator import return_freed_memory
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run import evaluation as planned
+from nst_fast.run import layout as planned
 
 CONFIG = StylizeConfig(
     weights="random:0",
@@ -140,9 +140,11 @@ def bf16(*arguments: object) -> Choice:
 
 def test_a_wider_precision_is_planned_anew(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan was made for bf16; what runs in the end takes more."""
-    monkeypatch.setattr("nst_fast.run.run.choose", bf16)
+    monkeypatch.setattr(planned, "choose", bf16)
     kept, _ = run(pair, precision="auto")
-    monkeypatch.setattr("nst_fast.run.run.confirmed", lambda choice, *rest: replace(choice, precision="fp32"))
+    monkeypatch.setattr(
+        "nst_fast.run.layout.confirm_precision", lambda choice, *rest: replace(choice, precision="fp32")
+    )
     changed, notes = run(pair, precision="auto")
     assert (kept.record.precision, changed.record.precision) == ("bf16", "fp32")
     assert changed.record.plan["peak_mib"] > kept.record.plan["peak_mib"]
@@ -155,7 +157,7 @@ def test_where_fp32_does_not_fit_nothing_is_compared_with_it(
     def evaluate(*arguments: object) -> Choice:
         raise AssertionError("this is what would run out of memory")
 
-    monkeypatch.setattr("nst_fast.run.run.choose", bf16)
-    monkeypatch.setattr("nst_fast.run.run.confirmed", evaluate)
-    monkeypatch.setattr("nst_fast.run.run.fits_whole", lambda *given, precision: precision != "fp32")
+    monkeypatch.setattr(planned, "choose", bf16)
+    monkeypatch.setattr(planned, "confirm_precision", evaluate)
+    monkeypatch.setattr(planned.WholePicture, "_fits_in_fp32", lambda *given: False)
     assert run(pair, precision="auto")[0].record.precision == "bf16"

@@ -25,9 +25,11 @@ from nst_fast.benchmark.loops import loop_rows
 from nst_fast.benchmark.report import size_of
 from nst_fast.benchmark.rows import LoopRow
 from nst_fast.benchmark.workbench import Workbench
+from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation, Evaluator, choice, make_evaluator
 from nst_fast.engines.fast import FastEvaluator
-from nst_fast.engines.straight import StraightNetwork
+from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.errors import NumericsError, OutOfMemoryError, OutputError, UsageError
 from nst_fast.images import load_image, save_image
@@ -35,8 +37,7 @@ from nst_fast.images.headers import size_at
 from nst_fast.jobs.batch.groups import Task, groups_of
 from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
 from nst_fast.jobs.batch.run import run_batch
-from nst_fast.memory.planner import Job, make_plan
-from nst_fast.network.tiles import make_tiling
+from nst_fast.memory.planner import MemoryTask, make_plan
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import Objective, build_targets
@@ -44,7 +45,7 @@ from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.commands import BatchConfig
 from nst_fast.options.config import OptimizerOptions, StopOptions, StylizeConfig
-from nst_fast.run import evaluation as planned
+from nst_fast.run import layout as planned
 from nst_fast.run import together
 from nst_fast.run.guard import Guard, Recovery, StopRules
 from nst_fast.run.loop import Course, LossHistory, Span, optimize
@@ -138,7 +139,7 @@ ENGINES: dict[str, Callable[[Encoder, Objective], Evaluator]] = {
     "eager": EagerEvaluator,
     "fast": lambda encoder, objective: FastEvaluator(encoder, objective, torch.float64),
     "tiled": lambda encoder, objective: TiledEvaluator(
-        StraightNetwork(encoder, torch.float64), objective, make_tiling("vgg19", TINY.taps, 24, 32, (1, 2))
+        FastNetwork(encoder, torch.float64), objective, make_strip(SingleRank(), "vgg19", TINY.taps, 24, 32, (1, 2))
     ),
 }
 
@@ -306,7 +307,7 @@ def test_outputs_are_one_for_each_and_no_input(style: Path, contents: list[Path]
 
 
 def test_a_plan_counts_every_picture() -> None:
-    job = Job(StylizeConfig(), "fast", "fp32", 512, 512)
+    job = MemoryTask(StylizeConfig(), "fast", "fp32", 512, 512)
     one, four = (make_plan(replace(job, pictures=count), 2**40).parts for count in (1, 4))
     for part in ("pictures", "optimiser", "content targets", "step"):
         assert four[part] == pytest.approx(4 * one[part], rel=1e-6)
@@ -477,9 +478,9 @@ def test_the_worst_picture_decides_whether_bf16_will_do(precise: Encoder, monkey
 
     monkeypatch.setattr(choice, "FastEvaluator", engine)
     chosen = choice.Choice("fast", "bf16", "", {})
-    assert choice.confirmed(chosen, precise, objective_of(precise, 0), straight).precision == "fp32"
+    assert choice.confirm_precision(chosen, precise, objective_of(precise, 0), straight).precision == "fp32"
     turned[1] = 1.0
-    assert choice.confirmed(chosen, precise, objective_of(precise, 0), straight).precision == "bf16"
+    assert choice.confirm_precision(chosen, precise, objective_of(precise, 0), straight).precision == "bf16"
 
 
 def test_a_failure_of_pictures_together_is_raised_once_all_are_written(
