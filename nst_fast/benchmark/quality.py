@@ -16,7 +16,7 @@ from nst_fast.benchmark.loops import start_loop
 from nst_fast.benchmark.rows import OK, QualityRow
 from nst_fast.benchmark.turns import recorded
 from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
-from nst_fast.engines import choose, confirmed
+from nst_fast.engines import choose, confirm_precision
 from nst_fast.images import from_uint8, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.jury.judge import Jury, Panel
@@ -62,7 +62,7 @@ class QualityContender:
         started = self.clock()
         choice = choose(recipe.run, problem.encoder, workbench.device)
         if recipe.run.precision == "auto":
-            choice = confirmed(choice, problem.encoder, scene.objective, scene.start)
+            choice = confirm_precision(choice, problem.encoder, scene.objective, scene.start)
         row.engine, row.precision = choice.engine, choice.precision
         run = recipe.run.replace(engine=choice.engine, precision=choice.precision)
         with arithmetic(row.precision):
