@@ -45,7 +45,7 @@ def find_ceiling(device: torch.device, precision: str) -> Ceiling:
     for part, (source, tflops) in KNOWN_TFLOPS.items():
         if part in name and precision in tflops:
             return Ceiling(str(device), precision, 1e3 * tflops[precision], f"{part}, {source}")
-    with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
+    with float32_arithmetic(precision):
         rates = {kind: _rate(work, flop, device) for kind, (work, flop) in _probes(device, precision).items()}
     best = max(rates, key=lambda kind: rates[kind])
     return Ceiling(str(device), precision, rates[best], f"measured here ({best})")

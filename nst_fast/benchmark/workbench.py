@@ -114,7 +114,7 @@ def arithmetic(precision: str) -> AbstractContextManager[None]:
 
     PyTorch keeps that in a global switch, which engines set when they are made. Here they take turns.
     """
-    return float32_arithmetic("tf32" if precision == "tf32" else "ieee")
+    return float32_arithmetic(precision)
 
 
 def seeded_noise(size: tuple[int, int], seed: int) -> Tensor:

@@ -70,7 +70,7 @@ def test_the_fast_engine_is_eager_in_double_precision(
     objective, image = problem(options, encoder.double(), size)
     expected = EagerEvaluator(encoder, objective)(image)
     encoder = encoder.float().to(cuda)
-    with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
+    with float32_arithmetic(precision):
         objective, image = problem(options, encoder, size)
         found = FastEvaluator(encoder, objective, DTYPES[precision])(image)
     assert relative_error(found.gradient, expected.gradient) < TOLERANCES[precision]
@@ -89,7 +89,7 @@ def test_the_compiled_engine_is_the_fast_one(cuda: torch.device) -> None:
     options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
     encoder, _ = make_encoder("random:0", "vgg19", options.taps)
     objective, image = problem(options, encoder.to(cuda), (48, 40))
-    with float32_arithmetic("ieee"):
+    with float32_arithmetic("fp32"):
         plain, compiled = FastEvaluator(encoder, objective), FastEvaluator(encoder, objective)
         compiled.network.compile()
         captured = GraphedEvaluator(compiled)
@@ -101,7 +101,7 @@ def test_tiles_on_a_gpu_add_up_to_the_whole(cuda: torch.device) -> None:
     options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
     encoder, _ = make_encoder("random:0", "vgg19", options.taps)
     objective, image = problem(options, encoder.to(cuda), (130, 97))
-    with float32_arithmetic("ieee"):
+    with float32_arithmetic("fp32"):
         whole = FastEvaluator(encoder, objective)(image)
         strip = make_strip(SingleRank(), "vgg19", options.taps, 130, 97, (3, 2))
         tiled = TiledEvaluator(FastNetwork(encoder, torch.float32), objective, strip)(image)
@@ -110,7 +110,7 @@ def test_tiles_on_a_gpu_add_up_to_the_whole(cuda: torch.device) -> None:
 
 @pytest.fixture
 def fp32() -> Iterator[None]:
-    with float32_arithmetic("ieee"):
+    with float32_arithmetic("fp32"):
         yield
 
 

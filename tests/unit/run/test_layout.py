@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from thread_ranks import ThreadRanks, run_ranks
 
 from nst_fast import api
 from nst_fast.engines import Choice, Evaluation, Evaluator
@@ -166,3 +168,27 @@ def test_where_fp32_does_not_fit_nothing_is_compared_with_it(
     monkeypatch.setattr(planned, "confirm_precision", evaluate)
     monkeypatch.setattr(planned.WholePicture, "_fits_in_fp32", lambda *given: False)
     assert run(pair, precision="auto")[0].record.precision == "bf16"
+
+
+def test_one_rank_asked_to_stop_stops_all_and_the_clock_is_that_of_the_slowest() -> None:
+    def work(me: ThreadRanks) -> tuple[bool, bool, float, float]:
+        layout = planned.SharedPicture(me)
+        assert layout.clock() == 0
+        return layout.stop(False), layout.stop(me.rank == 1), layout.clock(), layout.clock()
+
+    found = run_ranks(3, work)
+    assert len(set(found)) == 1
+    before, after, now, later = found[0]
+    assert (before, after) == (False, True)
+    assert now == later > 0
+
+
+def test_ranks_of_which_one_needs_tiles_compare_no_precisions() -> None:
+    """The comparison would wait for the rank that takes no part."""
+    problem = SimpleNamespace(config=CONFIG.replace(precision="auto"))
+
+    def work(me: ThreadRanks) -> Choice:
+        plan = SimpleNamespace(tiled=me.rank == 1)
+        return planned.SharedPicture(me).confirm_precision(problem, bf16(), plan, torch.zeros(1))  # type: ignore[arg-type]
+
+    assert [choice.precision for choice in run_ranks(2, work)] == ["bf16", "bf16"]
