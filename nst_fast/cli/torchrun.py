@@ -33,23 +33,23 @@ def check_command(command: str | None) -> None:
 
 
 @contextmanager
-def company(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | None]]:
-    """The other ranks for as long as the block lasts, None without any; and the config with this rank's own device."""
-    where = process_rank()
-    if where.alone:
+def joined_ranks(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | None]]:
+    """The config with the device of this rank, and the ranks for as long as the block lasts; None for one process."""
+    process = process_rank()
+    if process.alone:
         yield config, None
         return
     from nst_fast.distributed.group import device_of, joined
     from nst_fast.run.layout import check_shareable
 
     check_shareable(config)
-    config = config.replace(device=device_of(config.device, where))
-    with joined(where, config.device, end=end_now) as ranks:
+    config = config.replace(device=device_of(config.device, process))
+    with joined(process, config.device, end=end_now) as ranks:
         yield config, ranks
 
 
-def leave_company(code: int) -> None:
-    """End at once after an error among other ranks: a thread that still waits for one of them is not to be joined."""
+def exit_without_waiting(code: int) -> None:
+    """Exit at once after an error while ranks are joined: a thread may still wait for one of them."""
     if error_reporter.claim is not None:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -57,7 +57,7 @@ def leave_company(code: int) -> None:
 
 
 def end_now(error: NstFastError) -> None:
-    """End this process from another thread: the main one may wait for a rank that is gone, and never return."""
+    """End this process from another thread: the main one may wait for a lost rank for ever."""
     if error_reporter.may_report():
         emit_error(str(error), code=error.exit_code, kind=type(error).__name__, as_json="--json" in sys.argv)
     os._exit(error.exit_code)

@@ -3,18 +3,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nst_fast.engines import Evaluation
 from nst_fast.errors import OutOfMemoryError, UsageError
 from nst_fast.memory.footprint import MIB, Network, kept_bytes, step_bytes, weight_bytes
 from nst_fast.memory.grids import tiling_like
 from nst_fast.memory.planner import MemoryTask, budget_of, largest_size, make_plan, predict
 from nst_fast.network.tiles import make_tiling
 from nst_fast.options.config import StylizeConfig, parse_bytes
-from nst_fast.run.out_of_memory import RetryInTiles, is_out_of_memory, memory_errors
 
 GIB = 2**30
 DEFAULT = StylizeConfig()
@@ -78,7 +75,7 @@ def test_a_plan_keeps_its_budget_or_says_what_would(height: int, width: int, gib
     try:
         plan = make_plan(task, budget)
     except OutOfMemoryError as error:
-        assert "The largest that fits is --image-size" in error.remedy
+        assert "The largest that fits is `image_size`" in error.remedy
         size = largest_size(task, budget)
         assert size is not None
         scale = max(size) / max(height, width)  # the style images shrink alike
@@ -95,7 +92,7 @@ def test_what_fits_nowhere_is_refused_with_exit_code_7() -> None:
     with pytest.raises(OutOfMemoryError, match="16384x16384 needs at least") as caught:
         make_plan(task_of(16384, 16384), 2 * GIB)
     assert caught.value.exit_code == 7
-    with pytest.raises(OutOfMemoryError, match="give --max-memory more") as caught:
+    with pytest.raises(OutOfMemoryError, match="give `max_memory` more") as caught:
         make_plan(task_of(64, 64), 64 * MIB)
     assert "largest" not in caught.value.remedy
 
@@ -121,7 +118,7 @@ def test_pairs_of_lbfgs_are_given_up_before_a_picture_is_cut_into_tiles() -> Non
 def test_who_runs_out_of_memory_with_lbfgs_is_told_that_adam_fits() -> None:
     with pytest.raises(OutOfMemoryError) as caught:
         make_plan(task_of(8192, 8192), 8 * GIB)
-    assert "use --optimizer adam, which fits" in caught.value.remedy
+    assert "use `optimizer` adam, which fits" in caught.value.remedy
 
 
 def test_no_tensor_of_a_plan_needs_64_bit_indices() -> None:
@@ -157,45 +154,3 @@ def test_the_plan_is_one_line_and_plain_data() -> None:
     facts = plan.as_dict()
     assert facts["grid"] == list(plan.tiling.grid)
     assert facts["peak_mib"] == round(plan.peak / MIB)
-
-
-def bowl(pastiche: torch.Tensor) -> Evaluation:
-    total = pastiche.square().sum((1, 2, 3))
-    return Evaluation(total, {"bowl": total}, 2 * pastiche)
-
-
-def exhausted(pastiche: torch.Tensor) -> Evaluation:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore lines")
-
-
-def test_memory_that_runs_out_is_an_error_of_ours() -> None:
-    with pytest.raises(OutOfMemoryError, match="Tried to allocate 20 GiB") as caught, memory_errors():
-        exhausted(torch.ones(1, 3, 4, 4))
-    assert "`on_oom` tile" in caught.value.remedy
-
-
-def test_memory_that_runs_out_is_retried_once_from_the_picture_as_it_is() -> None:
-    seen: list[float] = []
-
-    def smaller(pastiche: torch.Tensor) -> Evaluation:
-        seen.append(pastiche.mean().item())
-        if len(seen) > 2:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-        return bowl(pastiche)
-
-    evaluate = RetryInTiles(exhausted, lambda: smaller)
-    pastiche = torch.full((1, 3, 4, 4), 0.25)
-    torch.testing.assert_close(evaluate(pastiche).gradient, torch.full((1, 3, 4, 4), 0.5))
-    evaluate(pastiche)
-    with pytest.raises(OutOfMemoryError, match="can't allocate"), memory_errors():
-        evaluate(pastiche)
-    assert seen[:2] == [0.25, 0.25]
-
-
-def test_other_faults_pass_through() -> None:
-    def faulty(pastiche: torch.Tensor) -> Evaluation:
-        raise RuntimeError("shape mismatch")
-
-    with pytest.raises(RuntimeError, match="shape mismatch"), memory_errors():
-        RetryInTiles(faulty, lambda: bowl)(torch.ones(1, 3, 4, 4))
-    assert not is_out_of_memory(RuntimeError("shape mismatch"))

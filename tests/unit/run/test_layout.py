@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from loops import bowl
 from thread_ranks import ThreadRanks, run_ranks
 
 from nst_fast import api
@@ -19,6 +20,7 @@ from nst_fast.images import save_image
 from nst_fast.memory.allocator import return_freed_memory
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run import layout as planned
+from nst_fast.run.out_of_memory import RetryInTiles, is_out_of_memory, memory_errors
 from nst_fast.run.problem import Batch, Networks, load_problem
 
 CONFIG = StylizeConfig(
@@ -192,3 +194,40 @@ def test_ranks_of_which_one_needs_tiles_compare_no_precisions() -> None:
         return planned.SharedPicture(me).confirm_precision(problem, bf16(), plan, torch.zeros(1))  # type: ignore[arg-type]
 
     assert [choice.precision for choice in run_ranks(2, work)] == ["bf16", "bf16"]
+
+
+def exhausted(pastiche: torch.Tensor) -> Evaluation:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore lines")
+
+
+def test_memory_that_runs_out_is_an_error_of_ours() -> None:
+    with pytest.raises(OutOfMemoryError, match="Tried to allocate 20 GiB") as caught, memory_errors():
+        exhausted(torch.ones(1, 3, 4, 4))
+    assert "`on_oom` tile" in caught.value.remedy
+
+
+def test_memory_that_runs_out_is_retried_once_from_the_picture_as_it_is() -> None:
+    seen: list[float] = []
+
+    def smaller(pastiche: torch.Tensor) -> Evaluation:
+        seen.append(pastiche.mean().item())
+        if len(seen) > 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return bowl(pastiche)
+
+    evaluate = RetryInTiles(exhausted, lambda: smaller)
+    pastiche = torch.full((1, 3, 4, 4), 0.25)
+    torch.testing.assert_close(evaluate(pastiche).gradient, torch.full((1, 3, 4, 4), -0.5))
+    evaluate(pastiche)
+    with pytest.raises(OutOfMemoryError, match="can't allocate"), memory_errors():
+        evaluate(pastiche)
+    assert seen[:2] == [0.25, 0.25]
+
+
+def test_other_faults_pass_through() -> None:
+    def faulty(pastiche: torch.Tensor) -> Evaluation:
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"), memory_errors():
+        RetryInTiles(faulty, lambda: bowl)(torch.ones(1, 3, 4, 4))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
