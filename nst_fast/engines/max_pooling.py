@@ -53,14 +53,14 @@ def working_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
 
         x = torch.randn((1, 64, 7, 10), generator=torch.Generator().manual_seed(0)).relu()
         for dtype in (torch.float32, torch.bfloat16):
-            _compare(kernels, x.to(device, dtype))
+            compare(kernels, x.to(device, dtype))
     except Exception as error:  # any: a compiler that a library calls can fail in any way, and PyTorch works without
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         return None, f"max pooling by PyTorch, which is slower: Triton does not work here ({said})"
     return kernels, ""
 
 
-def _compare(kernels: ModuleType, x: Tensor) -> None:
+def compare(kernels: ModuleType, x: Tensor) -> None:
     """Raise RuntimeError when the kernels and PyTorch pool features [B, C, H, W] differently."""
     x = x.to(memory_format=torch.channels_last)
     pooled, indices = F.max_pool2d_with_indices(x, [2, 2])

@@ -97,7 +97,7 @@ def test_what_fits_nowhere_is_refused_with_exit_code_7() -> None:
     assert "largest" not in caught.value.remedy
 
 
-def test_halves_of_content_targets_and_pairs_of_lbfgs_are_given_up_only_in_need() -> None:
+def test_content_targets_and_pairs_of_lbfgs_are_reduced_only_where_nothing_else_fits() -> None:
     lbfgs = StylizeConfig(optimizer="lbfgs", lbfgs_history=40)
     roomy = make_plan(task_of(4096, 4096, lbfgs), 100 * GIB)
     tight = make_plan(task_of(4096, 4096, lbfgs), 8 * GIB)
@@ -107,7 +107,7 @@ def test_halves_of_content_targets_and_pairs_of_lbfgs_are_given_up_only_in_need(
     assert [plan.lbfgs_history for plan in adam] == [20, 20]
 
 
-def test_pairs_of_lbfgs_are_given_up_before_a_picture_is_cut_into_tiles() -> None:
+def test_lbfgs_keeps_fewer_pairs_before_a_picture_is_cut_into_tiles() -> None:
     whole = make_tiling("vgg19", DEFAULT.taps, 1024, 1024, (1, 1))
     budget = round(1.06 * predict(task_of(1024, 1024), whole, 0, history=5, halve=False).peak)
     assert not (plan := make_plan(task_of(1024, 1024), budget)).tiled
@@ -115,7 +115,7 @@ def test_pairs_of_lbfgs_are_given_up_before_a_picture_is_cut_into_tiles() -> Non
     assert make_plan(task_of(1024, 1024), budget // 2).tiled
 
 
-def test_who_runs_out_of_memory_with_lbfgs_is_told_that_adam_fits() -> None:
+def test_the_remedy_for_lbfgs_names_adam_where_it_fits() -> None:
     with pytest.raises(OutOfMemoryError) as caught:
         make_plan(task_of(8192, 8192), 8 * GIB)
     assert "use `optimizer` adam, which fits" in caught.value.remedy
@@ -127,7 +127,7 @@ def test_no_tensor_of_a_plan_needs_64_bit_indices() -> None:
     assert 64 * plan.tiling.largest_crop[0] * plan.tiling.largest_crop[1] < 2**31
 
 
-def test_a_tile_size_is_kept_to() -> None:
+def test_the_tile_size_of_the_config_is_used() -> None:
     plan = make_plan(task_of(700, 900, StylizeConfig(tile_size=256)), 8 * GIB)
     assert plan.tiling.grid == (3, 4)
 

@@ -138,7 +138,7 @@ def test_a_gpu_that_is_lost_ends_the_run_with_exit_code_6(
     assert caught.value.exit_code == 6
 
 
-def test_the_allocator_is_told_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_returned_only_by_the_allocator_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert not return_freed_memory()
 
