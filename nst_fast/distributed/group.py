@@ -148,8 +148,8 @@ def reason_of(error: Exception) -> str:
 
 
 def lost(who: str, why: str) -> DeviceError:
-    remedy = "`nst-fast resume OUT` goes on from the last checkpoint, in one process"
-    return DeviceError(f"{who} is gone ({why})", remedy)
+    remedy = "`nst-fast resume OUT` continues from the last checkpoint, in one process"
+    return DeviceError(f"{who} was lost ({why})", remedy)
 
 
 @contextmanager

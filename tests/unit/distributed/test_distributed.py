@@ -162,7 +162,7 @@ def test_when_a_rank_is_killed_the_other_ends_with_a_message_and_code_and_the_la
         assert processes[0].returncode == 6
     errors = [line for line in said.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
-    assert errors[0].startswith("error: rank 1 is gone (")
+    assert errors[0].startswith("error: rank 1 was lost (")
     assert not output.exists()
     with Image.open(snapshot) as picture:
         picture.load()
@@ -296,4 +296,4 @@ def test_when_a_rank_is_stopped_the_other_does_not_wait_for_it(folder: Path) -> 
         processes[0].send_signal(signal.SIGSTOP)
         _, said = processes[1].communicate(timeout=15)
         assert processes[1].returncode == 6
-        assert said.splitlines()[-1].startswith("error: rank 0 is gone (")
+        assert said.splitlines()[-1].startswith("error: rank 0 was lost (")

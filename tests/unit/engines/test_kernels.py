@@ -1,4 +1,4 @@
-"""Our own kernels: interpreted on the CPU here, compiled in tests/test_cuda.py; and what happens without Triton."""
+"""The Triton kernels: interpreted on the CPU here, compiled in test_cuda.py; and runs without Triton."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ TINY: dict[str, Any] = {
 def test_without_a_compiler_pytorch_pools_and_the_run_says_so(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a device without CUDA no kernel of ours can be compiled: as on a GPU without a C compiler."""
+    """On a device without CUDA no Triton kernel can be compiled: as on a GPU without a C compiler."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(fast_network, "triton_kernels", working_kernels)
     monkeypatch.setattr("nst_fast.run.reporting.triton_kernels", working_kernels)
