@@ -35,10 +35,10 @@ class FastEvaluator:
     ) -> None:
         self.network = FastNetwork(encoder, dtype, kernels=kernels)
         self.objective = objective
-        self.content_factors = {
-            tap: content_factor(objective, tap, energy_of(target), target[0].numel())
-            for tap, target in objective.targets.content.items()
-        }
+        self.content_factors = {}
+        for tap in objective.content_taps:
+            target = objective.targets.content[tap]
+            self.content_factors[tap] = content_factor(objective, tap, energy_of(target), target[0].numel())
 
     @torch.no_grad()
     def __call__(self, pastiche: Tensor) -> Evaluation:

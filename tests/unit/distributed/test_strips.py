@@ -32,9 +32,11 @@ def test_the_sum_of_what_viewers_saw_of_a_row_is_given_back_to_it(height: int, c
 
 
 def test_a_single_rank_copies_and_sends_nothing() -> None:
-    picture = torch.rand(1, 3, 40, 30)
-    strip = make_strip(SingleRank(), "vgg19", TAPS, 40, 30)
+    picture, ranks = torch.rand(1, 3, 40, 30), SingleRank()
+    strip = make_strip(ranks, "vgg19", TAPS, 40, 30)
     assert strip.own(picture) is picture
     assert strip.whole(picture) is picture
     assert strip.halos.fetch(picture) is picture
     assert strip.halos.give_back(picture) is picture
+    ranks.exchange({}, {})
+    assert (ranks.maximum([2.0, -1.0]), ranks.broadcast("text")) == ([2.0, -1.0], "text")
