@@ -98,7 +98,7 @@ class QualityContender:
 
     def score(self, jury: Jury) -> None:
         """What the jury says of the picture as it is now."""
-        self.row.scores = jury.score_image(self.optimizer.pastiche.detach().clamp(0, 1).cpu())
+        self.row.scores = jury.score(self.optimizer.pastiche.detach().clamp(0, 1).cpu())
 
 
 def quality_rows(workbench: Workbench, height: int, width: int) -> list[QualityRow]:
