@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 from places import ROOT
 
-from nst_fast.benchmark.scenario import load_scenario
+from nst_fast.benchmark.scenarios import load_scenario
 
 SCRIPTS = sorted([*(ROOT / "bench").glob("*.py"), *(ROOT / "export").glob("*.py")])
 TINY_SCENARIO = """
@@ -103,12 +103,12 @@ def test_bench_run_reads_all_scenarios_before_it_runs_one(main: Main, tmp_path: 
     (tmp_path / "bad.toml").write_text("[options]\nsizes = 'big'\n")
     code, out, err = main("bench/run.py", tmp_path / "tiny.toml", tmp_path / "bad.toml", "--results", tmp_path)
     assert (code, out) == (2, "")
-    assert err.startswith("error: --sizes 'big'")
+    assert err.startswith("error: `sizes` 'big'")
 
 
 def test_options_of_a_scenario_can_be_set_on_the_command_line(main: Main, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY_SCENARIO)
-    for change, message in (("sizes=big", "--sizes 'big'"), ("repeets=3", "repeats"), ("repeats=three", "as in TOML")):
+    for change, message in (("sizes=big", "`sizes` 'big'"), ("repeets=3", "repeats"), ("repeats=three", "as in TOML")):
         code, out, err = main("bench/run.py", tmp_path / "tiny.toml", "--set", "seed=1", "--set", change)
         assert (code, out) == (2, "")
         assert message in err

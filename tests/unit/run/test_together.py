@@ -19,11 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from nst_fast.api import Listeners, Networks, stylize, stylize_together
-from nst_fast.benchmark import ceilings
-from nst_fast.benchmark.config import BenchConfig
 from nst_fast.benchmark.loops import loop_rows
 from nst_fast.benchmark.report import size_of
 from nst_fast.benchmark.rows import LoopRow
+from nst_fast.benchmark.scenarios import BenchConfig
 from nst_fast.benchmark.workbench import Workbench
 from nst_fast.engines import Evaluation, Evaluator, choice, make_evaluator
 from nst_fast.engines.fast import FastEvaluator
@@ -507,8 +506,8 @@ def test_a_failure_of_pictures_together_is_raised_once_all_are_written(
 
 
 def test_a_benchmark_of_several_pictures_in_a_step_counts_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "MATMUL_SIDE", {"cpu": 128})
-    monkeypatch.setattr(ceilings, "CONV_SIDE", {"cpu": 8})
+    monkeypatch.setattr("nst_fast.benchmark.workbench.MATMUL_SIDE", {"cpu": 128})
+    monkeypatch.setattr("nst_fast.benchmark.workbench.CONV_SIDE", {"cpu": 8})
     options: dict[str, Any] = {name: OPTIONS[name] for name in ("weights", "content_taps", "style_taps")}
     few: dict[str, Any] = {"repeats": 2, "turn_seconds": 0.001, "steps": 3, "monitor_every": 0, "warmup": 1}
     config = BenchConfig(**options, **few, sizes="32x24", engines="fast:fp32", batch=3, memory=False, device="cpu")
