@@ -13,7 +13,7 @@ from torch import Tensor
 from nst_fast.benchmark.rows import OK, LoopRow, MonitorRow
 from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio, recorded
 from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
-from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.engines import Evaluator
 from nst_fast.errors import NstFastError
 from nst_fast.onnx.monitor import Monitor
 from nst_fast.onnx.publish import open_monitor
@@ -37,8 +37,8 @@ class PacedLoop:
         config = workbench.config
         self.clock = make_clock(workbench.device)
         started = self.clock()
-        self.session: Session | None = None  # of ONNX Runtime, for its engine
-        self.evaluate = workbench.evaluator(run, scene, self._opened)
+        self.sessions: list[Session] = []  # of ONNX Runtime, for its engine
+        self.evaluate = workbench.evaluator(run, scene, self.sessions.append)
         self.optimizer = optimizer_on(run.engine, scene.start.clone(), run)
         self._target = 0
         # One more than will be done. A monitored turn is rounded up to a multiple of the monitor's interval.
@@ -49,13 +49,6 @@ class PacedLoop:
         next(self._events)  # the evaluation before the first step
         self.advance(1)
         self.setup_seconds = self.clock() - started
-
-    def _opened(self, session: Session) -> None:
-        self.session = session
-
-    @property
-    def pastiche(self) -> Tensor:
-        return self.optimizer.pastiche
 
     def advance(self, steps: int) -> float:
         """Do so many steps; the seconds that took, the device synchronised before and after."""
@@ -117,8 +110,8 @@ class LoopContender(Contender):
             self.loop = PacedLoop(self.run, self.workbench, self.scene)
             seconds = self.loop.advance(config.warmup) / config.warmup
         row.setup_seconds = self.loop.setup_seconds
-        if isinstance(row, LoopRow) and self.loop.session is not None:
-            row.provider = self.loop.session.actual
+        if isinstance(row, LoopRow) and self.loop.sessions:
+            row.provider = self.loop.sessions[-1].actual
         self.turn_steps = count_for(config.turn_seconds, seconds, MOST_TURN_STEPS)
 
     def take_turn(self) -> list[float]:
@@ -184,8 +177,8 @@ class Reference:
             # Eager is the reference itself: once is enough.
             pastiche = self.pastiche if row.engine == "eager" else run_steps(evaluate, scene, contender.run)
         with arithmetic("fp32"):
-            row.final_loss = _mean_loss(self.evaluate(pastiche))
-        loss = _mean_loss(self.evaluation)
+            row.final_loss = self.evaluate(pastiche).total.mean().item()
+        loss = self.evaluation.total.mean().item()
         row.final_loss_change = row.final_loss / loss - 1 if loss else None
 
 
@@ -195,10 +188,6 @@ def run_steps(evaluate: Evaluator, scene: Scene, run: StylizeConfig) -> Tensor:
     for _ in start_loop(evaluate, optimizer, scene, run.steps, run, due=lambda step: False):
         pass
     return optimizer.pastiche.detach().clamp(0, 1)
-
-
-def _mean_loss(evaluation: Evaluation) -> float:
-    return float(evaluation.total.mean())
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -248,7 +237,7 @@ class MonitoredContender(LoopContender):
         return [1e3 * seconds / self.turn_steps]
 
     def _submit(self, monitor: Monitor) -> None:
-        monitor.submit(self.submitted, self.loop.pastiche.detach().to("cpu", copy=True))
+        monitor.submit(self.submitted, self.loop.optimizer.pastiche.detach().to("cpu", copy=True))
         self.submitted += 1
 
     def _settle(self, monitor: Monitor) -> None:
