@@ -16,8 +16,8 @@ from nst_fast.engines import Evaluator
 from nst_fast.engines.strips import StripEvaluator, make_strip, strip_targets
 from nst_fast.engines.tile_engine import EagerTileEngine
 from nst_fast.network.weights import make_encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.optimizers import Adam
 from nst_fast.optimizers.strips import StripAdam
 from nst_fast.options.config import StylizeConfig

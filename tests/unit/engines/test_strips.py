@@ -18,8 +18,8 @@ from nst_fast.engines.strips import StripEvaluator, make_strip, strip_targets
 from nst_fast.engines.tile_engine import EagerTileEngine
 from nst_fast.errors import UsageError
 from nst_fast.network.tiles import halo_of, strip_rows
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.options.config import ObjectiveOptions
 
 DEEP = ObjectiveOptions(tv_weight=0.5, chroma_tv_weight=2.0)

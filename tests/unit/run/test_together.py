@@ -38,8 +38,8 @@ from nst_fast.memory.planner import Job, make_plan
 from nst_fast.network.tiles import make_tiling
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.commands import BatchConfig
 from nst_fast.options.config import OptimizerOptions, StopOptions, StylizeConfig
