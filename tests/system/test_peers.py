@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from in_process import imported
 from places import ROOT
 from torch import Tensor
 
@@ -36,12 +37,9 @@ TINY = 'description = "tiny"\nsize = 32\nseconds = 0.3\npairs = [["a.png", "b.pn
 
 
 @pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    """The script's modules, whose names belong to nobody else while a test runs."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield {name: __import__(name) for name in NAMES}
-    for name in NAMES:
-        del sys.modules[name]
+def peers() -> Iterator[dict[str, ModuleType]]:
+    with imported(FOLDER, NAMES) as modules:
+        yield modules
 
 
 @pytest.fixture

@@ -7,21 +7,31 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from in_process import Run, run_command
+from places import ROOT
 
-from nst_fast import cli
 from nst_fast.benchmark import evaluations, loops, memory, suite
 from nst_fast.benchmark.charts import save_plot
 from nst_fast.benchmark.evaluations import evaluation_rows
 from nst_fast.benchmark.loops import cosine, loop_rows, monitor_rows
 from nst_fast.benchmark.report import file_stem, remarks, size_of, tables, to_csv, to_json
-from nst_fast.benchmark.rows import FAILED, NOT_AVAILABLE, OK, EvaluationRow, LoopRow, Report, Row
+from nst_fast.benchmark.rows import (
+    FAILED,
+    NOT_AVAILABLE,
+    OK,
+    EvaluationRow,
+    LoopRow,
+    MonitorRow,
+    QualityRow,
+    Report,
+    Row,
+)
 from nst_fast.benchmark.scenarios import BenchConfig, load_scenario
 from nst_fast.benchmark.turns import Contender, compete, median_ratio
 from nst_fast.benchmark.workbench import (
@@ -39,7 +49,6 @@ from nst_fast.errors import DeviceError, InputError, NstFastError, UsageError
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Listeners
 
-Command = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = BenchConfig(
@@ -80,15 +89,11 @@ def test_flops_of_a_step_of_vgg19_to_relu5_1_are_1445_kflop_per_pixel_and_1514_w
         assert step / (512 * 256) == pytest.approx(expected, rel=1e-3)
 
 
-def test_flops_of_one_layer_are_counted_by_hand() -> None:
+def test_flops_of_a_layer_are_counted_by_hand_also_of_odd_sizes() -> None:
     assert flops_per_evaluation("vgg16", ["relu1_1"], 5, 7) == 2 * 9 * 3 * 64 * 35
     assert flops_per_evaluation("vgg16", ["relu1_1"], 5, 7, ["relu1_1"]) == 2 * (9 * 3 * 64 + 64 * 64) * 35
-
-
-def test_flops_follow_the_pooling_of_odd_sizes() -> None:
     odd, even = (flops_per_evaluation("vgg19", ["relu2_1"], 17, side) for side in (19, 18))
-    first = 9 * (3 * 64 + 64 * 64) * 2
-    assert odd - even == 17 * first  # relu2_1 has 8x9 cells either way
+    assert odd - even == 17 * 2 * 9 * (3 * 64 + 64 * 64)  # relu2_1 has 8x9 cells either way
 
 
 def test_cosine_is_that_of_the_angle() -> None:
@@ -101,15 +106,10 @@ def test_seeded_pictures_are_reproducible_different_and_within_range() -> None:
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.shape == (1, 3, 40, 24)
-    assert 0 <= first.min() < 0.2
-    assert 0.8 < first.max() <= 1
+    assert 0 <= first.min() < 0.2 < 0.8 < first.max() <= 1
 
 
 # Options
-
-
-def test_sizes_are_squares_or_width_by_height() -> None:
-    assert BenchConfig(sizes="128, 512x384").image_sizes == [(128, 128), (384, 512)]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,10 @@ def test_eager_is_measured_first_and_an_engine_in_several_precisions(
     engines: str, pairs: list[tuple[str, str]]
 ) -> None:
     assert BenchConfig(engines=engines).engine_precisions == pairs
+
+
+def test_sizes_are_squares_or_width_by_height() -> None:
+    assert BenchConfig(sizes="128, 512x384").image_sizes == [(128, 128), (384, 512)]
 
 
 # Turns
@@ -248,9 +252,7 @@ def broken(pastiche: torch.Tensor) -> Evaluation:
     raise NstFastError("this engine does not start", "Use another")
 
 
-@pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside eager, ``fast`` is a wrong engine and ``compiled`` a broken one."""
+def test_a_wrong_engine_shows_in_its_quality_and_a_broken_one_in_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Workbench.evaluator
 
     def evaluator(self: Workbench, run: StylizeConfig, scene: Scene, *opened: Any) -> Evaluator:
@@ -258,10 +260,6 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"eager": right, "fast": reversed_gradient(right), "compiled": broken}[run.engine]
 
     monkeypatch.setattr(Workbench, "evaluator", evaluator)
-
-
-@pytest.mark.usefixtures("engines")
-def test_a_wrong_engine_shows_in_its_quality_and_a_broken_one_in_its_status() -> None:
     eager, wrong, failed = loop_rows(Workbench(TINY.replace(engines="fast:fp32,compiled:fp32")), 24, 32)
     assert (eager.status, wrong.status, failed.status) == (OK, OK, FAILED)
     assert (wrong.gradient_cosine, wrong.gradient_cosine_late) == (pytest.approx(-1), pytest.approx(-1))
@@ -290,12 +288,13 @@ def test_onnx_runtimes_engine_names_its_provider_and_does_the_whole_step_with_ad
     assert bool(made) == whole
 
 
-def test_opening_the_session_is_part_of_the_setup_and_of_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the building of a TensorRT engine, which takes a minute or more."""
+def test_opening_the_session_is_part_of_the_setup_and_without_steps_there_is_no_quality(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     original = engine_module.make_session
 
     def slow(*arguments: Any, **options: Any) -> Any:
-        clock[0] += 80
+        clock[0] += 80  # as a TensorRT engine, which takes a minute or more to build
         return original(*arguments, **options)
 
     clock = [0.0]
@@ -305,12 +304,7 @@ def test_opening_the_session_is_part_of_the_setup_and_of_no_step(monkeypatch: py
     assert ort.status == OK
     assert ort.setup_seconds is not None and ort.setup_seconds > 80
     assert ort.step_ms is not None and ort.step_ms < 100
-
-
-def test_without_steps_the_quality_is_left_out() -> None:
-    (row,) = loop_rows(Workbench(TINY.replace(steps=0)), 24, 32)
-    assert row.step_ms is not None
-    assert row.gradient_cosine is None
+    assert ort.gradient_cosine is None
 
 
 def test_the_monitor_row_compares_with_and_without(workbench: Workbench) -> None:
@@ -435,11 +429,17 @@ def test_json_is_strict_and_names_its_schema(report: Report) -> None:
     assert set(asdict(report.rows[0])) | {"kind"} == set(data["rows"][0])
 
 
+@pytest.mark.parametrize("kind", [LoopRow, EvaluationRow, MonitorRow, QualityRow])
+def test_the_readme_explains_every_column(kind: type[Row]) -> None:
+    text = (ROOT / "bench" / "README.md").read_text()
+    unexplained = {field.name for field in fields(kind) if f"`{field.name}`" not in text}
+    assert unexplained <= {"scores"}  # whose columns are the jury's
+
+
 def test_csv_has_a_line_per_row_and_the_conditions_in_every_line(report: Report) -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(report.as_dict()))))
-    assert len(lines) == 4
-    assert lines[0]["step_ms"] == "32.0"
-    assert (lines[1]["step_ms"], lines[1]["requested"], lines[1]["error"]) == ("", "cuda", "no driver")
+    assert [line["step_ms"] for line in lines] == ["32.0", "", "64.0", ""]
+    assert (lines[1]["requested"], lines[1]["error"]) == ("cuda", "no driver")
     assert {line["machine"] for line in lines} == {"Intel(R) Xeon(R) Processor, 8 cores"}
     assert {line["torch"] for line in lines} == {"2.15.0"}
 
@@ -512,21 +512,14 @@ def test_a_picture_that_does_not_fit_fails_its_rows_only(monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def command(report: Report, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(report: Report, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """``nst-fast bench`` with a report made beforehand: exit code, stdout, stderr."""
 
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(suite, "run_benchmark", lambda config, observer: report)
-        monkeypatch.setattr(sys, "argv", ["nst-fast", "bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        written = capsys.readouterr()
-        return int(ended.value.code or 0), written.out, written.err
-
-    return call
+    monkeypatch.setattr(suite, "run_benchmark", lambda config, observer: report)
+    return lambda *arguments: run_command(monkeypatch, capsys, "bench", *arguments)
 
 
-def test_json_on_stdout_is_all_that_is_there(command: Command, tmp_path: Path) -> None:
+def test_json_on_stdout_is_all_that_is_there(command: Run, tmp_path: Path) -> None:
     code, out, err = command("--json", "-", "--csv", tmp_path / "r.csv")
     assert code == 0
     assert len(json.loads(out)["rows"]) == 4
@@ -536,7 +529,7 @@ def test_json_on_stdout_is_all_that_is_there(command: Command, tmp_path: Path) -
     assert "…" not in err  # no figure is cut off
 
 
-def test_files_are_named_on_stdout_and_replaced_only_on_request(command: Command, tmp_path: Path) -> None:
+def test_files_are_named_on_stdout_and_replaced_only_on_request(command: Run, tmp_path: Path) -> None:
     arguments = ("--json", tmp_path / "r.json", "--plot", tmp_path / "r.png")
     assert command(*arguments)[:2] == (0, f"{tmp_path / 'r.json'}\n{tmp_path / 'r.png'}\n")
     code, _, err = command(*arguments)
@@ -546,7 +539,7 @@ def test_files_are_named_on_stdout_and_replaced_only_on_request(command: Command
 
 
 def test_a_failed_row_ends_the_command_with_10_after_all_is_written(
-    command: Command, report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: Run, report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(report.rows[0], "status", FAILED)
     code, _, err = command("--csv", tmp_path / "r.csv")

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from in_process import Run, run_command
 from jury_pictures import brushwork, painted_over, save, scene
 from PIL import Image
 from places import ROOT
 
 import nst_fast
 from nst_fast import Evaluation, evaluate
-from nst_fast.cli import main
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import load_image
 from nst_fast.jury import measures
@@ -26,7 +26,6 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.options.evaluate import EvaluateConfig
 from nst_fast.options.presets import PRESETS
 
-Command = Callable[..., tuple[int, str, str]]
 RANDOM = {"weights": "random:0", "device": "cpu"}
 # Of a scene whose left half is painted over, against the scene and a brushwork of another size, with random:0.
 GOLDEN = {
@@ -293,18 +292,13 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """``nst-fast evaluate`` with random weights: exit code, stdout, stderr."""
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
-        given = [*map(str, arguments), "--weights", "random:0", "--device", "cpu"]
-        monkeypatch.setattr("sys.argv", ["nst-fast", "evaluate", *given])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        written = capsys.readouterr()
-        return int(ended.value.code or 0), written.out, written.err
+        return run_command(monkeypatch, capsys, "evaluate", *arguments, "--weights", "random:0", "--device", "cpu")
 
     return call
 
 
 def test_the_command_shows_a_table_and_writes_json_and_csv(
-    folder: Path, ranked: Evaluation, tmp_path: Path, command: Command
+    folder: Path, ranked: Evaluation, tmp_path: Path, command: Run
 ) -> None:
     given = (folder / "scene.png", folder / "style_in_shape.png", folder / "mixed-25.png", folder / "mixed-50.png")
     code, out, err = command(*given, "--json", tmp_path / "scores.json", "--csv", tmp_path / "scores.csv")
@@ -329,7 +323,7 @@ def test_the_command_shows_a_table_and_writes_json_and_csv(
 
 
 def test_json_to_stdout_is_one_object_and_files_are_replaced_only_on_request(
-    folder: Path, tmp_path: Path, command: Command
+    folder: Path, tmp_path: Path, command: Run
 ) -> None:
     given = (folder / "scene.png", folder / "style.png", folder / "mixed-25.png")
     code, out, err = command(*given, "--json", "-", "--quiet")
@@ -341,7 +335,7 @@ def test_json_to_stdout_is_one_object_and_files_are_replaced_only_on_request(
 
 
 def test_the_command_ends_with_3_for_a_bad_picture_and_shows_its_columns_without_any(
-    folder: Path, tmp_path: Path, command: Command
+    folder: Path, tmp_path: Path, command: Run
 ) -> None:
     code, _, err = command(folder / "scene.png", folder / "style.png", save(tmp_path, "bad", scene(40, 64)))
     assert code == 3
@@ -352,7 +346,7 @@ def test_the_command_ends_with_3_for_a_bad_picture_and_shows_its_columns_without
 
 
 def test_brackets_in_file_names_are_shown_and_are_no_markup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run
 ) -> None:
     content, style = save(tmp_path, "[red]", scene()), save(tmp_path, "[b]", brushwork())
     monkeypatch.chdir(tmp_path)
