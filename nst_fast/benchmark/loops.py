@@ -18,11 +18,10 @@ from nst_fast.errors import NstFastError
 from nst_fast.onnx.monitor import Monitor
 from nst_fast.onnx.publish import open_monitor
 from nst_fast.onnx.session import Session
-from nst_fast.optimizers import PixelOptimizer, learning_rate_at, smooths_at
-from nst_fast.optimizers.ort_adam import evaluation_by, optimizer_on
+from nst_fast.optimizers import Stepper, make_stepper
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.guard import Guard
-from nst_fast.run.loop import Course, LossHistory, Span, optimize
+from nst_fast.run.loop import LossHistory, Span, optimize
 from nst_fast.run.observer import StepEvent
 from nst_fast.system.clock import Timing, make_clock
 
@@ -39,13 +38,11 @@ class PacedLoop:
         started = self.clock()
         self.sessions: list[Session] = []  # of ONNX Runtime, for its engine
         self.evaluate = workbench.evaluator(run, scene, self.sessions.append)
-        self.optimizer = optimizer_on(run.engine, scene.start.clone(), run)
+        self.stepper = make_stepper(self.evaluate, scene.start.clone(), run)
         self._target = 0
         # One more than will be done. A monitored turn is rounded up to a multiple of the monitor's interval.
         most = 2 + config.warmup + config.repeats * (MOST_TURN_STEPS + config.monitor_every)
-        self._events = start_loop(
-            self.evaluate, self.optimizer, scene, most, run, due=lambda step: step >= self._target
-        )
+        self._events = start_loop(self.stepper, scene, most, run, due=lambda step: step >= self._target)
         next(self._events)  # the evaluation before the first step
         self.advance(1)
         self.setup_seconds = self.clock() - started
@@ -59,27 +56,18 @@ class PacedLoop:
 
 
 def start_loop(
-    evaluate: Evaluator,
-    optimizer: PixelOptimizer,
-    scene: Scene,
-    steps: int,
-    run: StylizeConfig,
-    due: Callable[[int], bool],
+    stepper: Stepper, scene: Scene, steps: int, run: StylizeConfig, due: Callable[[int], bool]
 ) -> Iterator[StepEvent]:
     """The loop of a run of ``stylize`` at its final scale, for so many steps whatever the run's own number."""
-    pastiche = optimizer.pastiche
+    pastiche = stepper.pastiche
     return optimize(
-        evaluation_by(evaluate, optimizer),
-        optimizer,
+        stepper,
         Guard(pastiche, run.divergence_factor),
         LossHistory(scene.objective.term_names, steps, pastiche.device, pictures=len(pastiche)),
         Span(0, 0, steps, steps, last=True),
-        Course(
-            learning_rate=lambda step: learning_rate_at(run, min(step, run.steps)),
-            due=due,
-            elapsed=time.perf_counter,
-            smooths=lambda step: smooths_at(run, step),
-        ),
+        run,
+        due=due,
+        elapsed=time.perf_counter,
     )
 
 
@@ -184,10 +172,10 @@ class Reference:
 
 def run_steps(evaluate: Evaluator, scene: Scene, run: StylizeConfig) -> Tensor:
     """The pastiche after ``run.steps`` steps, [B, 3, H, W], clamped as it would be saved."""
-    optimizer = optimizer_on(run.engine, scene.start.clone(), run)
-    for _ in start_loop(evaluate, optimizer, scene, run.steps, run, due=lambda step: False):
+    stepper = make_stepper(evaluate, scene.start.clone(), run)
+    for _ in start_loop(stepper, scene, run.steps, run, due=lambda step: False):
         pass
-    return optimizer.pastiche.detach().clamp(0, 1)
+    return stepper.pastiche.detach().clamp(0, 1)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -237,7 +225,7 @@ class MonitoredContender(LoopContender):
         return [1e3 * seconds / self.turn_steps]
 
     def _submit(self, monitor: Monitor) -> None:
-        monitor.submit(self.submitted, self.loop.optimizer.pastiche.detach().to("cpu", copy=True))
+        monitor.submit(self.submitted, self.loop.stepper.pastiche.detach().to("cpu", copy=True))
         self.submitted += 1
 
     def _settle(self, monitor: Monitor) -> None:

@@ -19,7 +19,7 @@ from nst_fast.engines import choose, confirmed
 from nst_fast.images import from_uint8, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.jury.judge import Panel
-from nst_fast.optimizers.ort_adam import evaluation_by, optimizer_on
+from nst_fast.optimizers import make_stepper
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.problem import Problem, load_problem
 from nst_fast.system.clock import make_clock
@@ -67,15 +67,12 @@ class QualityContender(Contender):
             choice = confirmed(choice, encoder, scene.objective, scene.start)
         self.row.engine, self.row.precision = choice.engine, choice.precision
         run = self.run.replace(engine=choice.engine, precision=choice.precision)
-        self.optimizer = optimizer_on(run.engine, scene.start.clone(), run)
         with arithmetic(self.row.precision):
-            evaluate = evaluation_by(self.workbench.evaluator(run, scene), self.optimizer)
+            self.stepper = make_stepper(self.workbench.evaluator(run, scene), scene.start.clone(), run)
             for _ in range(WARM_UP):
-                evaluate(self.optimizer.pastiche)
+                self.stepper.evaluate(0.0)
         self.row.setup_seconds = self.clock() - started
-        self._events = start_loop(
-            evaluate, self.optimizer, scene, 2 * run.steps, run, due=lambda step: step >= self._target
-        )
+        self._events = start_loop(self.stepper, scene, 2 * run.steps, run, due=lambda step: step >= self._target)
         self._add_point(0.0)
 
     def take_turn(self) -> list[float]:
@@ -91,7 +88,7 @@ class QualityContender(Contender):
 
     def _add_point(self, seconds: float) -> None:
         with arithmetic("fp32"), torch.no_grad():
-            image = self.optimizer.pastiche.clamp(0, 1)
+            image = self.stepper.pastiche.clamp(0, 1)
             terms = self.objective.terms(self.objective.measure(self.problem.encoder(image)), image)
         self.row.losses.append(torch.stack([*terms.values()]).sum(0).mean().item())
         self.row.steps.append(self._target)
@@ -144,7 +141,7 @@ def _pair_rows(
     for contender in contenders:
         if panel is not None and contender.row.status == OK:
             with recorded(contender.row):
-                picture = contender.optimizer.pastiche.detach().clamp(0, 1).cpu()
+                picture = contender.stepper.pastiche.detach().clamp(0, 1).cpu()
                 contender.row.scores = panel.jury(content, style, contender.run).score(picture)
     return [contender.row for contender in contenders]
 

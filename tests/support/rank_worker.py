@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from nst_fast.optimizers.strips import StripAdam
 
 from nst_fast import api
 from nst_fast.distributed import place
@@ -19,7 +20,6 @@ from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.optimizers import Adam
-from nst_fast.optimizers.strips import StripAdam
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.guard import Guard
 from nst_fast.run.loop import Course, LossHistory, Span, optimize

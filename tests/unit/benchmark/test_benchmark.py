@@ -498,7 +498,7 @@ def test_a_picture_that_does_not_fit_fails_its_rows_only(monkeypatch: pytest.Mon
     real = loops.PacedLoop.advance
 
     def advance(self: loops.PacedLoop, steps: int) -> float:
-        if self.optimizer.pastiche.shape[3] == 32:
+        if self.stepper.pastiche.shape[3] == 32:
             raise MemoryError("32 is too much")
         return real(self, steps)
 

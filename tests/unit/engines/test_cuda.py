@@ -21,11 +21,11 @@ from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.optimizers import LBFGS, make_optimizer
+from nst_fast.optimizers import LBFGS, TorchStepper, make_optimizer
 from nst_fast.optimizers.captured import PLAIN_UPDATES, GraphedOptimizer, graphed
 from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
 from nst_fast.run.guard import Guard
-from nst_fast.run.loop import Course, LossHistory, Span, optimize
+from nst_fast.run.loop import LossHistory, Span, optimize
 
 pytestmark = pytest.mark.gpu
 TAPS = {"content_taps": "relu3_2,conv2_1", "style_taps": "conv1_2,relu1_2,pool1,relu3_1"}
@@ -167,15 +167,17 @@ def test_nothing_waits_for_the_gpu_between_events(cuda: torch.device, name: str)
     encoder, _ = make_encoder("random:0", "vgg19", options.taps)
     objective, image = problem(options, encoder.to(cuda), (64, 64))
     evaluate = GraphedEvaluator(FastEvaluator(encoder, objective, torch.bfloat16))
-    optimizer = graphed(make_optimizer(image, OptimizerOptions(optimizer=name)))
-    steps, warm = 40, PLAIN_UPDATES + 2
+    run = OptimizerOptions(optimizer=name, steps=40)
+    optimizer = graphed(make_optimizer(image, run))
+    steps, warm = run.steps, PLAIN_UPDATES + 2
     events = optimize(
-        evaluate,
-        optimizer,
+        TorchStepper(evaluate, optimizer),
         Guard(image, 10.0),
         LossHistory(objective.term_names, steps, cuda),
         Span(0, 0, steps, steps, last=True),
-        Course(learning_rate=lambda step: 0.02, due=lambda step: step in (warm, steps), elapsed=time.perf_counter),
+        run,
+        due=lambda step: step in (warm, steps),
+        elapsed=time.perf_counter,
     )
     next(events)
     assert next(events).step == warm

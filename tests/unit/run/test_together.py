@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from loops import bowl, ramp, run_loop, stepper_on
 from PIL import Image
 from torch import Tensor
 
@@ -45,8 +46,7 @@ from nst_fast.options.commands import BatchConfig
 from nst_fast.options.config import OptimizerOptions, StopOptions, StylizeConfig
 from nst_fast.run import evaluation as planned
 from nst_fast.run import together
-from nst_fast.run.guard import Guard, Recovery, StopRules
-from nst_fast.run.loop import Course, LossHistory, Span, optimize
+from nst_fast.run.guard import Guard, StopRules
 from nst_fast.run.problem import Problem, load_problem
 
 OPTIONS: dict[str, Any] = {
@@ -204,33 +204,23 @@ def test_pictures_of_several_sizes_come_back_in_their_order(
     assert [pastiche.record.plan.get("together") for pastiche in made] == [2, 2, 2, 2, None]
 
 
-def bowls(pastiche: Tensor) -> Evaluation:
-    total = pastiche.sub(0.5).square().sum((1, 2, 3)) + 0.01
-    return Evaluation(total, {"bowl": total}, 2 * (pastiche - 0.5))
-
-
 def test_when_one_picture_is_poisoned_all_go_back_each_to_its_own_best() -> None:
     calls = iter(range(1000))
 
     def poisoned(pastiche: Tensor) -> Evaluation:
-        good, call = bowls(pastiche), next(calls)
+        good, call = bowl(pastiche), next(calls)
         bad = torch.tensor([1.0, math.nan if call == 8 else 1.0, -1.0 if 3 <= call < 10 else 1.0])  # the third climbs
         total = good.total * bad.abs()
         return Evaluation(total, {"bowl": total}, good.gradient * bad.view(-1, 1, 1, 1))
 
-    pastiche = torch.linspace(0, 1, 144).view(3, 3, 4, 4).clone()
-    history = LossHistory(["bowl"], 20, pastiche.device, pictures=3)
-    guard, recoveries = Guard(pastiche, factor=10), list[Recovery]()
-    course = Course(lambda s: 0.02, lambda s: s % 5 == 0, lambda: 1.0, recovered=recoveries.append)
-    optimizer = make_optimizer(pastiche, OptimizerOptions(optimizer="adam", adam_beta1=0.0))
-    events = []
-    for event in optimize(poisoned, optimizer, guard, history, Span(0, 0, 20, 20, last=True), course):
-        events.append((event, guard.best_steps.tolist()))
+    options = OptimizerOptions(optimizer="adam", adam_beta1=0.0, steps=20, learning_rate=0.02)
+    loop = run_loop(stepper_on(pastiche := ramp(3), options, poisoned), options)
+    history, recoveries = loop.history, loop.observer.recoveries
     assert [(recovery.step, recovery.picture, recovery.best_step) for recovery in recoveries] == [(10, 1, 7)]
-    assert [best for _, best in events[:3]] == [[0, 0, 0], [5, 5, 3], [10, 7, 3]]
+    assert loop.best_steps[:3] == [[0, 0, 0], [5, 5, 3], [10, 7, 3]]
     totals = [history.rows(picture)["total"] for picture in range(3)]
     assert [column[10] for column in totals] == [totals[0][10], totals[1][7], totals[2][3]]
-    last = events[-1][0]
+    last = loop.events[-1]
     assert last.totals == tuple(column[-1] for column in totals)
     assert last.terms["total"] == pytest.approx(sum(last.totals) / 3)
     assert torch.isfinite(pastiche).all()
