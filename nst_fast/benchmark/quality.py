@@ -1,6 +1,6 @@
 """Time to quality: seconds until a run has the loss that plain eager optimisation has after so many steps.
 
-Steps per second say nothing about a better optimiser or start, and losses say nothing about time. This says both.
+Steps per second do not show a better optimiser or start, and losses do not show time. This measures both together.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class QualityRow(Row):
 
 
 @dataclass(kw_only=True)
-class Report:
+class BenchReport:
     """One run of the benchmark.
 
     Attributes:

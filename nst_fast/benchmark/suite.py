@@ -12,7 +12,7 @@ from nst_fast.benchmark.evaluations import evaluation_rows
 from nst_fast.benchmark.loops import loop_rows, monitor_rows
 from nst_fast.benchmark.memory import measure_memory
 from nst_fast.benchmark.quality import quality_rows
-from nst_fast.benchmark.rows import Report, Row
+from nst_fast.benchmark.rows import BenchReport, Row
 from nst_fast.benchmark.scenarios import SAMPLE, BenchConfig
 from nst_fast.benchmark.workbench import Workbench
 from nst_fast.errors import UsageError
@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[Callable[[BenchConfig], bool], Measure]] = {
 }
 
 
-def run_benchmark(config: BenchConfig, observer: Observer | None = None) -> Report:
+def run_benchmark(config: BenchConfig, observer: Observer | None = None) -> BenchReport:
     """Measure what the config asks for. A case that fails becomes a row that says why.
 
     Args:
@@ -53,7 +53,7 @@ def run_benchmark(config: BenchConfig, observer: Observer | None = None) -> Repo
         raise UsageError("nothing to measure: neither engines nor providers", "Name one, as `engines` eager")
     started = time.perf_counter()
     workbench = Workbench(config, observer)
-    report = Report(options=shareable(config), machine=describe_machine(), device=str(workbench.device))
+    report = BenchReport(options=shareable(config), machine=describe_machine(), device=str(workbench.device))
     for height, width in config.image_sizes:
         for kind, measure in kinds.items():
             if observer.stop():

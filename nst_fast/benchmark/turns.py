@@ -46,7 +46,7 @@ def recorded(row: Row) -> Iterator[None]:
 
 
 def compete(contenders: Sequence[Contender], rounds: int, stop: Callable[[], bool]) -> None:
-    """Prepare all, then let them take turns. Every other round runs backwards, so that a drift favours nobody.
+    """Prepare all, then let them take turns. Every other round runs backwards, so that a drift affects all alike.
 
     ``stop`` is asked before every round; a contender that failed takes no more turns, and those it took do not count.
     """

@@ -96,7 +96,7 @@ class Workbench:
         return find_or_export(ExportConfig.serving(self.config), loaded=loaded).model
 
     def run_options(self, engine: str, precision: str) -> StylizeConfig:
-        """The run of ``stylize`` that the loop of an engine stands for."""
+        """The run of ``stylize`` that is measured for an engine."""
         shared = {item.name for item in fields(StylizeConfig)} & {item.name for item in fields(self.config)}
         options = {name: getattr(self.config, name) for name in shared} | {"steps": max(1, self.config.steps)}
         return StylizeConfig(**options | {"engine": engine, "precision": precision})
@@ -161,8 +161,8 @@ def flops_per_evaluation(
 
     Left out is what costs memory traffic rather than arithmetic, together below 1 %: biases, ReLU, pooling, the losses
     on the features, the optimiser. The gradient with respect to the picture costs as much again: a convolution's is a
-    convolution of the same size, a Gram's is one product, because the Gram is symmetric. An engine that computes more
-    than it must, as autograd does with two products, gets no credit for it.
+    convolution of the same size, a Gram's is one product, because the Gram is symmetric. What an engine
+    computes beyond that, as autograd does with two products, is not counted.
     """
     macs = 0
     shapes = convolutions(network)

@@ -35,7 +35,7 @@ class Evaluator(Protocol):
 
 
 class EagerEvaluator:
-    """Autograd through the encoder as it stands; every other engine is compared with it, in speed and in result."""
+    """Autograd through the encoder; every other engine is compared with it, in speed and in result."""
 
     def __init__(self, encoder: Encoder, objective: Objective) -> None:
         self.encoder = encoder

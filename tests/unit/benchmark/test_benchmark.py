@@ -25,11 +25,11 @@ from nst_fast.benchmark.rows import (
     FAILED,
     NOT_AVAILABLE,
     OK,
+    BenchReport,
     EvaluationRow,
     LoopRow,
     MonitorRow,
     QualityRow,
-    Report,
     Row,
 )
 from nst_fast.benchmark.scenarios import BenchConfig, load_scenario
@@ -406,7 +406,7 @@ def test_turns_leave_the_switch_for_tf32_as_it_was() -> None:
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> BenchReport:
     machine: dict[str, Any] = {"cpu": "Intel(R) Xeon(R) Processor", "cores_physical": 8, "gpus": [], "commit": "abc"}
     machine["packages"] = {"torch": "2.15.0", "onnxruntime-gpu": "1.31.1"}
     rows: list[Row] = []
@@ -418,10 +418,10 @@ def report() -> Report:
         cuda = EvaluationRow(width=side, height=side, runtime="onnxruntime", requested="cuda")
         cuda.status, cuda.error = NOT_AVAILABLE, "no driver"
         rows.append(cuda)
-    return Report(options={}, machine=machine, device="cpu", rows=rows, created="2026-01-02T03:04:05+00:00")
+    return BenchReport(options={}, machine=machine, device="cpu", rows=rows, created="2026-01-02T03:04:05+00:00")
 
 
-def test_json_is_strict_and_names_its_schema(report: Report) -> None:
+def test_json_is_strict_and_names_its_schema(report: BenchReport) -> None:
     data = json.loads(to_json(report.as_dict()))
     assert data["schema"] == "nst-fast/bench/1"
     assert [row["kind"] for row in data["rows"]] == ["loop", "evaluation"] * 2
@@ -436,7 +436,7 @@ def test_the_readme_explains_every_column(kind: type[Row]) -> None:
     assert unexplained <= {"scores"}  # whose columns are the jury's
 
 
-def test_csv_has_a_line_per_row_and_the_conditions_in_every_line(report: Report) -> None:
+def test_csv_has_a_line_per_row_and_the_conditions_in_every_line(report: BenchReport) -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(report.as_dict()))))
     assert [line["step_ms"] for line in lines] == ["32.0", "", "64.0", ""]
     assert (lines[1]["requested"], lines[1]["error"]) == ("cuda", "no driver")
@@ -444,17 +444,17 @@ def test_csv_has_a_line_per_row_and_the_conditions_in_every_line(report: Report)
     assert {line["torch"] for line in lines} == {"2.15.0"}
 
 
-def test_tables_show_figures_and_remarks_say_once_what_is_missing(report: Report) -> None:
+def test_tables_show_figures_and_remarks_say_once_what_is_missing(report: BenchReport) -> None:
     (table,) = tables(report.as_dict())
     assert table.row_count == 2
     assert remarks(report.as_dict()) == ["evaluation cuda 64, 128: not available: no driver"]
 
 
-def test_the_file_name_holds_the_conditions(report: Report) -> None:
+def test_the_file_name_holds_the_conditions(report: BenchReport) -> None:
     assert file_stem("steps", report.as_dict()) == "steps-intel-xeon-8-cores-pt215-ort131-2026-01-02"
 
 
-def test_the_plot_is_a_png_and_is_not_drawn_from_nothing(report: Report, tmp_path: Path) -> None:
+def test_the_plot_is_a_png_and_is_not_drawn_from_nothing(report: BenchReport, tmp_path: Path) -> None:
     assert save_plot(report.as_dict(), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert not save_plot({**report.as_dict(), "rows": []}, tmp_path / "none.png")
@@ -512,7 +512,7 @@ def test_a_picture_that_does_not_fit_fails_its_rows_only(monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def command(report: Report, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def command(report: BenchReport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """``nst-fast bench`` with a report made beforehand: exit code, stdout, stderr."""
 
     monkeypatch.setattr(suite, "run_benchmark", lambda config, observer: report)
@@ -539,7 +539,7 @@ def test_files_are_named_on_stdout_and_replaced_only_on_request(command: Run, tm
 
 
 def test_a_failed_row_ends_the_command_with_10_after_all_is_written(
-    command: Run, report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: Run, report: BenchReport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(report.rows[0], "status", FAILED)
     code, _, err = command("--csv", tmp_path / "r.csv")
