@@ -15,7 +15,7 @@ from nst_fast.benchmark.loops import start_loop
 from nst_fast.benchmark.rows import OK, QualityRow
 from nst_fast.benchmark.turns import Contender, compete, recorded, take_turns
 from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
-from nst_fast.engines import choose, confirmed
+from nst_fast.engines import choose, confirm_precision
 from nst_fast.images import from_uint8, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.jury.judge import Panel
@@ -64,7 +64,7 @@ class QualityContender(Contender):
         started = self.clock()
         choice = choose(self.run, encoder, self.workbench.device)
         if self.run.precision == "auto":
-            choice = confirmed(choice, encoder, scene.objective, scene.start)
+            choice = confirm_precision(choice, encoder, scene.objective, scene.start)
         self.row.engine, self.row.precision = choice.engine, choice.precision
         run = self.run.replace(engine=choice.engine, precision=choice.precision)
         with arithmetic(self.row.precision):

@@ -2,7 +2,7 @@
 
 ``captured`` replays updates on a GPU, ``ort_adam`` leaves evaluation and update to ONNX Runtime.
 
-May import: distributed, engines, network, onnx, options.
+May import: distributed, engines, errors, network, onnx, options.
 """
 
 from __future__ import annotations

@@ -108,14 +108,12 @@ def optimize(
     The device is read at events only.
 
     Args:
-        stepper: evaluates and updates the pastiche.
         guard: keeps the best picture; steps in when an event shows a divergence.
         history: receives the terms of every step.
-        span: the steps to do.
         options: learning rate and smoothing by step.
         due: step -> whether to report.
         elapsed: seconds since the run began.
-        observer: may stop the run; is notified of recoveries and, without an event, of every evaluation.
+        observer: may stop the run; is notified of recoveries and of every evaluation.
         average: takes in every iterate.
 
     Raises:
@@ -125,9 +123,6 @@ def optimize(
 
     def rate_at(step: int) -> float:
         return learning_rate_at(options, step) * guard.learning_rate_factor
-
-    def event(step: int) -> StepEvent:
-        return event_at(step, stepper.pastiche, history, span, elapsed)
 
     begin = span.first + span.done
     for step in range(begin, span.first + span.steps + span.last):
@@ -139,13 +134,13 @@ def optimize(
         observer.evaluated(step, stopping)
         ends = stopping or step == span.first + span.steps
         if ends or step == begin or due(step):
-            seen = event(step)
+            seen = event_at(step, stepper.pastiche, history, span, elapsed)
             recovery = guard.check(step, seen.totals) if ends or step % GUARD_STEPS == 0 else None
             if recovery:
                 recover(stepper, guard, recovery, observer, average)
                 evaluation = stepper.evaluate(rate_at(step))
                 history.replace_last(evaluation)
-                seen = event(step)
+                seen = event_at(step, stepper.pastiche, history, span, elapsed)
             yield seen
         if ends:
             return
@@ -154,10 +149,7 @@ def optimize(
         if average is not None:
             average.add(stepper.pastiche)
         if smooths_at(options, step + 1):
-            stepper.smooth()
-            guard.forget(stepper.pastiche)
-            if average is not None:
-                average.restart()
+            smooth(stepper, guard, average)
 
 
 def event_at(step: int, pastiche: Tensor, history: LossHistory, span: Span, elapsed: Callable[[], float]) -> StepEvent:
@@ -168,6 +160,14 @@ def event_at(step: int, pastiche: Tensor, history: LossHistory, span: Span, elap
     terms = {name: sum(values) / len(values) for name, values in zip(history.names, row, strict=True)}
     memory = peak_memory_mib(pastiche.device)
     return StepEvent(span.scale, step, span.total, terms, seconds, rate, memory, pastiche, tuple(row[-1]))
+
+
+def smooth(stepper: Stepper, guard: Guard, average: IterateAverage | None) -> None:
+    """Smooth the pastiche: a higher loss is then no divergence, and the average begins anew."""
+    stepper.smooth()
+    guard.forget(stepper.pastiche)
+    if average is not None:
+        average.restart()
 
 
 def recover(

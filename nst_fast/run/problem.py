@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -188,8 +187,8 @@ class Batch:
 
     def content_at(self, scale: Scale) -> Tensor | None:
         """The content images at a scale, [B, 3, H, W] on the device."""
-        contents = [problem.content_at(scale) for problem in self.problems]
-        return joined([content for content in contents if content is not None])
+        contents = [content for problem in self.problems if (content := problem.content_at(scale)) is not None]
+        return joined(contents) if contents else None
 
     def styles_at(self, scale: Scale) -> list[Tensor]:
         return [image for problem in self.problems for image in problem.styles_at(scale)]
@@ -208,9 +207,9 @@ class Batch:
         return Objective(self.config.dialled(), Statistics(content, grams, {}))
 
 
-def joined(tensors: Sequence[Tensor]) -> Any:
+def joined(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors [1, ...] as one [B, ...]; a single one is not copied."""
-    return (torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]) if tensors else None
+    return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
 
 
 def load_problem(

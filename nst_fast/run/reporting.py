@@ -97,9 +97,6 @@ class Report:
         if last:
             self.observer.detail(str(plan))
 
-    def note(self, text: str) -> None:
-        self.observer.note(text)
-
     def opened(self, session: Session) -> None:
         """A session of ONNX Runtime that computes for the loop, of ``engine`` ort."""
         warnings = [f"engine ort: {warning}" for warning in session.warnings]

@@ -24,6 +24,7 @@ from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery, StopRules
 from nst_fast.run.layout import Layout, ScalePlan, SharedPicture, WholePicture
 from nst_fast.run.loop import EventClock, LossHistory, Span, optimize, row_of
 from nst_fast.run.observer import Listeners, Observer, StepEvent
+from nst_fast.run.out_of_memory import memory_errors
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.pastiche import Pastiche
 from nst_fast.run.problem import Batch, Problem, at_size
@@ -110,7 +111,8 @@ class Run(Observer):
         for note in self.batch.notes:
             self.observer.note(note)
         choice = replace(self.choose(), kernels=kernels_pay(self.batch.scales, self.batch.count))
-        pictures = self.through_scales(choice)
+        with memory_errors():
+            pictures = self.through_scales(choice)
         assert self.history is not None and self.final is not None  # every run evaluates at least once
         results = []
         for index, problem in enumerate(self.batch.problems):
@@ -160,7 +162,9 @@ class Run(Observer):
             self.report.settle(self.layout.confirm_precision(self.batch, self.report.choice, plan, own))
             plan = plan if self.report.choice.precision == before else self.plan(scale)
         options = self.config.replace(lbfgs_history=plan.memory.lbfgs_history)
-        objective, evaluator = self.layout.evaluator(self.batch, self.report.choice, plan, self.report)
+        objective, evaluator = self.layout.evaluator(
+            self.batch, self.report.choice, plan, self.observer, self.report.opened
+        )
         stepper = make_stepper(evaluator, own, options, resized_moments(moments, plan.strip), plan.strip)
         average = IterateAverage(own, options.average_decay) if options.average_decay else None
         self.rules.next_scale(first)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -72,13 +72,14 @@ def run_loop(
     stop_at: int | None = None,
     average: IterateAverage | None = None,
     names: Sequence[str] = ("bowl",),
-    wrap: Callable[[LossHistory], None] = lambda history: None,
+    double: bool = False,
     loop: list[Loop] | None = None,
 ) -> Loop:
     """Run ``options.steps`` steps; ``loop`` receives what is there even where the loop raises."""
     pastiche, steps = stepper.pastiche, options.steps
     history = LossHistory(list(names), steps, pastiche.device, pictures=len(pastiche))
-    wrap(history)
+    if double:
+        history._buffer = history._buffer.double()
     made = Loop(stepper, history, Guard(pastiche, factor), Followed(stop_at))
     if loop is not None:
         loop.append(made)

@@ -307,6 +307,22 @@ def test_opening_the_session_is_part_of_the_setup_and_without_steps_there_is_no_
     assert ort.gradient_cosine is None
 
 
+def test_several_pictures_in_a_step_are_all_counted() -> None:
+    workbench = Workbench(TINY.replace(engines="fast:fp32", batch=3, monitor_every=0))
+    scene = workbench.scene(24, 32, 3)
+    assert scene.start.shape == (3, 3, 24, 32)
+    assert torch.equal(scene.content_image[:1], workbench.scene(24, 32).content_image)
+    assert len({picture.mean().item() for picture in scene.content_image}) == 3
+    one = workbench.flops(LoopRow(width=32, height=24, engine="fast", device="cpu"))
+    for row in loop_rows(workbench, 24, 32):
+        assert (row.status, row.batch) == (OK, 3), row.error
+        assert row.steps_per_second is not None
+        assert row.pictures_per_second == pytest.approx(3 * row.steps_per_second)
+        assert row.gflop == pytest.approx(3 * 2e-9 * one)
+        assert row.gradient_cosine == pytest.approx(1, abs=1e-3)
+        assert size_of(row.as_dict()) == "3 of 32x24"
+
+
 def test_the_monitor_row_compares_with_and_without(workbench: Workbench) -> None:
     (row,) = monitor_rows(workbench, 24, 32)
     assert (row.status, row.error, row.requested, row.actual) == (OK, "", "cpu", "cpu")

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
 from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator
+from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.precision import DTYPES, float32_arithmetic
-from nst_fast.engines.straight import StraightNetwork
 from nst_fast.engines.tiled import TiledEvaluator
-from nst_fast.network.tiles import make_tiling
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator
@@ -102,8 +103,8 @@ def test_tiles_on_a_gpu_add_up_to_the_whole(cuda: torch.device) -> None:
     objective, image = problem(options, encoder.to(cuda), (130, 97))
     with float32_arithmetic("ieee"):
         whole = FastEvaluator(encoder, objective)(image)
-        tiling = make_tiling("vgg19", options.taps, 130, 97, (3, 2))
-        tiled = TiledEvaluator(StraightNetwork(encoder, torch.float32), objective, tiling)(image)
+        strip = make_strip(SingleRank(), "vgg19", options.taps, 130, 97, (3, 2))
+        tiled = TiledEvaluator(FastNetwork(encoder, torch.float32), objective, strip)(image)
     assert relative_error(tiled.gradient, whole.gradient) < 1e-4
 
 

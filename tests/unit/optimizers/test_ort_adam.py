@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from loops import run_loop
-from nst_fast.distributed.strips import make_strip
 from ort_problems import BLOCKS, distance, problem
 from torch import Tensor
 
 from nst_fast import api
 from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluator
 from nst_fast.engines import ort as engine_module
 from nst_fast.engines.ort import OrtEvaluator

@@ -14,7 +14,7 @@ from nst_fast.engines import Evaluation, Evaluator
 from nst_fast.errors import NumericsError, UsageError
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.config import OptimizerOptions, StopOptions, StylizeConfig, parse_duration
-from nst_fast.run import evaluation as planned
+from nst_fast.run import layout as planned
 from nst_fast.run.guard import TRIES, Guard, Recovery, StopRules
 from nst_fast.run.loop import LossHistory
 

@@ -20,14 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from nst_fast.api import Listeners, Networks, stylize, stylize_together
-from nst_fast.benchmark.loops import loop_rows
-from nst_fast.benchmark.report import size_of
-from nst_fast.benchmark.rows import LoopRow
-from nst_fast.benchmark.scenarios import BenchConfig
-from nst_fast.benchmark.workbench import Workbench
+from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation, Evaluator, choice, make_evaluator
 from nst_fast.engines.fast import FastEvaluator
-from nst_fast.engines.straight import StraightNetwork
+from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.errors import NumericsError, OutOfMemoryError, OutputError, UsageError
 from nst_fast.images import load_image, save_image
@@ -35,8 +32,7 @@ from nst_fast.images.headers import size_at
 from nst_fast.jobs.batch.groups import Task, groups_of
 from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
 from nst_fast.jobs.batch.run import run_batch
-from nst_fast.memory.planner import Job, make_plan
-from nst_fast.network.tiles import make_tiling
+from nst_fast.memory.planner import MemoryTask, make_plan
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator
@@ -44,10 +40,10 @@ from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.commands import BatchConfig
 from nst_fast.options.config import OptimizerOptions, StopOptions, StylizeConfig
-from nst_fast.run import evaluation as planned
+from nst_fast.run import layout as planned
 from nst_fast.run import together
 from nst_fast.run.guard import Guard, StopRules
-from nst_fast.run.problem import Problem, load_problem
+from nst_fast.run.problem import load_problem
 
 OPTIONS: dict[str, Any] = {
     "weights": "random:0",
@@ -137,7 +133,7 @@ ENGINES: dict[str, Callable[[Encoder, Objective], Evaluator]] = {
     "eager": EagerEvaluator,
     "fast": lambda encoder, objective: FastEvaluator(encoder, objective, torch.float64),
     "tiled": lambda encoder, objective: TiledEvaluator(
-        StraightNetwork(encoder, torch.float64), objective, make_tiling("vgg19", TINY.taps, 24, 32, (1, 2))
+        FastNetwork(encoder, torch.float64), objective, make_strip(SingleRank(), "vgg19", TINY.taps, 24, 32, (1, 2))
     ),
 }
 
@@ -270,10 +266,10 @@ def test_a_run_that_is_stopped_ends_with_the_best_of_each_picture(
 @pytest.mark.parametrize(
     ("flag", "options"),
     [
-        ("--line-search strong_wolfe", {"optimizer": "lbfgs", "line_search": "strong_wolfe"}),
-        ("--engine ort", {"engine": "ort"}),
-        ("--tile-size", {"tile_size": 128}),
-        ("--on-oom tile", {"on_oom": "tile"}),
+        ("`line_search` strong_wolfe", {"optimizer": "lbfgs", "line_search": "strong_wolfe"}),
+        ("`engine` ort", {"engine": "ort"}),
+        ("`tile_size`", {"tile_size": 128}),
+        ("`on_oom` tile", {"on_oom": "tile"}),
     ],
 )
 def test_what_needs_a_picture_to_itself_is_refused(
@@ -295,7 +291,7 @@ def test_outputs_are_one_for_each_and_no_input(style: Path, contents: list[Path]
 
 
 def test_a_plan_counts_every_picture() -> None:
-    job = Job(StylizeConfig(), "fast", "fp32", 512, 512)
+    job = MemoryTask(StylizeConfig(), "fast", "fp32", 512, 512)
     one, four = (make_plan(replace(job, pictures=count), 2**40).parts for count in (1, 4))
     for part in ("pictures", "optimiser", "content targets", "step"):
         assert four[part] == pytest.approx(4 * one[part], rel=1e-6)
@@ -306,21 +302,11 @@ def test_what_does_not_fit_into_memory_is_split_into_equal_parts(
     style: Path, contents: list[Path], networks: Networks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problems = [load_problem(TINY, content, [style], networks) for content in [*contents, *contents]]
-    counted: list[int] = []
-
-    def at_most_four(parts: list[Problem], chosen: object) -> bool:
-        return len(parts) <= 4
-
-    def group(parts: list[Problem], files: object, listeners: Listeners) -> list[int]:
-        counted.append(len(parts))
-        return list(range(len(parts)))
-
     fits = together.fits
-    monkeypatch.setattr(together, "run_group", group)
-    monkeypatch.setattr(together, "fits", at_most_four)
+    monkeypatch.setattr(together, "fits", lambda parts, choice: len(parts) <= 4)
     notes: list[str] = []
-    made = list(together.run_together(problems, [None] * 6, Listeners(note=notes.append, detail=notes.append)))
-    assert (counted, [index for index, _ in made]) == ([3, 3], list(range(6)))
+    made = list(together.run_together(problems, [None] * 6, Listeners(note=notes.append)))
+    assert [(index, pastiche.record.plan["together"]) for index, pastiche in made] == [(n, 3) for n in range(6)]
     assert notes == ["3 of 6 pictures at a time, as memory allows"]
     settled = choice.choose(TINY, problems[0].encoder, problems[0].device)
     monkeypatch.setattr(together, "budget_of", lambda config, device: 2**40)
@@ -452,7 +438,7 @@ def test_a_batch_together_needs_a_sensible_number_and_options(tmp_path: Path) ->
     paint(tmp_path / "in" / "0.png", 0)
     with pytest.raises(UsageError, match="--together 0"):
         run(tmp_path, together=0)
-    with pytest.raises(UsageError, match="--tile-size"):
+    with pytest.raises(UsageError, match="`tile_size`"):
         run(tmp_path, config=BatchConfig(**OPTIONS, tile_size=64))
 
 
@@ -466,9 +452,9 @@ def test_the_worst_picture_decides_whether_bf16_will_do(precise: Encoder, monkey
 
     monkeypatch.setattr(choice, "FastEvaluator", engine)
     chosen = choice.Choice("fast", "bf16", "", {})
-    assert choice.confirmed(chosen, precise, objective_of(precise, 0), straight).precision == "fp32"
+    assert choice.confirm_precision(chosen, precise, objective_of(precise, 0), straight).precision == "fp32"
     turned[1] = 1.0
-    assert choice.confirmed(chosen, precise, objective_of(precise, 0), straight).precision == "bf16"
+    assert choice.confirm_precision(chosen, precise, objective_of(precise, 0), straight).precision == "bf16"
 
 
 def test_a_failure_of_pictures_together_is_raised_once_all_are_written(
@@ -493,28 +479,3 @@ def test_a_failure_of_pictures_together_is_raised_once_all_are_written(
         assert record["status"] == "diverged"
         assert record["warnings"][0].startswith("1.png: step 5: the loss is not finite")
         assert math.isfinite(record["losses"]["total"])
-
-
-def test_a_benchmark_of_several_pictures_in_a_step_counts_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nst_fast.benchmark.workbench.MATMUL_SIDE", {"cpu": 128})
-    monkeypatch.setattr("nst_fast.benchmark.workbench.CONV_SIDE", {"cpu": 8})
-    options: dict[str, Any] = {name: OPTIONS[name] for name in ("weights", "content_taps", "style_taps")}
-    few: dict[str, Any] = {"repeats": 2, "turn_seconds": 0.001, "steps": 3, "monitor_every": 0, "warmup": 1}
-    config = BenchConfig(**options, **few, sizes="32x24", engines="fast:fp32", batch=3, memory=False, device="cpu")
-    workbench = Workbench(config)
-    scene = workbench.scene(24, 32, 3)
-    assert scene.start.shape == (3, 3, 24, 32)
-    assert torch.equal(scene.content_image[:1], workbench.scene(24, 32).content_image)
-    assert len({picture.mean().item() for picture in scene.content_image}) == 3
-    one = replace(LoopRow(width=32, height=24, engine="fast", device="cpu"), batch=1)
-    for row in loop_rows(workbench, 24, 32):
-        assert (row.status, row.batch) == ("ok", 3), row.error
-        assert row.steps_per_second is not None
-        assert row.pictures_per_second == pytest.approx(3 * row.steps_per_second)
-        assert row.gflop == pytest.approx(3 * 2e-9 * workbench.flops(one))
-        assert row.gradient_cosine == pytest.approx(1, abs=1e-3)
-        assert size_of(row.as_dict()) == "3 of 32x24"
-    with pytest.raises(UsageError, match="--batch 2: engine ort"):
-        BenchConfig(engines="ort", batch=2)
-    with pytest.raises(UsageError, match="--batch 2: time to quality"):
-        BenchConfig(pairs="sample", batch=2)
