@@ -24,8 +24,8 @@ from nst_fast.engines.tiled import TiledEvaluator, halved, shared_grams, tiled_t
 from nst_fast.errors import UsageError
 from nst_fast.network.tiles import halo_of
 from nst_fast.network.vgg import Encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, Statistics, build_targets, measure
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.options.config import ObjectiveOptions
 
 DEEP = ObjectiveOptions(tv_weight=0.5, chroma_tv_weight=2.0)
