@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nst_fast.engines.precision import DTYPES, float32_arithmetic
-from nst_fast.system.clock import measure
+from nst_fast.system.clock import make_clock
 
 # Dense TFLOP/s by a part of the GPU's name. The H200's were measured (bf16) or follow from that; the others are
 # NVIDIA's data sheets, which no real matrix product reaches.
@@ -70,6 +70,14 @@ def _probes(device: torch.device, precision: str) -> dict[str, tuple[Callable[[]
 @torch.no_grad()
 def _rate(work: Callable[[], Tensor], flop: float, device: torch.device) -> float:
     """GFLOP/s of the fastest of a few calls: a ceiling is what is possible, not what is usual."""
-    first = measure(work, warmup=2, repeats=1, device=device).min_ms
-    repeats = max(3, min(PROBE_REPEATS, int(1e3 * PROBE_SECONDS / first)))
-    return flop / min(first, measure(work, warmup=0, repeats=repeats, device=device).min_ms) / 1e6
+    clock = make_clock(device)
+
+    def seconds() -> float:
+        started = clock()
+        work()
+        return clock() - started
+
+    seconds(), seconds()  # warm-up
+    first = seconds()
+    repeats = max(3, min(PROBE_REPEATS, int(PROBE_SECONDS / first)))
+    return flop / min(first, *(seconds() for _ in range(repeats))) / 1e9

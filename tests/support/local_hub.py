@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from nst_fast.weights import load_weights
 from torch import Tensor
 
-from nst_fast.network.weights import download
+from nst_fast.network.weights import hub, load_weights
 from nst_fast.network.weights.hub import HubFile
 
 
@@ -116,7 +115,7 @@ def in_place_of_torchvision(folder: Path, patch: pytest.MonkeyPatch) -> Iterator
     patch.setenv("TORCH_HOME", str(folder / "torch"))
     patch.setenv("no_proxy", "*")
     patch.delenv("NST_FAST_OFFLINE")
-    patch.setattr(download, "PAUSES", (0.0, 0.0))
+    patch.setattr(hub, "PAUSES", (0.0, 0.0))
     with serving() as server:
         patch.setenv("NST_FAST_WEIGHTS_URL", server.address)
         yield server

@@ -80,7 +80,7 @@ def test_a_frame_on_any_sides_is_found(borders: Borders, colour: tuple[float, ..
     check_found(*framed(textured(311, 457), borders, colour, grain))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     borders=st.builds(Borders, *[st.one_of(st.just(0.0), st.floats(0.01, 0.1))] * 4),
     height=st.integers(301, 513),

@@ -85,7 +85,7 @@ def test_equal_images_are_equal_files(suffix: str) -> None:
     assert first == second
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     width=st.integers(16, 70),
     height=st.integers(16, 70),

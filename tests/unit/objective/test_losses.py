@@ -15,7 +15,7 @@ def features(channels: int, height: int, width: int, seed: int = 0) -> torch.Ten
     return torch.randn(2, channels, height, width, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 6), st.integers(1, 7), st.integers(1, 7))
 def test_gram_matrix_is_the_mean_outer_product_of_positions(channels: int, height: int, width: int) -> None:
     given_features = features(channels, height, width)
