@@ -17,7 +17,8 @@ from torch import Tensor
 from nst_fast.api import stylize
 from nst_fast.cli.options import recorded_options
 from nst_fast.errors import InputError, UsageError
-from nst_fast.images import cropping, from_uint8, load_image, save_image
+from nst_fast.images import borders as borders_module
+from nst_fast.images import from_uint8, load_image, save_image
 from nst_fast.images.borders import NO_BORDERS, WIDEST, Borders, find_borders
 from nst_fast.images.resizing import resize, resize_to
 from nst_fast.jobs.batch.plan import Plan
@@ -213,7 +214,7 @@ def test_nothing_is_cut_from_real_pictures(name: str, assets: Path) -> None:
 def test_the_paper_edge_of_a_print_is_cut_the_same_at_every_size(assets: Path) -> None:
     path = assets / "images" / "great_wave.jpg"  # 4 of its 485 rows are paper
     wholes = [load_image(path, longest_side=side, crop="auto") for side in (200, 485, 900)]
-    assert {image.notes for image in wholes} == {("border left out: top 1.4 % (--style-crop none keeps it)",)}
+    assert {image.notes for image in wholes} == {("border left out: top 1.4 % (`style_crop` none keeps it)",)}
     assert [max(image.tensor.shape) for image in wholes] == [200, 485, 900]
     paper = load_image(path).tensor[:, :, :2].mean()
     assert all(image.tensor[:, :, :2].mean() < paper - 0.08 for image in wholes)
@@ -233,7 +234,7 @@ def test_what_is_left_has_the_size_asked_for_and_is_what_a_picture_without_borde
     scan: Path, side: int | None, crop: Borders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if side is None or side < 500:  # the file has pixels enough: nothing is made of too few of them
-        monkeypatch.setattr(cropping, "resize_to", None)
+        monkeypatch.setattr(borders_module, "resize_to", None)
     found = load_image(scan, longest_side=side, crop=crop)
     assert found.original_size == (600, 440)
     inner = load_image(scan).tensor[:, :, 44:, 30:]
@@ -266,7 +267,7 @@ def test_a_narrow_picture_keeps_a_border_without_which_it_would_be_too_small(tmp
 def test_a_stretched_style_image_has_no_border_either(scan: Path) -> None:
     image = read_style(scan, StylizeConfig(style_fit="match"), (90, 70), None)
     assert image.tensor.shape == (1, 3, 90, 70)
-    assert image.notes == ("border left out: left 5.1 %, top 10.1 % (--style-crop none keeps it)",)
+    assert image.notes == ("border left out: left 5.1 %, top 10.1 % (`style_crop` none keeps it)",)
 
 
 @pytest.mark.parametrize("text", ["", "5", "1,2,3", "1,2,3,4,5", "a,0,0,0", "top"])
@@ -297,7 +298,7 @@ TINY = StylizeConfig(
 def test_a_run_says_once_what_it_left_out_and_the_record_keeps_it(scan: Path, tmp_path: Path) -> None:
     save_image(textured(48, 64), tmp_path / "content.png")
     record = stylize(tmp_path / "content.png", scan, TINY, output=tmp_path / "out.png").record
-    said = "scan.png: border left out: left 5.1 %, top 10.1 % (--style-crop none keeps it)"
+    said = "scan.png: border left out: left 5.1 %, top 10.1 % (`style_crop` none keeps it)"
     assert record.warnings.count(said) == 1
     assert record.options["style_crop"] == "auto"
     kept = stylize(tmp_path / "content.png", scan, TINY.replace(style_crop="none")).record
@@ -318,7 +319,7 @@ def test_a_record_without_the_option_is_of_a_run_that_left_nothing_out(scan: Pat
         pastiche=nothing, optimizer={}, guard={}, rules={}, average=None,
     )  # fmt: skip
     assert continued_config(old, {}).style_crop == "none"
-    plan = Plan.of(TINY.replace(style_crop="none"), [scan], "", "png")
+    plan = Plan.of(TINY.replace(style_crop="none", min_size=16), [scan], "", "png")
     stored = plan.as_dict()
     del stored["options"]["style_crop"]
     assert plan.differences(stored) == []

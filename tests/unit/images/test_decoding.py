@@ -141,7 +141,7 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("size", [(100_000, 100_000), (20_000, 20_000), (17_901, 10_000)])
 def test_a_header_that_claims_too_much_is_refused_before_decoding(tmp_path: Path, size: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match=r"179 megapixels\. If you trust the file, raise --max-megapixels"):
+    with pytest.raises(InputError, match=r"179 megapixels\. If you trust the file, raise `max_megapixels`"):
         load(tmp_path, bomb(*size))
 
 
@@ -174,7 +174,7 @@ def test_pictures_under_16_pixels_are_refused(tmp_path: Path, size: tuple[int, i
 
 def test_a_thin_picture_is_told_the_size_that_would_do(tmp_path: Path) -> None:
     data = encoded(sample(size=(20, 800)), "PNG")
-    with pytest.raises(InputError, match=r"becomes 6x256 pixels.*use --image-size 640 or more"):
+    with pytest.raises(InputError, match=r"becomes 6x256 pixels.*use `image_size` 640 or more"):
         load(tmp_path, data, longest_side=256)
     assert load(tmp_path, data, longest_side=640).tensor.shape == (1, 3, 640, 16)
 
@@ -261,6 +261,6 @@ def test_reduction_leaves_three_pixels_for_each_wanted() -> None:
 def test_bands_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(photograph(301, 200), "PNG")
     whole, reduced = load(tmp_path, data), load(tmp_path, data, longest_side=30)
-    monkeypatch.setattr("nst_fast.images.bands.BAND_PIXELS", 1)
+    monkeypatch.setattr("nst_fast.images.resizing.BAND_PIXELS", 1)
     assert torch.equal(load(tmp_path, data).tensor, whole.tensor)
     assert torch.equal(load(tmp_path, data, longest_side=30).tensor, reduced.tensor)

@@ -110,7 +110,7 @@ def test_any_size_and_mode_is_read_as_pillow_shows_it(
 def test_the_longest_side_is_what_was_asked(tmp_path: Path, longest_side: int) -> None:
     images.save_image(all_bytes()[:, :, :, :30], tmp_path / "a.png")
     if longest_side == 16:
-        with pytest.raises(InputError, match="use --image-size 30 or more"):
+        with pytest.raises(InputError, match="use `image_size` 30 or more"):
             images.load_image(tmp_path / "a.png", longest_side=longest_side)
         return
     image = images.load_image(tmp_path / "a.png", longest_side=longest_side)

@@ -127,7 +127,7 @@ def test_a_tiff_has_no_date_and_names_no_program() -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.bmp"])
 def test_16_bits_are_refused_where_the_format_has_8(tmp_path: Path, name: str) -> None:
     with pytest.raises(
-        UsageError, match=r"holds 8 bits per channel, not 16\. Use \.png, \.tif, \.tiff, or --bit-depth 8"
+        UsageError, match=r"holds 8 bits per channel, not 16\. Use \.png, \.tif, \.tiff, or `bit_depth` 8"
     ):
         images.save_image(gradient(), tmp_path / name, bit_depth=16)
     assert list(tmp_path.iterdir()) == []
@@ -320,7 +320,7 @@ def bands(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return counted
 
     monkeypatch.setattr(streaming, "LARGE_PIXELS", 0)
-    monkeypatch.setattr("nst_fast.images.bands.BAND_PIXELS", 8000)
+    monkeypatch.setattr("nst_fast.images.resizing.BAND_PIXELS", 8000)
     monkeypatch.setattr(decoding, "rows_of", spied)
     yield read
 
@@ -517,7 +517,7 @@ def test_a_small_picture_does_not_load_the_library(tmp_path: Path, monkeypatch: 
 def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path, bands: list[str]) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded(sample(size=SIZE), "PNG"))
-    with pytest.raises(NstFastError, match=r"raise --max-megapixels"):
+    with pytest.raises(NstFastError, match=r"raise `max_megapixels`"):
         images.load_image(path, max_megapixels=0.01)
     assert bands == []
 

@@ -11,9 +11,9 @@ from nst_fast.api import Pastiche, stylize
 from nst_fast.errors import UsageError
 from nst_fast.images import load_image, save_image
 from nst_fast.images.matching import (
-    colour_statistics,
+    color_statistics,
     luminance,
-    matched_colours,
+    matched_colors,
     matched_luminance,
     with_chroma_of,
 )
@@ -83,19 +83,19 @@ def test_a_colour_that_does_not_exist_is_made_paler_and_keeps_luminance_and_hue(
     assert share.min().item() < 0.5
 
 
-def test_matched_colours_have_the_references_mean_and_covariance() -> None:
+def test_matched_colors_have_the_references_mean_and_covariance() -> None:
     image, reference = 0.4 + 0.2 * smooth_picture(1), 0.45 + 0.1 * smooth_picture(2, 20, 20)
     for found, wanted in zip(
-        colour_statistics(matched_colours(image, reference)), colour_statistics(reference), strict=True
+        color_statistics(matched_colors(image, reference)), color_statistics(reference), strict=True
     ):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
 
 
 def test_matching_a_picture_to_itself_or_a_flat_one_is_harmless() -> None:
     image = smooth_picture(1)
-    torch.testing.assert_close(matched_colours(image, image), image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(matched_colors(image, image), image, atol=1e-4, rtol=0)
     flat = torch.full((1, 3, 8, 8), 0.3)
-    for found in (matched_colours(flat, image), matched_luminance(flat, image)):
+    for found in (matched_colors(flat, image), matched_luminance(flat, image)):
         assert torch.isfinite(found).all()
 
 
@@ -146,7 +146,7 @@ def test_keep_gives_the_final_picture_the_contents_chroma_and_says_so(folder: Pa
 def test_match_changes_the_style_before_the_run_and_luma_transfers_luminance_only(folder: Path) -> None:
     content = load_image(folder / "content.png", longest_side=32).tensor
     matched = problem(folder, color="match").styles[0].tensor
-    torch.testing.assert_close(colour_statistics(matched)[0], colour_statistics(content)[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(color_statistics(matched)[0], color_statistics(content)[0], atol=0.02, rtol=0)
     grey = problem(folder, color="luma")
     scale = grey.scales[0]
     for image in (grey.content_at(scale), *grey.styles_at(scale), grey.start_at(scale)):

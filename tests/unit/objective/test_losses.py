@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nst_fast.images.matching import grey, luminance
+from nst_fast.images.matching import gray, luminance
 from nst_fast.objective import losses
 
 DOUBLE = torch.float64
@@ -99,7 +99,7 @@ def test_total_variation_is_that_of_the_picture_and_that_of_its_chroma_weighed(
 
 
 def test_a_grey_picture_has_no_variation_of_chroma() -> None:
-    picture = grey(features(3, 5, 6)[:1])
+    picture = gray(features(3, 5, 6)[:1])
     assert abs(losses.tv_loss(picture, losses.tv_colors(0.0, 1.0)).item()) < 1e-14 * plain_tv(picture).item()
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import LoadedImage, load_image
-from nst_fast.images.color import MAX_PROFILE_BYTES, SRGB_PROFILE, parse_colour
+from nst_fast.images.color import MAX_PROFILE_BYTES, SRGB_PROFILE, parse_color
 
 MAGENTA = (255, 0, 255)
 TABLE = np.array([0, 1, 127, 128, 255, 256, 257, 4095, 32767, 32768, 65534, 65535] + [9] * 4)
@@ -320,10 +320,10 @@ def test_an_opaque_alpha_channel_is_not_worth_a_note(tmp_path: Path) -> None:
     ],
 )
 def test_colours_are_understood(given: str | tuple[float, float, float], expected: tuple[float, float, float]) -> None:
-    assert parse_colour(given) == pytest.approx(expected)
+    assert parse_color(given) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("given", ["whiteish", "", "#12345", "#ff000080", (0, 0, 2), (float("nan"), 0, 0), (1, 1)])
 def test_other_colours_are_wrong_use(given: str) -> None:
     with pytest.raises(UsageError):
-        parse_colour(given)
+        parse_color(given)
