@@ -6,10 +6,13 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from nst_fast.images import LoadedImage, load_image
 
 D50 = (0.9642, 1.0, 0.8249)
 
@@ -25,6 +28,12 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
     sink = io.BytesIO()
     picture.save(sink, kind, **options)
     return sink.getvalue()
+
+
+def load(folder: Path, data: bytes, name: str = "picture", **options: Any) -> LoadedImage:
+    """The image of a file with these bytes."""
+    (folder / name).write_bytes(data)
+    return load_image(folder / name, **options)
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -91,7 +100,7 @@ def _gamma(gamma: float) -> bytes:
     return b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
 
 
-def grey_profile(gamma: float) -> bytes:
+def gray_profile(gamma: float) -> bytes:
     return _profile(b"GRAY", [(b"kTRC", _gamma(gamma))])
 
 

@@ -99,6 +99,14 @@ def test_a_framed_picture_is_found_within_a_hundredth_and_what_is_left_is_left_a
     assert find_borders(without(image, find_borders(image))) == NO_BORDERS
 
 
+def test_borders_within_borders_are_found_up_to_the_limit() -> None:
+    image, _ = framed(textured(400, 400), Borders(0.1, 0.1, 0.1, 0.1), CREAM)
+    check_found(*framed(image, Borders(0.04, 0.04, 0.04, 0.04), BLACK)[:1], Borders(0.1, 0.1, 0.1, 0.1))
+    for share in (0.11, 0.118, 0.13):
+        found = find_borders(framed(textured(400, 400), Borders(top=share))[0])
+        assert found.top == 0 or share <= found.top <= WIDEST
+
+
 def test_a_slanted_and_blurred_edge_goes_too() -> None:
     """As a hand lays paper on a scanner: 3 pixels over the length."""
     image, top = textured(400, 480), 20 + torch.linspace(0, 3, 480)
@@ -107,11 +115,6 @@ def test_a_slanted_and_blurred_edge_goes_too() -> None:
     found = find_borders(image)
     assert 24 / 400 <= found.top <= 26 / 400
     assert found._replace(top=0.0) == NO_BORDERS
-
-
-def test_a_frame_and_the_paper_inside_it_both_go() -> None:
-    image, _ = framed(textured(400, 400), Borders(0.1, 0.1, 0.1, 0.1), CREAM)
-    check_found(*framed(image, Borders(0.04, 0.04, 0.04, 0.04), BLACK)[:1], Borders(0.1, 0.1, 0.1, 0.1))
 
 
 def rows(*values: float, width: int = 400, height: int = 400) -> Tensor:
@@ -208,7 +211,9 @@ PAINTINGS = ("starry_night.jpg", "cafe_terrace.jpg", "vangogh_self.jpg", "vangog
 
 @pytest.mark.parametrize("name", [*PHOTOGRAPHS, *PAINTINGS])
 def test_nothing_is_cut_from_real_pictures(name: str, assets: Path) -> None:
-    assert load_image(assets / "images" / name, longest_side=300, crop="auto").notes == ()
+    plain, found = (load_image(assets / "images" / name, longest_side=300, crop=c) for c in (NO_BORDERS, "auto"))
+    assert found.notes == ()
+    assert torch.equal(plain.tensor, found.tensor)
 
 
 def test_the_paper_edge_of_a_print_is_cut_the_same_at_every_size(assets: Path) -> None:
@@ -244,13 +249,6 @@ def test_what_is_left_has_the_size_asked_for_and_is_what_a_picture_without_borde
     got = resize_to(found.tensor, (expected.shape[2], expected.shape[3]))
     assert (got - expected).abs().mean() < 0.06  # two pixels of the border's side are lost at the most
     assert (got[:, :, 0] - torch.tensor(CREAM)[None, :, None]).abs().mean() > 0.2
-
-
-def test_without_a_border_the_very_pixels_are_given(tmp_path: Path) -> None:
-    save_image(textured(440, 600), tmp_path / "a.png")
-    for side in (100, 512, 700):
-        plain, found = (load_image(tmp_path / "a.png", longest_side=side, crop=crop) for crop in (NO_BORDERS, "auto"))
-        assert torch.equal(plain.tensor, found.tensor)
 
 
 def test_a_narrow_picture_keeps_a_border_without_which_it_would_be_too_small(tmp_path: Path) -> None:
@@ -326,9 +324,3 @@ def test_a_record_without_the_option_is_of_a_run_that_left_nothing_out(scan: Pat
     assert replace(plan, options={**plan.options, "style_crop": "auto"}).differences(stored) == [
         "--style-crop none, not auto"
     ]
-
-
-def test_a_border_is_never_more_than_the_limit() -> None:
-    for share in (0.11, 0.118, 0.13):
-        found = find_borders(framed(textured(400, 400), Borders(top=share))[0])
-        assert found.top == 0 or share <= found.top <= WIDEST

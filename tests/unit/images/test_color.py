@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import cmyk_profile, encoded, grey_profile, png, png_chunk, rgb_profile, sample, tiff
+from pictures import cmyk_profile, encoded, gray_profile, load, png, png_chunk, rgb_profile, sample, tiff
 from PIL import Image, ImageCms
 
 from nst_fast.errors import InputError, UsageError
@@ -17,12 +17,6 @@ from nst_fast.images.color import MAX_PROFILE_BYTES, SRGB_PROFILE, parse_color
 
 MAGENTA = (255, 0, 255)
 TABLE = np.array([0, 1, 127, 128, 255, 256, 257, 4095, 32767, 32768, 65534, 65535] + [9] * 4)
-
-
-def load(tmp_path: Path, data: bytes, name: str = "picture", background: str = "white") -> LoadedImage:
-    path = tmp_path / name
-    path.write_bytes(data)
-    return load_image(path, background=background)
 
 
 def first_row(image: LoadedImage) -> np.ndarray:
@@ -43,16 +37,14 @@ def pixel(image: LoadedImage) -> list[int]:
 # --- depth
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF little-endian", "TIFF big-endian"])
-def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, kind: str) -> None:
-    grey = np.tile(TABLE.astype(np.uint16), (16, 1))
-    if kind == "PNG":
-        data = encoded(Image.fromarray(grey), "PNG")
-    elif kind == "TIFF little-endian":
-        data = encoded(Image.fromarray(grey), "TIFF")
-    else:
-        data = encoded(Image.frombytes("I;16B", (16, 16), grey.astype(">u2").tobytes()), "TIFF")
-    np.testing.assert_allclose(first_row(load(tmp_path, data)), TABLE / 65535, atol=1e-7)
+def test_16_bit_gray_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    gray = np.tile(TABLE.astype(np.uint16), (16, 1))
+    big_endian = Image.frombytes("I;16B", (16, 16), gray.astype(">u2").tobytes())
+    for picture, kind in ((Image.fromarray(gray), "PNG"), (Image.fromarray(gray), "TIFF"), (big_endian, "TIFF")):
+        row = first_row(load(tmp_path, encoded(picture, kind)))
+        np.testing.assert_allclose(row, TABLE / 65535, atol=1e-7)
+    inverted = tiff(gray.astype("<u2"), bits=16, photometric=0)  # white is zero
+    np.testing.assert_allclose(first_row(load(tmp_path, inverted)), 1 - TABLE / 65535, atol=1e-6)
 
 
 def test_12_bit_grey_has_its_own_white(tmp_path: Path) -> None:
@@ -73,12 +65,6 @@ def test_16_bit_colour_is_scaled_and_not_clipped(tmp_path: Path, colour_type: in
     image = load(tmp_path, png(16, 16, 16, colour_type, rows))
     np.testing.assert_allclose(first_row(image), TABLE / 65535, atol=1 / 255)
     assert image.notes == ("16 bits per channel read as 8",)
-
-
-def test_16_bit_tiff_with_white_as_zero_is_no_negative(tmp_path: Path) -> None:
-    grey = np.tile(TABLE.astype("<u2"), (16, 1))
-    image = load(tmp_path, tiff(grey, bits=16, photometric=0))
-    np.testing.assert_allclose(first_row(image), 1 - TABLE / 65535, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -175,10 +161,10 @@ def test_cmyk_goes_through_its_profile(tmp_path: Path, kind: str) -> None:
         ("RGB", (255, 128, 0), rgb_profile(1.0, red_is_blue=True), [0, 188, 255]),
         ("RGBA", (255, 128, 0, 255), rgb_profile(1.0, red_is_blue=True), [0, 188, 255]),
         ("P", 0, rgb_profile(1.0), [0, 0, 0]),
-        ("L", 128, grey_profile(1.0), [188, 188, 188]),
-        ("LA", (128, 255), grey_profile(1.0), [188, 188, 188]),
+        ("L", 128, gray_profile(1.0), [188, 188, 188]),
+        ("LA", (128, 255), gray_profile(1.0), [188, 188, 188]),
         ("L", 128, rgb_profile(1.0), [188, 188, 188]),
-        ("I;16", 128 * 257, grey_profile(1.0), [188, 188, 188]),
+        ("I;16", 128 * 257, gray_profile(1.0), [188, 188, 188]),
     ],
 )
 def test_colours_go_through_their_profile(
@@ -208,7 +194,7 @@ def test_profiles_are_converted_as_littlecms_does(tmp_path: Path) -> None:
     [
         ("RGB", b"no profile at all", "cannot open profile"),
         ("RGB", rgb_profile(1.0)[:300], "cannot"),
-        ("RGB", grey_profile(1.0), "it is for GRAY, the picture is RGB"),
+        ("RGB", gray_profile(1.0), "it is for GRAY, the picture is RGB"),
         ("L", cmyk_profile(red_ink), "it is for CMYK, the picture is L"),
         ("I;16", rgb_profile(1.0), "it is for RGB, the picture is I;16"),
         ("RGB", rgb_profile(1.0) + bytes(MAX_PROFILE_BYTES), "bytes"),
@@ -294,20 +280,13 @@ def test_hidden_colours_never_leak(tmp_path: Path, name: str) -> None:
         assert image.notes == ("transparent pixels composited on the background",) or "16-bit RGB" in name
 
 
-def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path: Path) -> None:
-    data = encoded(solid("RGBA", (255, 0, 0, 51)), "PNG")
-    image = load(tmp_path, data, background="#0000ff")
-    np.testing.assert_allclose(image.tensor[0, :, 3, 3], [0.2, 0.0, 0.8], atol=1e-6)
-
-
-def test_premultiplied_pixels_are_not_darkened_twice(tmp_path: Path) -> None:
-    array = np.full((16, 16, 4), (51, 0, 0, 51), np.uint8)
-    image = load(tmp_path, tiff(array, bits=8, photometric=2, extra=1), background="#0000ff")
-    np.testing.assert_allclose(image.tensor[0, :, 3, 3], [0.2, 0.0, 0.8], atol=0.01)
-
-
-def test_an_opaque_alpha_channel_is_not_worth_a_note(tmp_path: Path) -> None:
-    assert load(tmp_path, encoded(sample("RGBA"), "PNG")).notes == ()
+def test_half_transparent_pixels_are_mixed_with_the_background_premultiplied_or_not(tmp_path: Path) -> None:
+    plain = encoded(solid("RGBA", (255, 0, 0, 51)), "PNG")
+    premultiplied = tiff(np.full((16, 16, 4), (51, 0, 0, 51), np.uint8), bits=8, photometric=2, extra=1)
+    for data, tolerance in ((plain, 1e-6), (premultiplied, 0.01)):
+        image = load(tmp_path, data, background="#0000ff")
+        np.testing.assert_allclose(image.tensor[0, :, 3, 3], [0.2, 0.0, 0.8], atol=tolerance)
+    assert load(tmp_path, encoded(sample("RGBA"), "PNG")).notes == ()  # opaque
 
 
 @pytest.mark.parametrize(

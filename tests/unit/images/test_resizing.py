@@ -26,17 +26,11 @@ def test_the_longest_side_is_exact_and_the_other_differs_by_rounding_only(
     assert (width >= height) == (scaled[0] >= scaled[1]) or scaled[0] == scaled[1]
 
 
-def test_no_longest_side_keeps_the_size() -> None:
+def test_no_longest_side_keeps_the_size_and_none_below_1_is_taken(picture: torch.Tensor) -> None:
     assert scaled_size(123, 45, None) == (123, 45)
-
-
-def test_a_longest_side_must_be_positive() -> None:
+    assert resize(picture, 32) is picture
     with pytest.raises(UsageError):
         scaled_size(10, 10, 0)
-
-
-def test_the_same_size_is_the_same_image(picture: torch.Tensor) -> None:
-    assert resize(picture, 32) is picture
 
 
 @pytest.mark.parametrize("longest_side", [7, 20, 32, 77])
