@@ -58,7 +58,7 @@ class LoadedImage:
     Attributes:
         tensor: [1, 3, H, W], RGB, float32 in [0, 1].
         path: as given.
-        format: what the file is, whatever its suffix says: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF or AVIF.
+        format: of the content, not the suffix: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF or AVIF.
         original_size: width and height in the file, upright, in pixels.
         sha256: of the file's bytes.
         notes: what a user should know: wrong suffix, first frame used, profile ignored, border left out.
@@ -114,7 +114,7 @@ def _suffix_note(path: Path, actual: str) -> tuple[str, ...]:
 
 
 def to_uint8(tensor: Tensor) -> NDArray[np.uint8]:
-    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in 0-255, rounded to the nearest; what lies outside is clamped.
+    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in 0-255, clamped and rounded to the nearest.
 
     Raises:
         NumericsError: a value is NaN or infinite.

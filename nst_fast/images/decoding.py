@@ -25,8 +25,7 @@ from nst_fast.system.files import AnyPath, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")  # MPO comes through JPEG; EPS starts programs: never
 SMALLEST_SIDE = 16
-# Reducing by averages leaves at least so many pixels per pixel wanted; the good filter does the rest.
-HEADROOM = 3
+HEADROOM = 3  # pixels per pixel wanted that reducing by averages leaves to the better filter
 _SCAN_BYTES = 2**24  # counting the frames of a larger GIF or TIFF would take longer than it is worth
 _REPAIR_BYTES = 2**28  # a PNG with damaged metadata is rebuilt in memory, if it is no larger
 _REMEDY = "Get it again, or open and save it in an image editor"
@@ -52,13 +51,9 @@ _COLOR_CHUNKS = _PIXEL_CHUNKS | {b"iCCP", b"eXIf"}
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as decoded: upright, sRGB, at the size wanted.
+    """A picture as decoded: [1, 3, H, W], upright, sRGB, float32 in [0, 1], at the size wanted.
 
-    Attributes:
-        tensor: [1, 3, H, W], RGB, float32 in [0, 1].
-        size: width and height of the whole picture, upright, in pixels.
-        format: Pillow's name of the format.
-        notes: what a user should know about the picture.
+    ``size`` is width and height of the whole picture, upright, in pixels; ``format`` Pillow's name of the format.
     """
 
     tensor: Tensor
@@ -93,7 +88,7 @@ class Limits:
             raise InputError(f"{claim}; the limit is {self.max_megapixels:g} megapixels", _RAISE_LIMIT)
 
     def reduction(self, width: int, height: int) -> int:
-        """By which whole number a picture can be reduced while it is read without harm to the size wanted."""
+        """The whole number by which a picture can be reduced while it is read without harm to the size wanted."""
         if self.longest_side is None:
             return 1
         return max(1, max(width, height) // (HEADROOM * self.longest_side))
@@ -228,7 +223,7 @@ def _rawmode(picture: ImageFile.ImageFile) -> str:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation of a decoded picture, 1 to 8. Pillow itself has turned a TIFF by now and says 1 for it."""
+    """EXIF orientation of a decoded picture, 1 to 8; 1 for a TIFF, which Pillow has turned already."""
     try:
         # Not a PNG's own getexif, which decodes the picture to see what comes after it.
         orientation = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)

@@ -51,7 +51,7 @@ def check_suffix(suffix: str, name: str, bit_depth: int, side: int = 0) -> str:
     """Pillow's name of the format that a suffix asks for.
 
     Raises:
-        UsageError: it cannot be written, or not with so many bits per channel or so long a side in pixels.
+        UsageError: it cannot be written, or not with this bit depth or a side of this many pixels.
     """
     if suffix.lower() not in WRITABLE:
         raise UsageError(f"{name}: cannot write {suffix or 'a name without suffix'}", f"Use {', '.join(WRITABLE)}")
@@ -72,7 +72,7 @@ def check_output_suffix(path: AnyPath, bit_depth: int = 8, side: int = 0) -> str
 
 
 def quantised(image: Tensor, bit_depth: int) -> Pixels:
-    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in whole numbers, rounded to the nearest; the rest is clamped.
+    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in whole numbers, clamped and rounded to the nearest.
 
     Raises:
         NumericsError: a value is NaN or infinite.
@@ -208,7 +208,8 @@ def _write_by_pillow(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[s
         options |= {"subsampling": "4:4:4", "extra": jpeg_comments(text)}
     elif kind == "WEBP":
         options |= {"exif": exif_description(text)}
-    picture.save(cast(BinaryIO, _Sink(stream)), kind, **options)
+    sink = cast(BinaryIO, _Sink(stream))
+    picture.save(sink, kind, **options)
 
 
 class _Sink:

@@ -119,7 +119,7 @@ def with_only_chunks(kept: set[bytes], stream: BinaryIO) -> BinaryIO:
 
 
 def chunks_behind_pixels(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and beginning of the data of each chunk of a PNG after the first of the pixels, but for those of pixels.
+    """Kind and beginning of the data of each chunk of a PNG behind the first of the pixels, except those of pixels.
 
     The stream is left where it was. A file that is cut short or no PNG gives those that can be found.
     """

@@ -72,7 +72,7 @@ def convolutions(network: str) -> dict[str, tuple[int, int, int]]:
 
 
 def halvings_of(tap: str) -> int:
-    """How many pools lie between the image and a tap, a pool itself included."""
+    """The number of pools between the image and a tap, a pool itself included."""
     return block_of(tap) - (0 if tap.startswith("pool") else 1)
 
 

@@ -102,7 +102,7 @@ def write_atomic(path: AnyPath, data: bytes | Callable[[BinaryIO], None]) -> Non
         OutputError: no space, no permission, no folder, not a regular file. The old file is intact.
     """
     target = _target(path)
-    temp = _temporary(target)
+    temp = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
     try:
         _write_synced(temp, data)
         _put_in_place(temp, target)
@@ -110,10 +110,6 @@ def write_atomic(path: AnyPath, data: bytes | Callable[[BinaryIO], None]) -> Non
         raise _unwritable(path, error) from error
     finally:
         remove(temp)
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
 
 
 def _write_synced(temp: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
@@ -215,7 +211,7 @@ def check_writable(path: AnyPath, overwrite: bool, inputs: Iterable[AnyPath] = (
         inputs: files that are read and are never replaced, under whatever name.
 
     Raises:
-        OutputError: says which of these it is.
+        OutputError: it is an input, special, exists, or cannot be written.
     """
     target = _real(path)
     for given in inputs:
@@ -226,12 +222,8 @@ def check_writable(path: AnyPath, overwrite: bool, inputs: Iterable[AnyPath] = (
         raise OutputError(f"{shown(path)} exists", "Use `overwrite` to replace it, or choose another name")
     make_folder(target.parent)
     _sweep(target.parent)
-    _probe(target)
-
-
-def _probe(target: Path) -> None:
-    """Write and remove a small file: permission bits say little (root, network disks, full disks)."""
-    probe = _temporary(target)
+    # Permission bits say little (root, network disks, full disks): write and remove a small file.
+    probe = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
     try:
         _write_synced(probe, bytes(PROBE_BYTES))
         probe.unlink()
@@ -245,7 +237,7 @@ def _probe(target: Path) -> None:
 def lock(path: AnyPath, *, wait: float = 0.0) -> Iterator[None]:
     """Lock an output against other runs of this user on this machine, which fail at once or after ``wait`` seconds.
 
-    The operating system frees the lock when its owner dies. The lock file lies in the cache, keyed by the real path.
+    The operating system frees the lock when its owner dies. The lock file is in the cache, keyed by the real path.
 
     Raises:
         BusyError: another process holds it; the message names process and host.

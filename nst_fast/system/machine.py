@@ -212,10 +212,10 @@ def reset_peak_memory(device: torch.device | str = "cpu") -> bool:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The PyTorch device of a name: auto, cpu, cuda, cuda:1 or mps; ``auto`` takes the best that exists.
+    """The PyTorch device of a name: auto (the best that exists), cpu, cuda, cuda:1 or mps.
 
     Raises:
-        DeviceError: the name is unknown or this machine has no such device; what exists is listed.
+        DeviceError: the name is unknown or this machine has no such device; the devices that exist are listed.
     """
     import torch
 
@@ -230,7 +230,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _present_devices() -> tuple[list[str], str]:
-    """Device names, best first, and why there is no CUDA device among them, if there is none."""
+    """Device names, best first, and the reason if there is no CUDA device among them."""
     import torch
 
     with warnings.catch_warnings(record=True) as caught:
@@ -241,7 +241,7 @@ def _present_devices() -> tuple[list[str], str]:
     elif torch.version.cuda is None:
         reason = "the installed PyTorch is built without CUDA"
     else:
-        said = str(caught[0].message).partition("(Triggered")[0].strip() if caught else "PyTorch finds no GPU"
-        reason = driver_problem(cuda_driver(), int(torch.version.cuda.partition(".")[0])) or said
+        warning = str(caught[0].message).partition("(Triggered")[0].strip() if caught else "PyTorch finds no GPU"
+        reason = driver_problem(cuda_driver(), int(torch.version.cuda.partition(".")[0])) or warning
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return [f"cuda:{index}" for index in range(count)] + mps + ["cpu"], reason

@@ -126,7 +126,7 @@ def check_original(network: str) -> None:
 
 
 def available_taps(spec: str, network: str) -> list[str]:
-    """The taps that a source of weights can serve, in order; all of them but for a file that has fewer.
+    """The taps that a source of weights can serve, in order; a file may serve fewer than all.
 
     Raises:
         UsageError: an unknown network, a seed that is no number.

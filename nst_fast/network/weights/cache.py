@@ -35,7 +35,7 @@ class WeightFile:
 
     Attributes:
         network: ``vgg16`` or ``vgg19``; empty for a file that fits several, or is not known.
-        path: where it lies.
+        path: its place.
         state: ``intact``, ``damaged``, ``unknown`` (there is no hash to compare with) or ``unread`` (not looked at).
         sha256: of its bytes; empty when it was not read.
         expected: its SHA-256 or the first digits of it; empty when nothing is known.
@@ -107,7 +107,7 @@ def _set_aside(path: Path) -> None:
 
 
 def _fill(copy: Path, file: HubFile) -> tuple[dict[str, Tensor], str, Path]:
-    """Get the whole file, keep its features as the copy, drop the whole file if it lies in our cache."""
+    """Get the whole file and keep its features as the copy; a whole file in our cache is deleted."""
     if copy.is_file():
         _set_aside(copy)
     whole, source_digest = _whole_file(file)

@@ -137,7 +137,7 @@ def _fetch(address: str, sink: BinaryIO, file: HubFile) -> str:
         length = _receive(response, sink, present, address)
     received = sink.seek(0, os.SEEK_END)
     digest = _sha256(sink)
-    if file.is_content(digest):  # whatever the server said about its length
+    if file.is_content(digest):  # the stated length may be wrong
         return digest
     if received < length:
         raise _FailedError(f"{address}: the download was cut after {received} of {length} bytes", temporary=True)
@@ -152,7 +152,7 @@ def _sha256(sink: BinaryIO) -> str:
 
 
 def _answer(address: str, present: int) -> addinfourl:
-    """The server's answer to a request for what lies behind the bytes that are present."""
+    """The response to a request for the bytes after those that are present."""
     if not address.lower().startswith(("https://", "http://", "file://")):
         raise _FailedError(f"{address!r} is no http, https or file address")
     try:
@@ -188,7 +188,7 @@ def _open(request: Request) -> addinfourl:
     def connect() -> None:
         try:
             answers.put(urlopen(request, timeout=TIMEOUT_SECONDS))
-        except Exception as error:  # whatever it is, the waiting thread raises it
+        except Exception as error:  # raised again by the waiting thread
             answers.put(error)
 
     threading.Thread(target=connect, daemon=True).start()
@@ -225,7 +225,7 @@ def _receive(response: addinfourl, sink: BinaryIO, present: int, address: str) -
 
 
 def _chunks(response: addinfourl, address: str) -> Iterator[bytes]:
-    """The body as it comes, the first piece at least the head; a broken connection is told from a failing disk."""
+    """The body in pieces, the first at least the head. Errors are of the connection, not of the disk."""
     try:
         piece = response.read1(_CHUNK)
         while 0 < len(piece) < _HEAD and (more := response.read1(_CHUNK)):
