@@ -17,11 +17,9 @@ from nst_fast.jobs.batch.job import Batch, Hooks
 from nst_fast.jobs.batch.manifest import DONE, FAILED, Entry, Manifest
 from nst_fast.jobs.batch.plan import Plan, hash_or_empty
 from nst_fast.jobs.series.run import ERRORS_OF_ONE, paint, warm_up
-from nst_fast.run.checkpoint import Checkpoint
-from nst_fast.run.keeper import keeper_of, remove_checkpoints
+from nst_fast.run.checkpoint import Checkpoint, checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Listeners
-from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.pastiche import Pastiche
+from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Networks, Problem, load_problem
 from nst_fast.run.record import read_record
 from nst_fast.run.resumption import check_same, newest
@@ -176,7 +174,7 @@ class Maker:
     def paint(self, problem: Problem, kept: OutputFiles, listeners: Listeners) -> Pastiche | None:
         """Go on from what a worker that died, or was stopped, has kept of the picture, or begin it."""
         interval = problem.config.checkpoint_interval
-        keeper = keeper_of(kept, interval, listeners.note)
+        keeper = checkpoint_writer(kept, interval, listeners.note)
         if keeper is not None:
             make_folder(kept.picture.parent)
         if kept.checkpoints():

@@ -13,8 +13,7 @@ from nst_fast.api import Listeners, Pastiche, run
 from nst_fast.errors import InputError, ModelError, NumericsError, OutOfMemoryError, PartialError, UsageError
 from nst_fast.jobs.series.folder import Measure, Outcome, Record, SeriesFolder
 from nst_fast.jobs.series.jobs import Job, Series
-from nst_fast.run.checkpoint import Checkpoint
-from nst_fast.run.keeper import Keeper
+from nst_fast.run.checkpoint import Checkpoint, CheckpointWriter
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Networks, Problem, load_problem
 from nst_fast.system.files import lock
@@ -102,7 +101,7 @@ def paint(
     problem: Problem,
     files: OutputFiles,
     listeners: Listeners,
-    keeper: Keeper | None = None,
+    keeper: CheckpointWriter | None = None,
     interrupted: Checkpoint | None = None,
 ) -> Pastiche | None:
     """Run a problem to its end; None when the user stopped it. Snapshots are written, the picture itself is not."""
