@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 import zlib
 from pathlib import Path
@@ -13,8 +12,7 @@ import torch
 from pictures import encoded, load, png_chunk, sample, with_chunk
 from PIL import Image, ImageFilter, ImageOps
 
-from nst_fast.errors import InputError, NstFastError
-from nst_fast.images import load_image, read_text
+from nst_fast.errors import InputError
 from nst_fast.images.decoding import Limits
 
 KINDS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
@@ -90,39 +88,6 @@ def test_damaged_exif_is_ignored_with_a_note(tmp_path: Path, kind: str) -> None:
     assert image.tensor.shape == (1, 3, 32, 48)
     assert len(image.notes) == 1
     assert "EXIF" in image.notes[0]
-
-
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    damaged = bytearray(data)
-    for _ in range(chance.choice((1, 2, 8))):
-        at = chance.randrange(min(len(damaged), chance.choice((64, 400, 10**6))))
-        match chance.randrange(4):
-            case 0:
-                damaged[at] = chance.randrange(256)
-            case 1:
-                damaged[at : at + 4] = chance.choice((b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff"))
-            case 2:
-                del damaged[at : at + chance.randrange(1, 9)]
-            case _:
-                damaged[at:at] = damaged[at : at + chance.randrange(40)]
-    return bytes(damaged)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_damaged_bytes_load_or_raise_our_own_error(tmp_path: Path, kind: str) -> None:
-    """A part of the fuzzing campaign; warnings are errors here, so that silence is tested as well."""
-    chance = random.Random(kind)
-    options = {} if kind in {"BMP", "GIF"} else {"exif": orientation_exif(6)}
-    seeds = [encoded(sample(mode), kind, **options) for mode in ("RGB", "L")]
-    path = tmp_path / "picture"
-    for _ in range(60):
-        path.write_bytes(mutated(chance.choice(seeds), chance))
-        for read in (lambda: load_image(path, longest_side=20, max_megapixels=5), lambda: read_text(path)):
-            try:
-                read()
-            except NstFastError as error:
-                assert error.exit_code == 3
-                assert "\n" not in str(error)
 
 
 # --- limits
