@@ -44,6 +44,7 @@ class Hub(ThreadingHTTPServer):
         self.knows_ranges = True
         self.misplaced = False  # claims the range that was asked for and sends another
         self.endless = False
+        self.drips = False  # the first bytes come alone
         self.stalls_before = ""  # "answer" or "body"
         self.asked: list[str] = []
         self.ranges: list[str] = []
@@ -86,6 +87,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:1000])
             hub.stop_stalling.wait(5)
             return
+        if hub.drips:
+            self.wfile.write(body[:5])
+            hub.stop_stalling.wait(0.1)
+            body = body[5:]
         self.wfile.write(body[: hub.cuts.pop(0)] if hub.cuts else body)
         with contextlib.suppress(OSError):  # the reader has had enough
             while hub.endless:

@@ -40,11 +40,11 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, *chunks: bytes) -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: bytes, *chunks: bytes) -> bytes:
     """A PNG of any depth and colour type; ``rows`` holds the unfiltered rows one after the other."""
     stride = len(rows) // height
     filtered = b"".join(b"\0" + rows[at : at + stride] for at in range(0, len(rows), stride))
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     body = png_chunk(b"IDAT", zlib.compress(filtered)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + body
 

@@ -28,7 +28,7 @@ from nst_fast.run.checkpoint import Checkpoint
 from nst_fast.run.problem import read_style
 from nst_fast.run.resumption import continued_config
 
-WHITE, GREY, BLACK, CREAM = (1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0), (0.93, 0.88, 0.75)
+WHITE, GRAY, BLACK, CREAM = (1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0), (0.93, 0.88, 0.75)
 SIDES = ("left", "top", "right", "bottom")
 
 
@@ -40,12 +40,12 @@ def textured(height: int, width: int, seed: int = 0, blob: int = 5) -> Tensor:
 
 
 def framed(
-    picture: Tensor, borders: Borders, colour: tuple[float, ...] = WHITE, grain: float = 0.0
+    picture: Tensor, borders: Borders, color: tuple[float, ...] = WHITE, grain: float = 0.0
 ) -> tuple[Tensor, Borders]:
     """The picture with its outer parts painted over, and the shares that whole pixels came to."""
     height, width = picture.shape[2:]
     left, top, right, bottom = borders.inside(width, height)
-    frame = torch.tensor(colour).view(1, 3, 1, 1).expand_as(picture)
+    frame = torch.tensor(color).view(1, 3, 1, 1).expand_as(picture)
     frame = frame + grain * torch.randn(picture.shape, generator=torch.Generator().manual_seed(1))
     frame[:, :, top:bottom, left:right] = picture[:, :, top:bottom, left:right]
     true = Borders(left / width, top / height, 1 - right / width, 1 - bottom / height)
@@ -63,7 +63,7 @@ def without(image: Tensor, borders: Borders) -> Tensor:
     return image[:, :, top:bottom, left:right]
 
 
-@pytest.mark.parametrize("colour", [WHITE, GREY, BLACK, CREAM])
+@pytest.mark.parametrize("color", [WHITE, GRAY, BLACK, CREAM])
 @pytest.mark.parametrize("grain", [0.0, 0.03])
 @pytest.mark.parametrize(
     "borders",
@@ -77,8 +77,8 @@ def without(image: Tensor, borders: Borders) -> Tensor:
     ],
     ids=str,
 )
-def test_a_frame_on_any_sides_is_found(borders: Borders, colour: tuple[float, ...], grain: float) -> None:
-    check_found(*framed(textured(311, 457), borders, colour, grain))
+def test_a_frame_on_any_sides_is_found(borders: Borders, color: tuple[float, ...], grain: float) -> None:
+    check_found(*framed(textured(311, 457), borders, color, grain))
 
 
 @settings(max_examples=25)
@@ -87,14 +87,14 @@ def test_a_frame_on_any_sides_is_found(borders: Borders, colour: tuple[float, ..
     height=st.integers(301, 513),
     width=st.integers(301, 513),
     seed=st.integers(0, 1000),
-    colour=st.sampled_from([WHITE, BLACK, CREAM]),
+    color=st.sampled_from([WHITE, BLACK, CREAM]),
 )
 def test_a_framed_picture_is_found_within_a_hundredth_and_what_is_left_is_left_alone(
-    borders: Borders, height: int, width: int, seed: int, colour: tuple[float, ...]
+    borders: Borders, height: int, width: int, seed: int, color: tuple[float, ...]
 ) -> None:
     picture = textured(height, width, seed)
     assert find_borders(picture) == NO_BORDERS
-    image, true = framed(picture, borders, colour)
+    image, true = framed(picture, borders, color)
     check_found(image, true)
     assert find_borders(without(image, find_borders(image))) == NO_BORDERS
 
@@ -158,8 +158,8 @@ def horizon() -> Tensor:
 def squares() -> Tensor:
     """Squares within squares, each as flat as paper, as Albers painted them."""
     image = torch.full((1, 3, 400, 400), 0.9)
-    for index, grey in enumerate((0.7, 0.5, 0.3), start=1):
-        image[:, :, 35 * index : -35 * index, 35 * index : -35 * index] = grey
+    for index, gray in enumerate((0.7, 0.5, 0.3), start=1):
+        image[:, :, 35 * index : -35 * index, 35 * index : -35 * index] = gray
     return image
 
 

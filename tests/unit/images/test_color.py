@@ -23,15 +23,15 @@ def first_row(image: LoadedImage) -> np.ndarray:
     return image.tensor[0, 0, 0].numpy()
 
 
-def solid(mode: str, colour: object) -> Image.Image:
-    return Image.new(mode, (16, 16), colour)  # type: ignore[arg-type]
+def solid(mode: str, color: object) -> Image.Image:
+    return Image.new(mode, (16, 16), color)  # type: ignore[arg-type]
 
 
 def pixel(image: LoadedImage) -> list[int]:
     """The one colour of a plain picture in 0-255."""
-    colour = image.tensor[0, :, :1, :1]
-    assert torch.allclose(image.tensor[0], colour.expand(3, 16, 16))
-    return [round(float(value) * 255) for value in colour.flatten()]
+    color = image.tensor[0, :, :1, :1]
+    assert torch.allclose(image.tensor[0], color.expand(3, 16, 16))
+    return [round(float(value) * 255) for value in color.flatten()]
 
 
 # --- depth
@@ -56,13 +56,13 @@ def test_12_bit_grey_has_its_own_white(tmp_path: Path) -> None:
     np.testing.assert_allclose(first_row(load(tmp_path, data))[:4], [1, 0, 2048 / 4095, 1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
-def test_16_bit_colour_is_scaled_and_not_clipped(tmp_path: Path, colour_type: int, channels: int) -> None:
+@pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bit_colour_is_scaled_and_not_clipped(tmp_path: Path, color_type: int, channels: int) -> None:
     values = np.repeat(TABLE[:, None], channels, axis=1)
     if channels in {2, 4}:
         values[:, -1] = 65535
     rows = np.tile(values.astype(">u2")[None], (16, 1, 1)).tobytes()
-    image = load(tmp_path, png(16, 16, 16, colour_type, rows))
+    image = load(tmp_path, png(16, 16, 16, color_type, rows))
     np.testing.assert_allclose(first_row(image), TABLE / 65535, atol=1 / 255)
     assert image.notes == ("16 bits per channel read as 8",)
 
@@ -103,7 +103,7 @@ def test_pixels_that_are_not_finite_are_refused(tmp_path: Path, poison: float) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode", "colour", "expected"),
+    ("kind", "mode", "color", "expected"),
     [
         ("PNG", "1", 1, [255, 255, 255]),
         ("PNG", "L", 100, [100, 100, 100]),
@@ -118,8 +118,8 @@ def test_pixels_that_are_not_finite_are_refused(tmp_path: Path, poison: float) -
         ("WEBP", "RGB", (255, 255, 255), [255, 255, 255]),
     ],
 )
-def test_every_mode_becomes_srgb(tmp_path: Path, kind: str, mode: str, colour: object, expected: list[int]) -> None:
-    actual = pixel(load(tmp_path, encoded(solid(mode, colour), kind)))
+def test_every_mode_becomes_srgb(tmp_path: Path, kind: str, mode: str, color: object, expected: list[int]) -> None:
+    actual = pixel(load(tmp_path, encoded(solid(mode, color), kind)))
     assert np.abs(np.subtract(actual, expected)).max() <= (5 if mode == "LAB" else 2)  # 8-bit Lab is coarse
 
 
@@ -156,7 +156,7 @@ def test_cmyk_goes_through_its_profile(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "profile", "expected"),
+    ("mode", "color", "profile", "expected"),
     [
         ("RGB", (255, 128, 0), rgb_profile(1.0, red_is_blue=True), [0, 188, 255]),
         ("RGBA", (255, 128, 0, 255), rgb_profile(1.0, red_is_blue=True), [0, 188, 255]),
@@ -168,9 +168,9 @@ def test_cmyk_goes_through_its_profile(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_colours_go_through_their_profile(
-    tmp_path: Path, mode: str, colour: object, profile: bytes, expected: list[int]
+    tmp_path: Path, mode: str, color: object, profile: bytes, expected: list[int]
 ) -> None:
-    image = load(tmp_path, encoded(solid(mode, colour), "PNG", icc_profile=profile))
+    image = load(tmp_path, encoded(solid(mode, color), "PNG", icc_profile=profile))
     assert pixel(image) == expected
     assert image.notes == ()
 
@@ -238,21 +238,21 @@ def transparent_corpus() -> dict[str, bytes]:
     hidden = np.full((32, 32, 3), 255, np.uint8)
     hidden[:, :16] = MAGENTA
     deep = hidden.astype(">u2") * 257
-    grey = np.full((32, 32), 0xFFFF, ">u2")
-    grey[:, :16] = 0x8000
+    gray = np.full((32, 32), 0xFFFF, ">u2")
+    gray[:, :16] = 0x8000
     two_bits = (b"\xaa" * 4 + b"\xff" * 4) * 32
     premultiplied = np.full((32, 32, 4), 255, np.uint8)
     premultiplied[:, :16] = 0
-    two_colours = png_chunk(b"PLTE", bytes(MAGENTA) + b"\xff\xff\xff")
+    two_colors = png_chunk(b"PLTE", bytes(MAGENTA) + b"\xff\xff\xff")
     return {
         "PNG RGBA": encoded(half_hidden("RGBA"), "PNG"),
         "PNG LA": encoded(half_hidden("LA"), "PNG"),
         "PNG P, one entry": encoded(palette, "PNG", transparency=0),
         "PNG P, alpha per entry": encoded(palette, "PNG", transparency=b"\0\xff\x80"),
-        "PNG P, partial": png(32, 32, 8, 3, np.asarray(palette).tobytes(), two_colours, png_chunk(b"tRNS", b"\0")),
+        "PNG P, partial": png(32, 32, 8, 3, np.asarray(palette).tobytes(), two_colors, png_chunk(b"tRNS", b"\0")),
         "PNG RGB, colour key": encoded(Image.fromarray(hidden), "PNG", transparency=MAGENTA),
         "PNG 16-bit RGB, colour key": png(32, 32, 16, 2, deep.tobytes(), png_chunk(b"tRNS", deep[0, 0].tobytes())),
-        "PNG 16-bit grey, key": png(32, 32, 16, 0, grey.tobytes(), png_chunk(b"tRNS", b"\x80\0")),
+        "PNG 16-bit grey, key": png(32, 32, 16, 0, gray.tobytes(), png_chunk(b"tRNS", b"\x80\0")),
         "PNG 2-bit grey, key": png(32, 32, 2, 0, two_bits, png_chunk(b"tRNS", b"\0\2")),
         "PNG L, key": encoded(Image.fromarray(hidden[..., 1]), "PNG", transparency=0),
         "PNG 1-bit, key": encoded(Image.fromarray(hidden[..., 1]).convert("1"), "PNG", transparency=0),

@@ -136,7 +136,7 @@ def test_the_refusal_of_a_thin_picture_names_a_size_that_is_enough(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
 def test_the_first_of_several_frames_is_used_with_a_note(tmp_path: Path, kind: str) -> None:
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "lime", "blue")]
     image = load(tmp_path, encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
     assert (image.tensor - plain(frames[0])).abs().max() < 0.03
     assert image.notes == ("first of 3 frames used",)

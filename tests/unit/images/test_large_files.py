@@ -46,16 +46,16 @@ def pixels_of(path: Path) -> np.ndarray[Any, np.dtype[np.uint16]]:
         array: np.ndarray[Any, np.dtype[np.uint16]] = tifffile.imread(path)
         return array
     data, at, packed = path.read_bytes(), 8, b""
-    width, height, depth, colour = 0, 0, 0, 0
+    width, height, depth, color = 0, 0, 0, 0
     while at < len(data):
         length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
         body = data[at + 8 : at + 8 + length]
         assert int.from_bytes(data[at + 8 + length : at + 12 + length]) == zlib.crc32(kind + body)
         if kind == b"IHDR":
-            width, height, depth, colour = int.from_bytes(body[:4]), int.from_bytes(body[4:8]), body[8], body[9]
+            width, height, depth, color = int.from_bytes(body[:4]), int.from_bytes(body[4:8]), body[8], body[9]
         packed += body if kind == b"IDAT" else b""
         at += 12 + length
-    assert (depth, colour) == (16, 2)
+    assert (depth, color) == (16, 2)
     rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, 1 + 6 * width)
     return np.stack(list(unfiltered(rows))).view(">u2").reshape(height, width, 3).astype(np.uint16)
 

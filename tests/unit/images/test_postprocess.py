@@ -60,11 +60,11 @@ def test_luminance_and_chroma_come_each_from_their_picture() -> None:
 
 
 def test_a_colour_that_does_not_exist_is_made_paler_and_keeps_luminance_and_hue() -> None:
-    dark, colours = 0.1 * smooth_picture(1), smooth_picture(2).square()
-    mixed = with_chroma_of(dark, colours)
+    dark, colors = 0.1 * smooth_picture(1), smooth_picture(2).square()
+    mixed = with_chroma_of(dark, colors)
     assert 0 <= mixed.min().item() <= mixed.max().item() <= 1
     torch.testing.assert_close(luminance(mixed), luminance(dark), atol=1e-5, rtol=0)
-    found, wanted = chroma(mixed), chroma(colours)
+    found, wanted = chroma(mixed), chroma(colors)
     torch.testing.assert_close(found[:, 0] * wanted[:, 1], found[:, 1] * wanted[:, 0], atol=1e-5, rtol=0)
     share = found.norm(dim=1) / wanted.norm(dim=1)
     assert share.max().item() < 1.001
@@ -132,9 +132,9 @@ def test_match_changes_the_style_before_the_run_and_luma_transfers_luminance_onl
     content = load_image(folder / "content.png", longest_side=32).tensor
     matched = problem(folder, color="match").styles[0].tensor
     torch.testing.assert_close(color_statistics(matched)[0], color_statistics(content)[0], atol=0.02, rtol=0)
-    grey = problem(folder, color="luma")
-    scale = grey.scales[0]
-    for image in (grey.content_at(scale), *grey.styles_at(scale), grey.start_at(scale)):
+    gray = problem(folder, color="luma")
+    scale = gray.scales[0]
+    for image in (gray.content_at(scale), *gray.styles_at(scale), gray.start_at(scale)):
         assert image is not None
         assert chroma(image).abs().max().item() < 1e-5
     kept = run(folder, color="luma").image

@@ -252,7 +252,7 @@ def setting(**values: object) -> Callable[[Hub], None]:
         (lambda hub: setattr(hub, "stated_length", len(hub.body) - 100), "whose sha256 is"),
         (setting(body=b""), "gave 0 bytes"),
         (setting(body=b"<!DOCTYPE html><html>Sign in to this wireless network</html>"), "an HTML page instead of"),
-        (setting(body=b"\n <HTML></HTML>"), "an HTML page instead of the file"),
+        (setting(body=b"\n <HTML></HTML>", drips=True), "an HTML page instead of the file"),
         (setting(status=404), "the server answered 404 Not Found"),
         (setting(endless=True), "gives more than 1 MiB"),
         (setting(stalls_before="answer"), "nothing came for 0.2 seconds"),
