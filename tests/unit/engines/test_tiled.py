@@ -108,7 +108,7 @@ def objectives(draw: st.DrawFn) -> ObjectiveOptions:
     )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     st.sampled_from(["eager", "fast"]),
     objectives(),
