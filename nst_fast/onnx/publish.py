@@ -136,7 +136,7 @@ def open_monitor(
     """
     if not config.allow_fallback:
         check_provider(config.monitor_provider)
-    options = ExportConfig.serving(config)
+    options = ExportConfig.serving(objective.options)
     published = find_or_export(options, loaded=(encoder, weights_sha256), note=note)
     session = make_session(published.model, config.monitor_provider, allow_fallback=config.allow_fallback)
     for sentence in session.warnings:

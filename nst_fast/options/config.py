@@ -35,6 +35,11 @@ def parse_taps(text: str) -> dict[str, float]:
     return weights
 
 
+def weighted_taps(text: str, weight: float) -> dict[str, float]:
+    """The taps of a loss that has this weight. Those whose product is 0 take no part in anything."""
+    return {tap: each for tap, each in parse_taps(text).items() if weight * each}
+
+
 # The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps of the dial.
 STRENGTH_RANGE = 100.0
 # --until-converged: so many steps without improvement.
@@ -355,11 +360,11 @@ class ObjectiveOptions(EncoderOptions):
 
     @property
     def content_tap_weights(self) -> dict[str, float]:
-        return parse_taps(self.content_taps) if self.content_weight else {}
+        return weighted_taps(self.content_taps, self.content_weight)
 
     @property
     def style_tap_weights(self) -> dict[str, float]:
-        return parse_taps(self.style_taps) if self.style_weight else {}
+        return weighted_taps(self.style_taps, self.style_weight)
 
     @property
     def has_tv(self) -> bool:
@@ -519,6 +524,11 @@ class StylizeConfig(
     ImageOptions,
 ):
     """Everything that decides what one run of ``stylize`` does."""
+
+    @property
+    def style_tap_weights(self) -> dict[str, float]:
+        """None at strength 0: network, targets and plan are those of the objective that is minimised."""
+        return weighted_taps(self.style_taps, self.style_weight * self.style_factor)
 
     def dialled(self) -> Self:
         """The config with the weights that ``strength`` comes to, and the dial at 1."""
