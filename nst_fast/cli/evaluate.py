@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nst_fast.cli.console import LastingConsole, Messages, emit, emit_json
-from nst_fast.cli.options import takes
+from nst_fast.cli.options import JsonFile, Quiet, overwrites, takes
 from nst_fast.options.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -35,12 +35,10 @@ def evaluate(
     content: Annotated[Path, typer.Argument(help="The picture whose scene was to be kept.")],
     style: Annotated[Path, typer.Argument(help="The picture whose manner was to be taken.")],
     pictures: Annotated[list[Path], typer.Argument(help="Pictures to score, of the content's shape, of any size.")],
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="Write everything as JSON; '-' is stdout.", metavar="FILE")
-    ] = None,
+    json_file: JsonFile = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the scores as CSV.", metavar="FILE")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    overwrite: Annotated[bool, overwrites("files that exist")] = False,
+    quiet: Quiet = False,
     columns: Annotated[
         bool,
         typer.Option("--columns", help="Show what every column means.", callback=show_columns, is_eager=True),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nst_fast.cli.console import Messages, emit, emit_json
-from nst_fast.cli.options import takes
+from nst_fast.cli.options import Json, Quiet, overwrites, takes
 from nst_fast.errors import UsageError
 from nst_fast.options.config import ExportConfig
 
@@ -33,9 +33,9 @@ def export(
         Path | None,
         typer.Option("--bundle", help="With --graph step: write a folder that makes pictures without PyTorch."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+    overwrite: Annotated[bool, overwrites("what exists")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Export to ONNX, check the file, and prove that ONNX Runtime computes what PyTorch computes.
 

@@ -1,4 +1,4 @@
-"""Command-line options generated from the config classes: names, types, defaults, ranges and help live there alone."""
+"""Command-line options: those of the config classes, generated from them, and those that many commands have."""
 
 from __future__ import annotations
 
@@ -9,10 +9,30 @@ from typing import Annotated, Any
 
 import typer
 
+from nst_fast.cli.console import with_flags
 from nst_fast.errors import InputError, UsageError
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import Declared, Options, declared
 from nst_fast.options.presets import QUALITIES, find_preset, find_quality
+
+# Beside a command's own, the options of the first panel of its help, in this order; the others are in titled panels.
+FIRST = ("image_size", "quality", "preset", "strength", "color", "style_scale", "steps", "seed", "device")
+PANEL = "Files and messages"
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.", rich_help_panel=PANEL)]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print engine, precision and memory plan too.", rich_help_panel=PANEL)
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.", rich_help_panel=PANEL)]
+JsonFile = Annotated[
+    str | None,
+    typer.Option("--json", help="Write everything as JSON; '-' is stdout.", metavar="FILE", rich_help_panel=PANEL),
+]
+
+
+def overwrites(what: str) -> Any:
+    """The option ``--overwrite`` of a command."""
+    return typer.Option("--overwrite", help=f"Replace {what}.", rich_help_panel=PANEL)
 
 
 def takes(
@@ -20,9 +40,13 @@ def takes(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Expand a command's parameter ``config`` into one option per field of the config class.
 
-    An option that is not given stays at the config's default, unless a preset or a record says otherwise. Fields named
-    by ``without`` get no option: the command decides them itself. ``recipes`` adds ``--preset``, ``--from`` and
-    ``--quality``. ``as_given`` hands over the options that are given and no others, as a dictionary.
+    An option that is not given stays at the config's default, unless a preset or a record says otherwise.
+
+    Args:
+        config_class: declares the options.
+        without: fields without an option; the command sets them itself.
+        recipes: add ``--preset``, ``--from`` and ``--quality``.
+        as_given: pass the options that are given and no others, as a dictionary.
     """
     items = [item for item in declared(config_class) if item.name not in without]
 
@@ -38,7 +62,9 @@ def takes(
                 given = {item.name: recipe[item.name] for item in items if item.name in recipe} | given
             return command(config=given if as_given else config_class().replace(**given), **arguments)
 
-        generated = [*(recipe_parameters() if recipes else ()), *(parameter_of(item) for item in items)]
+        generated = [*(recipe_parameters() if recipes else ()), *map(parameter_of, items)]
+        order = {name: place for place, name in enumerate(FIRST)}
+        generated.sort(key=lambda parameter: order.get(parameter.name, len(order)))
         call.__doc__ = command.__doc__
         call.__name__ = command.__name__
         call.__signature__ = inspect.Signature([*own, *generated])  # type: ignore[attr-defined]
@@ -90,11 +116,10 @@ def recipe_parameters() -> list[inspect.Parameter]:
         help="A picture made by nst-fast, or its .json: run with the same options, but for those given.",
         metavar="RECORD",
         show_default=False,
+        rich_help_panel=PANEL,
     )
     steps = ", ".join(f"{name} {values['steps']}" for name, values in QUALITIES.items())
-    quality = typer.Option(
-        "--quality", help=f"One dial between speed and finish, by steps: {steps}.", metavar="NAME", show_default=False
-    )
+    quality = typer.Option("--quality", help=f"Speed or finish, by steps: {steps}.", metavar="NAME", show_default=False)
     kind = inspect.Parameter.KEYWORD_ONLY
     return [
         inspect.Parameter("quality", kind, default=None, annotation=Annotated[str | None, quality]),
@@ -111,7 +136,7 @@ def parameter_of(item: Declared) -> inspect.Parameter:
         help=help_of(item),
         show_default=False,  # Typer would show None: what is not given must stay apart from what is
         metavar=item.option.metavar,
-        rich_help_panel=item.group,
+        rich_help_panel=None if item.name in FIRST else item.group,
     )
     annotation: Any = Annotated[item.kind | None, described]
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -119,6 +144,7 @@ def parameter_of(item: Declared) -> inspect.Parameter:
 
 def help_of(item: Declared) -> str:
     """Help text, allowed values and default, in round brackets: Rich would take square ones for markup."""
-    default = "" if item.default is None or item.default is False or item.default == "" else f"default {item.default}"
+    given = "" if item.default is None or item.default is False else str(item.default)
+    default = f"default {given.replace(',', ', ')}" if given else ""  # spaces let a list of taps be broken
     facts = "; ".join(filter(None, [item.option.allowed(), default]))
-    return f"{item.option.help} ({facts})" if facts else item.option.help
+    return with_flags(f"{item.option.help} ({facts})" if facts else item.option.help)

@@ -43,10 +43,10 @@ def presets(
 
 def explained(preset: Preset) -> dict[str, dict[str, Any]]:
     """Option -> its value and source, for every option of ``stylize``, in the order of its help."""
-    config = StylizeConfig().replace(**preset.values)
+    values = StylizeConfig().replace(**preset.values).as_dict()
     default = f"{OURS}: the program's default"
     found = {}
     for item in declared(StylizeConfig):
         setting = preset.settings.get(item.name)
-        found[item.name] = {"value": getattr(config, item.name), "source": setting.source if setting else default}
+        found[item.name] = {"value": values[item.name], "source": setting.source if setting else default}
     return found

@@ -1,4 +1,4 @@
-"""A command that ``torchrun`` started several times: the copies join and share the work."""
+"""A command that ``torchrun`` started several times: the copies form a group and share the work."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def check_command(command: str | None) -> None:
 
 
 @contextmanager
-def company(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | None]]:
-    """The other ranks for as long as the block lasts, None without any; and the config with this rank's own device."""
+def with_ranks(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | None]]:
+    """The group while the block lasts, None without torchrun; and the config with this rank's own device."""
     where = place()
     if where.alone:
         yield config, None
@@ -44,20 +44,20 @@ def company(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | None
 
     check_shareable(config)
     config = config.replace(device=device_of(config.device, where))
-    with joined(where, config.device, end=end_now) as ranks:
+    with joined(where, config.device, end=end_process) as ranks:
         yield config, ranks
 
 
-def leave_company(code: int) -> None:
-    """End at once after an error among other ranks: a thread that still waits for one of them is not to be joined."""
+def end_if_in_group(code: int) -> None:
+    """End at once after an error in a group: Python would wait for a thread that waits for another rank."""
     if voice.claim is not None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def end_now(error: NstFastError) -> None:
-    """End this process from another thread: the main one may wait for a rank that is gone, and never return."""
+def end_process(error: NstFastError) -> None:
+    """End from another thread than the main one, which may wait for a rank that has ended."""
     if voice.may_speak():
         emit_error(str(error), code=error.exit_code, kind=type(error).__name__, as_json="--json" in sys.argv)
     os._exit(error.exit_code)

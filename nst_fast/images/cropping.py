@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from nst_fast.images.borders import NO_BORDERS, Borders, find_borders
-from nst_fast.images.color import Colour
-from nst_fast.images.decoding import SMALLEST_SIDE, Decoded, Limits, decode
+from nst_fast.images.decoding import SMALLEST_SIDE, Decoded, Limits
 from nst_fast.images.resizing import resize_to, scaled_size
 
 Crop = Borders | Literal["auto"]
+Decode = Callable[[Limits], Decoded]
 
 # Borders are looked for at this longest side, or the file's if that is smaller, whatever size is wanted: they are the
 # same at every size.
 OVERVIEW = 512
 
 
-def decode_cropped(stream: BinaryIO, name: str, limits: Limits, background: Colour, crop: Crop) -> Decoded:
-    """Decode a picture and leave its borders out; without any it is what :func:`decode` gives.
+def decode_cropped(decode: Decode, name: str, limits: Limits, crop: Crop) -> Decoded:
+    """Decode a picture and leave its borders out; without any it is what ``decode`` gives.
 
-    The stream is decoded again for the overview, and once more where there is a border.
+    The picture is decoded again for the overview, and once more where there is a border.
 
     Args:
-        stream, name, limits, background: as for :func:`decode`; the longest side is that of what is left.
+        decode: decodes the picture.
+        name, limits: as for :func:`nst_fast.images.decoding.decode`; the longest side is that of what is left.
         crop: the borders, or ``auto`` to look for them: a picture that would be too small without them keeps them.
 
     Raises:
-        InputError: as from :func:`decode`; too little is left.
+        InputError: as from ``decode``; too little is left.
     """
-    decoded = decode(stream, name, limits, background)
+    decoded = decode(limits)
     borders = crop
     if borders == "auto":
-        borders = find_borders(_overview(stream, name, limits, background, decoded).tensor)
+        borders = find_borders(_overview(decode, limits, decoded).tensor)
         if not _is_large_enough(_left_of(decoded.size, borders), limits):
             return decoded
     if borders == NO_BORDERS:
@@ -47,7 +49,7 @@ def decode_cropped(stream: BinaryIO, name: str, limits: Limits, background: Colo
         # A little more than enough, as pixels are rounded inwards; not enlarged before the cut, which may leave little.
         side = min(max(size), math.ceil(limits.longest_side * max(size) / max(left)) + 2)
         del decoded
-        decoded = decode(stream, name, replace(limits, longest_side=side), background)
+        decoded = decode(replace(limits, longest_side=side))
     tensor = _cut(decoded, borders, scaled_size(*left, limits.longest_side))
     return replace(decoded, tensor=tensor, notes=(*notes, *([note_of(borders)] if crop == "auto" else [])))
 
@@ -58,13 +60,13 @@ def note_of(borders: Borders) -> str:
     return f"border left out: {', '.join(sides)} (--style-crop none keeps it)"
 
 
-def _overview(stream: BinaryIO, name: str, limits: Limits, background: Colour, decoded: Decoded) -> Decoded:
+def _overview(decode: Decode, limits: Limits, decoded: Decoded) -> Decoded:
     longest, shortest = max(decoded.size), min(decoded.size)
     enough = math.ceil(SMALLEST_SIDE * longest / shortest)
     side = min(longest, max(OVERVIEW, enough))
     if side == limits.longest_side or (limits.longest_side is None and side == longest):
         return decoded
-    return decode(stream, name, replace(limits, longest_side=side), background)
+    return decode(replace(limits, longest_side=side))
 
 
 def _left_of(size: tuple[int, int], borders: Borders) -> tuple[int, int]:

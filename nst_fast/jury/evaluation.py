@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from nst_fast.errors import UsageError
 from nst_fast.images import LoadedImage
+from nst_fast.images.given import Picture, sources_of
 from nst_fast.jury.judge import Jury, load_encoder
 from nst_fast.jury.results import Evaluation
 from nst_fast.options.declaration import known
 from nst_fast.options.evaluate import EvaluateConfig
-from nst_fast.system.files import AnyPath
 
 
 def evaluate(
-    content: AnyPath,
-    style: AnyPath,
-    pictures: AnyPath | Sequence[AnyPath],
+    content: Picture,
+    style: Picture,
+    pictures: Picture | Sequence[Picture],
     config: EvaluateConfig | None = None,
     **options: object,
 ) -> Evaluation:
@@ -28,7 +26,7 @@ def evaluate(
     Args:
         content: the picture whose scene was to be kept; resized to each picture's size.
         style: the picture whose manner was to be taken; its longest side becomes the picture's, or a fraction of it.
-        pictures: one or more files, each of the content's shape, of any size.
+        pictures: one or more, each of the content's shape, of any size.
         config: every option; by default ``EvaluateConfig()``.
         **options: fields of :class:`EvaluateConfig` that differ from ``config``, as ``weights="random:0"``.
 
@@ -38,12 +36,12 @@ def evaluate(
         WeightsError, DeviceError: weights or device that are not there.
     """
     config = (config or EvaluateConfig()).replace(**known(EvaluateConfig, options))
-    paths = [Path(pictures)] if isinstance(pictures, str | os.PathLike) else [Path(each) for each in pictures]
-    if not paths:
+    sources = sources_of(pictures)
+    if not sources:
         raise UsageError("no picture was given", "Name at least one")
     encoder, weights = load_encoder(config)
     jury = Jury(content, style, config, encoder)
-    loaded = [jury.read(path) for path in paths]  # all are checked before the first is scored
+    loaded = [jury.read(source) for source in sources]  # all are checked before the first is scored
     scores = tuple(map(jury.score, loaded))
     inputs = map(described, jury.inputs())
     options = {name: value for name, value in config.as_dict().items() if name != "weights"}

@@ -257,12 +257,12 @@ LOOKS = (PAINTERLY, FAITHFUL, BOLD, PRINT, SKETCH)
 SYSTEMS = (SMOOTHING, WEIGHTED, NOISE_START, CONTENT_START, CLASSIC, TUTORIAL)
 PRESETS = {preset.name: preset for preset in (*LOOKS, *SYSTEMS)}
 
-# One dial between speed and finish, for any recipe: --quality NAME.
+# One dial between speed and finish, for any recipe: `quality`.
 QUALITIES: Mapping[str, Mapping[str, int]] = {"draft": {"steps": 60}, "normal": {"steps": 150}, "best": {"steps": 400}}
 
 
 def find_quality(name: str) -> Mapping[str, int]:
     """The options of a quality; an unknown one raises :class:`UsageError`."""
     if name not in QUALITIES:
-        raise UsageError(f"--quality {name!r}: must be one of {', '.join(QUALITIES)}", nearest(name, QUALITIES))
+        raise UsageError(f"`quality` {name!r}: must be one of {', '.join(QUALITIES)}", nearest(name, QUALITIES))
     return QUALITIES[name]

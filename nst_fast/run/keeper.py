@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from nst_fast.errors import OutputError
-from nst_fast.options.config import Interval
+from nst_fast.options.values import Interval
 from nst_fast.run.checkpoint import Checkpoint, write_checkpoint
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.system.files import remove

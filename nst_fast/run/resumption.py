@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nst_fast.errors import InputError, OutputError, ResumeError, UsageError
+from nst_fast.images import LoadedImage
+from nst_fast.images.given import ARRAY, IMAGE, GivenPicture, Source
 from nst_fast.images.sources import STANDARD_INPUT
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
@@ -29,8 +31,8 @@ def places_of(problem: Problem, files: OutputFiles | None) -> dict[str, Any]:
     """Where the files of a run are, for :class:`Checkpoint`."""
     weights = Path(problem.config.weights)
     return {
-        "content": absolute(problem.content.path) if problem.content is not None else None,
-        "styles": [absolute(style.path) for style in problem.styles],
+        "content": place_of(problem.content) if problem.content is not None else None,
+        "styles": [place_of(style) for style in problem.styles],
         "weights": absolute(weights) if weights.is_file() else problem.config.weights,
         "output": absolute(files.picture) if files is not None else None,
     }
@@ -38,6 +40,11 @@ def places_of(problem: Problem, files: OutputFiles | None) -> dict[str, Any]:
 
 def absolute(path: Path) -> str:
     return str(path) if str(path) == STANDARD_INPUT else str(path.absolute())
+
+
+def place_of(picture: LoadedImage) -> str:
+    """Where a picture is read from: a file, standard input, or the kind of a picture in memory."""
+    return picture.format if picture.format in (ARRAY, IMAGE) else absolute(picture.path)
 
 
 def newest(files: OutputFiles, note: Callable[[str], None]) -> Checkpoint:
@@ -107,7 +114,9 @@ def named(value: object) -> str:
     return "its default" if value is None else str(value)
 
 
-def found_pictures(checkpoint: Checkpoint, content: Path | None, styles: Sequence[Path]) -> tuple[Path, list[Path]]:
+def found_pictures(
+    checkpoint: Checkpoint, content: Source | None, styles: Sequence[Source]
+) -> tuple[Source, list[Source]]:
     """Where content and styles are: at their old places, or where they are said to be now.
 
     Raises:
@@ -119,22 +128,25 @@ def found_pictures(checkpoint: Checkpoint, content: Path | None, styles: Sequenc
         raise ResumeError(message, "Give all of them, in their order, or none")
     content = content or Path(places["content"])
     styles = styles or [Path(place) for place in places["styles"]]
-    check_picture(content, inputs["content"], "--content")
+    check_picture(content, inputs["content"], "content")
     for path, described in zip(styles, inputs["styles"], strict=True):
-        check_picture(path, described, "--style")
+        check_picture(path, described, "style")
     return content, list(styles)
 
 
-def check_picture(path: Path, described: Mapping[str, Any], flag: str) -> None:
-    remedy = f"Say where {shown(described['name'])} is now with {flag}"
-    if str(path) == STANDARD_INPUT:
-        raise ResumeError("the picture came from standard input", f"Give the same one as a file, with {flag}")
+def check_picture(picture: Source, described: Mapping[str, Any], option: str) -> None:
+    remedy = f"Say where {shown(described['name'])} is now with `{option}`"
+    name = picture.name if isinstance(picture, GivenPicture) else str(picture)
+    if name == STANDARD_INPUT:
+        raise ResumeError("the picture came from standard input", f"Give the same one as a file, with `{option}`")
+    if name in (ARRAY, IMAGE) and name == described["name"]:
+        raise ResumeError(f"the run began with an {name} in memory", f"Give the same one again with `{option}`")
     try:
-        found = sha256_of(path)
+        found = picture.sha256 if isinstance(picture, GivenPicture) else sha256_of(picture)
     except InputError as error:
         raise ResumeError(error.message, remedy) from None
     if found != described["sha256"]:
-        raise ResumeError(f"{shown(path)} is not the picture that the run began with", remedy)
+        raise ResumeError(f"{shown(name)} is not the picture that the run began with", remedy)
 
 
 def check_same(checkpoint: Checkpoint, problem: Problem, note: Callable[[str], None]) -> None:

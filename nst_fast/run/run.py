@@ -24,7 +24,7 @@ from nst_fast.run.evaluation import evaluation_at, fits_whole, plan_as_before, p
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery, StopRules
 from nst_fast.run.keeper import Keeper
 from nst_fast.run.loop import Course, EventClock, LossHistory, Span, optimize, row_of
-from nst_fast.run.observer import Listeners, StepEvent
+from nst_fast.run.observer import Observer, StepEvent
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.pastiche import Pastiche
 from nst_fast.run.problem import Problem, at_size
@@ -38,7 +38,7 @@ from nst_fast.run.stage import Stage
 def run(
     problem: Problem,
     files: OutputFiles | None,
-    listeners: Listeners,
+    listeners: Observer,
     keeper: Keeper | None = None,
     interrupted: Checkpoint | None = None,
 ) -> Pastiche:
@@ -65,7 +65,7 @@ class Run:
         self,
         problem: Problem,
         files: OutputFiles | None,
-        listeners: Listeners,
+        listeners: Observer,
         keeper: Keeper | None = None,
         interrupted: Checkpoint | None = None,
     ) -> None:

@@ -29,7 +29,7 @@ from nst_fast.run.checkpoint import Checkpoint
 from nst_fast.run.guard import GUARD_STEPS, Guard
 from nst_fast.run.keeper import Keeper
 from nst_fast.run.loop import Course, EventClock
-from nst_fast.run.observer import Listeners, StepEvent
+from nst_fast.run.observer import Listeners, Observer, StepEvent
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.pastiche import Pastiche
 from nst_fast.run.problem import Problem, at_size
@@ -40,7 +40,7 @@ from nst_fast.run.strips import StripPlan, confirmed_together, strip_evaluation_
 
 
 def run_shared(
-    problem: Problem, files: OutputFiles | None, listeners: Listeners, ranks: Ranks, keeper: Keeper | None = None
+    problem: Problem, files: OutputFiles | None, listeners: Observer, ranks: Ranks, keeper: Keeper | None = None
 ) -> Pastiche:
     """Run every scale together with the other ranks; every rank has to call it, with the same problem.
 
@@ -79,7 +79,7 @@ class SharedRun(Run):
         self,
         problem: Problem,
         files: OutputFiles | None,
-        listeners: Listeners,
+        listeners: Observer,
         ranks: Ranks,
         keeper: Keeper | None,
     ) -> None:

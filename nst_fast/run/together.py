@@ -24,7 +24,7 @@ from nst_fast.onnx.monitor import Monitor
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.evaluation import job_at
 from nst_fast.run.guard import Recovery
-from nst_fast.run.observer import Listeners, StepEvent
+from nst_fast.run.observer import Observer, StepEvent
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.pastiche import Pastiche
 from nst_fast.run.problem import Problem
@@ -34,7 +34,7 @@ from nst_fast.run.scales import Scale
 
 
 def run_together(
-    problems: Sequence[Problem], files: Sequence[OutputFiles | None], listeners: Listeners
+    problems: Sequence[Problem], files: Sequence[OutputFiles | None], listeners: Observer
 ) -> Iterator[tuple[int, Pastiche]]:
     """Run problems of one config, those of one size together, as many at a time as memory holds.
 
@@ -72,7 +72,7 @@ def run_together(
             yield from zip(now, run_group(group, [files[index] for index in now], listeners), strict=True)
 
 
-def run_group(problems: list[Problem], files: list[OutputFiles | None], listeners: Listeners) -> list[Pastiche]:
+def run_group(problems: list[Problem], files: list[OutputFiles | None], listeners: Observer) -> list[Pastiche]:
     """Run problems of one size in one loop."""
     if len(problems) == 1:
         return [run(problems[0], files[0], listeners)]
@@ -171,7 +171,7 @@ def joined(targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 class JointRun(Run):
     """One run of several pictures; each has a record and a history of its own. Time and memory are those of all."""
 
-    def __init__(self, problem: JointProblem, files: Sequence[OutputFiles | None], listeners: Listeners) -> None:
+    def __init__(self, problem: JointProblem, files: Sequence[OutputFiles | None], listeners: Observer) -> None:
         super().__init__(problem, None, listeners)
         self.parts = problem.parts
         self.files_of = list(files)

@@ -271,13 +271,13 @@ def test_a_stretched_style_image_has_no_border_either(scan: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "1,2,3", "1,2,3,4,5", "a,0,0,0", "top"])
 def test_what_is_no_crop_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--style-crop .*: not auto, none or four numbers.*as 0,3,0,0"):
+    with pytest.raises(UsageError, match=r"`style_crop` .*: not auto, none or four numbers.*as 0,3,0,0"):
         StylizeConfig(style_crop=text)
 
 
 @pytest.mark.parametrize("text", ["-1,0,0,0", "50,0,50,0", "0,95,0,0", "nan,0,0,0", "0,inf,0,0"])
 def test_a_crop_that_leaves_too_little_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=f"--style-crop {text}: must be each at least 0.*at most 90 together"):
+    with pytest.raises(UsageError, match=f"`style_crop` '{text}': must be each at least 0.*at most 90 together"):
         StylizeConfig(style_crop=text)
 
 
@@ -317,7 +317,7 @@ def test_a_record_without_the_option_is_of_a_run_that_left_nothing_out(scan: Pat
         record=record, places={"weights": "random:0"}, step=0, scale=0, first=0, seconds=0.0, history=nothing,
         pastiche=nothing, optimizer={}, guard={}, rules={}, average=None,
     )  # fmt: skip
-    assert continued_config(old, {}).style_crop == "none"
+    assert continued_config(old, {}).as_dict()["style_crop"] == "none"
     plan = Plan.of(TINY.replace(style_crop="none"), [scan], "", "png")
     stored = plan.as_dict()
     del stored["options"]["style_crop"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nst_fast.cli.console import Messages
-from nst_fast.cli.series import watching
+from nst_fast.cli.display import Display
 from nst_fast.cli.signals import Stop
 from nst_fast.errors import UsageError
 from nst_fast.jobs.series.reconstruct import label, measure, plan_reconstruction, psnr
@@ -28,7 +28,7 @@ def photo(tmp_path: Path) -> Path:
 def measured(content: Path, taps: str, folder: Path, config: ReconstructConfig, seeds: str = "0") -> list[float]:
     """The PSNR of every picture, as the table has it."""
     series = plan_reconstruction(content, taps, seeds, config)
-    watch = watching(Messages(quiet=True), Stop())
+    watch = Display(Messages(quiet=True), Stop()).begin
     outcomes = run_series(series, folder, watch, label=label, measure=measure)
     with (folder / "table.csv").open(newline="") as stream:
         values = [float(row["psnr_db"]) for row in csv.DictReader(stream)]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nst_fast.cli.console import Messages
-from nst_fast.cli.series import watching
+from nst_fast.cli.display import Display
 from nst_fast.cli.signals import Stop
 from nst_fast.errors import OutputError, UsageError
 from nst_fast.jobs.series.run import run_series
@@ -59,7 +59,7 @@ def test_an_unknown_tap_is_refused_before_any_work(stripes: Path) -> None:
 
 def test_a_texture_has_the_size_asked_for_and_nearly_the_styles_grams(stripes: Path, tmp_path: Path) -> None:
     series = plan_textures([stripes], ["relu1_1,relu2_1"], "0,1", TINY, (24, 56))
-    watch = watching(Messages(quiet=True), Stop())
+    watch = Display(Messages(quiet=True), Stop()).begin
     outcomes = run_series(series, tmp_path / "out", watch)
     pictures = [np.asarray(Image.open(tmp_path / "out" / "pictures" / f"seed={seed}.png")) for seed in (0, 1)]
     assert [picture.shape for picture in pictures] == [(24, 56, 3)] * 2

@@ -13,7 +13,8 @@ from nst_fast.memory.footprint import MIB, Network, kept_bytes, step_bytes, weig
 from nst_fast.memory.grids import tiling_like
 from nst_fast.memory.planner import Job, budget_of, describe, largest_size, make_plan, predict
 from nst_fast.network.tiles import make_tiling
-from nst_fast.options.config import StylizeConfig, parse_bytes
+from nst_fast.options.config import StylizeConfig
+from nst_fast.options.values import Bytes
 from nst_fast.run.evaluation import OnOutOfMemory, is_out_of_memory
 
 GIB = 2**30
@@ -28,12 +29,12 @@ def job(height: int, width: int, config: StylizeConfig = DEFAULT, engine: str = 
     ("text", "expected"), [("4GiB", 4 * GIB), ("1500MB", 1_500_000_000), ("0.5 gib", GIB // 2), ("4096", 4096)]
 )
 def test_amounts_of_memory_are_read_as_people_write_them(text: str, expected: int) -> None:
-    assert parse_bytes(text) == expected
+    assert Bytes.of(text) == expected
 
 
 @pytest.mark.parametrize("text", ["4 GiBi", "many", "-1GiB", "", "0"])
 def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--max-memory"):
+    with pytest.raises(UsageError, match="`max_memory`"):
         StylizeConfig(max_memory=text)
 
 
