@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 def batch(
     config: BatchConfig,
     inputs: Annotated[
-        list[Path],
-        typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures.", show_default=False),
+        list[Path], typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures.", show_default=False)
     ],
     style: Annotated[
         list[Path], typer.Option("--style", help="A picture to paint like; given again, both are blended.")

@@ -9,9 +9,7 @@ import typer
 from nst_fast.cli.console import emit, emit_json
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-) -> None:
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
     """Show versions, devices, and which ONNX Runtime providers really work; say how to get those that do not.
 
     Every provider is tried with a real convolution. Nothing is downloaded.

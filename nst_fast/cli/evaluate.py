@@ -40,8 +40,7 @@ def evaluate(
     overwrite: Annotated[bool, overwrites("files that exist")] = False,
     quiet: Quiet = False,
     columns: Annotated[
-        bool,
-        typer.Option("--columns", help="Show what every column means.", callback=show_columns, is_eager=True),
+        bool, typer.Option("--columns", help="Show what every column means.", callback=show_columns, is_eager=True)
     ] = False,
 ) -> None:
     """Score PICTURES, made by any program, against CONTENT and STYLE: the same measures for all, in fp32.

@@ -29,8 +29,7 @@ def texture(
         bool, typer.Option("--cumulative", help="Make a picture for the first tap, the first two, the first three ...")
     ] = False,
     size: Annotated[
-        str | None,
-        typer.Option("--size", help="Size of the texture; by default a square.", metavar="WIDTHxHEIGHT"),
+        str | None, typer.Option("--size", help="Size of the texture; by default a square.", metavar="WIDTHxHEIGHT")
     ] = None,
     seeds: Annotated[
         str, typer.Option("--seeds", help="One picture for each of these seeds: SEED,...", metavar="SEEDS")

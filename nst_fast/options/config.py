@@ -81,9 +81,7 @@ class FitOptions(Options):
     """Fit."""
 
     content_fit: str = option(
-        "keep",
-        "Shape of the pastiche: the content image's own, or stretched to a square.",
-        choices=("keep", "square"),
+        "keep", "Shape of the pastiche: the content image's own, or stretched to a square.", choices=("keep", "square")
     )
     style_fit: str = option(
         "keep",
@@ -259,9 +257,7 @@ class ObjectiveOptions(EncoderOptions):
         "hw", "Divisor of the Gram matrix: positions, channels x positions, or none.", choices=("hw", "chw", "none")
     )
     style_normalization: str = option(
-        "relative",
-        "Divisor of the style loss; see docs/objective.md.",
-        choices=("relative", "mean", "sum", "gatys"),
+        "relative", "Divisor of the style loss; see docs/objective.md.", choices=("relative", "mean", "sum", "gatys")
     )
 
     @property
@@ -390,10 +386,7 @@ class MonitorOptions(Options):
         25, "Evaluate a snapshot with ONNX Runtime every N steps; 0 turns the monitor off.", minimum=0, cosmetic=True
     )
     monitor_provider: str = option(
-        "cpu",
-        "The ONNX Runtime provider of the monitor.",
-        choices=("cpu", "cuda", "tensorrt"),
-        cosmetic=True,
+        "cpu", "The ONNX Runtime provider of the monitor.", choices=("cpu", "cuda", "tensorrt"), cosmetic=True
     )
     allow_fallback: bool = option(
         False, "Accept another provider, of the engine too, when the one asked for does not work.", cosmetic=True

@@ -124,10 +124,7 @@ WEIGHTED = Preset(
         "weights": KERAS_WEIGHTS,
         "image_size": Setting(400, f"{STATED}: 400 x 400"),
         **stated(content_fit="square", style_fit="match"),
-        **stated(
-            content_taps="relu5_4:1.0",
-            style_taps="relu1_1:1.0,relu2_1:0.8,relu3_1:0.7,relu4_1:0.2,relu5_1:0.1",
-        ),
+        **stated(content_taps="relu5_4:1.0", style_taps="relu1_1:1.0,relu2_1:0.8,relu3_1:0.7,relu4_1:0.2,relu5_1:0.1"),
         "content_normalization": Setting("size", f"{STATED}: 1 / (4 H W C)"),
         "gram_normalization": Setting("none", f"{STATED}: A A^T unnormalised"),
         "style_normalization": Setting("gatys", f"{STATED}: 1 / (4 (H W C)^2)"),
