@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.options import Json
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """Show versions, devices, and which ONNX Runtime providers really work; say how to get those that do not.
 
     Every provider is tried with a real convolution. Nothing is downloaded.

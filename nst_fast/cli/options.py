@@ -65,7 +65,9 @@ def takes(
         generated = [*(recipe_parameters() if recipes else ()), *map(parameter_of, items)]
         order = {name: place for place, name in enumerate(FIRST)}
         generated.sort(key=lambda parameter: order.get(parameter.name, len(order)))
-        call.__doc__ = command.__doc__
+        # Rich keeps the ends of lines, which are not those of a terminal.
+        paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+        call.__doc__ = "\n\n".join(" ".join(text.split()) for text in paragraphs)
         call.__name__ = command.__name__
         call.__signature__ = inspect.Signature([*own, *generated])  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *generated]}
@@ -75,36 +77,28 @@ def takes(
 
 
 def recipe_values(preset: str | None, replayed: Path | None, quality: str | None) -> dict[str, Any]:
-    """The values of a preset or of a run record, changed by those of a quality; empty when none is named.
-
-    Raises:
-        UsageError: both are named, or the preset is unknown.
-        InputError: there is no record, or it has an option that this version does not know.
-    """
+    """The values of a preset or of a record, changed by those of a quality; empty when none is named."""
     if preset is not None and replayed is not None:
         raise UsageError("--preset and --from both say how to run", "Name one, and change it by further options")
-    dial = dict(find_quality(quality)) if quality is not None else {}
-    if preset is not None:
-        return dict(find_preset(preset).values) | dial
-    return (recorded_options(replayed) if replayed is not None else {}) | dial
+    recipe = find_preset(preset).values if preset is not None else recorded_options(replayed) if replayed else {}
+    return recipe | (find_quality(quality) if quality is not None else {})
 
 
 def recorded_options(path: Path) -> dict[str, Any]:
-    """Every option of a recorded run."""
+    """Every option of a recorded run. Raises :class:`InputError` for options that this version does not have."""
     from nst_fast.run.record import read_record
 
     values: dict[str, Any] = read_record(path)["options"]
     known = {item.name for item in declared(StylizeConfig)}
     if unknown := sorted(set(values) - known):
         raise InputError(
-            f"{path}: the run had options that this version does not know ({', '.join(unknown)})",
+            f"{path}: the run had options that this version does not have ({', '.join(unknown)})",
             "Use the version that `nst-fast info` names",
         )
     return values
 
 
 def recipe_parameters() -> list[inspect.Parameter]:
-    """``--preset``, ``--from`` and ``--quality``."""
     preset = typer.Option(
         "--preset",
         help="A recipe by name, see `nst-fast presets`; other options override its values.",

@@ -58,7 +58,7 @@ def test_a_run_of_arrays_is_resumed_when_they_are_given_again(arrays: Arrays, tm
     options = TINY | {"checkpoint_every": 1, "steps": 6}
     expected = stylize(*arrays, **options)
     stylize(*arrays, output=tmp_path / "out.png", listeners=Listeners(stop=lambda: next(steps) > 2), **options)
-    with pytest.raises(ResumeError, match="began with an array in memory.*`content`"):
+    with pytest.raises(ResumeError, match=r"began with an array in memory.*`content`"):
         resume(tmp_path / "out.png")
     with pytest.raises(ResumeError, match="the given array is not the picture that the run began with"):
         resume(tmp_path / "out.png", content=arrays[1], style=arrays[1])
