@@ -254,4 +254,4 @@ def written(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
     return pastiche
 
 
-__all__ = ["Listeners", "Networks", "Pastiche", "Run", "resume", "run", "stylize", "stylize_together"]
+__all__ = ["Listeners", "Networks", "Observer", "Pastiche", "Run", "resume", "run", "stylize", "stylize_together"]
