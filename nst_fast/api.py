@@ -16,14 +16,13 @@ from nst_fast.images.given import Picture, Source, source_of, sources_of
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import known
 from nst_fast.options.presets import find_preset
-from nst_fast.run.keeper import keeper_of, remove_checkpoints
+from nst_fast.run.checkpoint_files import checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Listeners, Observer
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.pastiche import Pastiche
 from nst_fast.run.problem import Networks, load_problem
 from nst_fast.run.resumption import ENDED, check_output, check_same, continued_config, ended, found_pictures, newest
-from nst_fast.run.run import Run, run
-from nst_fast.run.shared import run_shared
+from nst_fast.run.run import run
 from nst_fast.run.together import check_joinable, run_together
 from nst_fast.system.files import lock, shown
 
@@ -77,11 +76,8 @@ def stylize(
         problem = load_problem(config, source, styles, networks or Networks())
         if files is not None and writes:
             remove_checkpoints(files)
-        if ranks is None:
-            pastiche = run(problem, files, listeners, keeper_of(files, config.checkpoint_interval, listeners.note))
-        else:
-            keeper = keeper_of(files if writes else None, config.checkpoint_interval, listeners.note)
-            pastiche = run_shared(problem, files, listeners, ranks, keeper)
+        writer = checkpoint_writer(files if writes else None, config.checkpoint_interval, listeners.note)
+        pastiche = run(problem, files, listeners, writer, ranks=ranks)
         return saved(pastiche, files if writes else None)
 
 
@@ -199,7 +195,7 @@ def resume(
         check_same(checkpoint, problem, listeners.note)
         listeners.note(f"going on after step {checkpoint.step} of {config.steps}")
         pastiche = run(
-            problem, files, listeners, keeper_of(files, config.checkpoint_interval, listeners.note), checkpoint
+            problem, files, listeners, checkpoint_writer(files, config.checkpoint_interval, listeners.note), checkpoint
         )
         return saved(pastiche, files)
 
@@ -254,4 +250,4 @@ def written(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
     return pastiche
 
 
-__all__ = ["Listeners", "Networks", "Observer", "Pastiche", "Run", "resume", "run", "stylize", "stylize_together"]
+__all__ = ["Listeners", "Networks", "Observer", "Pastiche", "resume", "run", "stylize", "stylize_together"]

@@ -14,11 +14,10 @@ from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio
 from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
 from nst_fast.engines import Evaluation, Evaluator
 from nst_fast.onnx.session import Session
-from nst_fast.optimizers import PixelOptimizer, learning_rate_at, smooths_at
-from nst_fast.optimizers.ort_adam import evaluation_by, optimizer_on
+from nst_fast.optimizers import Stepper, make_stepper
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.guard import Guard
-from nst_fast.run.loop import Course, LossHistory, Span, optimize
+from nst_fast.run.loop import LossHistory, Span, optimize
 from nst_fast.run.observer import StepEvent
 from nst_fast.system.clock import Timing, make_clock
 
@@ -34,13 +33,11 @@ class PacedLoop:
         started = self.clock()
         self.session: Session | None = None  # of ONNX Runtime, for its engine
         self.evaluate = workbench.evaluator(run, scene, self._opened)
-        self.optimizer = optimizer_on(run.engine, scene.start.clone(), run)
+        self.stepper = make_stepper(self.evaluate, scene.start.clone(), run)
         self._target = 0
         # One more than will be done. A monitored turn is rounded up to a multiple of the monitor's interval.
         most = 2 + config.warmup + config.repeats * (MOST_TURN_STEPS + config.monitor_every)
-        self._events = start_loop(
-            self.evaluate, self.optimizer, scene, most, run, due=lambda step: step >= self._target
-        )
+        self._events = start_loop(self.stepper, scene, most, run, due=lambda step: step >= self._target)
         next(self._events)  # the evaluation before the first step
         self.advance(1)
         self.setup_seconds = self.clock() - started
@@ -50,7 +47,7 @@ class PacedLoop:
 
     @property
     def pastiche(self) -> Tensor:
-        return self.optimizer.pastiche
+        return self.stepper.pastiche
 
     def advance(self, steps: int) -> float:
         """Do so many steps; the seconds that took, the device synchronised before and after."""
@@ -181,34 +178,25 @@ def judge(row: LoopRow, contender: LoopContender, reference: Reference) -> None:
 
 def run_steps(evaluate: Evaluator, scene: Scene, run: StylizeConfig) -> Tensor:
     """The pastiche after ``run.steps`` steps, [1, 3, H, W], clamped as it would be saved."""
-    optimizer = optimizer_on(run.engine, scene.start.clone(), run)
-    for _ in start_loop(evaluate, optimizer, scene, run.steps, run, due=lambda step: False):
+    stepper = make_stepper(evaluate, scene.start.clone(), run)
+    for _ in start_loop(stepper, scene, run.steps, run, due=lambda step: False):
         pass
-    return optimizer.pastiche.detach().clamp(0, 1)
+    return stepper.pastiche.detach().clamp(0, 1)
 
 
 def start_loop(
-    evaluate: Evaluator,
-    optimizer: PixelOptimizer,
-    scene: Scene,
-    steps: int,
-    run: StylizeConfig,
-    due: Callable[[int], bool],
+    stepper: Stepper, scene: Scene, steps: int, run: StylizeConfig, due: Callable[[int], bool]
 ) -> Iterator[StepEvent]:
     """The loop of a run of ``stylize`` at its final scale, for so many steps whatever the run's own number."""
-    pastiche = optimizer.pastiche
+    pastiche = stepper.pastiche
     return optimize(
-        evaluation_by(evaluate, optimizer),
-        optimizer,
+        stepper,
         Guard(pastiche, run.divergence_factor),
         LossHistory(scene.objective.term_names, steps, pastiche.device, pictures=len(pastiche)),
         Span(0, 0, steps, steps, last=True),
-        Course(
-            learning_rate=lambda step: learning_rate_at(run, min(step, run.steps)),
-            due=due,
-            elapsed=time.perf_counter,
-            smooths=lambda step: smooths_at(run, step),
-        ),
+        run,
+        due=due,
+        elapsed=time.perf_counter,
     )
 
 

@@ -16,11 +16,11 @@ from nst_fast.benchmark.loops import start_loop
 from nst_fast.benchmark.rows import OK, QualityRow
 from nst_fast.benchmark.turns import recorded
 from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
-from nst_fast.engines import choose, confirmed
+from nst_fast.engines import choose, confirm_precision
 from nst_fast.images import from_uint8, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.jury.judge import Jury, Panel
-from nst_fast.optimizers.ort_adam import evaluation_by, optimizer_on
+from nst_fast.optimizers import make_stepper
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.problem import Problem, load_problem
 from nst_fast.system.clock import make_clock
@@ -62,17 +62,16 @@ class QualityContender:
         started = self.clock()
         choice = choose(recipe.run, problem.encoder, workbench.device)
         if recipe.run.precision == "auto":
-            choice = confirmed(choice, problem.encoder, scene.objective, scene.start)
+            choice = confirm_precision(choice, problem.encoder, scene.objective, scene.start)
         row.engine, row.precision = choice.engine, choice.precision
         run = recipe.run.replace(engine=choice.engine, precision=choice.precision)
-        self.optimizer = optimizer_on(run.engine, scene.start.clone(), run)
         with arithmetic(row.precision):
-            evaluate = evaluation_by(workbench.evaluator(run, scene), self.optimizer)
+            self.stepper = make_stepper(workbench.evaluator(run, scene), scene.start.clone(), run)
             for _ in range(WARM_UP):
-                evaluate(self.optimizer.pastiche)
+                self.stepper.evaluate(0.0)
         row.setup_seconds = self.clock() - started
         self._target = 0
-        self._events = start_loop(evaluate, self.optimizer, scene, 2 * run.steps, run, due=self._reached)
+        self._events = start_loop(self.stepper, scene, 2 * run.steps, run, due=self._reached)
         self._note(0.0)
 
     def _reached(self, step: int) -> bool:
@@ -90,7 +89,7 @@ class QualityContender:
 
     def _note(self, seconds: float) -> None:
         with arithmetic("fp32"), torch.no_grad():
-            image = self.optimizer.pastiche.clamp(0, 1)
+            image = self.stepper.pastiche.clamp(0, 1)
             terms = self.objective.terms(self.objective.measure(self.encoder(image)), image)
         self.row.losses.append(torch.stack([*terms.values()]).sum(0).mean().item())
         self.row.steps.append(self._target)
@@ -98,7 +97,7 @@ class QualityContender:
 
     def score(self, jury: Jury) -> None:
         """What the jury says of the picture as it is now."""
-        self.row.scores = jury.score_image(self.optimizer.pastiche.detach().clamp(0, 1).cpu())
+        self.row.scores = jury.score_image(self.stepper.pastiche.detach().clamp(0, 1).cpu())
 
 
 def quality_rows(workbench: Workbench, height: int, width: int) -> list[QualityRow]:

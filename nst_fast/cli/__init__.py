@@ -34,7 +34,7 @@ from nst_fast.cli import (
 )
 from nst_fast.cli.console import emit_error, prepare_streams
 from nst_fast.cli.torchrun import check_command, end_if_in_group
-from nst_fast.distributed import voice
+from nst_fast.distributed import error_reporter
 from nst_fast.errors import NstFastError
 
 EPILOG = "Two commands to a picture: `nst-fast demo`, then `nst-fast stylize CONTENT STYLE -o OUT.png`."
@@ -97,7 +97,7 @@ def report(error: Exception, code: int, message: str | None = None) -> int:
     """Print the error as one line on stderr, and as one JSON object on stdout when --json was asked for."""
     if os.environ.get("NST_FAST_DEBUG"):
         traceback.print_exception(error)
-    if not voice.may_speak():
+    if not error_reporter.may_report():
         return code
     text = " ".join((message or str(error)).split())
     emit_error(text, code=code, kind=type(error).__name__, as_json="--json" in sys.argv)

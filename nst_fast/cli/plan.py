@@ -37,16 +37,16 @@ def plan(
 
     Example: nst-fast plan 8192x8192 --max-memory 8GiB
     """
-    from nst_fast.memory.planner import Job, budget_of, describe, make_plan
+    from nst_fast.memory.planner import MemoryTask, budget_of, make_plan
     from nst_fast.system.machine import resolve_device
 
     height, width = parse_size(size)
     engine = "fast" if config.engine == "auto" else config.engine
     precision = "fp32" if config.precision == "auto" else config.precision
     style = (max(16, round(height * config.style_scale)), max(16, round(width * config.style_scale)))
-    job = Job(config, engine, precision, height, width, (style,))
-    made = make_plan(job, budget_of(config, str(resolve_device(config.device))))
+    task = MemoryTask(config, engine, precision, height, width, (style,))
+    made = make_plan(task, budget_of(config, str(resolve_device(config.device))))
     if as_json:
-        emit_json({"schema": "nst-fast/plan/1", **describe(made)})
+        emit_json({"schema": "nst-fast/plan/1", **made.as_dict()})
     else:
         emit(str(made))

@@ -14,7 +14,7 @@ from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import Json, Quiet, Verbose, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.torchrun import with_ranks
-from nst_fast.distributed import place
+from nst_fast.distributed import process_rank
 from nst_fast.options.config import StylizeConfig
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def stylize(
     Ctrl-C ends the step, writes the picture as it is, and exits with 130; nst-fast resume OUT.png then goes on.
     Under torchrun --nproc-per-node N the copies share the picture.
     """
-    messages = Messages(quiet=quiet or not place().first, verbose=verbose)
+    messages = Messages(quiet=quiet or not process_rank().is_main, verbose=verbose)
     messages.say("loading")
     from nst_fast import api
     from nst_fast.cli.display import Display
@@ -60,7 +60,7 @@ def stylize(
         pastiche = api.stylize(
             content, style, config, output=output, overwrite=overwrite, listeners=display, ranks=ranks
         )
-    if place().first:
+    if process_rank().is_main:
         conclude(pastiche.record, output, messages, as_json=as_json)
     if stop():
         raise typer.Exit(stop.exit_code)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from nst_fast.cli.console import emit_error
-from nst_fast.distributed import place, voice
+from nst_fast.distributed import error_reporter, process_rank
 from nst_fast.errors import NstFastError, UsageError
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ SHARED = ("stylize",)
 
 def check_command(command: str | None) -> None:
     """Raise :class:`UsageError` when several copies of a command run that would all do the same."""
-    if place().alone:
+    if process_rank().alone:
         return
     # PyTorch reads this when it is imported. Its warnings about lost connections come with pages of stack.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if command not in SHARED:
         raise UsageError(
-            f"torchrun started {place().size} copies of {command}, which share nothing",
+            f"torchrun started {process_rank().world_size} copies of {command}, which share nothing",
             f"What can be shared is {', '.join(SHARED)}",
         )
 
@@ -35,12 +35,12 @@ def check_command(command: str | None) -> None:
 @contextmanager
 def with_ranks(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | None]]:
     """The group while the block lasts, None without torchrun; and the config with this rank's own device."""
-    where = place()
+    where = process_rank()
     if where.alone:
         yield config, None
         return
     from nst_fast.distributed.group import device_of, joined
-    from nst_fast.run.shared import check_shareable
+    from nst_fast.run.layout import check_shareable
 
     check_shareable(config)
     config = config.replace(device=device_of(config.device, where))
@@ -50,7 +50,7 @@ def with_ranks(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | N
 
 def end_if_in_group(code: int) -> None:
     """End at once after an error in a group: Python would wait for a thread that waits for another rank."""
-    if voice.claim is not None:
+    if error_reporter.claim is not None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -58,6 +58,6 @@ def end_if_in_group(code: int) -> None:
 
 def end_process(error: NstFastError) -> None:
     """End from another thread than the main one, which may wait for a rank that has ended."""
-    if voice.may_speak():
+    if error_reporter.may_report():
         emit_error(str(error), code=error.exit_code, kind=type(error).__name__, as_json="--json" in sys.argv)
     os._exit(error.exit_code)

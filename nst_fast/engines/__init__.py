@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nst_fast.engines.choice import Choice, choose, confirmed
+from nst_fast.engines.choice import Choice, choose, confirm_precision
+from nst_fast.engines.crop_network import CropNetwork, EagerNetwork
 from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator
+from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.engines.precision import DTYPES, set_float32_arithmetic
-from nst_fast.engines.straight import StraightNetwork
-from nst_fast.engines.tile_engine import EagerTileEngine, TileEngine
 from nst_fast.errors import UsageError
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import Evaluation, Evaluator
@@ -21,8 +21,6 @@ from nst_fast.objective.objective import Objective
 from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.session import Session
 from nst_fast.options.config import StylizeConfig
-
-ENGINES = ("eager", "fast", "compiled", "ort")
 
 
 def make_evaluator(
@@ -61,7 +59,7 @@ def make_evaluator(
     return GraphedEvaluator(fast) if on_cuda and options.cuda_graph != "off" else fast
 
 
-def make_tile_engine(choice: Choice, encoder: Encoder) -> TileEngine:
+def make_crop_network(choice: Choice, encoder: Encoder) -> CropNetwork:
     """What computes the crops of a tiled evaluation with the engine and precision that were chosen.
 
     ``compiled`` is tiled as ``fast``: it compiles for one shape, and crops have several.
@@ -73,8 +71,8 @@ def make_tile_engine(choice: Choice, encoder: Encoder) -> TileEngine:
     if choice.engine == "ort":
         raise UsageError("engine ort computes whole pictures only", "Use --engine fast for tiles")
     if choice.engine == "eager":
-        return EagerTileEngine(encoder)
-    return StraightNetwork(encoder, DTYPES[choice.precision], kernels=choice.kernels)
+        return EagerNetwork(encoder)
+    return FastNetwork(encoder, DTYPES[choice.precision], kernels=choice.kernels)
 
 
-__all__ = ["ENGINES", "Choice", "Evaluation", "Evaluator", "choose", "confirmed", "make_evaluator", "make_tile_engine"]
+__all__ = ["Choice", "Evaluation", "Evaluator", "choose", "confirm_precision", "make_crop_network", "make_evaluator"]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from nst_fast.engines.fast import FastEvaluator
+from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.precision import DTYPES, float32_arithmetic, usable_precisions
-from nst_fast.engines.straight import StraightNetwork
 from nst_fast.errors import DeviceError, OutputError
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective
@@ -82,7 +82,7 @@ def fastest(engine: str, milliseconds: dict[str, float]) -> Choice:
     return Choice(engine, chosen, f"fastest in a trial here ({times} a step)", milliseconds)
 
 
-def confirmed(choice: Choice, encoder: Encoder, objective: Objective, pastiche: Tensor) -> Choice:
+def confirm_precision(choice: Choice, encoder: Encoder, objective: Objective, pastiche: Tensor) -> Choice:
     """The choice, or a wider precision where it bends the gradient of this very problem; of the worst in a batch."""
 
     def gradient(precision: str) -> Tensor:
@@ -90,14 +90,14 @@ def confirmed(choice: Choice, encoder: Encoder, objective: Objective, pastiche: 
             return FastEvaluator(encoder, objective, DTYPES[precision], kernels=False)(pastiche).gradient.flatten(1)
 
     wide = functools.cache(lambda: gradient("fp32"))
-    return unbent(
+    return narrowest_accurate(
         choice,
         pastiche.device,
         lambda precision: float(torch.nn.functional.cosine_similarity(wide(), gradient(precision), dim=1).min()),
     )
 
 
-def unbent(choice: Choice, device: torch.device, cosine_to_fp32: Callable[[str], float]) -> Choice:
+def narrowest_accurate(choice: Choice, device: torch.device, cosine_to_fp32: Callable[[str], float]) -> Choice:
     """The narrowest precision, from the chosen one on, whose gradient has the direction of the one in fp32.
 
     Rounding flips decisions of ReLUs and maxima, and networks differ in how much that matters: on real VGG-19 weights
@@ -136,18 +136,18 @@ def remembered_trial(encoder: Encoder, device: torch.device, precisions: list[st
 
 
 def trial(encoder: Encoder, device: torch.device, precisions: list[str]) -> dict[str, float]:
-    """Milliseconds of a forward and backward pass of the straight network, per precision, the widest first."""
+    """Milliseconds of a forward and backward pass of the fast network, per precision, the widest first."""
     side = TRIAL_SIDE.get(device.type, 256)
     image = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)).to(device)
     clock = make_clock(device)
     best: dict[str, float] = {}
     deadline = time.monotonic() + TRIAL_SECONDS
-    networks = {precision: StraightNetwork(encoder, DTYPES[precision], kernels=False) for precision in precisions}
+    networks = {precision: FastNetwork(encoder, DTYPES[precision], kernels=False) for precision in precisions}
     for turn in range(1 + TRIAL_TURNS):
         for precision, network in networks.items():
             with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
                 started = clock()
-                network.gradient(image, _same)
+                network.vjp(image)[1](_same)
                 taken = 1e3 * (clock() - started)
             if turn:  # the first turn warms up
                 best[precision] = min(taken, best.get(precision, taken))

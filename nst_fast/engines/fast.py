@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nst_fast.engines.seeds import content_factor, style_slopes, wide
-from nst_fast.engines.straight import StraightNetwork
+from nst_fast.engines.fast_network import FastNetwork
+from nst_fast.engines.seeds import content_factor, energy_of, style_slopes, wide
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
 from nst_fast.objective.evaluation import Evaluation
@@ -36,9 +36,12 @@ class FastEvaluator:
     def __init__(
         self, encoder: Encoder, objective: Objective, dtype: torch.dtype = torch.float32, *, kernels: bool = True
     ) -> None:
-        self.network = StraightNetwork(encoder, dtype, kernels=kernels)
+        self.network = FastNetwork(encoder, dtype, kernels=kernels)
         self.objective = objective
-        self.content_factors = {tap: content_factor(objective, tap) for tap in objective.content_taps}
+        self.content_factors = {
+            tap: content_factor(objective, tap, energy_of(target), target[0].numel())
+            for tap, target in objective.targets.content.items()
+        }
 
     @torch.no_grad()
     def __call__(self, pastiche: Tensor) -> Evaluation:

@@ -1,7 +1,7 @@
-"""Where a backward pass begins: the derivative of the total with respect to the features of each tap.
+"""The seeds of a backward pass: derivatives of the total with respect to the features of each tap.
 
-The network below needs to know nothing of losses, and the losses nothing of the network: a term depends on features
-either through a Gram matrix, whose slope is found by autograd on the small matrix alone, or as a sum of squares.
+A term depends on features either through a Gram matrix, whose slope autograd finds on the small matrix alone, or as a
+sum of squares.
 """
 
 from __future__ import annotations
@@ -33,14 +33,11 @@ def style_slopes(
     return terms, slopes
 
 
-def content_factor(objective: Objective, tap: str) -> Tensor:
-    """What the sum of squared differences at a tap is multiplied by, weights included, [B]."""
-    target = objective.targets.content[tap]
-    return content_factor_of(objective, tap, energy_of(target), target[0].numel())
+def content_factor(objective: Objective, tap: str, energy: Tensor, size: int) -> Tensor:
+    """The factor [B] of the sum of squared differences at a tap, weights included.
 
-
-def content_factor_of(objective: Objective, tap: str, energy: Tensor, size: int) -> Tensor:
-    """The same of a target's sum of squares [B] and its size C H W, for one that is kept in parts."""
+    ``energy``: the target's sum of squares [B]; ``size``: its C H W.
+    """
     options = objective.options
     factor = losses.content_factor(options.content_normalization, size, energy)
     return torch.ones_like(energy) * options.content_weight * objective.content_taps[tap] * factor

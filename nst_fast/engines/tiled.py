@@ -1,65 +1,95 @@
-"""Exact evaluation of a picture of any size in tiles: memory grows with the tile, the answer does not change.
+"""Exact evaluation of a picture in tiles, by one process or several: memory grows with the tile, the result is exact.
 
-The total depends on a picture through Gram matrices, which are sums over positions, and through terms that are sums
-over positions themselves (content, total variation). So:
+The total depends on a picture through Gram matrices, which are sums over positions, and through sums over positions
+(content, total variation). Each tile adds the Grams of its own cells, computed from a crop with a halo; autograd on
+the Grams alone gives the derivative of the style terms; each tile then back-propagates the derivative with respect to
+its own cells, and the gradients of all crops are added up. A single tile keeps its activations in between.
 
-1. every tile adds the Grams of its own cells, computed from a crop with a halo and without a graph;
-2. the derivative of the style terms with respect to the Grams is formed once, by autograd on the Grams alone;
-3. every tile is computed again, and back-propagates the derivative of the total with respect to its own cells; the
-   gradient is added over the whole crop, because a cell looks into the halo.
-
-Two forward passes and one backward instead of one and one. Tiling each tile as a picture by itself, as earlier
-programs do, gives seams; here there is none, because the sum of the tiles' gradients is the gradient.
+Ranks that share a picture add up sums over positions without a graph, so that all form the same derivative, and send
+the gradient of halo rows to their owners.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nst_fast.distributed.group import Ranks
+from nst_fast.distributed.strips import Strip
+from nst_fast.engines.crop_network import Backward, CropNetwork
 from nst_fast.engines.fast import mean_gram
-from nst_fast.engines.seeds import content_factor, style_slopes, wide
-from nst_fast.engines.tile_engine import TileEngine
-from nst_fast.network.taps import tap_size
-from nst_fast.network.tiles import Tile, Tiling, stride_of
+from nst_fast.engines.seeds import content_factor, energy_of, style_slopes, wide
+from nst_fast.network.taps import channels_of, tap_size
+from nst_fast.network.tiles import Extent, Tile, Tiling, grid_like, stride_of, strip_rows, tiling_of_strip
 from nst_fast.objective import losses
 from nst_fast.objective.evaluation import Evaluation
 from nst_fast.objective.objective import Objective, Statistics, blend_grams
 from nst_fast.options.config import ObjectiveOptions
 
+HALF = torch.float16
+
 
 class TiledEvaluator:
-    """The objective and its gradient, tile by tile. The twin of the whole evaluation with the same engine.
+    """The objective, and its gradient at this rank's rows, tile by tile.
 
     Args:
-        engine: computes one crop.
-        objective: what is minimised; its content targets may be kept in half precision (:func:`halved`).
-        tiling: of the pastiche, made for the objective's taps.
+        network: computes one crop.
+        objective: its content targets are those of what the strip sees (:func:`tiled_targets`).
+        strip: of the pastiche, with its tiling; made for the objective's taps.
     """
 
-    def __init__(self, engine: TileEngine, objective: Objective, tiling: Tiling) -> None:
-        self.engine = engine
+    def __init__(self, network: CropNetwork, objective: Objective, strip: Strip) -> None:
+        self.network = network
         self.objective = objective
-        self.tiling = tiling
-        self._content_factors = {tap: content_factor(objective, tap) for tap in objective.content_taps}
+        self.strip = strip
+        self._content_factors = {tap: self._content_factor(tap) for tap in objective.content_taps}
 
     def __call__(self, pastiche: Tensor) -> Evaluation:
-        image = pastiche.detach()
-        terms = {name: image.new_zeros(image.shape[0]) for name in self.objective.term_names}
-        taps = list(self.objective.style_taps)
-        grams = mean_grams(self.engine, image, self.tiling, taps) if taps else {}
-        found, slopes = style_slopes(self.objective, grams, {tap: positions_of(tap, image) for tap in taps})
-        terms |= found
+        """``pastiche`` has the own rows [B, 3, h, W], and so has the gradient; the losses are those of the picture."""
+        strip, objective = self.strip, self.objective
+        image = strip.halos.fetch(pastiche.detach())
+        grams, backward = self._grams(image)
+        style, slopes = style_slopes(objective, grams, {tap: positions_of(tap, strip) for tap in grams})
+        terms = {name: image.new_zeros(image.shape[0]) for name in objective.term_names}
         gradient = torch.zeros_like(image)
-        for tile in self.tiling.tiles:
-            seed = TileSeed(tile, slopes, self._content_factors, self.objective.targets.content, terms)
-            gradient[tile.crop] += self.engine.gradient(image[tile.crop], seed)
-            if self.objective.tv_colors is not None:
-                terms["tv"] += add_total_variation(self.objective.tv_colors, image, tile, gradient, image.shape[2])
-        return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
+        for tile in strip.tiling.tiles:
+            seed = TileSeed(tile, slopes, self._content_factors, objective.targets.content, terms)
+            gradient[tile.crop] += (backward or self.network.vjp(image[tile.crop])[1])(seed)
+            if objective.tv_colors is not None:
+                terms["tv"] += add_total_variation(objective.tv_colors, image, tile, gradient, strip.height)
+        if strip.ranks.rank == 0:  # all ranks have computed the same terms: only one adds them
+            terms |= style
+        sums = torch.stack(list(terms.values()))
+        strip.ranks.all_reduce(sums)
+        return Evaluation(sums.sum(0), dict(zip(terms, sums, strict=True)), strip.halos.give_back(gradient))
+
+    def _grams(self, image: Tensor) -> tuple[dict[str, Tensor], Backward | None]:
+        """Tap -> mean Gram matrix of the whole picture; and the backward pass, when the strip is a single tile."""
+        strip, taps = self.strip, list(self.objective.style_taps)
+        sums: dict[str, Tensor] = {}
+        backward: Backward | None = None
+        if strip.tiling.whole:
+            (tile,) = strip.tiling.tiles
+            features, backward = self.network.vjp(image[tile.crop])
+            add_grams(sums, features, tile, taps)
+        elif taps:
+            add_grams_of_tiles(sums, self.network, image, strip.tiling, taps)
+        return mean_over_ranks(strip.ranks, sums, image, taps, strip.height, strip.width), backward
+
+    def _content_factor(self, tap: str) -> Tensor:
+        target = self.objective.targets.content[tap]
+        energy = energy_of(target)
+        self.strip.ranks.all_reduce(energy)
+        return content_factor(self.objective, tap, energy, target.shape[1] * positions_of(tap, self.strip))
+
+
+def positions_of(tap: str, strip: Strip) -> int:
+    """How many cells a tap has in the whole picture."""
+    return math.prod(tap_size(tap, strip.height, strip.width))
 
 
 def add_total_variation(colors: Tensor, image: Tensor, tile: Tile, gradient: Tensor, height: int) -> Tensor:
@@ -107,16 +137,6 @@ class TileSeed:
         return gradient
 
 
-@torch.no_grad()
-def mean_grams(engine: TileEngine, image: Tensor, tiling: Tiling, taps: Iterable[str]) -> dict[str, Tensor]:
-    """Tap -> mean Gram matrix [B, C, C] of an image [B, 3, H, W], added up over the own cells of its tiles."""
-    taps = list(taps)
-    sums: dict[str, Tensor] = {}
-    for tile in tiling.tiles:
-        add_grams(sums, dict(engine.features(image[tile.crop])), tile, taps)
-    return {tap: total / positions_of(tap, image) for tap, total in sums.items()}
-
-
 def add_grams(sums: dict[str, Tensor], features: dict[str, Tensor], tile: Tile, taps: Iterable[str]) -> None:
     """Add the Grams of the tile's own cells, summed over positions, to ``sums``; ``features`` loses the taps."""
     for tap in taps:
@@ -126,19 +146,71 @@ def add_grams(sums: dict[str, Tensor], features: dict[str, Tensor], tile: Tile, 
             sums[tap] = sums[tap].add_(part) if tap in sums else part
 
 
+def add_grams_of_tiles(
+    sums: dict[str, Tensor], network: CropNetwork, image: Tensor, tiling: Tiling, taps: Sequence[str]
+) -> None:
+    for tile in tiling.tiles:
+        add_grams(sums, dict(network.features(image[tile.crop])), tile, taps)
+
+
+@torch.no_grad()
+def mean_over_ranks(
+    ranks: Ranks, sums: Mapping[str, Tensor], image: Tensor, taps: Sequence[str], height: int, width: int
+) -> dict[str, Tensor]:
+    """Tap -> mean Gram matrix of a picture, from the sums over each rank's cells; a rank may have none."""
+    if not taps:
+        return {}
+    parts = []
+    for tap in taps:
+        size = (image.shape[0], channels_of(tap), channels_of(tap))
+        parts.append((sums[tap] if tap in sums else image.new_zeros(size)).flatten())
+    flat = torch.cat(parts)  # one message instead of five
+    ranks.all_reduce(flat)
+    grams = {}
+    for tap, part in zip(taps, torch.split(flat, [part.numel() for part in parts]), strict=True):
+        channels = channels_of(tap)
+        grams[tap] = part.view(-1, channels, channels) / math.prod(tap_size(tap, height, width))
+    return grams
+
+
+def tiled_targets(
+    network: CropNetwork,
+    options: ObjectiveOptions,
+    strip: Strip,
+    content_image: Tensor | None,
+    style_images: Sequence[Tensor],
+    style_weights: Sequence[float] | None = None,
+    *,
+    halve_content: bool = False,
+) -> Statistics:
+    """What :func:`nst_fast.objective.objective.build_targets` builds: content of what the strip sees, Grams of all.
+
+    ``content_image`` and ``style_images`` are whole pictures; style images are cut into strips and tiles as well.
+    """
+    content: dict[str, Tensor] = {}
+    if options.content_tap_weights and content_image is not None:
+        seen = content_image[:, :, strip.mine.low : strip.mine.high]
+        tiling = similar_tiling(options, strip, strip.mine, strip.width)
+        content = tiled_features(network, seen, tiling, options.content_tap_weights, halve=halve_content)
+    images = style_images if options.style_tap_weights else ()
+    grams = [shared_grams(network, options, strip, image) for image in images]
+    blended = blend_grams(grams, style_weights or [1.0] * len(grams)) if grams else {}
+    return Statistics(content, blended, {})
+
+
 @torch.no_grad()
 def tiled_features(
-    engine: TileEngine, image: Tensor, tiling: Tiling, taps: Iterable[str], *, halve: bool = False
+    network: CropNetwork, image: Tensor, tiling: Tiling, taps: Iterable[str], *, halve: bool = False
 ) -> dict[str, Tensor]:
     """Tap -> features [B, C, h, w] of an image [B, 3, H, W], put together from its tiles.
 
-    ``halve`` keeps them in :func:`halved` precision, which is half the memory of what may be the largest tensor of all.
-    Cells that no tile owns, those in the halo of a strip, are 0.
+    ``halve`` keeps them in :func:`halved` precision, half the memory of what may be the largest tensor of all. Cells
+    that no tile owns, those in the halo of a strip, are 0.
     """
     whole: dict[str, Tensor] = {}
     taps = list(taps)
     for tile in tiling.tiles:
-        features = engine.features(image[tile.crop])
+        features = network.features(image[tile.crop])
         for tap in taps:
             found = features[tap]
             if tap not in whole:
@@ -149,39 +221,27 @@ def tiled_features(
     return whole
 
 
-def tiled_targets(
-    engine: TileEngine,
-    options: ObjectiveOptions,
-    tiling_of: Callable[[int, int], Tiling],
-    content_image: Tensor | None,
-    style_images: Sequence[Tensor],
-    style_weights: Sequence[float] | None = None,
-    *,
-    halve_content: bool = False,
-) -> Statistics:
-    """What :func:`build_targets` builds, computed in tiles; ``tiling_of`` maps (height, width) to a tiling."""
-    content: dict[str, Tensor] = {}
-    if options.content_tap_weights and content_image is not None:
-        tiling = tiling_of(content_image.shape[2], content_image.shape[3])
-        content = tiled_features(engine, content_image, tiling, options.content_tap_weights, halve=halve_content)
-    grams = [
-        mean_grams(engine, image, tiling_of(image.shape[2], image.shape[3]), options.style_tap_weights)
-        for image in (style_images if options.style_tap_weights else ())
-    ]
-    blended = blend_grams(grams, style_weights or [1.0] * len(grams)) if grams else {}
-    return Statistics(content, blended, {})
-
-
-HALF = torch.float16
-
-
 def halved(features: Tensor) -> Tensor:
     """Features in half precision, saturated: 11 bits, so a relative error of at most 2^-12 in each target value."""
     largest = torch.finfo(HALF).max
     return features.clamp(-largest, largest).to(HALF)
 
 
-def positions_of(tap: str, image: Tensor) -> int:
-    """How many cells a tap has for an image [B, 3, H, W]."""
-    height, width = tap_size(tap, image.shape[2], image.shape[3])
-    return height * width
+@torch.no_grad()
+def shared_grams(network: CropNetwork, options: ObjectiveOptions, strip: Strip, image: Tensor) -> dict[str, Tensor]:
+    """Tap -> mean Gram matrix of a whole image [B, 3, H, W], every rank measuring a strip of it."""
+    height, width = image.shape[2:]
+    taps = list(options.style_tap_weights)
+    rows = strip_rows(options.network, options.taps, height, strip.ranks.size)
+    sums: dict[str, Tensor] = {}
+    if strip.ranks.rank < len(rows):
+        mine = rows[strip.ranks.rank]
+        tiling = similar_tiling(options, strip, mine, width)
+        add_grams_of_tiles(sums, network, image[:, :, mine.low : mine.high], tiling, taps)
+    return mean_over_ranks(strip.ranks, sums, image, taps, height, width)
+
+
+def similar_tiling(options: ObjectiveOptions, strip: Strip, rows: Extent, width: int) -> Tiling:
+    """The tiles of other rows, with crops about as large as the strip's."""
+    grid = grid_like(strip.tiling, options.taps, rows.stop - rows.start, width)
+    return tiling_of_strip(options.network, options.taps, rows, width, grid)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
-from nst_fast.network.tiles import Tiling, grid_for_side, halo_of, make_tiling
+from nst_fast.network.tiles import Tiling, grid_for_side, grid_like, halo_of, make_tiling
 from nst_fast.options.config import StylizeConfig
 
 LARGEST_TENSOR = 2**31  # elements; a larger one needs 64-bit indexing, which libraries do not do everywhere
@@ -63,7 +62,5 @@ def cut_into(config: StylizeConfig, height: int, width: int, grid: Grid) -> Tili
 
 def tiling_like(config: StylizeConfig, tiling: Tiling, height: int, width: int) -> Tiling:
     """A tiling of another picture with crops about as large; whole when the pastiche is evaluated whole."""
-    if tiling.whole:
-        return make_tiling(config.network, config.taps, height, width, (1, 1))
-    side = math.isqrt(math.prod(tiling.largest_crop)) - 2 * tiling.halo
-    return make_tiling(config.network, config.taps, height, width, grid_for_side(config.taps, height, width, side))
+    grid = grid_like(tiling, config.taps, height, width)
+    return make_tiling(config.network, config.taps, height, width, grid)

@@ -42,7 +42,7 @@ UPDATE_IMAGES = {"adam": 2, "lbfgs": 5}
 
 
 @dataclass(frozen=True)
-class Job:
+class MemoryTask:
     """What decides the memory of one scale of a run.
 
     Attributes:
@@ -78,7 +78,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """How a scale is run, and what that takes.
 
     Attributes:
@@ -108,6 +108,21 @@ class Plan:
     def fits(self) -> bool:
         return self.peak * MARGIN <= self.budget
 
+    def as_dict(self) -> dict[str, object]:
+        """Plain data, for records and ``--json``."""
+        return {
+            "width": self.tiling.width,
+            "height": self.tiling.height,
+            "grid": list(self.tiling.grid),
+            "halo": self.tiling.halo,
+            "overhead": round(self.tiling.overhead, 3),
+            "lbfgs_history": self.lbfgs_history,
+            "halve_content": self.halve_content,
+            "peak_mib": round(self.peak / MIB),
+            "budget_mib": round(self.budget / MIB),
+            "parts_mib": {name: round(value / MIB) for name, value in self.parts.items()},
+        }
+
     def __str__(self) -> str:
         rows, columns = self.tiling.grid
         crop = self.tiling.largest_crop
@@ -136,7 +151,7 @@ def budget_of(config: StylizeConfig, device: str) -> int:
 
 @dataclass(frozen=True)
 class Costs:
-    """What one job costs, in bytes, whatever its grid.
+    """What one task costs, in bytes, whatever its grid.
 
     Attributes:
         fixed: network and libraries.
@@ -154,38 +169,38 @@ class Costs:
     targets: float
 
     @classmethod
-    def of(cls, job: Job) -> Costs:
-        config = job.config
+    def of(cls, task: MemoryTask) -> Costs:
+        config = task.config
         taps = (tuple(config.content_tap_weights), tuple(config.style_tap_weights))
         network = Network(config.network, *taps, config.pooling)
-        copies = WEIGHT_COPIES + (PREPARED_COPIES * job.size / 4 if job.family == "fast" else 0.0)
+        copies = WEIGHT_COPIES + (PREPARED_COPIES * task.size / 4 if task.family == "fast" else 0.0)
         return cls(
             fixed=FIXED[config.optimizer] + copies * weight_bytes(config.network, config.taps),
-            pictures=IMAGE * (IMAGES * job.pixels + sum(height * width for height, width in job.styles)),
-            whole=step_bytes(network, job.family, job.size, tiled=False),
-            tile=step_bytes(network, job.family, job.size, tiled=True),
+            pictures=IMAGE * (IMAGES * task.pixels + sum(height * width for height, width in task.styles)),
+            whole=step_bytes(network, task.family, task.size, tiled=False),
+            tile=step_bytes(network, task.family, task.size, tiled=True),
             forward=forward_bytes(config.network, config.taps),
             targets=target_bytes(config.content_tap_weights, 4),
         )
 
 
-def predict(job: Job, tiling: Tiling, budget: int, *, history: int, halve: bool) -> Plan:
+def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halve: bool) -> MemoryPlan:
     """The plan with a given tiling, and what it takes."""
-    costs = Costs.of(job)
+    costs = Costs.of(task)
     step, style = (costs.whole, costs.forward) if tiling.whole else (costs.tile, costs.tile)
-    crops = [math.prod(tiling_like(job.config, tiling, *size).largest_crop) for size in job.styles]
+    crops = [math.prod(tiling_like(task.config, tiling, *size).largest_crop) for size in task.styles]
     parts = {
         "network": costs.fixed + (HOLES if tiling.whole else 0),
         "pictures": costs.pictures,
-        "optimiser": IMAGE * optimizer_images(job.config, history) * job.pixels,
-        "content targets": costs.targets * job.pixels / (2 if halve else 1),
+        "optimiser": IMAGE * optimizer_images(task.config, history) * task.pixels,
+        "content targets": costs.targets * task.pixels / (2 if halve else 1),
         "step": max(
-            step * math.prod(tiling.largest_crop) * job.pictures,
-            IMAGE * UPDATE_IMAGES[job.config.optimizer] * job.pixels,
+            step * math.prod(tiling.largest_crop) * task.pictures,
+            IMAGE * UPDATE_IMAGES[task.config.optimizer] * task.pixels,
             *(style * crop for crop in crops),
         ),
     }
-    return Plan(tiling, history, halve, {name: round(value) for name, value in parts.items()}, budget)
+    return MemoryPlan(tiling, history, halve, {name: round(value) for name, value in parts.items()}, budget)
 
 
 def optimizer_images(config: StylizeConfig, history: int) -> int:
@@ -195,7 +210,7 @@ def optimizer_images(config: StylizeConfig, history: int) -> int:
     return average + OPTIMIZER_IMAGES[config.optimizer] + pairs
 
 
-def make_plan(job: Job, budget: int) -> Plan:
+def make_plan(task: MemoryTask, budget: int) -> MemoryPlan:
     """The fastest plan that fits: whole, or with as little halo as possible.
 
     L-BFGS gives up pairs where that spares tiles, but no more than it can do without; then content targets go to half
@@ -204,66 +219,68 @@ def make_plan(job: Job, budget: int) -> Plan:
     Raises:
         OutOfMemoryError: nothing fits; the message names the largest picture that does.
     """
-    plan = _find(job, budget)
+    plan = _find(task, budget)
     if plan.fits:
         return plan
     raise OutOfMemoryError(
-        f"{job.width}x{job.height} needs at least {plan.peak * MARGIN / MIB:.0f} MiB above the start-up footprint, "
+        f"{task.width}x{task.height} needs at least {plan.peak * MARGIN / MIB:.0f} MiB above the start-up footprint, "
         f"and there are {budget / MIB:.0f} MiB",
-        _remedy(job, budget),
+        _remedy(task, budget),
     )
 
 
-def _find(job: Job, budget: int) -> Plan:
+def _find(task: MemoryTask, budget: int) -> MemoryPlan:
     """The plan that :func:`make_plan` wants; when nothing fits, the one that needs least."""
-    config = job.config
-    table = grids(job.config, job.height, job.width, tiled=job.engine != "ort")
+    config = task.config
+    table = grids(task.config, task.height, task.width, tiled=task.engine != "ort")
     whole = [grid for grid in table if grid.whole]
     for history in _histories(config):
-        if whole and history >= GOOD_HISTORY and (plan := _best(job, whole, budget, history=history, halve=False)).fits:
-            return plan
+        if whole and history >= GOOD_HISTORY:
+            plan = _best(task, whole, budget, history=history, halve=False)
+            if plan.fits:
+                return plan
     for history in _histories(config):
         for halve in (False, True):
-            plan = _best(job, table, budget, history=history, halve=halve)
+            plan = _best(task, table, budget, history=history, halve=halve)
             if plan.fits:
                 return plan
     return plan
 
 
-def _best(job: Job, table: list[Grid], budget: int, *, history: int, halve: bool) -> Plan:
+def _best(task: MemoryTask, table: list[Grid], budget: int, *, history: int, halve: bool) -> MemoryPlan:
     """The grid of least halo that fits, else the one of the smallest crops."""
 
-    def plan_of(grid: Grid) -> Plan:
-        tiling = cut_into(job.config, job.height, job.width, grid)
-        return predict(job, tiling, budget, history=history, halve=halve and not grid.whole)
+    def plan_of(grid: Grid) -> MemoryPlan:
+        tiling = cut_into(task.config, task.height, task.width, grid)
+        return predict(task, tiling, budget, history=history, halve=halve and not grid.whole)
 
-    costs = Costs.of(job)
+    costs = Costs.of(task)
     least = plan_of(min(table, key=lambda grid: grid.crop))
     rest = least.peak - least.parts["step"]
     for grid in sorted(table, key=lambda grid: (not grid.whole, grid.overhead)):
-        update = IMAGE * UPDATE_IMAGES[job.config.optimizer] * job.pixels
-        step = max((costs.whole if grid.whole else costs.tile) * grid.crop * job.pictures, update)
+        update = IMAGE * UPDATE_IMAGES[task.config.optimizer] * task.pixels
+        step = max((costs.whole if grid.whole else costs.tile) * grid.crop * task.pictures, update)
         # The estimate spares making hundreds of plans; a plan also counts what style images need.
         if (rest + step) * MARGIN <= budget and (plan := plan_of(grid)).fits:
             return plan
     return least
 
 
-def smaller_plan(job: Job, plan: Plan) -> Plan:
+def smaller_plan(task: MemoryTask, plan: MemoryPlan) -> MemoryPlan:
     """A plan whose step takes half of what this one's takes, or as little as can be; all else stays as it is.
 
     Raises:
         OutOfMemoryError: the plan's crops are the smallest already.
     """
-    config = replace(job.config, tile_size=0)
-    table = grids(config, job.height, job.width, tiled=job.engine != "ort")
-    step, cost = plan.parts["step"], Costs.of(job).tile
+    config = replace(task.config, tile_size=0)
+    table = grids(config, task.height, task.width, tiled=task.engine != "ort")
+    step, cost = plan.parts["step"], Costs.of(task).tile
     fitting = [grid for grid in table if not grid.whole and 2 * cost * grid.crop <= step]
     chosen = min(fitting, key=lambda grid: grid.overhead) if fitting else min(table, key=lambda grid: grid.crop)
     if chosen.whole or chosen.crop >= math.prod(plan.tiling.largest_crop):
         raise OutOfMemoryError("memory ran out, and there are no smaller tiles", "Choose a smaller --image-size")
-    tiling = cut_into(config, job.height, job.width, chosen)
-    return predict(job, tiling, plan.budget, history=plan.lbfgs_history, halve=plan.halve_content)
+    tiling = cut_into(config, task.height, task.width, chosen)
+    return predict(task, tiling, plan.budget, history=plan.lbfgs_history, halve=plan.halve_content)
 
 
 def _histories(config: StylizeConfig) -> list[int]:
@@ -274,27 +291,27 @@ def _histories(config: StylizeConfig) -> list[int]:
     return histories
 
 
-def _remedy(job: Job, budget: int) -> str:
-    size = largest_size(job, budget)
+def _remedy(task: MemoryTask, budget: int) -> str:
+    size = largest_size(task, budget)
     if size is None:
         return "Free some memory, or give --max-memory more"
-    light = replace(job, config=job.config.replace(optimizer="adam", learning_rate=None))
+    light = replace(task, config=task.config.replace(optimizer="adam", learning_rate=None))
     adam = ", use --optimizer adam, which fits" if _find(light, budget).fits else ""
     return f"The largest that fits is --image-size {max(size)} ({size[1]}x{size[0]}){adam}, or give --max-memory more"
 
 
-def largest_size(job: Job, budget: int) -> tuple[int, int] | None:
+def largest_size(task: MemoryTask, budget: int) -> tuple[int, int] | None:
     """Height and width of the largest picture of the same shape that fits, style images shrunk alike; None: nothing."""
-    low, high = 16, max(job.height, job.width)
+    low, high = 16, max(task.height, task.width)
 
-    def at(side: int) -> Job:
-        scale = side / max(job.height, job.width)
+    def at(side: int) -> MemoryTask:
+        scale = side / max(task.height, task.width)
 
         def shrunk(size: tuple[int, int]) -> tuple[int, int]:
             return max(16, round(size[0] * scale)), max(16, round(size[1] * scale))
 
-        height, width = shrunk((job.height, job.width))
-        return replace(job, height=height, width=width, styles=tuple(shrunk(style) for style in job.styles))
+        height, width = shrunk((task.height, task.width))
+        return replace(task, height=height, width=width, styles=tuple(shrunk(style) for style in task.styles))
 
     if not _find(at(low), budget).fits:
         return None
@@ -302,19 +319,3 @@ def largest_size(job: Job, budget: int) -> tuple[int, int] | None:
         middle = (low + high) // 2
         low, high = (middle, high) if _find(at(middle), budget).fits else (low, middle)
     return at(low).height, at(low).width
-
-
-def describe(plan: Plan) -> dict[str, object]:
-    """The plan as plain data, for records and ``--json``."""
-    return {
-        "width": plan.tiling.width,
-        "height": plan.tiling.height,
-        "grid": list(plan.tiling.grid),
-        "halo": plan.tiling.halo,
-        "overhead": round(plan.tiling.overhead, 3),
-        "lbfgs_history": plan.lbfgs_history,
-        "halve_content": plan.halve_content,
-        "peak_mib": round(plan.peak / MIB),
-        "budget_mib": round(plan.budget / MIB),
-        "parts_mib": {name: round(value / MIB) for name, value in plan.parts.items()},
-    }

@@ -9,6 +9,7 @@ borders of the picture there is none, because padding is what the network sees t
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -179,14 +180,22 @@ def strip_rows(
     return _extents(height, count, alignment, halo_of(network, taps) if halo is None else halo)
 
 
-def tiling_of_strip(network: str, taps: Iterable[str], strip: Extent, width: int, grid: tuple[int, int]) -> Tiling:
+def tiling_of_strip(
+    network: str,
+    taps: Iterable[str],
+    strip: Extent,
+    width: int,
+    grid: tuple[int, int],
+    *,
+    halo: int | None = None,
+) -> Tiling:
     """The tiles of a strip, in the coordinates of what it sees: row 0 is the strip's ``low``.
 
     Together they own the rows of the strip and not its halo, so the sums over the tiles of all strips are those over
     the picture.
     """
     taps = list(taps)
-    alignment, halo = smallest_side(taps), halo_of(network, taps)
+    alignment, halo = smallest_side(taps), halo_of(network, taps) if halo is None else halo
     above, below = strip.start - strip.low, strip.high - strip.stop
     rows = _extents(strip.stop - strip.start, grid[0], alignment, halo, above, below)
     return Tiling(strip.seen, width, halo, rows, _extents(width, grid[1], alignment, halo))
@@ -212,6 +221,14 @@ def grid_for_side(taps: Iterable[str], height: int, width: int, side: int) -> tu
     cells = max(1, side // alignment)
     rows, columns = (_ceil_div(_ceil_div(length, alignment), cells) for length in (height, width))
     return rows, columns
+
+
+def grid_like(tiling: Tiling, taps: Iterable[str], height: int, width: int) -> tuple[int, int]:
+    """The grid of another picture with crops about as large; whole where the first picture is whole."""
+    if tiling.whole:
+        return 1, 1
+    side = math.isqrt(math.prod(tiling.largest_crop)) - 2 * tiling.halo
+    return grid_for_side(taps, height, width, side)
 
 
 def _ceil_div(number: int, divisor: int) -> int:

@@ -1,53 +1,81 @@
-"""Optimisers of pixels behind one small interface: ``adam``, ``lbfgs`` within [0, 1], ``wolfe`` of PyTorch's.
+"""Optimizers of pixels: ``adam``, ``lbfgs`` within [0, 1], ``wolfe`` of PyTorch's; and the stepper of the loop.
 
-``captured`` replays updates on a GPU, ``ort_adam`` leaves them to ONNX Runtime, ``strips`` serves one rank's rows.
+``captured`` replays updates on a GPU, ``ort_adam`` leaves evaluation and update to ONNX Runtime.
 
 May import: distributed, engines, errors, network, onnx, options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from nst_fast.optimizers.adam import Adam
-from nst_fast.optimizers.base import PixelOptimizer, learning_rate_at, smoothed, smooths_at
+from nst_fast.distributed.strips import Strip
+from nst_fast.engines import Evaluator
+from nst_fast.engines.ort import OrtEvaluator
+from nst_fast.optimizers.adam import Adam, resized_moments
+from nst_fast.optimizers.base import PixelOptimizer, State, learning_rate_at, smoothed, smooths_at
+from nst_fast.optimizers.captured import graphed
 from nst_fast.optimizers.lbfgs import LBFGS
+from nst_fast.optimizers.ort_adam import OrtAdam
+from nst_fast.optimizers.stepper import Stepper, TorchStepper
 from nst_fast.optimizers.wolfe import WolfeLBFGS
-from nst_fast.options.config import OptimizerOptions
-
-
-def make_lbfgs(pastiche: Tensor, options: OptimizerOptions) -> PixelOptimizer:
-    """Our own, or PyTorch's where a line search is asked for."""
-    return LBFGS(pastiche, options) if options.line_search == "none" else WolfeLBFGS(pastiche, options)
-
-
-OPTIMIZERS: dict[str, Callable[[Tensor, OptimizerOptions], PixelOptimizer]] = {"adam": Adam, "lbfgs": make_lbfgs}
+from nst_fast.options.config import OptimizerOptions, StylizeConfig
 
 
 def make_optimizer(
-    pastiche: Tensor, options: OptimizerOptions, previous: PixelOptimizer | None = None
+    pastiche: Tensor,
+    options: OptimizerOptions,
+    strip: Strip | None = None,
 ) -> PixelOptimizer:
-    """The optimiser that the options name, for a pastiche [B, 3, H, W] that it will change in place.
+    """The optimizer that the options name, for a pastiche [B, 3, H, W] that it changes in place.
 
-    ``previous`` is the optimiser of the coarser scale: Adam carries its moments over (crowsonkb), resized; L-BFGS
-    begins anew, because its curvature pairs belong to another space.
+    ``strip``: the rows that the pastiche has, of a picture that ranks share.
     """
-    optimizer = OPTIMIZERS[options.optimizer](pastiche, options)
-    if isinstance(optimizer, Adam) and isinstance(previous, Adam):
-        optimizer.take_over(previous)
-    return optimizer
+    if options.optimizer == "adam":
+        return Adam(pastiche, options, strip)
+    if options.line_search == "none":
+        return LBFGS(pastiche, options, strip)
+    return WolfeLBFGS(pastiche, options)
+
+
+def make_stepper(
+    evaluator: Evaluator,
+    pastiche: Tensor,
+    options: StylizeConfig,
+    moments: State | None = None,
+    strip: Strip | None = None,
+) -> Stepper:
+    """The stepper of a scale; Adam with ONNX Runtime is one graph, updates of L-BFGS on a GPU are captured.
+
+    Args:
+        moments: state of the coarser scale's Adam, resized (:func:`resized_moments`); L-BFGS starts anew, because its
+            curvature pairs belong to another space.
+        strip: as for :func:`make_optimizer`.
+    """
+    stepper: Stepper
+    if isinstance(evaluator, OrtEvaluator) and options.optimizer == "adam":
+        stepper = OrtAdam(evaluator, pastiche, options)
+    else:
+        optimizer = make_optimizer(pastiche, options, strip)
+        captured = options.cuda_graph != "off" and (strip is None or strip.ranks.size == 1)
+        stepper = TorchStepper(evaluator, graphed(optimizer) if captured else optimizer)
+    if moments and options.optimizer == "adam":
+        stepper.restore(moments)
+    return stepper
 
 
 __all__ = [
     "LBFGS",
-    "OPTIMIZERS",
     "Adam",
+    "OrtAdam",
     "PixelOptimizer",
+    "Stepper",
+    "TorchStepper",
     "WolfeLBFGS",
     "learning_rate_at",
     "make_optimizer",
+    "make_stepper",
+    "resized_moments",
     "smoothed",
     "smooths_at",
 ]

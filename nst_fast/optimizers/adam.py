@@ -6,16 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nst_fast.distributed.strips import Strip
 from nst_fast.engines import Evaluation, Evaluator
 from nst_fast.optimizers.base import State, smoothed
 from nst_fast.options.config import OptimizerOptions
 
 
 class Adam:
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980) on pixels, clamped to [0, 1] after every update."""
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980) on pixels, clamped to [0, 1] after every update.
 
-    def __init__(self, pastiche: Tensor, options: OptimizerOptions) -> None:
+    Args:
+        pastiche: [B, 3, H, W], or the own rows of a picture that ranks share.
+        strip: those rows.
+    """
+
+    def __init__(self, pastiche: Tensor, options: OptimizerOptions, strip: Strip | None = None) -> None:
         self.pastiche = pastiche
+        self.strip = strip
         self._adam = torch.optim.Adam(
             [pastiche],
             lr=options.initial_learning_rate,
@@ -33,7 +40,7 @@ class Adam:
 
     def smooth(self) -> None:
         """The moments stay: they are running means of gradients and follow the smoothed picture within some steps."""
-        self.pastiche.copy_(smoothed(self.pastiche))
+        self.pastiche.copy_(smoothed(self.pastiche, self.strip))
 
     def restart_from(self, picture: Tensor) -> None:
         self.pastiche.copy_(picture)
@@ -49,18 +56,19 @@ class Adam:
             step = state["step"].to(device if self._adam.defaults["fused"] else "cpu")
             self._adam.state[self.pastiche] = {"step": step, **moments}
 
-    def take_over(self, coarser: Adam) -> None:
-        """Start with the moments of a coarser scale, resized; the second moment stays non-negative."""
-        self.restore(resized_moments(coarser.state(), (self.pastiche.shape[2], self.pastiche.shape[3])))
 
+def resized_moments(state: State, strip: Strip) -> State:
+    """Own rows of an Adam's state at another scale, resized; the second moment stays non-negative.
 
-def resized_moments(state: State, size: tuple[int, int]) -> State:
-    """The state of an Adam for a picture of another height and width."""
+    Args:
+        state: of the whole picture, at a coarser scale.
+        strip: of the picture at the finer scale.
+    """
     if "step" not in state:
-        return state
+        return {}
+    size = (strip.height, strip.width)
     return {
-        **state,
         "step": state["step"].clone(),
-        "exp_avg": functional.interpolate(state["exp_avg"], size, mode="bicubic"),
-        "exp_avg_sq": functional.interpolate(state["exp_avg_sq"], size, mode="bilinear").relu_(),
+        "exp_avg": strip.own(functional.interpolate(state["exp_avg"], size, mode="bicubic")),
+        "exp_avg_sq": strip.own(functional.interpolate(state["exp_avg_sq"], size, mode="bilinear").relu_()),
     }

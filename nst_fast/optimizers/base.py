@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nst_fast.distributed.strips import Halos, Strip
 from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.network.tiles import Extent
 from nst_fast.options.config import OptimizerOptions
 
 State = Mapping[str, Any]  # plain data as JSON has it, and tensors, at any depth
+REACH = 2  # rows: pooled by 2 and brought back bilinearly, a pixel depends on one window further
 SMALLEST_SCALE = 1e-30  # of a gradient that is 0 everywhere
 
 
@@ -56,18 +59,27 @@ def learning_rate_at(options: OptimizerOptions, step: int) -> float:
     if options.schedule == "exponential":
         return rate * math.pow(options.decay_rate, step / options.decay_steps)
     if options.schedule == "cosine":
-        done = step / max(1, options.steps - 1)
+        done = min(step, options.steps) / max(1, options.steps - 1)
         floor = options.final_learning_rate
         return rate * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
     return rate
 
 
-def smoothed(image: Tensor) -> Tensor:
+def smoothed(image: Tensor, strip: Strip | None = None) -> Tensor:
     """An image [B, C, H, W] average-pooled by 2 and bilinearly brought back to its size.
 
     Takes out noise of single pixels, which total variation removes at the price of flat patches. An odd side is
-    continued by its last row or column, so that nothing moves.
+    continued by its last row or column, so that nothing moves. ``strip``: the image has the own rows of a picture that
+    ranks share; it is smoothed as the whole picture is.
     """
+    if strip is not None and strip.ranks.size > 1:
+        rows = [
+            Extent(each.start, each.stop, max(0, each.start - REACH), min(strip.height, each.stop + REACH))
+            for each in strip.rows
+        ]
+        mine = rows[strip.ranks.rank]
+        around = smoothed(Halos(strip.ranks, rows).fetch(image))
+        return around[:, :, mine.start - mine.low : mine.stop - mine.low]
     height, width = image.shape[2:]
     even = functional.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
     pooled = functional.avg_pool2d(even, 2)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from nst_fast.distributed.strips import Strip
 from nst_fast.engines import Evaluation, Evaluator
 from nst_fast.optimizers.base import SMALLEST_SCALE, State, moved, smoothed
 from nst_fast.optimizers.curvature import CurvaturePairs
@@ -34,14 +34,12 @@ class LBFGS:
     Args:
         pastiche: [B, 3, H, W], B independent pictures.
         options: history and learning rate, by which steps and bounds are multiplied.
-        total: sums parts of scalar products over the processes that share a picture.
+        strip: the rows that the pastiche has, of a picture that ranks share: scalar products are sums over all ranks.
     """
 
-    def __init__(
-        self, pastiche: Tensor, options: OptimizerOptions, total: Callable[[Tensor], Tensor] = lambda part: part
-    ) -> None:
+    def __init__(self, pastiche: Tensor, options: OptimizerOptions, strip: Strip | None = None) -> None:
         self.pastiche = pastiche
-        self.total = total
+        self.strip = strip
         self.history = options.lbfgs_history
         self._pairs: CurvaturePairs | None = None
         self._unit: Tensor | None = None  # mean size of the first gradient, [B, 1, 1, 1]
@@ -75,6 +73,12 @@ class LBFGS:
         self._pairs.add(step, torch.sub(gradient, before, out=before))
         return before.copy_(gradient)
 
+    def total(self, part: Tensor) -> Tensor:
+        """The sum over all ranks of a part of a scalar product."""
+        if self.strip is not None:
+            self.strip.ranks.all_reduce(part)
+        return part
+
     def _mean_size(self, values: Tensor) -> Tensor:
         """The mean absolute value of every picture, [B, 1, 1, 1], above 0."""
         sums = torch.stack([values.abs().sum((1, 2, 3)), torch.full_like(values[:, 0, 0, 0], values[0].numel())])
@@ -83,7 +87,7 @@ class LBFGS:
 
     def smooth(self) -> None:
         """What is known is forgotten: the next pair would blame the whole jump on the last step."""
-        self.restart_from(smoothed(self.pastiche))
+        self.restart_from(smoothed(self.pastiche, self.strip))
 
     def restart_from(self, picture: Tensor) -> None:
         self.pastiche.copy_(picture)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.engines import Evaluation
 from nst_fast.errors import NumericsError
-from nst_fast.optimizers import PixelOptimizer
+from nst_fast.optimizers import Stepper, learning_rate_at, smooths_at
+from nst_fast.options.config import OptimizerOptions
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery
-from nst_fast.run.observer import StepEvent
+from nst_fast.run.observer import Observer, StepEvent
 from nst_fast.system.machine import peak_memory_mib
 
 EVENT_SECONDS = 0.5  # the progress display is fed at least this often
@@ -90,105 +91,97 @@ class Span:
     done: int = 0
 
 
-@dataclass(frozen=True)
-class Course:
-    """How a loop behaves from step to step. None of these may look at the device, but for ``keep`` when it keeps.
-
-    Attributes:
-        learning_rate: step -> rate of the update that follows.
-        due: step -> whether to report.
-        elapsed: seconds since the run began, on the host.
-        smooths: step -> whether the picture is smoothed after that update.
-        stop: asked once a step; the run ends early, in good order, when it returns True.
-        recovered: told of every return to the best picture.
-        keep: told of every step, and whether it is the last for the user's wish; may keep the state for later.
-    """
-
-    learning_rate: Callable[[int], float]
-    due: Callable[[int], bool]
-    elapsed: Callable[[], float]
-    smooths: Callable[[int], bool] = lambda step: False
-    stop: Callable[[], bool] = lambda: False
-    recovered: Callable[[Recovery], None] = lambda recovery: None
-    keep: Callable[[int, bool], None] = lambda step, stopping: None
-
-
 def optimize(
-    evaluate: Evaluator,
-    optimizer: PixelOptimizer,
+    stepper: Stepper,
     guard: Guard,
     history: LossHistory,
     span: Span,
-    course: Course,
+    options: OptimizerOptions,
+    *,
+    due: Callable[[int], bool],
+    elapsed: Callable[[], float],
+    observer: Observer | None = None,
     average: IterateAverage | None = None,
 ) -> Iterator[StepEvent]:
     """Run the loop; yield an event at every step that is due, and one when the run ends.
 
+    The device is read at events only.
+
     Args:
-        evaluate: the engine.
-        optimizer: holds the pastiche and changes it in place.
-        guard: knows the best picture; steps in when an event shows a divergence.
+        guard: keeps the best picture; steps in when an event shows a divergence.
         history: receives the terms of every step.
-        span: the steps to do.
-        course: when to report, smooth, stop, and how fast to go.
+        options: learning rate and smoothing by step.
+        due: step -> whether to report.
+        elapsed: seconds since the run began.
+        observer: may stop the run; is notified of recoveries and of every evaluation.
         average: takes in every iterate.
 
     Raises:
         NumericsError: the run diverged once more than the guard tries; the pastiche is then the best picture.
     """
+    observer = observer or Observer()
+
+    def rate_at(step: int) -> float:
+        return learning_rate_at(options, step) * guard.learning_rate_factor
+
     begin = span.first + span.done
     for step in range(begin, span.first + span.steps + span.last):
-        evaluation = evaluate(optimizer.pastiche)
+        evaluation = stepper.evaluate(rate_at(step))
         history.append(evaluation)
-        guard.observe(step, optimizer.pastiche, evaluation)
-        stopping = course.stop()
-        # Before the guard steps in, which a stop makes it do at other steps: who goes on from here evaluates again.
-        course.keep(step, stopping)
+        guard.observe(step, stepper.pastiche, evaluation)
+        stopping = observer.stop()
+        # Before the guard steps in, which a stop makes it do at other steps: a resumed run evaluates again.
+        observer.evaluated(step, stopping)
         ends = stopping or step == span.first + span.steps
-        if ends or step == begin or course.due(step):
-            seen = event_at(step, optimizer.pastiche, history, span, course)
+        if ends or step == begin or due(step):
+            seen = event_at(step, stepper.pastiche, history, span, elapsed)
             recovery = guard.check(step, seen.totals) if ends or step % GUARD_STEPS == 0 else None
             if recovery:
-                recover(optimizer, guard, recovery, course, average)
-                evaluation = evaluate(optimizer.pastiche)
+                recover(stepper, guard, recovery, observer, average)
+                evaluation = stepper.evaluate(rate_at(step))
                 history.replace_last(evaluation)
-                seen = event_at(step, optimizer.pastiche, history, span, course)
+                seen = event_at(step, stepper.pastiche, history, span, elapsed)
             yield seen
         if ends:
             return
-        optimizer.update(evaluation, evaluate, course.learning_rate(step) * guard.learning_rate_factor)
         del evaluation  # its gradient, as large as the picture, would lie beside the next one
+        stepper.update(rate_at(step))
         if average is not None:
-            average.add(optimizer.pastiche)
-        if course.smooths(step + 1):
-            optimizer.smooth()
-            guard.forget(optimizer.pastiche)
-            if average is not None:
-                average.restart()
+            average.add(stepper.pastiche)
+        if smooths_at(options, step + 1):
+            smooth(stepper, guard, average)
 
 
-def event_at(step: int, pastiche: Tensor, history: LossHistory, span: Span, course: Course) -> StepEvent:
+def event_at(step: int, pastiche: Tensor, history: LossHistory, span: Span, elapsed: Callable[[], float]) -> StepEvent:
     """The event of the newest row of the history. Synchronises with the device."""
     row = history.newest.tolist()  # waits for the device, so the time that follows is true
-    seconds = course.elapsed()
+    seconds = elapsed()
     rate = step / seconds if step else 0.0
     terms = {name: sum(values) / len(values) for name, values in zip(history.names, row, strict=True)}
     memory = peak_memory_mib(pastiche.device)
     return StepEvent(span.scale, step, span.total, terms, seconds, rate, memory, pastiche, tuple(row[-1]))
 
 
-def recover(
-    optimizer: PixelOptimizer, guard: Guard, recovery: Recovery, course: Course, average: IterateAverage | None
-) -> None:
-    """Go back to the best picture; give up, with that picture in place, when it has been tried often enough."""
-    optimizer.restart_from(guard.best)
+def smooth(stepper: Stepper, guard: Guard, average: IterateAverage | None) -> None:
+    """Smooth the pastiche: a higher loss is then no divergence, and the average begins anew."""
+    stepper.smooth()
+    guard.forget(stepper.pastiche)
     if average is not None:
         average.restart()
-    course.recovered(recovery)
+
+
+def recover(
+    stepper: Stepper, guard: Guard, recovery: Recovery, observer: Observer, average: IterateAverage | None
+) -> None:
+    """Return to the best picture; give up, with that picture in place, when that has been tried often enough."""
+    stepper.restart_from(guard.best)
+    if average is not None:
+        average.restart()
+    observer.recovered(recovery)
     if guard.exhausted:
         raise NumericsError(
             f"the run diverged {guard.tries} times: {recovery}",
-            "Lower --learning-rate, or use --optimizer adam or --line-search strong_wolfe",
+            "Lower `learning_rate`, or use the optimizer adam or the line search strong_wolfe",
         )
 
 

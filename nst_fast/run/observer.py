@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from nst_fast.run.guard import Recovery
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class Observer:
 
     def detail(self, text: str) -> None:
         """One sentence on how the run is computed: engine, precision, memory plan. Shown with ``--verbose``."""
+
+    def recovered(self, recovery: Recovery) -> None:
+        """The run has returned to its best picture after a divergence."""
+
+    def evaluated(self, step: int, stopping: bool) -> None:
+        """The pastiche after ``step`` updates is evaluated; ``stopping``: the run ends here because of :meth:`stop`."""
 
     def stop(self) -> bool:
         """Asked once a step; True ends the run in good order, with the picture it has."""

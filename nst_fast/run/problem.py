@@ -85,11 +85,6 @@ class Problem:
     targets: TargetCache = field(default_factory=TargetCache)
 
     @property
-    def count(self) -> int:
-        """How many pictures are optimised: the B of everything [B, ...]."""
-        return 1
-
-    @property
     def scales(self) -> list[Scale]:
         # Without style the content is the answer, and must not pass through smaller sizes.
         options = self.config if self.config.strength else self.config.replace(scales=1)
@@ -171,6 +166,51 @@ class Problem:
         shares = self.config.blend_weights or [1.0] * len(styles)
         parts = [share * matched_colours(content, style) for share, style in zip(shares, styles, strict=True)]
         return torch.stack(parts).sum(0) / sum(shares)
+
+
+class Batch:
+    """Problems of one config and one size, which share a loop; usually there is one.
+
+    Everything [B, ...] of a run has one entry per problem.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        first = self.problems[0]
+        self.config, self.encoder, self.device, self.weights = first.config, first.encoder, first.device, first.weights
+        self.scales = first.scales
+        self.styles = tuple(style for problem in self.problems for style in problem.styles)
+        self.notes = list(dict.fromkeys(note for problem in self.problems for note in problem.notes))
+
+    @property
+    def count(self) -> int:
+        return len(self.problems)
+
+    def content_at(self, scale: Scale) -> Tensor | None:
+        """The content images at a scale, [B, 3, H, W] on the device."""
+        contents = [content for problem in self.problems if (content := problem.content_at(scale)) is not None]
+        return joined(contents) if contents else None
+
+    def styles_at(self, scale: Scale) -> list[Tensor]:
+        return [image for problem in self.problems for image in problem.styles_at(scale)]
+
+    def start_at(self, scale: Scale) -> Tensor:
+        """Where the pastiches start, [B, 3, H, W] on the device."""
+        return torch.cat([problem.start_at(scale) for problem in self.problems])
+
+    def objective_at(self, scale: Scale) -> Objective:
+        """The objective at a scale, with the targets of every problem: ``color`` may have changed its styles."""
+        each = [problem.targets_at(scale) for problem in self.problems]
+        content, grams = (
+            {tap: joined([targets[tap] for targets in kind]) for tap in kind[0]}
+            for kind in ([targets.content for targets in each], [targets.grams for targets in each])
+        )
+        return Objective(self.config.dialled(), Statistics(content, grams, {}))
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors [1, ...] as one [B, ...]; a single one is not copied."""
+    return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
 
 
 def load_problem(

@@ -1,36 +1,35 @@
-"""One run of a problem: the loop over every scale, the monitor beside it, and the record of what came of it."""
+"""One run: every scale in turn, from the start to the picture and its record."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from nst_fast.engines import Choice, Evaluator, choose, confirmed
-from nst_fast.errors import NumericsError
-from nst_fast.memory.planner import Plan, describe
+from nst_fast.distributed.group import Ranks
+from nst_fast.engines import Choice
+from nst_fast.errors import NumericsError, OutOfMemoryError
 from nst_fast.objective.objective import Objective
 from nst_fast.onnx.monitor import Monitor
 from nst_fast.onnx.publish import open_monitor
-from nst_fast.onnx.session import Session
-from nst_fast.optimizers import learning_rate_at, smooths_at
-from nst_fast.optimizers.ort_adam import optimizer_on
+from nst_fast.optimizers import make_stepper, resized_moments
+from nst_fast.optimizers.base import State
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.checkpoint import Checkpoint
-from nst_fast.run.evaluation import evaluation_at, fits_whole, plan_as_before, plan_at
+from nst_fast.run.checkpoint_files import CheckpointWriter
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery, StopRules
-from nst_fast.run.keeper import Keeper
-from nst_fast.run.loop import Course, EventClock, LossHistory, Span, optimize, row_of
-from nst_fast.run.observer import Observer, StepEvent
+from nst_fast.run.layout import Layout, ScalePlan, SharedPicture, WholePicture
+from nst_fast.run.loop import EventClock, LossHistory, Span, optimize, row_of
+from nst_fast.run.observer import Listeners, Observer, StepEvent
+from nst_fast.run.out_of_memory import memory_errors
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.pastiche import Pastiche
-from nst_fast.run.problem import Problem, at_size
-from nst_fast.run.record import RunRecord
-from nst_fast.run.reporting import add_engine, add_kernels, add_readings, conclude, new_record, record_so_far
-from nst_fast.run.resumption import as_it_was, check_size, places_of, refusing_what_does_not_fit
+from nst_fast.run.problem import Batch, Problem, at_size
+from nst_fast.run.reporting import Report
+from nst_fast.run.resumption import check_size, places_of, refusing_what_does_not_fit
 from nst_fast.run.scales import Scale, kernels_pay, share_of_work
 from nst_fast.run.stage import Stage
 
@@ -38,257 +37,216 @@ from nst_fast.run.stage import Stage
 def run(
     problem: Problem,
     files: OutputFiles | None,
-    listeners: Observer,
-    keeper: Keeper | None = None,
+    observer: Observer,
+    writer: CheckpointWriter | None = None,
     interrupted: Checkpoint | None = None,
+    ranks: Ranks | None = None,
 ) -> Pastiche:
-    """Run every scale to its end, or until something ends the run; complete the record.
+    """Run one problem, see :class:`Run`; shared by ``ranks``, if they are given, each of which makes the same call.
 
-    Snapshots are written when ``files`` are given; the picture itself is not: that is the caller's.
-
-    Args:
-        keeper: keeps the state of the run from time to time, and when the user stops it.
-        interrupted: the state to go on from.
+    Every rank gets the picture. Rank 0 alone reports and writes; the observers of the others can stop the run. A
+    checkpoint is one of the whole picture, for a single process to resume from.
 
     Raises:
-        ResumeError: that state does not fit the problem.
+        UsageError: an option that cannot be shared.
+        DeviceError: another rank has ended.
     """
-    for note in problem.notes:
-        listeners.note(note)
-    return Run(problem, files, listeners, keeper, interrupted).run()
+    layout: Layout = WholePicture()
+    if ranks is not None:
+        layout = SharedPicture(ranks)
+        problem = replace(problem, config=problem.config.replace(monitor_every=0))
+        if ranks.rank:
+            files, observer = None, Listeners(stop=observer.stop)
+    (pastiche,) = Run([problem], layout, observer, [files], writer, interrupted).run()
+    return pastiche
 
 
-class Run:
-    """One run over all scales: what passes from one scale to the next, who is told, and what is written down."""
+class Run(Observer):
+    """A run over all scales. It follows its own loop as an observer, and reports to the caller's.
+
+    Args:
+        problems: of one config and one size; several share the loop, and are independent but for what a run decides as
+            a whole: it ends when none of them improves any more, and after a divergence all return to their best.
+        layout: whether this process has the whole picture, or its part of it.
+        observer: gets events and notes; may stop the run.
+        files: of each problem, for its snapshots. The pictures themselves are written by the caller.
+        writer: writes checkpoints, when they are due and before a stop.
+        interrupted: the state to resume from.
+    """
 
     def __init__(
         self,
-        problem: Problem,
-        files: OutputFiles | None,
-        listeners: Observer,
-        keeper: Keeper | None = None,
+        problems: Sequence[Problem],
+        layout: Layout,
+        observer: Observer,
+        files: Sequence[OutputFiles | None],
+        writer: CheckpointWriter | None = None,
         interrupted: Checkpoint | None = None,
     ) -> None:
-        self.problem = problem
-        self.config = problem.config
+        self.batch = Batch(problems)
+        self.config = self.batch.config
+        self.layout = layout
+        self.observer = observer
         self.files = files
-        self.listeners = listeners
-        self.keeper = keeper
+        self.writer = writer
         self.interrupted = interrupted
-        self.record = new_record(problem) if interrupted is None else as_it_was(interrupted, problem.config)
-        self.choice = replace(self.choose(), kernels=kernels_pay(problem.scales, problem.count))
-        self.told = ""  # of the choice, to the listeners
-        self.rules = StopRules(problem.config)
-        self.started = time.perf_counter() - (interrupted.seconds if interrupted else 0.0)
+        self.report = Report(self.batch, observer, interrupted)
+        self.rules = StopRules(self.config)
+        self.earlier_seconds = interrupted.seconds if interrupted else 0.0
         self.stage: Stage | None = None
         self.monitor: Monitor | None = None
         self.history: LossHistory | None = None
-        self.last: StepEvent | None = None
-        self.final: Tensor | None = None  # losses of what the run ends with, a row of its history
+        self.final: Tensor | None = None  # losses of the picture that the run ends with, a row of its history
         self.status = "complete"
         self.stopped = False
         self.failure: NumericsError | None = None
 
-    def run(self) -> Pastiche:
-        picture = self.through_scales()
-        self.conclude(self.record)
-        picture, self.record.finish = self.problem.finished(picture)
-        return Pastiche(picture, self.record, self.failure)
+    def run(self) -> list[Pastiche]:
+        """Run every scale to its end, or until something ends the run: a result for each problem.
 
-    def through_scales(self) -> Tensor:
-        """Run scale after scale; the picture that it ends with, [B, 3, h, w], smaller if it was cut short."""
-        scales = self.problem.scales
-        self.settle(self.choice)
-        if self.interrupted is None:
-            pastiche, done = self.problem.start_at(scales[0]), 0
-        else:
-            check_size(self.interrupted, scales)
-            pastiche, done = self.interrupted.pastiche.to(self.problem.device), self.interrupted.first
-            scales = scales[self.interrupted.scale :]
-        for scale in scales:
-            self.stage = self.begin(scale, done, pastiche, self.stage)
-            pastiche, updates = self.run_stage(self.stage, last=scale is scales[-1])
-            done += updates
-            if self.stopped or self.failure:
-                break
-        return pastiche
-
-    def conclude(self, record: RunRecord, index: int = 0) -> None:
-        """Write down how the run ended for one picture of the batch."""
-        assert self.last is not None and self.history is not None and self.final is not None  # it did end
-        conclude(record, self.status, self.last, self.history.named(self.final)[index], self.history.rows(index))
+        Raises:
+            ResumeError: the state to resume from does not fit the problem.
+        """
+        self.layout.check(self.config)
+        for note in self.batch.notes:
+            self.observer.note(note)
+        choice = replace(self.choose(), kernels=kernels_pay(self.batch.scales, self.batch.count))
+        with memory_errors():
+            pictures = self.through_scales(choice)
+        assert self.history is not None and self.final is not None  # every run evaluates at least once
+        results = []
+        for index, problem in enumerate(self.batch.problems):
+            record = self.report.records[index]
+            self.report.conclude(index, self.status, self.history.named(self.final)[index], self.history.rows(index))
+            picture, record.finish = problem.finished(pictures[index : index + 1])
+            results.append(Pastiche(picture, record, self.failure))
+        return results
 
     def choose(self) -> Choice:
-        """The engine and precision of the run; one that goes on keeps those it had."""
-        if self.interrupted is None:
-            return choose(self.config, self.problem.encoder, self.problem.device)
-        settled = self.config.replace(engine=self.record.engine, precision=self.record.precision)
-        return replace(choose(settled, self.problem.encoder, self.problem.device), reason="as before")
+        """The engine and precision of the run; a resumed run keeps those it had."""
+        settled, record = self.config, self.report.records[0]
+        if self.interrupted is not None:
+            settled = settled.replace(engine=record.engine, precision=record.precision)
+        choice = self.layout.choose(settled, self.batch.encoder, self.batch.device)
+        return choice if self.interrupted is None else replace(choice, reason="as before")
 
-    def settle(self, choice: Choice) -> None:
-        """Take this engine and precision from here on; say so when it was not the user who chose them."""
-        if str(choice) != self.told and "auto" in (self.config.engine, self.config.precision):
-            self.listeners.detail(str(choice))
-            self.told = str(choice)
-        self.choice = choice
-        self.record.engine, self.record.precision = choice.engine, choice.precision
-        for sentence in add_kernels(self.record, choice, self.problem.device):
-            self.listeners.note(sentence)
+    def through_scales(self, choice: Choice) -> Tensor:
+        """Run scale after scale; the whole pictures at the end [B, 3, h, w], smaller if the run was cut short."""
+        scales, at = self.batch.scales, self.interrupted
+        self.report.settle(choice)
+        if at is None:
+            picture, done = self.batch.start_at(scales[0]), 0
+        else:
+            check_size(at, scales)
+            picture, done, scales = at.pastiche.to(self.batch.device), at.first, scales[at.scale :]
+        moments: State = {}
+        for scale in scales:
+            self.stage = self.begin(scale, done, picture, moments)
+            own, updates = self.run_stage(self.stage, last=scale is scales[-1])
+            picture, done = self.stage.whole(own), done + updates
+            if self.stopped or self.failure:
+                break
+            moments = self.stage.whole(self.stage.stepper.state()) if self.config.optimizer == "adam" else {}
+            self.stage = None
+        return picture
 
-    def begin(self, scale: Scale, first: int, pastiche: Tensor, coarser: Stage | None) -> Stage:
+    def begin(self, scale: Scale, first: int, picture: Tensor, moments: State) -> Stage:
         """The stage of a scale, from the picture of the coarser one; or that of the interrupted run, as it was."""
-        # Contiguous: the order in which a sum is taken, and with it its last bits, follows the layout.
-        pastiche = at_size(pastiche, scale.height, scale.width).contiguous()
+        # Contiguous: the order in which a sum is taken, and with it its last bits, follows the memory format.
+        picture = at_size(picture, scale.height, scale.width).contiguous()
         plan = self.plan(scale)
-        if not first and self.interrupted is None and fits_whole(self.problem, self.choice, scale, precision="fp32"):
-            plan = self.confirm(plan, scale, pastiche)
-        options = self.config.replace(lbfgs_history=plan.lbfgs_history)
-        optimizer = optimizer_on(self.choice.engine, pastiche, options, coarser.optimizer if coarser else None)
-        average = IterateAverage(pastiche, options.average_decay) if options.average_decay else None
-        self.rules.next_scale(first)
-        stage = Stage(scale, first, plan, optimizer, Guard(pastiche, options.divergence_factor), average)
-        if self.interrupted is not None and coarser is None:
-            with refusing_what_does_not_fit():
-                self.rules.restore(self.interrupted.rules)
-                return stage.restored(self.interrupted)
-        return stage
-
-    def confirm(self, plan: Plan, scale: Scale, pastiche: Tensor) -> Plan:
-        """Give up a precision that bends the gradient, if that can be seen without tiles; then plan anew."""
-        if self.config.precision != "auto" or plan.tiled:
-            return plan
-        before = self.choice.precision
-        self.settle(self.confirmed(scale, pastiche))
-        return plan if self.choice.precision == before else self.plan(scale)
-
-    def confirmed(self, scale: Scale, pastiche: Tensor) -> Choice:
-        return confirmed(self.choice, self.problem.encoder, self.problem.objective_at(scale), pastiche)
-
-    def checkpoint(self, step: int) -> Checkpoint:
-        """The state after ``step`` updates: live tensors, to be written before the run goes on.
-
-        :meth:`run` and :meth:`begin` take it up again.
-        """
-        assert self.stage is not None and self.history is not None  # the loop runs
-        return Checkpoint(
-            record=record_so_far(self.record, self.monitor, self.last),
-            places=places_of(self.problem, self.files),
-            step=step,
-            seconds=self.elapsed(),
-            history=self.history.first_rows(step),
-            rules=self.rules.state(),
-            **self.stage.state(),
+        resumes = self.interrupted is not None and self.interrupted.scale == scale.index
+        own = plan.strip.own(picture)
+        if not first and not resumes:
+            before = self.report.choice.precision
+            self.report.settle(self.layout.confirm_precision(self.batch, self.report.choice, plan, own))
+            plan = plan if self.report.choice.precision == before else self.plan(scale)
+        options = self.config.replace(lbfgs_history=plan.memory.lbfgs_history)
+        objective, evaluator = self.layout.evaluator(
+            self.batch, self.report.choice, plan, self.observer, self.report.opened
         )
+        stepper = make_stepper(evaluator, own, options, resized_moments(moments, plan.strip), plan.strip)
+        average = IterateAverage(own, options.average_decay) if options.average_decay else None
+        self.rules.next_scale(first)
+        stage = Stage(scale, first, plan, objective, stepper, Guard(own, options.divergence_factor), average)
+        if not resumes or self.interrupted is None:
+            return stage
+        with refusing_what_does_not_fit():
+            self.rules.restore(self.interrupted.rules)
+            return stage.restored(self.interrupted)
 
-    def keep(self, step: int, stopping: bool) -> None:
-        """Keep the state when that is due, and before a stop."""
-        if self.keeper is not None and (stopping or self.keeper.due(step)):
-            problem = self.keeper.keep(self.checkpoint(step))
-            self.record.warnings += [problem] if problem else []
+    def plan(self, scale: Scale) -> ScalePlan:
+        """How the scale fits into memory.
 
-    def plan(self, scale: Scale) -> Plan:
-        """How the scale fits into memory; said, and written down.
-
-        A scale that goes on keeps its plan, unless it is another memory option that it goes on with, or the picture was
-        shared and is no more.
+        A scale that is resumed keeps its plan, because tiles decide the order of sums; unless it is resumed with other
+        memory options, or by one process where there were several.
         """
         at, asked = self.interrupted, self.config.as_dict()
         same = at is not None and all(at.record["options"][name] == asked[name] for name in ("max_memory", "tile_size"))
-        if at is not None and at.scale == scale.index and same and "ranks" not in at.record["plan"]:
-            plan = plan_as_before(self.problem, self.choice, scale, at.record["plan"])
-        else:
-            plan = plan_at(self.problem, self.choice, scale)
-        self.record.plan = describe(plan)
-        self.listeners.detail(str(plan))
+        before = at.record["plan"] if at is not None and same and at.scale == scale.index else {}
+        plan = self.layout.plan(self.batch, self.report.choice, scale, None if "ranks" in before else before or None)
+        if plan.tiled and self.batch.count > 1:
+            message = f"{self.batch.count} pictures no longer fit into memory together"
+            raise OutOfMemoryError(message, "Take fewer together, or give `max_memory` more")
+        self.report.planned(plan, last=scale.index == len(self.batch.scales) - 1)
         return plan
 
-    def evaluation(self, stage: Stage) -> tuple[Objective, Evaluator]:
-        """What is minimised at a scale, and what evaluates it."""
-        at = stage.scale, stage.plan, stage.optimizer
-        return evaluation_at(self.problem, self.choice, *at, self.listeners.note, self.opened)
-
-    def opened(self, session: Session) -> None:
-        """A session of ONNX Runtime computes for the loop from here on."""
-        for sentence in add_engine(self.record, session):
-            self.listeners.note(sentence)
-
     def run_stage(self, stage: Stage, *, last: bool) -> tuple[Tensor, int]:
-        """Optimise at one scale; return its picture and the updates done.
-
-        Only the last scale, if it is whole, is monitored.
-        """
-        scale, plan = stage.scale, stage.plan
-        objective, evaluate = self.evaluation(stage)
+        """Optimise at one scale; the picture of this process, and the updates done."""
+        config, scale = self.config, stage.scale
         if self.history is None:
-            steps, device = self.config.steps, self.problem.device
-            self.history = LossHistory(objective.term_names, steps, device, pictures=self.problem.count)
+            names, device = stage.objective.term_names, self.batch.device
+            self.history = LossHistory(names, config.steps, device, pictures=self.batch.count)
             if self.interrupted is not None:
                 with refusing_what_does_not_fit():
                     self.history.restore(self.interrupted.history)
-        span = Span(scale.index, stage.first, scale.steps, self.config.steps, last=last, done=stage.done)
-        events = optimize(evaluate, stage.optimizer, stage.guard, self.history, span, self.course(), stage.average)
+        events = optimize(
+            stage.stepper,
+            stage.guard,
+            self.history,
+            Span(scale.index, stage.first, scale.steps, config.steps, last=last, done=stage.done),
+            config,
+            due=EventClock([config.monitor_every, config.save_every, config.log_every, GUARD_STEPS], self.layout.clock),
+            elapsed=self.elapsed,
+            observer=self,
+            average=stage.average,
+        )
         verdict = ""
-        with self.monitoring(objective, enabled=last and not plan.tiled and self.config.strength > 0) as monitor:
-            self.monitor = monitor
+        # Only the last scale, if it is whole, is monitored.
+        with self.monitoring(stage.objective, enabled=last and not stage.plan.tiled) as self.monitor:
             try:
                 for event in events:
-                    self.hear(event, monitor)
+                    self.event(event)
                     verdict = self.verdict(event, scale)
                     if verdict:
                         break
             except NumericsError as error:
                 verdict, self.failure = "diverged", error
-        if monitor is not None:
-            add_readings(self.record, monitor)
-        assert self.last is not None  # the loop reports its end, and its beginning is always due
-        updates = self.last.step - stage.first if verdict else scale.steps
+        if self.monitor is not None:
+            self.report.add_readings(self.monitor)
+            self.monitor = None
+        assert self.report.last is not None  # the loop reports its end, and its beginning is always due
+        updates = self.report.last.step - stage.first if verdict else scale.steps
         if last or self.stopped or self.failure:
-            return self.picked(stage, evaluate, verdict), updates
+            return self.picked(stage, verdict), updates
         average = stage.average.mean if stage.average else None
-        return stage.optimizer.pastiche if average is None else average, updates
+        return stage.stepper.pastiche if average is None else average, updates
 
-    def course(self) -> Course:
-        config = self.config
-        return Course(
-            learning_rate=lambda step: learning_rate_at(config, step),
-            due=EventClock([config.monitor_every, config.save_every, config.log_every, GUARD_STEPS]),
-            elapsed=self.elapsed,
-            smooths=lambda step: smooths_at(config, step),
-            stop=self.stop,
-            recovered=self.recovered,
-            keep=self.keep,
-        )
+    def monitoring(self, objective: Objective, *, enabled: bool) -> AbstractContextManager[Monitor | None]:
+        """The monitor for as long as the loop runs, or None when it is turned off."""
+        if not (enabled and self.config.monitor_every and self.config.strength):
+            return nullcontext()
+        weights = self.batch.weights["sha256"]
+        return open_monitor(self.batch.encoder, objective, self.config, weights, self.observer.note)
 
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.started
-
-    def stop(self) -> bool:
-        """Whether the user wishes to stop; asked by the loop alone, so that all who act on it see the same answer."""
-        self.stopped = self.stopped or self.listeners.stop()
-        return self.stopped
-
-    def verdict(self, event: StepEvent, scale: Scale) -> str:
-        """Why the scale should end now, if it should: the user's wish, or one of the stop rules."""
-        if self.stopped:
-            return "stopped"
-        if not self.config.strength:
-            return "complete"  # without style the start, the content image itself, is the answer
-        share = share_of_work(self.problem.scales, scale.index)
-        return self.rules.verdict(event.step, event.totals, event.seconds, share)
-
-    def recovered(self, recovery: Recovery) -> None:
-        self.record.recoveries.append(asdict(recovery))
-        self.record.warnings.append(str(recovery))
-        self.listeners.note(str(recovery))
-
-    def picked(self, stage: Stage, evaluate: Evaluator, verdict: str) -> Tensor:
-        """The picture that the run ends with, ``self.final`` holding its losses; each of a batch for itself.
+    def picked(self, stage: Stage, verdict: str) -> Tensor:
+        """The picture that the run ends with, ``self.final`` its losses; chosen for each problem by itself.
 
         It is the last iterate or, if iterates are averaged, their average. A run that was cut short ends with the best
-        picture it has seen at its scale: the best iterate, or the average if that is better still.
+        picture of its scale: the best iterate, or the average if that is better still.
         """
         assert self.history is not None  # something was evaluated
-        pastiche, guard, self.final = stage.optimizer.pastiche, stage.guard, self.history.newest
+        pastiche, guard, self.final = stage.stepper.pastiche, stage.guard, self.history.newest
         if verdict:
             self.status = verdict
             better = (guard.best_totals < self.final[-1]) | ~self.final[-1].isfinite()
@@ -297,24 +255,65 @@ class Run:
         average = stage.average.mean if stage.average else None
         if average is None:
             return pastiche
-        row = row_of(evaluate(average))
+        row = row_of(stage.stepper.evaluate_image(average))
         taken = row[-1] < self.final[-1] if verdict else torch.ones_like(row[-1], dtype=torch.bool)
         self.final = torch.where(taken, row, self.final)
         return torch.where(taken.view(-1, 1, 1, 1), average, pastiche)
 
-    def hear(self, event: StepEvent, monitor: Monitor | None) -> None:
-        """Pass an event on to the monitor, the snapshots and the listeners."""
-        self.last = event
-        config = self.config
-        if monitor is not None and event.step % config.monitor_every == 0:
-            monitor.submit(event.step, event.pastiche.detach().to("cpu", copy=True))
-        if self.files is not None and config.save_every and event.step and event.step % config.save_every == 0:
-            self.files.save_snapshot(event.pastiche, event.step, config.save_format)
-        self.listeners.event(event)
+    def elapsed(self) -> float:
+        """Seconds since the run began, without the time between interruption and resumption."""
+        return self.earlier_seconds + self.layout.clock()
 
-    def monitoring(self, objective: Objective, *, enabled: bool) -> AbstractContextManager[Monitor | None]:
-        """The monitor for as long as the loop runs, or None when it is turned off."""
-        if not (enabled and self.config.monitor_every):
-            return nullcontext()
-        weights = self.problem.weights["sha256"]
-        return open_monitor(self.problem.encoder, objective, self.config, weights, self.listeners.note)
+    def verdict(self, event: StepEvent, scale: Scale) -> str:
+        """Why the scale ends now, if it does: the user stopped it, or one of the stop rules holds."""
+        if self.stopped:
+            return "stopped"
+        if not self.config.strength:
+            return "complete"  # without style the start, the content image itself, is the answer
+        share = share_of_work(self.batch.scales, scale.index)
+        return self.rules.verdict(event.step, event.totals, event.seconds, share)
+
+    # The run as the observer of its own loop.
+
+    def stop(self) -> bool:
+        """Asked by the loop alone, so that all that depends on it sees the same answer."""
+        self.stopped = self.layout.stop(self.stopped or self.observer.stop())
+        return self.stopped
+
+    def recovered(self, recovery: Recovery) -> None:
+        self.report.recovered(recovery)
+
+    def evaluated(self, step: int, stopping: bool) -> None:
+        """Write a checkpoint when one is due, and before a stop; all ranks bring their parts."""
+        due = self.writer is not None and self.writer.due(step)
+        if self.config.checkpoint_interval is None or not (stopping or self.layout.any(due)):
+            return
+        state = self.checkpoint(step)
+        problem = self.writer.write(state) if self.writer is not None else ""
+        self.report.warn(problem)
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """The state after ``step`` updates: live tensors, to be written before the run continues."""
+        assert self.stage is not None and self.history is not None  # the loop runs
+        return Checkpoint(
+            record=self.report.so_far(self.monitor),
+            places=places_of(self.batch.problems[0], self.files[0]),
+            step=step,
+            seconds=self.elapsed(),
+            history=self.history.first_rows(step),
+            rules=self.rules.state(),
+            **self.stage.state(),
+        )
+
+    def event(self, event: StepEvent) -> None:
+        """Pass an event on to the monitor, the snapshots and the caller's observer."""
+        config, self.report.last = self.config, event
+        if self.monitor is not None and event.step % config.monitor_every == 0:
+            self.monitor.submit(event.step, event.pastiche.detach().to("cpu", copy=True))
+        if config.save_every and event.step and event.step % config.save_every == 0:
+            assert self.stage is not None  # the loop runs
+            event = replace(event, pastiche=self.stage.whole(event.pastiche))
+            for index, files in enumerate(self.files):
+                if files is not None:
+                    files.save_snapshot(event.pastiche[index : index + 1], event.step, config.save_format)
+        self.observer.event(event)

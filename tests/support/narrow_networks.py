@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import nst_fast.network.taps
-from nst_fast.engines.straight import StraightNetwork
-from nst_fast.engines.tile_engine import EagerTileEngine, TileEngine
+from nst_fast.engines.crop_network import CropNetwork, EagerNetwork
+from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.options.config import ObjectiveOptions
@@ -46,5 +46,5 @@ def pictures(height: int, width: int, count: int, batch: int = 1) -> list[torch.
     return [torch.rand(batch, 3, height, width, dtype=torch.float64, generator=generator) for _ in range(count)]
 
 
-def engine_of(name: str, encoder: Encoder) -> TileEngine:
-    return EagerTileEngine(encoder) if name == "eager" else StraightNetwork(encoder, torch.float64)
+def crop_network(engine: str, encoder: Encoder) -> CropNetwork:
+    return EagerNetwork(encoder) if engine == "eager" else FastNetwork(encoder, torch.float64)

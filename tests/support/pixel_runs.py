@@ -1,10 +1,11 @@
 """Runs whose pictures must not change when the code does: case -> SHA-256 of its float pixels, as one JSON object.
 
 ``python pixel_runs.py [CASE ...]`` runs the package that Python finds. To compare two versions on one machine, run it
-with ``PYTHONPATH`` set to either checkout; :mod:`test_pixels` compares with what was kept. Only names that the
+with ``PYTHONPATH`` set to either checkout; ``test_pixels.py`` compares with ``pixels.json``. Only names that the
 documentation promises are used, so that it also runs older versions.
 
-Instruction sets are limited to what every x86-64 of the last decade has, so that processors agree on the last bits.
+Instruction sets are limited, so that processors agree on the last bits as far as they can; ``environment`` says on
+what they may still depend.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,6 +30,7 @@ os.environ |= {
 }
 
 import numpy as np
+import onnxruntime
 import torch
 from PIL import Image
 
@@ -170,12 +174,24 @@ class Cases:
         return digest_of_files(output)
 
 
+def environment() -> dict[str, str]:
+    """What the last bits of a sum may depend on."""
+    try:
+        flags = re.findall(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0].split()
+    except (OSError, IndexError):
+        flags = [platform.processor()]
+    vector = " ".join(sorted(flag for flag in flags if flag.startswith(("avx", "fma", "amx"))))
+    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
+    return {**versions, "machine": platform.machine(), "instructions": vector}
+
+
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NST_FAST_CACHE"] = str(Path(folder, "cache"))
         cases = Cases(Path(folder)).all()
-        json.dump({name: cases[name]() for name in names or cases}, sys.stdout, indent=1)
+        hashes = {name: cases[name]() for name in names or cases}
+    json.dump({"environment": environment(), "pixels": hashes}, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,19 @@ import sys
 from pathlib import Path
 
 import torch
+from loops import run_loop
 
 from nst_fast import api
-from nst_fast.distributed import place
+from nst_fast.distributed import process_rank
 from nst_fast.distributed.group import Ranks, joined
-from nst_fast.engines import Evaluator
-from nst_fast.engines.strips import StripEvaluator, make_strip, strip_targets
-from nst_fast.engines.tile_engine import EagerTileEngine
+from nst_fast.distributed.strips import make_strip
+from nst_fast.engines.crop_network import EagerNetwork
+from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.objective.reference import EagerEvaluator
-from nst_fast.optimizers import Adam
-from nst_fast.optimizers.strips import StripAdam
+from nst_fast.optimizers import Adam, TorchStepper
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run.guard import Guard
-from nst_fast.run.loop import Course, LossHistory, Span, optimize
 
 SIZE = (45, 51)  # odd, and no multiple of the pooling grid
 CONFIG = StylizeConfig(
@@ -54,31 +52,20 @@ def in_float64(pooling: str, ranks: Ranks | None) -> list[float]:
     encoder = encoder.double()
     generator = torch.Generator().manual_seed(3)
     content, style, start = (torch.rand(1, 3, *SIZE, dtype=torch.float64, generator=generator) for _ in range(3))
-    evaluate: Evaluator
+    options = config.replace(optimizer="adam", steps=20, learning_rate=0.02, smooth_every=10)
     if ranks is None:
         objective = Objective(config, build_targets(encoder, config, content, [style]))
-        evaluate, optimizer = EagerEvaluator(encoder, objective), Adam(start, config)
+        stepper = TorchStepper(EagerEvaluator(encoder, objective), Adam(start, options))
     else:
-        engine = EagerTileEngine(encoder)
+        network = EagerNetwork(encoder)
         strip = make_strip(ranks, "vgg19", config.taps, *SIZE)
-        objective = Objective(config, strip_targets(engine, config, strip, content, [style]))
-        evaluate = StripEvaluator(engine, objective, strip)
-        optimizer = StripAdam(strip.own(start), config, strip)
-    history = LossHistory(objective.term_names, 20, torch.device("cpu"))
-    history._buffer = history._buffer.double()
-    course = Course(
-        learning_rate=lambda step: 0.02,
-        due=lambda step: False,
-        elapsed=lambda: 1.0,
-        smooths=lambda step: step == 10,
-    )
-    for _ in optimize(evaluate, optimizer, Guard(optimizer.pastiche, 10.0), history, Span(0, 0, 20, 20, True), course):
-        pass
-    return history.rows()["total"]
+        objective = Objective(config, tiled_targets(network, config, strip, content, [style]))
+        stepper = TorchStepper(TiledEvaluator(network, objective, strip), Adam(strip.own(start), options, strip))
+    return run_loop(stepper, options, every=1000, names=objective.term_names, double=True).history.rows()["total"]
 
 
 def main(folder: Path) -> None:
-    with joined(place(), "cpu") as ranks:
+    with joined(process_rank(), "cpu") as ranks:
         pictures = (folder / "content.png", folder / "style.png")
         for name, options in CASES.items():
             api.stylize(*pictures, CONFIG, output=folder / f"{name}.png", ranks=ranks, **options)

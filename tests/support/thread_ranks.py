@@ -30,10 +30,11 @@ class Table:
 class ThreadRanks:
     def __init__(self, table: Table, rank: int) -> None:
         self.table = table
-        self.rank, self.size = rank, len(table.places)
+        self.rank = rank
+        self.size = self.local_size = len(table.places)
         self.messages = 0
 
-    def add_up(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         found = self.table.all_of(self.rank, tensor.clone())
         tensor.copy_(torch.stack(found).sum(0))  # type: ignore[arg-type]
 
@@ -45,11 +46,11 @@ class ThreadRanks:
         self.table.barrier.wait()
         assert not any(self.rank in letters for letters in mail), "a letter that nobody expects"
 
-    def highest(self, values: Sequence[float]) -> list[float]:
+    def maximum(self, values: Sequence[float]) -> list[float]:
         found: list[list[float]] = self.table.all_of(self.rank, list(values))  # type: ignore[assignment]
         return [max(column) for column in zip(*found, strict=True)]
 
-    def word_of_first(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         return str(self.table.all_of(self.rank, text)[0])
 
 

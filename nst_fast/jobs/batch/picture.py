@@ -18,7 +18,7 @@ from nst_fast.jobs.batch.manifest import DONE, FAILED, Entry, Manifest
 from nst_fast.jobs.batch.plan import Plan, hash_or_empty
 from nst_fast.jobs.series.run import ERRORS_OF_ONE, paint, warm_up
 from nst_fast.run.checkpoint import Checkpoint
-from nst_fast.run.keeper import keeper_of, remove_checkpoints
+from nst_fast.run.checkpoint_files import checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Listeners
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.pastiche import Pastiche
@@ -176,7 +176,7 @@ class Maker:
     def paint(self, problem: Problem, kept: OutputFiles, listeners: Listeners) -> Pastiche | None:
         """Go on from what a worker that died, or was stopped, has kept of the picture, or begin it."""
         interval = problem.config.checkpoint_interval
-        keeper = keeper_of(kept, interval, listeners.note)
+        keeper = checkpoint_writer(kept, interval, listeners.note)
         if keeper is not None:
             make_folder(kept.picture.parent)
         if kept.checkpoints():

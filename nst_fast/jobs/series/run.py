@@ -14,7 +14,7 @@ from nst_fast.errors import InputError, ModelError, NumericsError, OutOfMemoryEr
 from nst_fast.jobs.series.folder import Measure, Outcome, Record, SeriesFolder
 from nst_fast.jobs.series.jobs import Job, Series
 from nst_fast.run.checkpoint import Checkpoint
-from nst_fast.run.keeper import Keeper
+from nst_fast.run.checkpoint_files import CheckpointWriter
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Networks, Problem, load_problem
 from nst_fast.system.files import lock
@@ -102,7 +102,7 @@ def paint(
     problem: Problem,
     files: OutputFiles,
     listeners: Listeners,
-    keeper: Keeper | None = None,
+    keeper: CheckpointWriter | None = None,
     interrupted: Checkpoint | None = None,
 ) -> Pastiche | None:
     """Run a problem to its end; None when the user stopped it. Snapshots are written, the picture itself is not."""

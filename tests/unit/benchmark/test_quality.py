@@ -90,7 +90,7 @@ def test_an_engine_that_fails_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPa
     def broken(*arguments: object) -> None:
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(quality, "confirmed", broken)
+    monkeypatch.setattr(quality, "confirm_precision", broken)
     *plain, failed = quality_rows(Workbench(TINY.replace(engines="fast:auto", plain="adam:0.02")), 32, 32)
     assert failed.status == FAILED
     assert "no such kernel" in failed.error

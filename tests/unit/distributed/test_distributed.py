@@ -24,13 +24,13 @@ from places import ROOT, SUPPORT
 
 from nst_fast import api
 from nst_fast.cli.torchrun import check_command
-from nst_fast.distributed import Place, Voice, place, watch
+from nst_fast.distributed import ErrorReporter, ProcessRank, process_rank, watch
 from nst_fast.distributed.group import device_of, reason_of
 from nst_fast.distributed.watch import Watch
 from nst_fast.errors import DeviceError, UsageError
 from nst_fast.images import save_image
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run.shared import check_shareable
+from nst_fast.run.layout import check_shareable
 
 WORKER = Path(rank_worker.__file__)
 RUN = [
@@ -170,9 +170,9 @@ def test_torchrun_shares_a_picture_and_rank_0_alone_speaks(folder: Path) -> None
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"line_search": "strong_wolfe"}, "--line-search strong_wolfe: is PyTorch's"),
-        ({"engine": "ort"}, "--engine ort: computes whole pictures only"),
-        ({"on_oom": "tile"}, "--on-oom tile: ranks cannot begin anew"),
+        ({"line_search": "strong_wolfe"}, "`line_search` strong_wolfe: is PyTorch's"),
+        ({"engine": "ort"}, "`engine` ort: computes whole pictures only"),
+        ({"on_oom": "tile"}, "`on_oom` tile: ranks cannot begin anew"),
     ],
 )
 def test_what_needs_the_whole_picture_is_refused(option: dict[str, object], said: str) -> None:
@@ -190,26 +190,26 @@ def test_a_command_that_shares_nothing_is_refused_under_torchrun(monkeypatch: py
 
 
 def test_the_environment_says_who_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert place() == Place()
+    assert process_rank() == ProcessRank()
     for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    assert place() == Place(5, 8, 1, 4)
-    assert not Voice().may_speak()
+    assert process_rank() == ProcessRank(5, 8, 1, 4)
+    assert not ErrorReporter().may_report()
     monkeypatch.setenv("RANK", "8")
     with pytest.raises(UsageError, match="RANK=8, WORLD_SIZE=8"):
-        place()
-    assert Voice().may_speak()
+        process_rank()
+    assert ErrorReporter().may_report()
 
 
 def test_every_rank_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert device_of("auto", Place(3, 4, 1, 2)) == "cuda:1"
-    assert device_of("cpu", Place(3, 4, 1, 2)) == "cpu"
+    assert device_of("auto", ProcessRank(3, 4, 1, 2)) == "cuda:1"
+    assert device_of("cpu", ProcessRank(3, 4, 1, 2)) == "cpu"
     with pytest.raises(DeviceError, match="4 ranks on a machine with 2 GPUs"):
-        device_of("cuda", Place(3, 4, 3, 4))
-    with pytest.raises(DeviceError, match="device 'cuda:1': 4 ranks cannot share it"):
-        device_of("cuda:1", Place(3, 4, 1, 2))
+        device_of("cuda", ProcessRank(3, 4, 3, 4))
+    with pytest.raises(DeviceError, match="`device` 'cuda:1': 4 ranks cannot share it"):
+        device_of("cuda:1", ProcessRank(3, 4, 1, 2))
 
 
 def test_what_gloo_says_is_shortened_to_its_reason() -> None:
@@ -255,7 +255,7 @@ def watched(shelf: Shelf, lost: list[str], patience: float, heard: threading.Eve
         lost.append(f"{who}: {why}")
         heard.set()
 
-    return Watch(Place(0, 2), shelf, tell, patience)
+    return Watch(ProcessRank(0, 2), shelf, tell, patience)
 
 
 def test_a_rank_without_a_sign_of_life_is_lost(quick: None) -> None:
@@ -268,7 +268,7 @@ def test_a_rank_without_a_sign_of_life_is_lost(quick: None) -> None:
 
 def test_two_that_show_signs_of_life_miss_nobody(quick: None) -> None:
     shelf, lost, heard = Shelf(), [], threading.Event()
-    other = Watch(Place(1, 2), shelf, lambda who, why: lost.append(who), 20.0)
+    other = Watch(ProcessRank(1, 2), shelf, lambda who, why: lost.append(who), 20.0)
     with watched(shelf, lost, 20.0, heard), other:
         deadline = time.monotonic() + 30
         while int(shelf.get("nst-fast/alive/1")) < 5 and time.monotonic() < deadline:

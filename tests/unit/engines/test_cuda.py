@@ -10,22 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
 from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator
+from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.precision import DTYPES, float32_arithmetic
-from nst_fast.engines.straight import StraightNetwork
 from nst_fast.engines.tiled import TiledEvaluator
-from nst_fast.network.tiles import make_tiling
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.objective.reference import EagerEvaluator
-from nst_fast.optimizers import LBFGS, make_optimizer
+from nst_fast.optimizers import LBFGS, TorchStepper, make_optimizer
 from nst_fast.optimizers.captured import PLAIN_UPDATES, GraphedOptimizer, graphed
 from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
 from nst_fast.run.guard import Guard
-from nst_fast.run.loop import Course, LossHistory, Span, optimize
+from nst_fast.run.loop import LossHistory, Span, optimize
 
 pytestmark = pytest.mark.gpu
 TAPS = {"content_taps": "relu3_2,conv2_1", "style_taps": "conv1_2,relu1_2,pool1,relu3_1"}
@@ -102,8 +103,8 @@ def test_tiles_on_a_gpu_add_up_to_the_whole(cuda: torch.device) -> None:
     objective, image = problem(options, encoder.to(cuda), (130, 97))
     with float32_arithmetic("ieee"):
         whole = FastEvaluator(encoder, objective)(image)
-        tiling = make_tiling("vgg19", options.taps, 130, 97, (3, 2))
-        tiled = TiledEvaluator(StraightNetwork(encoder, torch.float32), objective, tiling)(image)
+        strip = make_strip(SingleRank(), "vgg19", options.taps, 130, 97, (3, 2))
+        tiled = TiledEvaluator(FastNetwork(encoder, torch.float32), objective, strip)(image)
     assert relative_error(tiled.gradient, whole.gradient) < 1e-4
 
 
@@ -167,15 +168,17 @@ def test_nothing_waits_for_the_gpu_between_events(cuda: torch.device, name: str)
     encoder, _ = make_encoder("random:0", "vgg19", options.taps)
     objective, image = problem(options, encoder.to(cuda), (64, 64))
     evaluate = GraphedEvaluator(FastEvaluator(encoder, objective, torch.bfloat16))
-    optimizer = graphed(make_optimizer(image, OptimizerOptions(optimizer=name)))
-    steps, warm = 40, PLAIN_UPDATES + 2
+    run = OptimizerOptions(optimizer=name, steps=40)
+    optimizer = graphed(make_optimizer(image, run))
+    steps, warm = run.steps, PLAIN_UPDATES + 2
     events = optimize(
-        evaluate,
-        optimizer,
+        TorchStepper(evaluate, optimizer),
         Guard(image, 10.0),
         LossHistory(objective.term_names, steps, cuda),
         Span(0, 0, steps, steps, last=True),
-        Course(learning_rate=lambda step: 0.02, due=lambda step: step in (warm, steps), elapsed=time.perf_counter),
+        run,
+        due=lambda step: step in (warm, steps),
+        elapsed=time.perf_counter,
     )
     next(events)
     assert next(events).step == warm

@@ -182,9 +182,9 @@ def test_bf16_is_given_up_where_it_bends_the_gradient(
     objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3) ** 2]))
     fast = choice.Choice("fast", "bf16", "fastest", {})
     monkeypatch.setattr(choice, "LEAST_COSINE", 0.9)
-    assert choice.confirmed(fast, shallow_encoder, objective, picture**2).precision == "bf16"
+    assert choice.confirm_precision(fast, shallow_encoder, objective, picture**2).precision == "bf16"
     monkeypatch.setattr(choice, "LEAST_COSINE", 0.999999)
-    bent = choice.confirmed(fast, shallow_encoder, objective, picture**2)
+    bent = choice.confirm_precision(fast, shallow_encoder, objective, picture**2)
     assert bent.precision == "fp32"
     assert "cosine 0.9" in bent.reason
 
@@ -206,7 +206,7 @@ def test_the_narrowest_precision_that_bends_nothing_is_taken(
     """On a GPU, where TF32 is six times as fast as fp32; what is not in ``cosines`` must not be asked for."""
     monkeypatch.setattr(choice, "usable_precisions", lambda device: ["fp32", "tf32", "bf16"])
     asked = choice.Choice("fast", chosen, "fastest", {})
-    found = choice.unbent(asked, torch.device("cuda"), cosines.__getitem__)
+    found = choice.narrowest_accurate(asked, torch.device("cuda"), cosines.__getitem__)
     assert found.precision == expected
     assert (found.reason == "fastest") == (chosen == expected)
 

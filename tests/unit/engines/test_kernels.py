@@ -14,7 +14,7 @@ import torch
 from places import ROOT, SUPPORT
 
 from nst_fast.api import Listeners, stylize
-from nst_fast.engines import max_pooling, straight
+from nst_fast.engines import fast_network, max_pooling
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.max_pooling import tried_kernels
 from nst_fast.network.weights import make_encoder
@@ -48,9 +48,9 @@ def test_the_way_that_is_taken_on_tensor_cores_gives_the_same(
     content, style, image = torch.rand((3, 1, 3, 21, 18), generator=torch.Generator().manual_seed(1)).double()
     objective = Objective(options, build_targets(encoder.double(), options, content, [style]))
     plain = FastEvaluator(encoder, objective, torch.float64)(image)
-    monkeypatch.setattr(straight, "on_tensor_cores", lambda device, dtype: True)
+    monkeypatch.setattr(fast_network, "on_tensor_cores", lambda device, dtype: True)
     monkeypatch.setattr(torch, "cudnn_convolution_relu", cudnn_convolution_relu)
-    monkeypatch.setattr(straight.Convolution, "_joins", lambda convolution, x: True)
+    monkeypatch.setattr(fast_network.Convolution, "_joins", lambda convolution, x: True)
     monkeypatch.setattr(max_pooling, "own_kernels", lambda device: (Fake("kernels"), ""))
     evaluate = FastEvaluator(encoder, objective, torch.float64)
     assert evaluate.network.channels == 16

@@ -8,19 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from narrow_networks import engine_of, few_channels, narrow, pictures
+from narrow_networks import crop_network, few_channels, narrow, pictures
 from thread_ranks import ThreadRanks, run_ranks
 
-from nst_fast.distributed.agreement import Agreement
-from nst_fast.distributed.halos import Halos
+from nst_fast.distributed.strips import Halos, make_strip
 from nst_fast.engines import Evaluation
-from nst_fast.engines.strips import StripEvaluator, make_strip, strip_targets
-from nst_fast.engines.tile_engine import EagerTileEngine
+from nst_fast.engines.crop_network import EagerNetwork
+from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
 from nst_fast.errors import UsageError
 from nst_fast.network.tiles import halo_of, strip_rows
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.options.config import ObjectiveOptions
+from nst_fast.run.layout import SharedPicture
 
 DEEP = ObjectiveOptions(tv_weight=0.5, chroma_tv_weight=2.0)
 SHALLOW = ObjectiveOptions(content_taps="relu2_2", style_taps="relu1_1,relu2_1", chroma_tv_weight=0.5)
@@ -49,9 +49,9 @@ def shared(
 
     def work(me: ThreadRanks) -> Evaluation:
         strip = make_strip(me, options.network, options.taps, *size, grid, halo=halo)
-        tiles = engine_of(engine, encoder)
-        objective = Objective(options, strip_targets(tiles, options, strip, content, [style]))
-        found = StripEvaluator(tiles, objective, strip)(strip.own(pastiche))
+        tiles = crop_network(engine, encoder)
+        objective = Objective(options, tiled_targets(tiles, options, strip, content, [style]))
+        found = TiledEvaluator(tiles, objective, strip)(strip.own(pastiche))
         return Evaluation(found.total, found.terms, strip.whole(found.gradient))
 
     return run_ranks(ranks, work)
@@ -151,14 +151,14 @@ def test_a_style_image_too_small_to_be_shared_is_measured_by_those_who_have_a_pa
 def test_a_strip_in_one_piece_takes_one_forward_pass_and_in_tiles_two() -> None:
     calls: list[str] = []
 
-    class Counted(EagerTileEngine):
+    class Counted(EagerNetwork):
         def features(self, image: torch.Tensor) -> object:  # type: ignore[override]
             calls.append("features")
             return super().features(image)
 
-        def open(self, image: torch.Tensor) -> object:  # type: ignore[override]
-            calls.append("open")
-            return super().open(image)
+        def vjp(self, image: torch.Tensor) -> object:  # type: ignore[override]
+            calls.append("vjp")
+            return super().vjp(image)
 
     encoder = narrow(SHALLOW)
     content, style, pastiche = pictures(64, 48, 3)
@@ -167,16 +167,16 @@ def test_a_strip_in_one_piece_takes_one_forward_pass_and_in_tiles_two() -> None:
         def one(me: ThreadRanks) -> None:
             strip = make_strip(me, "vgg19", SHALLOW.taps, 64, 48, grid)
             tiles = Counted(encoder)
-            objective = Objective(SHALLOW, strip_targets(tiles, SHALLOW, strip, content, [style]))
-            evaluate = StripEvaluator(tiles, objective, strip)
+            objective = Objective(SHALLOW, tiled_targets(tiles, SHALLOW, strip, content, [style]))
+            evaluate = TiledEvaluator(tiles, objective, strip)
             calls.clear()
             evaluate(strip.own(pastiche))
 
         run_ranks(1, one)
         return list(calls)
 
-    assert work((1, 1)) == ["open"]
-    assert work((2, 1)) == ["features", "features", "open", "open"]
+    assert work((1, 1)) == ["vjp"]
+    assert work((2, 1)) == ["features", "features", "vjp", "vjp"]
 
 
 @pytest.mark.parametrize(("height", "count"), [(50, 3), (64, 2), (97, 5)])
@@ -200,10 +200,8 @@ def test_what_is_given_back_to_every_row_is_what_its_viewers_saw_of_it(height: i
 
 def test_a_rank_that_is_asked_to_stop_stops_all_and_time_is_that_of_the_slowest() -> None:
     def work(me: ThreadRanks) -> tuple[bool, bool, float, float]:
-        agreement = Agreement(me, lambda: me.rank == 1)
-        before = agreement.stop()
-        agreement.renew()
-        return before, agreement.stop(), agreement.clock(), agreement.clock()
+        layout = SharedPicture(me)
+        return layout.stop(False), layout.stop(me.rank == 1), layout.clock(), layout.clock()
 
     found = run_ranks(3, work)
     assert len(set(found)) == 1

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from narrow_networks import engine_of, narrow, pictures
+from narrow_networks import crop_network, few_channels, narrow, pictures
 
+from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
-from nst_fast.engines.tile_engine import EagerTileEngine
-from nst_fast.engines.tiled import TiledEvaluator, halved, mean_grams, tiled_targets
-from nst_fast.network.tiles import halo_of, make_tiling
+from nst_fast.engines.crop_network import EagerNetwork
+from nst_fast.engines.tiled import TiledEvaluator, halved, shared_grams, tiled_targets
+from nst_fast.network.tiles import halo_of
 from nst_fast.objective.objective import Objective, build_targets, measure
 from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.options.config import ObjectiveOptions
 
 DEEP = ObjectiveOptions(tv_weight=0.5, chroma_tv_weight=2.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow_everywhere() -> Iterator[None]:
+    with few_channels():
+        yield
 
 
 def both(
@@ -34,8 +43,8 @@ def both(
     encoder = narrow(options)
     content, style, pastiche = pictures(*size, 3, batch)
     objective = Objective(options, build_targets(encoder, options, content, [style]))
-    tiling = make_tiling(options.network, options.taps, *size, grid, halo=halo)
-    tiled = TiledEvaluator(engine_of(engine, encoder), objective, tiling)
+    strip = make_strip(SingleRank(), options.network, options.taps, *size, grid, halo=halo)
+    tiled = TiledEvaluator(crop_network(engine, encoder), objective, strip)
     return EagerEvaluator(encoder, objective)(pastiche), tiled(pastiche)
 
 
@@ -118,9 +127,9 @@ def test_targets_computed_in_tiles_are_the_targets() -> None:
 
     def tiled(halve: bool) -> dict[str, torch.Tensor]:
         found = tiled_targets(
-            EagerTileEngine(encoder),
+            EagerNetwork(encoder),
             DEEP,
-            lambda height, width: make_tiling("vgg19", DEEP.taps, height, width, (2, 2)),
+            make_strip(SingleRank(), "vgg19", DEEP.taps, 203, 171, (2, 2)),
             content,
             styles,
             [1.0, 3.0],
@@ -140,15 +149,15 @@ def test_halved_content_targets_move_the_content_term_by_less_than_a_millionth_o
     content, style, pastiche = pictures(203, 171, 3)
     targets = build_targets(encoder, DEEP, content, [style])
     rounded = type(targets)({tap: halved(kept) for tap, kept in targets.content.items()}, targets.grams, {})
-    tiling = make_tiling("vgg19", DEEP.taps, 203, 171, (2, 1))
+    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 203, 171, (2, 1))
     exact, near = (
-        TiledEvaluator(EagerTileEngine(encoder), Objective(DEEP, kept), tiling)(image)
+        TiledEvaluator(EagerNetwork(encoder), Objective(DEEP, kept), strip)(image)
         for kept, image in ((targets, content), (rounded, content))
     )
     assert exact.terms["content/relu4_2"].item() < 1e-25
     assert 0 < near.terms["content/relu4_2"].item() < 1e-6
     exact, near = (
-        TiledEvaluator(EagerTileEngine(encoder), Objective(DEEP, kept), tiling)(pastiche) for kept in (targets, rounded)
+        TiledEvaluator(EagerNetwork(encoder), Objective(DEEP, kept), strip)(pastiche) for kept in (targets, rounded)
     )
     assert gap(exact, near) < 1e-3
 
@@ -158,14 +167,14 @@ def test_halving_saturates_instead_of_overflowing() -> None:
 
 
 def test_grams_of_low_precision_features_are_added_up_in_single_precision() -> None:
-    class Half(EagerTileEngine):
+    class Half(EagerNetwork):
         def features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
             return {tap: found.bfloat16() for tap, found in super().features(image).items()}
 
     encoder = narrow(DEEP)
     (style,) = pictures(200, 180, 1)
-    tiling = make_tiling("vgg19", DEEP.taps, 200, 180, (2, 2))
-    found = mean_grams(Half(encoder), style, tiling, ["relu1_1"])["relu1_1"]
+    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 200, 180, (2, 2))
+    found = shared_grams(Half(encoder), DEEP, strip, style)["relu1_1"]
     assert found.dtype == torch.float32
     expected = measure(encoder(style), (), ["relu1_1"]).grams["relu1_1"]
     torch.testing.assert_close(found.double(), expected, rtol=5e-3, atol=1e-6)
@@ -174,22 +183,22 @@ def test_grams_of_low_precision_features_are_added_up_in_single_precision() -> N
 def test_the_engine_sees_no_more_than_one_crop_at_a_time() -> None:
     sizes: list[tuple[int, int]] = []
 
-    class Watched(EagerTileEngine):
+    class Watched(EagerNetwork):
         def features(self, image: torch.Tensor) -> object:  # type: ignore[override]
             sizes.append((image.shape[2], image.shape[3]))
             return super().features(image)
 
-        def gradient(self, image: torch.Tensor, seed: object) -> torch.Tensor:  # type: ignore[override]
+        def vjp(self, image: torch.Tensor) -> object:  # type: ignore[override]
             sizes.append((image.shape[2], image.shape[3]))
-            return super().gradient(image, seed)  # type: ignore[arg-type]
+            return super().vjp(image)
 
     encoder = narrow(DEEP)
     content, style = pictures(500, 330, 2)
     objective = Objective(DEEP, build_targets(encoder, DEEP, content, [style]))
-    tiling = make_tiling("vgg19", DEEP.taps, 500, 330, (3, 1))
-    TiledEvaluator(Watched(encoder), objective, tiling)(content)
+    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 500, 330, (3, 1))
+    TiledEvaluator(Watched(encoder), objective, strip)(content)
     assert len(sizes) == 6
-    assert max(height * width for height, width in sizes) == math.prod(tiling.largest_crop) < 500 * 330
+    assert max(height * width for height, width in sizes) == math.prod(strip.tiling.largest_crop) < 500 * 330
 
 
 def test_nothing_of_a_step_stays_in_memory_but_its_answer() -> None:
@@ -199,7 +208,9 @@ def test_nothing_of_a_step_stays_in_memory_but_its_answer() -> None:
     encoder = narrow(DEEP)
     content, style = pictures(120, 120, 2)
     objective = Objective(DEEP, build_targets(encoder, DEEP, content, [style]))
-    evaluate = TiledEvaluator(EagerTileEngine(encoder), objective, make_tiling("vgg19", DEEP.taps, 120, 120, (2, 1)))
+    evaluate = TiledEvaluator(
+        EagerNetwork(encoder), objective, make_strip(SingleRank(), "vgg19", DEEP.taps, 120, 120, (2, 1))
+    )
     gc.collect()
     gc.disable()
     try:
@@ -208,7 +219,7 @@ def test_nothing_of_a_step_stays_in_memory_but_its_answer() -> None:
         after = sum(type(item) is torch.Tensor for item in gc.get_objects())
     finally:
         gc.enable()
-    assert after - before == 2 + len(kept.terms)
+    assert after - before == 2 + 1 + len(kept.terms)  # total, gradient, and the terms, which are views of one tensor
 
 
 def test_a_tile_of_fewer_rows_than_a_cell_of_the_deepest_tap_owns_none_and_is_exact_all_the_same() -> None:

@@ -318,7 +318,7 @@ def test_a_record_without_the_option_is_of_a_run_that_left_nothing_out(scan: Pat
         pastiche=nothing, optimizer={}, guard={}, rules={}, average=None,
     )  # fmt: skip
     assert continued_config(old, {}).as_dict()["style_crop"] == "none"
-    plan = Plan.of(TINY.replace(style_crop="none"), [scan], "", "png")
+    plan = Plan.of(TINY.replace(style_crop="none", scales=1), [scan], "", "png")
     stored = plan.as_dict()
     del stored["options"]["style_crop"]
     assert plan.differences(stored) == []

@@ -83,7 +83,7 @@ def test_every_combination_is_one_job_with_the_last_axis_running_fastest(picture
         "content-weight": ["0.01", "1", "100"],
         "style-taps": ["relu1_1", "relu1_1,relu2_1:0.5"],
     }
-    configs = [(job.content, job.config.content_weight, job.config.style_taps) for job in series.jobs]
+    configs = [(job.content, job.config.content_weight, str(job.config.style_taps)) for job in series.jobs]
     assert len(set(configs)) == len({job.name for job in series.jobs}) == 12
     assert configs[1] == (pictures / "one.png", 0.01, "relu1_1,relu2_1:0.5")
     assert configs[2] == (pictures / "one.png", 1.0, "relu1_1")
@@ -104,7 +104,7 @@ def test_pictures_of_one_name_and_values_that_are_no_file_names_stay_apart(tmp_p
         ("content-weight", "no values"),
         ("content-weight=1,x", "'x' is not a number"),
         ("steps=1.5", "not a whole number"),
-        ("content-weight=-1", "--content-weight -1"),
+        ("content-weight=-1", "`content_weight` -1"),
         ("style-taps=relu1_1;relu9_9", "relu9_9"),
         ("allow-fallback=perhaps", "true or false"),
     ],

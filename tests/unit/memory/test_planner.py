@@ -11,18 +11,20 @@ from nst_fast.engines import Evaluation
 from nst_fast.errors import OutOfMemoryError, UsageError
 from nst_fast.memory.footprint import MIB, Network, kept_bytes, step_bytes, weight_bytes
 from nst_fast.memory.grids import tiling_like
-from nst_fast.memory.planner import Job, budget_of, describe, largest_size, make_plan, predict
+from nst_fast.memory.planner import MemoryTask, budget_of, largest_size, make_plan, predict
 from nst_fast.network.tiles import make_tiling
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.values import Bytes
-from nst_fast.run.evaluation import OnOutOfMemory, is_out_of_memory
+from nst_fast.run.out_of_memory import RetryInTiles, is_out_of_memory, memory_errors
 
 GIB = 2**30
 DEFAULT = StylizeConfig()
 
 
-def job(height: int, width: int, config: StylizeConfig = DEFAULT, engine: str = "fast", precision: str = "fp32") -> Job:
-    return Job(config, engine, precision, height, width, ((512, 512),))
+def task_of(
+    height: int, width: int, config: StylizeConfig = DEFAULT, engine: str = "fast", precision: str = "fp32"
+) -> MemoryTask:
+    return MemoryTask(config, engine, precision, height, width, ((512, 512),))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_a_step_takes_more_than_it_keeps_and_less_with_average_pooling_and_fewer
 
 
 def test_a_picture_that_fits_is_computed_whole() -> None:
-    plan = make_plan(job(512, 512), 8 * GIB)
+    plan = make_plan(task_of(512, 512), 8 * GIB)
     assert not plan.tiled
     assert plan.fits
     assert plan.lbfgs_history == DEFAULT.lbfgs_history
@@ -73,7 +75,7 @@ def test_a_picture_that_fits_is_computed_whole() -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.integers(64, 6000), st.integers(64, 6000), st.floats(0.8, 30), st.sampled_from(["fast", "eager"]))
 def test_a_plan_keeps_its_budget_or_says_what_would(height: int, width: int, gibibytes: float, engine: str) -> None:
-    task, budget = job(height, width, engine=engine), round(gibibytes * GIB)
+    task, budget = task_of(height, width, engine=engine), round(gibibytes * GIB)
     try:
         plan = make_plan(task, budget)
     except OutOfMemoryError as error:
@@ -82,7 +84,7 @@ def test_a_plan_keeps_its_budget_or_says_what_would(height: int, width: int, gib
         assert size is not None
         scale = max(size) / max(height, width)  # the style images shrink alike
         styles = tuple((max(16, round(h * scale)), max(16, round(w * scale))) for h, w in task.styles)
-        assert make_plan(replace(job(*size, engine=engine), styles=styles), budget).fits
+        assert make_plan(replace(task_of(*size, engine=engine), styles=styles), budget).fits
         return
     assert plan.peak < plan.budget == budget
     whole = predict(task, make_tiling("vgg19", DEFAULT.taps, height, width, (1, 1)), budget, history=5, halve=False)
@@ -92,45 +94,45 @@ def test_a_plan_keeps_its_budget_or_says_what_would(height: int, width: int, gib
 
 def test_what_fits_nowhere_is_refused_with_exit_code_7() -> None:
     with pytest.raises(OutOfMemoryError, match="16384x16384 needs at least") as caught:
-        make_plan(job(16384, 16384), 2 * GIB)
+        make_plan(task_of(16384, 16384), 2 * GIB)
     assert caught.value.exit_code == 7
     with pytest.raises(OutOfMemoryError, match="give --max-memory more") as caught:
-        make_plan(job(64, 64), 64 * MIB)
+        make_plan(task_of(64, 64), 64 * MIB)
     assert "largest" not in caught.value.remedy
 
 
 def test_halves_of_content_targets_and_pairs_of_lbfgs_are_given_up_only_in_need() -> None:
     lbfgs = StylizeConfig(optimizer="lbfgs", lbfgs_history=40)
-    roomy = make_plan(job(4096, 4096, lbfgs), 100 * GIB)
-    tight = make_plan(job(4096, 4096, lbfgs), 8 * GIB)
+    roomy = make_plan(task_of(4096, 4096, lbfgs), 100 * GIB)
+    tight = make_plan(task_of(4096, 4096, lbfgs), 8 * GIB)
     assert (roomy.lbfgs_history, roomy.halve_content) == (40, False)
     assert 3 <= tight.lbfgs_history < 40
-    adam = [make_plan(job(4096, 4096, StylizeConfig(optimizer="adam")), gib * GIB) for gib in (4, 20)]
+    adam = [make_plan(task_of(4096, 4096, StylizeConfig(optimizer="adam")), gib * GIB) for gib in (4, 20)]
     assert [plan.lbfgs_history for plan in adam] == [20, 20]
 
 
 def test_pairs_of_lbfgs_are_given_up_before_a_picture_is_cut_into_tiles() -> None:
     whole = make_tiling("vgg19", DEFAULT.taps, 1024, 1024, (1, 1))
-    budget = round(1.06 * predict(job(1024, 1024), whole, 0, history=5, halve=False).peak)
-    assert not (plan := make_plan(job(1024, 1024), budget)).tiled
+    budget = round(1.06 * predict(task_of(1024, 1024), whole, 0, history=5, halve=False).peak)
+    assert not (plan := make_plan(task_of(1024, 1024), budget)).tiled
     assert plan.lbfgs_history == 5
-    assert make_plan(job(1024, 1024), budget // 2).tiled
+    assert make_plan(task_of(1024, 1024), budget // 2).tiled
 
 
 def test_who_runs_out_of_memory_with_lbfgs_is_told_that_adam_fits() -> None:
     with pytest.raises(OutOfMemoryError) as caught:
-        make_plan(job(8192, 8192), 8 * GIB)
+        make_plan(task_of(8192, 8192), 8 * GIB)
     assert "use --optimizer adam, which fits" in caught.value.remedy
 
 
 def test_no_tensor_of_a_plan_needs_64_bit_indices() -> None:
-    plan = make_plan(job(8192, 8192), 1000 * GIB)
+    plan = make_plan(task_of(8192, 8192), 1000 * GIB)
     assert plan.tiled
     assert 64 * plan.tiling.largest_crop[0] * plan.tiling.largest_crop[1] < 2**31
 
 
 def test_a_tile_size_is_kept_to() -> None:
-    plan = make_plan(job(700, 900, StylizeConfig(tile_size=256)), 8 * GIB)
+    plan = make_plan(task_of(700, 900, StylizeConfig(tile_size=256)), 8 * GIB)
     assert plan.tiling.grid == (3, 4)
 
 
@@ -150,10 +152,10 @@ def test_a_budget_is_never_more_than_the_device_has_free(monkeypatch: pytest.Mon
 
 
 def test_the_plan_is_one_line_and_plain_data() -> None:
-    plan = make_plan(job(1536, 2048), 2 * GIB)
+    plan = make_plan(task_of(1536, 2048), 2 * GIB)
     assert str(plan).startswith(f"plan: 2048x1536 {plan.tiling.grid[0]}x{plan.tiling.grid[1]} tiles, crops up to")
     assert "\n" not in str(plan)
-    facts = describe(plan)
+    facts = plan.as_dict()
     assert facts["grid"] == list(plan.tiling.grid)
     assert facts["peak_mib"] == round(plan.peak / MIB)
 
@@ -168,9 +170,9 @@ def exhausted(pastiche: torch.Tensor) -> Evaluation:
 
 
 def test_memory_that_runs_out_is_an_error_of_ours() -> None:
-    with pytest.raises(OutOfMemoryError, match="Tried to allocate 20 GiB") as caught:
-        OnOutOfMemory(exhausted, None)(torch.ones(1, 3, 4, 4))
-    assert "--on-oom tile" in caught.value.remedy
+    with pytest.raises(OutOfMemoryError, match="Tried to allocate 20 GiB") as caught, memory_errors():
+        exhausted(torch.ones(1, 3, 4, 4))
+    assert "`on_oom` tile" in caught.value.remedy
 
 
 def test_memory_that_runs_out_is_retried_once_from_the_picture_as_it_is() -> None:
@@ -182,11 +184,11 @@ def test_memory_that_runs_out_is_retried_once_from_the_picture_as_it_is() -> Non
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
         return bowl(pastiche)
 
-    evaluate = OnOutOfMemory(exhausted, lambda: smaller)
+    evaluate = RetryInTiles(exhausted, lambda: smaller)
     pastiche = torch.full((1, 3, 4, 4), 0.25)
     torch.testing.assert_close(evaluate(pastiche).gradient, torch.full((1, 3, 4, 4), 0.5))
     evaluate(pastiche)
-    with pytest.raises(OutOfMemoryError, match="can't allocate"):
+    with pytest.raises(OutOfMemoryError, match="can't allocate"), memory_errors():
         evaluate(pastiche)
     assert seen[:2] == [0.25, 0.25]
 
@@ -195,6 +197,6 @@ def test_other_faults_pass_through() -> None:
     def faulty(pastiche: torch.Tensor) -> Evaluation:
         raise RuntimeError("shape mismatch")
 
-    with pytest.raises(RuntimeError, match="shape mismatch"):
-        OnOutOfMemory(faulty, lambda: bowl)(torch.ones(1, 3, 4, 4))
+    with pytest.raises(RuntimeError, match="shape mismatch"), memory_errors():
+        RetryInTiles(faulty, lambda: bowl)(torch.ones(1, 3, 4, 4))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))

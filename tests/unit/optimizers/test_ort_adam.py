@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from loops import run_loop
 from ort_problems import BLOCKS, distance, problem
 from torch import Tensor
 
 from nst_fast import api
+from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.strips import make_strip
+from nst_fast.engines import Evaluator
 from nst_fast.engines import ort as engine_module
 from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.engines.ort_step import WholeStep
@@ -24,12 +28,19 @@ from nst_fast.objective.objective import Objective
 from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.binding import SharedBinding
 from nst_fast.onnx.session import ProviderStatus, Session
-from nst_fast.optimizers import Adam, learning_rate_at
-from nst_fast.optimizers.ort_adam import OrtAdam, evaluation_by, optimizer_on
+from nst_fast.optimizers import (
+    Adam,
+    OrtAdam,
+    Stepper,
+    TorchStepper,
+    learning_rate_at,
+    make_stepper,
+    resized_moments,
+)
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run.guard import Guard
-from nst_fast.run.loop import Course, LossHistory, Span, optimize
-from nst_fast.run.reporting import add_engine
+from nst_fast.run.observer import Listeners
+from nst_fast.run.problem import Batch, Networks, load_problem
+from nst_fast.run.reporting import Report
 
 ADAM = {"optimizer": "adam", "learning_rate": 0.01}
 
@@ -44,10 +55,13 @@ class Bench:
         return OrtEvaluator(self.encoder, self.objective, **options)
 
     def whole(self, options: StylizeConfig | None = None, engine: OrtEvaluator | None = None) -> OrtAdam:
-        optimizer = optimizer_on("ort", self.start.clone(), options or self.options)
-        assert isinstance(optimizer, OrtAdam)
-        assert evaluation_by(engine or self.ort(), optimizer) is optimizer
-        return optimizer
+        stepper = make_stepper(engine or self.ort(), self.start.clone(), options or self.options)
+        assert isinstance(stepper, OrtAdam)
+        return stepper
+
+    def twin(self, evaluator: Evaluator | None = None) -> TorchStepper:
+        """PyTorch's Adam, by default with ONNX Runtime's gradient."""
+        return TorchStepper(evaluator or self.ort(), Adam(self.start.clone(), self.options))
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +69,12 @@ def bench() -> Bench:
     return Bench()
 
 
-def steps(
-    optimizer: Any, evaluate: Any, options: StylizeConfig, count: int, first: int = 0, factor: float = 1
-) -> Tensor:
+def steps(stepper: Stepper, options: StylizeConfig, count: int, first: int = 0) -> Tensor:
     for step in range(first, first + count):
-        optimizer.update(evaluate(optimizer.pastiche), evaluate, learning_rate_at(options, step) * factor)
-    return optimizer.pastiche.clone()
+        rate = learning_rate_at(options, step)
+        stepper.evaluate(rate)
+        stepper.update(rate)
+    return stepper.pastiche.clone()
 
 
 @pytest.fixture
@@ -84,10 +98,9 @@ def final_loss(encoder: Encoder, objective: Objective, picture: Tensor) -> float
 def agree(bench: Bench, start: Tensor) -> None:
     """After 50 steps of the loop the losses lie within 0.5 % of eager's, the pictures within a mean of 2 levels."""
     bench.start = start
-    whole = bench.whole()
-    actual = steps(whole, whole, bench.options, 50)
+    actual = steps(bench.whole(), bench.options, 50)
     eager = EagerEvaluator(bench.encoder, bench.objective)
-    expected = steps(Adam(start.clone(), bench.options), eager, bench.options, 50)
+    expected = steps(bench.twin(eager), bench.options, 50)
     assert abs(final_loss(bench.encoder, bench.objective, actual) / float(eager(expected).total) - 1) < 0.005
     assert float((actual - expected).abs().mean()) < 2 / 255
     assert not torch.equal(actual, start)
@@ -105,126 +118,118 @@ def test_fifty_steps_on_real_pictures_and_weights_end_where_eager_ends(assets: P
 
 
 def test_two_runs_give_the_same_bits(bench: Bench) -> None:
-    first, second = bench.whole(), bench.whole()
-    assert torch.equal(steps(first, first, bench.options, 12), steps(second, second, bench.options, 12))
+    assert torch.equal(steps(bench.whole(), bench.options, 12), steps(bench.whole(), bench.options, 12))
 
 
 def test_pictures_live_in_two_places_and_a_step_is_one_run(bench: Bench, runs: list[WholeStep]) -> None:
-    optimizer = bench.whole()
+    stepper = bench.whole()
     places = []
     for step in range(6):
-        places.append(optimizer.pastiche.data_ptr())
-        steps(optimizer, optimizer, bench.options, 1, first=step)
+        places.append(stepper.pastiche.data_ptr())
+        steps(stepper, bench.options, 1, first=step)
     assert places == places[:2] * 3
     assert len(set(places)) == 2
     assert len(runs) == 6
 
 
 @pytest.mark.parametrize("schedule", ["constant", "exponential", "cosine"])
-def test_every_schedule_is_foreseen(schedule: str, runs: list[WholeStep]) -> None:
+def test_every_schedule_is_followed(schedule: str, runs: list[WholeStep]) -> None:
     bench = Bench(32, 32, schedule=schedule, steps=8, decay_steps=3)
-    optimizer = bench.whole()
-    actual = steps(optimizer, optimizer, bench.options, 8)
+    actual = steps(bench.whole(), bench.options, 8)
     assert len(runs) == 8
-    expected = steps(Adam(bench.start.clone(), bench.options), bench.ort(), bench.options, 8)
+    expected = steps(bench.twin(), bench.options, 8)
     torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
 
 
-def test_another_rate_than_foreseen_costs_one_more_run_and_is_then_foreseen(
-    bench: Bench, runs: list[WholeStep]
-) -> None:
-    optimizer, twin = bench.whole(), Adam(bench.start.clone(), bench.options)
-    gradient_graph = bench.ort()
-    for count, first, factor in ((3, 0, 1.0), (3, 3, 0.5), (2, 6, 0.25)):
-        actual = steps(optimizer, optimizer, bench.options, count, first, factor)
-        expected = steps(twin, gradient_graph, bench.options, count, first, factor)
-    assert len(runs) == 8 + 2
-    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
+def test_another_rate_than_the_prepared_one_costs_one_more_run(bench: Bench, runs: list[WholeStep]) -> None:
+    pictures = []
+    for stepper in (bench.whole(), bench.twin()):
+        for prepared, rate in ((0.01, 0.01), (0.01, 0.005), (0.02, 0.02)):
+            stepper.evaluate(prepared)
+            stepper.update(rate)
+        pictures.append(stepper.pastiche)
+    assert len(runs) == 3 + 1
+    torch.testing.assert_close(*pictures, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("what", ["smooth", "restart"])
 def test_smoothing_and_going_back_are_those_of_adam(bench: Bench, what: str) -> None:
     pictures = []
-    for optimizer, evaluate in (
-        (whole := bench.whole(), whole),
-        (Adam(bench.start.clone(), bench.options), bench.ort()),
-    ):
-        steps(optimizer, evaluate, bench.options, 3)
-        evaluate(optimizer.pastiche)
+    for stepper in (bench.whole(), bench.twin()):
+        steps(stepper, bench.options, 3)
+        stepper.evaluate(0.01)
         if what == "smooth":
-            optimizer.smooth()
+            stepper.smooth()
         else:
-            optimizer.restart_from(bench.start)
-        pictures.append(steps(optimizer, evaluate, bench.options, 3, first=3))
+            stepper.restart_from(bench.start)
+        pictures.append(steps(stepper, bench.options, 3, first=3))
     torch.testing.assert_close(*pictures, rtol=0, atol=2e-5)
 
 
 def test_moments_of_a_coarser_scale_are_taken_over_as_by_adam(bench: Bench) -> None:
     fine = Bench(40, 56)
-    coarse = bench.whole()
-    twin = Adam(bench.start.clone(), bench.options)
-    steps(coarse, coarse, bench.options, 4)
-    steps(twin, bench.ort(), bench.options, 4)
-    whole = optimizer_on("ort", fine.start.clone(), fine.options, coarse)
-    evaluate = evaluation_by(fine.ort(), whole)
-    expected = Adam(fine.start.clone(), fine.options)
-    expected.take_over(twin)
-    actual = steps(whole, evaluate, fine.options, 3, first=4)
-    torch.testing.assert_close(actual, steps(expected, fine.ort(), fine.options, 3, first=4), rtol=0, atol=5e-5)
+    strip = make_strip(SingleRank(), "vgg19", ["relu1_1"], 40, 56)
+    pictures = []
+    eager = EagerEvaluator(fine.encoder, fine.objective)
+    for coarse, evaluator in ((bench.whole(), fine.ort()), (bench.twin(), eager)):
+        steps(coarse, bench.options, 4)
+        moments = resized_moments(coarse.state(), strip)
+        pictures.append(steps(make_stepper(evaluator, fine.start.clone(), fine.options, moments), fine.options, 3, 4))
+    torch.testing.assert_close(*pictures, rtol=0, atol=5e-5)
 
 
-def test_a_state_that_is_taken_up_again_goes_on_bit_by_bit(bench: Bench, runs: list[WholeStep]) -> None:
+def test_a_restored_state_continues_bit_by_bit(bench: Bench, runs: list[WholeStep]) -> None:
     options = bench.options.replace(schedule="cosine", steps=20)
     undisturbed = bench.whole(options)
-    steps(undisturbed, undisturbed, options, 5)
+    steps(undisturbed, options, 5)
     picture, state = undisturbed.pastiche.clone(), undisturbed.state()
     state = {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
-    expected = steps(undisturbed, undisturbed, options, 4, first=5)
-    again = OrtAdam(picture, options)
+    expected = steps(undisturbed, options, 4, first=5)
+    again = OrtAdam(bench.ort(), picture, options)
     again.restore(state)
-    evaluation_by(bench.ort(), again)
     del runs[:]
-    assert torch.equal(steps(again, again, options, 4, first=5), expected)
+    assert torch.equal(steps(again, options, 4, first=5), expected)
     assert len(runs) == 4
 
 
 def test_states_of_adam_and_of_its_twin_can_be_exchanged(bench: Bench) -> None:
-    whole, twin = bench.whole(), Adam(bench.start.clone(), bench.options)
-    steps(whole, whole, bench.options, 3)
+    whole = bench.whole()
+    steps(whole, bench.options, 3)
     twin = Adam(whole.pastiche.clone(), bench.options)
     twin.restore(whole.state())
     assert {"step", "exp_avg", "exp_avg_sq"} == twin.state().keys()
-    back = OrtAdam(whole.pastiche.clone(), bench.options)
-    back.restore(twin.state())
+    back = OrtAdam(bench.ort(), whole.pastiche.clone(), bench.options)
+    back.restore({**twin.state(), "updates": 3})  # which checkpoints of earlier versions have
     for name, value in back.state().items():
         torch.testing.assert_close(value, whole.state()[name], rtol=0, atol=0)
 
 
-def test_before_the_first_update_and_after_going_back_only_the_count_is_known(bench: Bench) -> None:
-    optimizer = bench.whole()
-    assert optimizer.state() == {"updates": 0}
-    steps(optimizer, optimizer, bench.options, 2)
-    optimizer.restart_from(bench.start)
-    assert optimizer.state() == {"updates": 2}
+def test_there_is_no_state_before_the_first_update_and_after_going_back(bench: Bench) -> None:
+    stepper = bench.whole()
+    assert stepper.state() == {}
+    steps(stepper, bench.options, 2)
+    stepper.restart_from(bench.start)
+    assert stepper.state() == {}
 
 
 def test_another_picture_can_be_evaluated_in_between(bench: Bench) -> None:
-    optimizer, undisturbed = bench.whole(), bench.whole()
-    expected = steps(undisturbed, undisturbed, bench.options, 4)
-    steps(optimizer, optimizer, bench.options, 2)
-    other = optimizer(1 - bench.start)
+    stepper = bench.whole()
+    expected = steps(bench.whole(), bench.options, 4)
+    steps(stepper, bench.options, 2)
+    other = stepper.evaluate_image(1 - bench.start)
     torch.testing.assert_close(other.total, bench.ort()(1 - bench.start).total, rtol=1e-5, atol=0)
-    evaluation = optimizer(optimizer.pastiche)
-    optimizer(1 - bench.start)
-    optimizer.update(evaluation, optimizer, learning_rate_at(bench.options, 2))
-    assert torch.equal(steps(optimizer, optimizer, bench.options, 1, first=3), expected)
+    rate = learning_rate_at(bench.options, 2)
+    stepper.evaluate(rate)
+    stepper.evaluate_image(1 - bench.start)
+    stepper.update(rate)
+    assert torch.equal(steps(stepper, bench.options, 1, first=3), expected)
 
 
 def test_a_capture_that_runs_the_model_several_times_advances_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = bench.whole()
-    expected = steps(undisturbed, undisturbed, bench.options, 5)
+    expected = steps(undisturbed, bench.options, 5)
     original, seen = SharedBinding.run, []
 
     def capturing(self: SharedBinding) -> None:
@@ -234,7 +239,7 @@ def test_a_capture_that_runs_the_model_several_times_advances_nothing(
 
     monkeypatch.setattr(SharedBinding, "run", capturing)
     captured = bench.whole()
-    assert torch.equal(steps(captured, captured, bench.options, 5), expected)
+    assert torch.equal(steps(captured, bench.options, 5), expected)
     assert len(set(map(id, seen))) == 2
 
 
@@ -259,7 +264,7 @@ def test_capture_is_tried_and_a_failure_of_it_is_said(bench: Bench, monkeypatch:
 
     asked, opened = sessions(monkeypatch, change), []
     optimizer = bench.whole(engine=bench.ort(provider="cuda", opened=opened.append))
-    steps(optimizer, optimizer, bench.options, 2)
+    steps(optimizer, bench.options, 2)
     assert asked == [True, False]
     (session,) = opened
     assert session.warnings == (
@@ -289,11 +294,11 @@ def test_each_direction_has_a_cuda_graph_of_its_own(
         original(self, session, graph)
 
     undisturbed = bench.whole()
-    expected = steps(undisturbed, undisturbed, bench.options, 3)
+    expected = steps(undisturbed, bench.options, 3)
     monkeypatch.setattr(SharedBinding, "__init__", noted)
     asked = sessions(monkeypatch, lambda session, capture: replace(session, cuda_graph=capture, engine=engine))
     optimizer = bench.whole(engine=bench.ort(provider="cuda"))
-    assert torch.equal(steps(optimizer, optimizer, bench.options, 3), expected)
+    assert torch.equal(steps(optimizer, bench.options, 3), expected)
     (first, one), (second, two) = bound
     assert (one, two) == (1, 2)
     assert (first is second) == shared
@@ -314,45 +319,31 @@ def test_a_provider_elsewhere_than_the_picture_is_refused(bench: Bench, monkeypa
 def test_fp16_has_its_scale_before_the_first_step(bench: Bench) -> None:
     optimizer = bench.whole(engine=bench.ort(precision="fp16"))
     wide = bench.whole()
-    actual, expected = (steps(o, o, bench.options, 3) for o in (optimizer, wide))
+    actual, expected = (steps(o, bench.options, 3) for o in (optimizer, wide))
     assert distance(actual - bench.start, expected - bench.start) < 0.5
     assert float((actual - expected).abs().mean()) < 2 / 255
 
 
 def test_a_batch_is_refused(bench: Bench) -> None:
     with pytest.raises(UsageError, match="one picture at a time"):
-        OrtAdam(bench.start.repeat(2, 1, 1, 1), bench.options)
+        OrtAdam(bench.ort(), bench.start.repeat(2, 1, 1, 1), bench.options)
 
 
-@pytest.mark.parametrize(("engine", "optimizer"), [("ort", "lbfgs"), ("fast", "adam")])
-def test_other_engines_and_optimisers_have_the_gradient_graph(bench: Bench, engine: str, optimizer: str) -> None:
-    evaluate = bench.ort()
-    made = optimizer_on(engine, bench.start.clone(), bench.options.replace(optimizer=optimizer))
-    assert not isinstance(made, OrtAdam)
-    assert evaluation_by(evaluate, made) is evaluate
+def test_other_evaluators_and_optimizers_have_separate_updates(bench: Bench) -> None:
+    eager = EagerEvaluator(bench.encoder, bench.objective)
+    for evaluator, optimizer in ((bench.ort(), "lbfgs"), (eager, "adam")):
+        options = bench.options.replace(optimizer=optimizer)
+        assert isinstance(make_stepper(evaluator, bench.start.clone(), options), TorchStepper)
 
 
-def test_the_loop_goes_back_from_a_jump_as_with_adam(bench: Bench) -> None:
+def test_the_loop_goes_back_from_a_jump_as_with_adam(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A divergence by a huge rate: the guard steps in, and both end with the same losses."""
-    rows = []
-    for optimizer, evaluate in (
-        (whole := bench.whole(), whole),
-        (Adam(bench.start.clone(), bench.options), bench.ort()),
-    ):
-        recoveries: list[Any] = []
-        history = LossHistory(bench.objective.term_names, 15, bench.start.device)
-        course = Course(
-            learning_rate=lambda step: 5.0 if step == 3 else 0.01,
-            due=lambda step: True,
-            elapsed=lambda: 1.0,
-            smooths=lambda step: step == 12,
-            recovered=recoveries.append,
-        )
-        guard = Guard(optimizer.pastiche, 2.0)
-        for _ in optimize(evaluate, optimizer, guard, history, Span(0, 0, 15, 15, True), course):
-            continue
-        assert len(recoveries) == 1
-        rows.append(history.first_rows(16))
+    monkeypatch.setattr("nst_fast.run.loop.learning_rate_at", lambda options, step: 5.0 if step == 3 else 0.01)
+    options, rows = bench.options.replace(steps=15, smooth_every=12), []
+    for stepper in (bench.whole(), bench.twin()):
+        loop = run_loop(stepper, options, every=1, factor=2.0, names=bench.objective.term_names)
+        assert len(loop.observer.recoveries) == 1
+        rows.append(loop.history.first_rows(16))
     torch.testing.assert_close(*rows, rtol=1e-3, atol=0)
 
 
@@ -380,8 +371,11 @@ def test_a_run_over_scales_with_schedule_smoothing_and_average_is_adams(
     whole = api.stylize(*pair, config)
     assert len({id(step) for step in runs}) == 2  # one graph for each size
     assert len(runs) == 12 + 1 + 1  # the steps, the picture after the last one, and the average
-    monkeypatch.setattr("nst_fast.run.run.optimizer_on", lambda engine, *rest: optimizer_on("fast", *rest))
-    monkeypatch.setattr("nst_fast.run.evaluation.evaluation_by", lambda evaluate, optimizer: evaluate)
+
+    def separate(evaluator: Evaluator, image: Tensor, options: StylizeConfig) -> TorchStepper:
+        return TorchStepper(evaluator, Adam(image, options))
+
+    monkeypatch.setattr("nst_fast.optimizers.OrtAdam", separate)
     by_gradient = api.stylize(*pair, config)
     assert whole.record.losses["total"] == pytest.approx(by_gradient.record.losses["total"], rel=1e-3)
     assert float((whole.image - by_gradient.image).abs().mean()) < 0.5 / 255
@@ -436,10 +430,14 @@ def test_a_fallback_of_the_engine_is_said_and_recorded(
 def test_the_time_that_tensorrt_takes_to_build_is_said_apart(
     pair: tuple[Path, Path], engine: str, seconds: float, sentence: str
 ) -> None:
-    record = api.stylize(*pair, StylizeConfig(**{**RUN, "steps": 1})).record
+    problem = load_problem(StylizeConfig(**RUN), pair[0], [pair[1]], Networks())
+    notes: list[str] = []
+    report = Report(Batch([problem]), Listeners(note=notes.append))
     session = Session("tensorrt", "tensorrt", None, ("2 of 300 nodes",), 0, seconds, engine, True)
     for _ in range(2):  # two scales
-        assert add_engine(record, session) == ["engine ort: 2 of 300 nodes", sentence]
+        report.opened(session)
+    assert notes == ["engine ort: 2 of 300 nodes", sentence] * 2
+    (record,) = report.records
     assert record.warnings == ["engine ort: 2 of 300 nodes"]
     assert record.engine_provider == {
         "requested": "tensorrt", "actual": "tensorrt", "seconds": seconds, "cuda_graph": True,
@@ -456,14 +454,10 @@ def test_the_whole_step_agrees_with_eager_on_a_gpu(cuda: torch.device, provider:
     if not (status := probe_provider(provider)).works:
         pytest.skip(f"{provider}: {status.detail}")
     bench = Bench(64, 96)
-    expected = steps(
-        Adam(bench.start.clone(), bench.options), EagerEvaluator(bench.encoder, bench.objective), bench.options, 10
-    )
+    expected = steps(bench.twin(EagerEvaluator(bench.encoder, bench.objective)), bench.options, 10)
     targets = bench.objective.targets.to(cuda, torch.float32)
     engine = OrtEvaluator(
         bench.encoder.to(cuda), Objective(bench.options, targets), provider=provider, cuda_graph=cuda_graph
     )
-    optimizer = OrtAdam(bench.start.to(cuda), bench.options)
-    evaluation_by(engine, optimizer)
-    actual = steps(optimizer, optimizer, bench.options, 10)
+    actual = steps(OrtAdam(engine, bench.start.to(cuda), bench.options), bench.options, 10)
     assert float((actual.cpu() - expected).abs().mean()) < 2 / 255

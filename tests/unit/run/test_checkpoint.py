@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from nst_fast.errors import OutputError, ResumeError, UsageError
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.values import Interval
-from nst_fast.run import keeper as keeping
+from nst_fast.run import checkpoint_files
 from nst_fast.run.checkpoint import SCHEMA, Checkpoint, read_checkpoint, write_checkpoint
-from nst_fast.run.keeper import KEPT, Keeper
+from nst_fast.run.checkpoint_files import KEPT, CheckpointWriter
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.system.files import sha256_bytes
 
@@ -118,16 +118,16 @@ def test_a_missing_file_and_a_folder_are_resume_errors(tmp_path: Path) -> None:
             read_checkpoint(path)
 
 
-def keeper(folder: Path, interval: Interval, notes: list[str] | None = None) -> Keeper:
-    return Keeper(OutputFiles(folder / "out.png"), interval, (notes if notes is not None else []).append)
+def writer(folder: Path, interval: Interval, notes: list[str] | None = None) -> CheckpointWriter:
+    return CheckpointWriter(OutputFiles(folder / "out.png"), interval, (notes if notes is not None else []).append)
 
 
 def test_the_two_newest_are_kept_and_others_files_are_left_alone(tmp_path: Path) -> None:
     for name in ("other-checkpoint-000001.safetensors", "out-checkpoint-1.safetensors", "out-000001.png"):
         (tmp_path / name).write_bytes(b"")
-    kept = keeper(tmp_path, Interval(steps=1))
+    kept = writer(tmp_path, Interval(steps=1))
     for step in (999_998, 999_999, 1_000_000):
-        kept.keep(checkpoint(step=step, history=torch.zeros(0, 3)))
+        kept.write(checkpoint(step=step, history=torch.zeros(0, 3)))
     names = [path.name for path in kept.files.checkpoints()]
     assert len(names) == KEPT
     assert names == ["out-checkpoint-1000000.safetensors", "out-checkpoint-999999.safetensors"]
@@ -135,7 +135,7 @@ def test_the_two_newest_are_kept_and_others_files_are_left_alone(tmp_path: Path)
 
 
 def test_a_checkpoint_is_due_every_so_many_steps_but_not_at_the_start(tmp_path: Path) -> None:
-    kept = keeper(tmp_path, Interval(steps=4))
+    kept = writer(tmp_path, Interval(steps=4))
     assert [step for step in range(13) if kept.due(step)] == [4, 8, 12]
 
 
@@ -143,17 +143,17 @@ def test_by_time_a_checkpoint_is_due_when_it_has_passed_and_takes_a_small_share_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
-    kept = keeper(tmp_path, Interval(seconds=60))
+    monkeypatch.setattr(checkpoint_files.time, "monotonic", lambda: now[0])
+    kept = writer(tmp_path, Interval(seconds=60))
 
     def slow(path: Path, checkpoint: Checkpoint) -> None:
         now[0] += 9  # seconds for a large one
 
-    monkeypatch.setattr(keeping, "write_checkpoint", slow)
+    monkeypatch.setattr(checkpoint_files, "write_checkpoint", slow)
     assert not kept.due(5)
     now[0] += 60
     assert kept.due(6)
-    kept.keep(checkpoint())
+    kept.write(checkpoint())
     now[0] += 170
     assert not kept.due(7)
     now[0] += 11
@@ -166,10 +166,10 @@ def test_a_disk_that_is_full_ends_the_checkpoints_and_not_the_run(
     def full(path: Path, checkpoint: Checkpoint) -> None:
         raise OutputError("out.png: no space left", "Free some")
 
-    monkeypatch.setattr(keeping, "write_checkpoint", full)
+    monkeypatch.setattr(checkpoint_files, "write_checkpoint", full)
     notes: list[str] = []
-    kept = keeper(tmp_path, Interval(steps=1), notes)
-    problem = kept.keep(checkpoint())
+    kept = writer(tmp_path, Interval(steps=1), notes)
+    problem = kept.write(checkpoint())
     assert notes == [problem] == ["no checkpoint at step 7, nor after it: out.png: no space left. Free some"]
     assert not kept.due(5)
 

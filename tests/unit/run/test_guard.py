@@ -7,40 +7,38 @@ from pathlib import Path
 
 import pytest
 import torch
+from loops import Loop, Spiking, bowl, ramp, run_loop
 
 from nst_fast import api
-from nst_fast.engines import Evaluation
+from nst_fast.engines import Evaluation, Evaluator
 from nst_fast.errors import NumericsError, UsageError
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.config import OptimizerOptions, StopOptions, StylizeConfig
 from nst_fast.options.values import Seconds
-from nst_fast.run import evaluation as planned
+from nst_fast.run import layout as planned
 from nst_fast.run.guard import TRIES, Guard, Recovery, StopRules
-from nst_fast.run.loop import Course, LossHistory, Span, optimize
+from nst_fast.run.loop import LossHistory
 
 STEPS = 60
 
 
-def bowl(pastiche: torch.Tensor) -> Evaluation:
-    total = pastiche.sub(0.5).square().sum((1, 2, 3)) + 0.01
-    return Evaluation(total, {"bowl": total}, 2 * (pastiche - 0.5))
-
-
 def run(
-    optimizer: str, evaluate: Callable[[torch.Tensor], Evaluation], rate: Callable[[int], float]
+    optimizer: str,
+    rate: float,
+    evaluate: Evaluator = bowl,
+    spike: tuple[int, float] = (0, 1.0),
+    made: list[Loop] | None = None,
 ) -> tuple[torch.Tensor, list[Recovery], LossHistory]:
-    pastiche = torch.linspace(0, 1, 48).view(1, 3, 4, 4).clone()
-    history = LossHistory(["bowl"], STEPS, pastiche.device)
-    recoveries: list[Recovery] = []
-    course = Course(rate, due=lambda step: step % 5 == 0, elapsed=lambda: 1.0, recovered=recoveries.append)
-    options = OptimizerOptions(optimizer=optimizer, steps=STEPS)
-    span = Span(scale=0, first=0, steps=STEPS, total=STEPS, last=True)
-    made = make_optimizer(pastiche, options)
-    try:
-        list(optimize(evaluate, made, Guard(pastiche, factor=10), history, span, course))
-    finally:
-        run.pastiche = pastiche  # type: ignore[attr-defined]
-    return pastiche, recoveries, history
+    """The pastiche, the recoveries and the history of a loop in which one update has ``spike`` times its rate."""
+    options = OptimizerOptions(optimizer=optimizer, steps=STEPS, learning_rate=rate)
+    stepper = Spiking(evaluate, make_optimizer(ramp(), options), *spike)
+    loop = run_loop(stepper, options, loop=made)
+    return stepper.pastiche, loop.observer.recoveries, loop.history
+
+
+def nan_bowl(pastiche: torch.Tensor) -> Evaluation:
+    nan = torch.full((len(pastiche),), math.nan)
+    return Evaluation(nan, {"bowl": nan}, torch.full_like(pastiche, math.nan))
 
 
 # L-BFGS stays within [0, 1], where an early spike cannot make a loss ten times as large.
@@ -49,12 +47,8 @@ def run(
     [*(("adam", 0.02, at) for at in (12, 33, STEPS - 1)), *(("lbfgs", 0.2, at) for at in (33, STEPS - 1))],
 )
 def test_a_spike_of_the_learning_rate_costs_nothing_but_time(optimizer: str, rate: float, spike_at: int) -> None:
-    factor = 1000.0 if optimizer == "adam" else 1e6
-
-    def clipped(pastiche: torch.Tensor) -> Evaluation:
-        return bowl(pastiche)
-
-    pastiche, recoveries, history = run(optimizer, clipped, lambda step: rate * (factor if step == spike_at else 1.0))
+    spike = (spike_at, 1000.0 if optimizer == "adam" else 1e6)
+    pastiche, recoveries, history = run(optimizer, rate, spike=spike)
     before = history.rows()["total"][spike_at]
     assert bowl(pastiche).total.item() <= before * (1 + 1e-6)
     assert [recovery.reason for recovery in recoveries] == ["the loss jumped beyond 10 times the best"]
@@ -66,13 +60,9 @@ def test_a_loss_that_is_not_finite_leads_back_to_the_best_picture(optimizer: str
     calls = iter(range(10_000))
 
     def poisoned(pastiche: torch.Tensor) -> Evaluation:
-        good = bowl(pastiche)
-        if next(calls) != 17:
-            return good
-        nan = torch.full_like(good.total, math.nan)
-        return Evaluation(nan, {"bowl": nan}, good.gradient * math.nan)
+        return nan_bowl(pastiche) if next(calls) == 17 else bowl(pastiche)
 
-    pastiche, recoveries, _ = run(optimizer, poisoned, lambda step: 0.02)
+    pastiche, recoveries, _ = run(optimizer, 0.02, poisoned)
     assert torch.isfinite(pastiche).all()
     assert [recovery.reason for recovery in recoveries] == ["the loss is not finite"]
     assert recoveries[0].learning_rate_factor == 0.5
@@ -81,16 +71,12 @@ def test_a_loss_that_is_not_finite_leads_back_to_the_best_picture(optimizer: str
 
 def test_a_run_that_keeps_diverging_gives_up_with_the_best_picture() -> None:
     def cursed(pastiche: torch.Tensor) -> Evaluation:
-        good = bowl(pastiche)
-        if next(calls) < 7:
-            return good
-        nan = torch.full_like(good.total, math.nan)
-        return Evaluation(nan, {"bowl": nan}, good.gradient * math.nan)
+        return bowl(pastiche) if next(calls) < 7 else nan_bowl(pastiche)
 
-    calls = iter(range(10_000))
+    calls, made = iter(range(10_000)), list[Loop]()
     with pytest.raises(NumericsError, match=f"diverged {TRIES + 1} times"):
-        run("adam", cursed, lambda step: 0.02)
-    assert torch.isfinite(run.pastiche).all()  # type: ignore[attr-defined]
+        run("adam", 0.02, cursed, made=made)
+    assert torch.isfinite(made[0].stepper.pastiche).all()
 
 
 def test_an_honest_rise_is_no_divergence() -> None:

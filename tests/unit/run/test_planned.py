@@ -16,7 +16,8 @@ from nst_fast.errors import DeviceError, OutOfMemoryError
 from nst_fast.images import save_image
 from nst_fast.memory.allocator import return_freed_memory
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run import evaluation as planned
+from nst_fast.run import layout as planned
+from nst_fast.run.problem import Batch, Networks, load_problem
 
 CONFIG = StylizeConfig(
     weights="random:0",
@@ -57,10 +58,14 @@ def test_a_run_in_tiles_has_the_losses_of_the_whole_run(pair: tuple[Path, Path],
     torch.testing.assert_close(tiled.image, whole.image, rtol=0, atol=2e-2)
 
 
-def test_every_scale_has_its_own_plan(pair: tuple[Path, Path]) -> None:
-    _, notes = run(pair, scales=2, min_size=16, steps=4, tile_size=48)
-    assert [note.split()[1] for note in notes if note.startswith("plan:")] == ["40x30", "80x60"]
-    assert "whole" in notes[-2]
+def test_every_scale_has_its_own_plan_and_the_last_is_reported(pair: tuple[Path, Path]) -> None:
+    pastiche, notes = run(pair, scales=2, min_size=16, steps=4, tile_size=48)
+    assert [note.split()[1] for note in notes if note.startswith("plan:")] == ["80x60"]
+    problem = load_problem(StylizeConfig(**pastiche.record.options), pair[0], [pair[1]], Networks())
+    choice = Choice("fast", "fp32", "", {})
+    plans = [planned.WholePicture().plan(Batch([problem]), choice, scale) for scale in problem.scales]
+    assert [plan.tiled for plan in plans] == [False, True]
+    assert pastiche.record.plan["grid"] == plans[-1].as_dict()["grid"]
 
 
 def test_nothing_is_started_that_does_not_fit(pair: tuple[Path, Path]) -> None:
@@ -102,7 +107,7 @@ def test_a_run_whose_memory_runs_out_goes_on_in_tiles_from_the_last_picture(
     monkeypatch.setattr(TiledEvaluator, "__init__", counted)
     recovered, notes = run(pair, on_oom="tile")
     assert len(tiled) == 1
-    assert any(note.startswith("memory ran out; going on from the last picture") for note in notes)
+    assert any(note.startswith("memory ran out; continuing from the last picture") for note in notes)
     assert recovered.record.status == "complete"
     assert recovered.record.history["total"] == pytest.approx(undisturbed.record.history["total"], rel=1e-3)
 
@@ -140,9 +145,11 @@ def bf16(*arguments: object) -> Choice:
 
 def test_a_wider_precision_is_planned_anew(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan was made for bf16; what runs in the end takes more."""
-    monkeypatch.setattr("nst_fast.run.run.choose", bf16)
+    monkeypatch.setattr(planned, "choose", bf16)
     kept, _ = run(pair, precision="auto")
-    monkeypatch.setattr("nst_fast.run.run.confirmed", lambda choice, *rest: replace(choice, precision="fp32"))
+    monkeypatch.setattr(
+        "nst_fast.run.layout.confirm_precision", lambda choice, *rest: replace(choice, precision="fp32")
+    )
     changed, notes = run(pair, precision="auto")
     assert (kept.record.precision, changed.record.precision) == ("bf16", "fp32")
     assert changed.record.plan["peak_mib"] > kept.record.plan["peak_mib"]
@@ -155,7 +162,7 @@ def test_where_fp32_does_not_fit_nothing_is_compared_with_it(
     def evaluate(*arguments: object) -> Choice:
         raise AssertionError("this is what would run out of memory")
 
-    monkeypatch.setattr("nst_fast.run.run.choose", bf16)
-    monkeypatch.setattr("nst_fast.run.run.confirmed", evaluate)
-    monkeypatch.setattr("nst_fast.run.run.fits_whole", lambda *given, precision: precision != "fp32")
+    monkeypatch.setattr(planned, "choose", bf16)
+    monkeypatch.setattr(planned, "confirm_precision", evaluate)
+    monkeypatch.setattr(planned.WholePicture, "_fits_in_fp32", lambda *given: False)
     assert run(pair, precision="auto")[0].record.precision == "bf16"

@@ -29,7 +29,7 @@ from nst_fast.cli.stylize import resumable
 from nst_fast.errors import BusyError, NumericsError, OutOfMemoryError, OutputError, ResumeError, UsageError
 from nst_fast.images import save_image
 from nst_fast.options.config import StopOptions, StylizeConfig
-from nst_fast.run import keeper, outputs
+from nst_fast.run import checkpoint_files, outputs
 from nst_fast.run.checkpoint import read_checkpoint, write_checkpoint
 from nst_fast.run.guard import StopRules
 from nst_fast.run.outputs import OutputFiles
@@ -388,7 +388,7 @@ def test_a_disk_without_room_for_checkpoints_costs_them_and_not_the_run(
     def full(path: Path, checkpoint: object) -> None:
         raise OutputError("no space left")
 
-    monkeypatch.setattr(keeper, "write_checkpoint", full)
+    monkeypatch.setattr(checkpoint_files, "write_checkpoint", full)
     pair = folder / "content.png", folder / "style.png"
     record = stylize(*pair, TINY, checkpoint_every="2", output=folder / "out.png", networks=networks).record
     assert record.status == "complete"

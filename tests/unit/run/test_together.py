@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from loops import bowl, ramp, run_loop, stepper_on
 from PIL import Image
 from torch import Tensor
 
@@ -25,9 +26,11 @@ from nst_fast.benchmark.loops import loop_rows
 from nst_fast.benchmark.report import size_of
 from nst_fast.benchmark.rows import LoopRow
 from nst_fast.benchmark.workbench import Workbench
+from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation, Evaluator, choice, make_evaluator
 from nst_fast.engines.fast import FastEvaluator
-from nst_fast.engines.straight import StraightNetwork
+from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.errors import NumericsError, OutOfMemoryError, OutputError, UsageError
 from nst_fast.images import load_image, save_image
@@ -35,8 +38,7 @@ from nst_fast.images.headers import size_at
 from nst_fast.jobs.batch.groups import Task, groups_of
 from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
 from nst_fast.jobs.batch.run import run_batch
-from nst_fast.memory.planner import Job, make_plan
-from nst_fast.network.tiles import make_tiling
+from nst_fast.memory.planner import MemoryTask, make_plan
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import Objective, build_targets
@@ -44,11 +46,10 @@ from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.commands import BatchConfig
 from nst_fast.options.config import OptimizerOptions, StopOptions, StylizeConfig
-from nst_fast.run import evaluation as planned
+from nst_fast.run import layout as planned
 from nst_fast.run import together
-from nst_fast.run.guard import Guard, Recovery, StopRules
-from nst_fast.run.loop import Course, LossHistory, Span, optimize
-from nst_fast.run.problem import Problem, load_problem
+from nst_fast.run.guard import Guard, StopRules
+from nst_fast.run.problem import load_problem
 
 OPTIONS: dict[str, Any] = {
     "weights": "random:0",
@@ -138,7 +139,7 @@ ENGINES: dict[str, Callable[[Encoder, Objective], Evaluator]] = {
     "eager": EagerEvaluator,
     "fast": lambda encoder, objective: FastEvaluator(encoder, objective, torch.float64),
     "tiled": lambda encoder, objective: TiledEvaluator(
-        StraightNetwork(encoder, torch.float64), objective, make_tiling("vgg19", TINY.taps, 24, 32, (1, 2))
+        FastNetwork(encoder, torch.float64), objective, make_strip(SingleRank(), "vgg19", TINY.taps, 24, 32, (1, 2))
     ),
 }
 
@@ -205,33 +206,23 @@ def test_pictures_of_several_sizes_come_back_in_their_order(
     assert [pastiche.record.plan.get("together") for pastiche in made] == [2, 2, 2, 2, None]
 
 
-def bowls(pastiche: Tensor) -> Evaluation:
-    total = pastiche.sub(0.5).square().sum((1, 2, 3)) + 0.01
-    return Evaluation(total, {"bowl": total}, 2 * (pastiche - 0.5))
-
-
 def test_when_one_picture_is_poisoned_all_go_back_each_to_its_own_best() -> None:
     calls = iter(range(1000))
 
     def poisoned(pastiche: Tensor) -> Evaluation:
-        good, call = bowls(pastiche), next(calls)
+        good, call = bowl(pastiche), next(calls)
         bad = torch.tensor([1.0, math.nan if call == 8 else 1.0, -1.0 if 3 <= call < 10 else 1.0])  # the third climbs
         total = good.total * bad.abs()
         return Evaluation(total, {"bowl": total}, good.gradient * bad.view(-1, 1, 1, 1))
 
-    pastiche = torch.linspace(0, 1, 144).view(3, 3, 4, 4).clone()
-    history = LossHistory(["bowl"], 20, pastiche.device, pictures=3)
-    guard, recoveries = Guard(pastiche, factor=10), list[Recovery]()
-    course = Course(lambda s: 0.02, lambda s: s % 5 == 0, lambda: 1.0, recovered=recoveries.append)
-    optimizer = make_optimizer(pastiche, OptimizerOptions(optimizer="adam", adam_beta1=0.0))
-    events = []
-    for event in optimize(poisoned, optimizer, guard, history, Span(0, 0, 20, 20, last=True), course):
-        events.append((event, guard.best_steps.tolist()))
+    options = OptimizerOptions(optimizer="adam", adam_beta1=0.0, steps=20, learning_rate=0.02)
+    loop = run_loop(stepper_on(pastiche := ramp(3), options, poisoned), options)
+    history, recoveries = loop.history, loop.observer.recoveries
     assert [(recovery.step, recovery.picture, recovery.best_step) for recovery in recoveries] == [(10, 1, 7)]
-    assert [best for _, best in events[:3]] == [[0, 0, 0], [5, 5, 3], [10, 7, 3]]
+    assert loop.best_steps[:3] == [[0, 0, 0], [5, 5, 3], [10, 7, 3]]
     totals = [history.rows(picture)["total"] for picture in range(3)]
     assert [column[10] for column in totals] == [totals[0][10], totals[1][7], totals[2][3]]
-    last = events[-1][0]
+    last = loop.events[-1]
     assert last.totals == tuple(column[-1] for column in totals)
     assert last.terms["total"] == pytest.approx(sum(last.totals) / 3)
     assert torch.isfinite(pastiche).all()
@@ -281,10 +272,10 @@ def test_a_run_that_is_stopped_ends_with_the_best_of_each_picture(
 @pytest.mark.parametrize(
     ("flag", "options"),
     [
-        ("--line-search strong_wolfe", {"optimizer": "lbfgs", "line_search": "strong_wolfe"}),
-        ("--engine ort", {"engine": "ort"}),
-        ("--tile-size", {"tile_size": 128}),
-        ("--on-oom tile", {"on_oom": "tile"}),
+        ("`line_search` strong_wolfe", {"optimizer": "lbfgs", "line_search": "strong_wolfe"}),
+        ("`engine` ort", {"engine": "ort"}),
+        ("`tile_size`", {"tile_size": 128}),
+        ("`on_oom` tile", {"on_oom": "tile"}),
     ],
 )
 def test_what_needs_a_picture_to_itself_is_refused(
@@ -306,7 +297,7 @@ def test_outputs_are_one_for_each_and_no_input(style: Path, contents: list[Path]
 
 
 def test_a_plan_counts_every_picture() -> None:
-    job = Job(StylizeConfig(), "fast", "fp32", 512, 512)
+    job = MemoryTask(StylizeConfig(), "fast", "fp32", 512, 512)
     one, four = (make_plan(replace(job, pictures=count), 2**40).parts for count in (1, 4))
     for part in ("pictures", "optimiser", "content targets", "step"):
         assert four[part] == pytest.approx(4 * one[part], rel=1e-6)
@@ -317,21 +308,11 @@ def test_what_does_not_fit_into_memory_is_split_into_equal_parts(
     style: Path, contents: list[Path], networks: Networks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problems = [load_problem(TINY, content, [style], networks) for content in [*contents, *contents]]
-    counted: list[int] = []
-
-    def at_most_four(parts: list[Problem], chosen: object) -> bool:
-        return len(parts) <= 4
-
-    def group(parts: list[Problem], files: object, listeners: Listeners) -> list[int]:
-        counted.append(len(parts))
-        return list(range(len(parts)))
-
     fits = together.fits
-    monkeypatch.setattr(together, "run_group", group)
-    monkeypatch.setattr(together, "fits", at_most_four)
+    monkeypatch.setattr(together, "fits", lambda parts, choice: len(parts) <= 4)
     notes: list[str] = []
-    made = list(together.run_together(problems, [None] * 6, Listeners(note=notes.append, detail=notes.append)))
-    assert (counted, [index for index, _ in made]) == ([3, 3], list(range(6)))
+    made = list(together.run_together(problems, [None] * 6, Listeners(note=notes.append)))
+    assert [(index, pastiche.record.plan["together"]) for index, pastiche in made] == [(n, 3) for n in range(6)]
     assert notes == ["3 of 6 pictures at a time, as memory allows"]
     settled = choice.choose(TINY, problems[0].encoder, problems[0].device)
     monkeypatch.setattr(together, "budget_of", lambda config, device: 2**40)
@@ -463,7 +444,7 @@ def test_a_batch_together_needs_a_sensible_number_and_options(tmp_path: Path) ->
     paint(tmp_path / "in" / "0.png", 0)
     with pytest.raises(UsageError, match="--together 0"):
         run(tmp_path, together=0)
-    with pytest.raises(UsageError, match="--tile-size"):
+    with pytest.raises(UsageError, match="`tile_size`"):
         run(tmp_path, config=BatchConfig(**OPTIONS, tile_size=64))
 
 
@@ -477,9 +458,9 @@ def test_the_worst_picture_decides_whether_bf16_will_do(precise: Encoder, monkey
 
     monkeypatch.setattr(choice, "FastEvaluator", engine)
     chosen = choice.Choice("fast", "bf16", "", {})
-    assert choice.confirmed(chosen, precise, objective_of(precise, 0), straight).precision == "fp32"
+    assert choice.confirm_precision(chosen, precise, objective_of(precise, 0), straight).precision == "fp32"
     turned[1] = 1.0
-    assert choice.confirmed(chosen, precise, objective_of(precise, 0), straight).precision == "bf16"
+    assert choice.confirm_precision(chosen, precise, objective_of(precise, 0), straight).precision == "bf16"
 
 
 def test_a_failure_of_pictures_together_is_raised_once_all_are_written(

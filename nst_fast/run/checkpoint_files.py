@@ -17,13 +17,13 @@ KEPT = 2  # should the newest turn out to be damaged, there is another
 LEAST_PAUSE = 20
 
 
-class Keeper:
-    """Keeps the state of a run in files beside its picture.
+class CheckpointWriter:
+    """Writes checkpoints beside the picture of a run.
 
     Args:
         files: of the run.
         interval: between two checkpoints.
-        note: hears that a checkpoint cannot be written; the run goes on, and none is due any more.
+        note: called when a checkpoint cannot be written; the run continues, and none is due any more.
     """
 
     def __init__(self, files: OutputFiles, interval: Interval, note: Callable[[str], None]) -> None:
@@ -35,14 +35,14 @@ class Keeper:
         self._pause = interval.seconds
 
     def due(self, step: int) -> bool:
-        """Whether the state is to be kept before this step. Looks at nothing but the step and the clock."""
+        """Whether a checkpoint is due before this step. Reads the step and the clock only."""
         if self.failed:
             return False
         if self.interval.steps:
             return step > 0 and step % self.interval.steps == 0
         return time.monotonic() - self._last >= self._pause
 
-    def keep(self, checkpoint: Checkpoint) -> str:
+    def write(self, checkpoint: Checkpoint) -> str:
         """Write the checkpoint and remove those before the last two; or say why it could not be written."""
         started = time.monotonic()
         try:
@@ -59,12 +59,14 @@ class Keeper:
         return ""
 
 
-def keeper_of(files: OutputFiles | None, interval: Interval | None, note: Callable[[str], None]) -> Keeper | None:
-    """The keeper of a run, if it writes files and is to keep its state."""
-    return Keeper(files, interval, note) if files is not None and interval is not None else None
+def checkpoint_writer(
+    files: OutputFiles | None, interval: Interval | None, note: Callable[[str], None]
+) -> CheckpointWriter | None:
+    """The writer of a run's checkpoints, if it writes files and checkpoints are wanted."""
+    return CheckpointWriter(files, interval, note) if files is not None and interval is not None else None
 
 
 def remove_checkpoints(files: OutputFiles) -> None:
-    """Remove all checkpoints of a run: it is complete, or begun anew."""
+    """Remove all checkpoints of a run that is complete or started anew."""
     for path in files.checkpoints():
         remove(path)

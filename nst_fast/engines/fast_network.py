@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nst_fast.engines.crop_network import Backward, Seed
 from nst_fast.engines.max_pooling import MaxPooling
-from nst_fast.engines.tile_engine import Seed, WayBack
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder
 
 PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
@@ -78,7 +78,7 @@ class Convolution:
         return PAD_BACKWARD[self.padding](functional.conv2d(gradient, self.flipped, padding=2), x, [1, 1, 1, 1])
 
 
-class StraightNetwork:
+class FastNetwork:
     """An encoder's layers, ready to run in both directions. Offers what the tiled evaluator asks of an engine.
 
     ``kernels``: with our own on a GPU, see :func:`nst_fast.run.scales.kernels_pay`.
@@ -176,16 +176,10 @@ class StraightNetwork:
         return wide / self.normalize.std if not isinstance(self.normalize, nn.Identity) else wide
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
-        """Tap -> features [B, C, h, w] in this network's precision and layout (for the tiled evaluator)."""
-        kept = self.forward(image)
-        return {tap: kept[tap] for tap in self.taps}
+        """Tap -> features [B, C, h, w], see :class:`nst_fast.engines.crop_network.CropNetwork`."""
+        return self.vjp(image)[0]
 
-    def gradient(self, image: Tensor, seed: Seed) -> Tensor:
-        """The gradient with respect to a crop, given a seed per tap, the deepest first (for the tiled evaluator)."""
-        return self.open(image)[1](seed)
-
-    def open(self, image: Tensor) -> tuple[dict[str, Tensor], WayBack]:
-        """The features, and the way back from them (for strips that are evaluated whole)."""
+    def vjp(self, image: Tensor) -> tuple[dict[str, Tensor], Backward]:
         kept = self.forward(image)
         return {tap: kept[tap] for tap in self.taps}, lambda seed: self.backward(kept, seed).to(image.dtype)
 
