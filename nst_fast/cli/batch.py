@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nst_fast.cli.console import Messages, emit, emit_json
-from nst_fast.cli.options import Json, Quiet, Verbose, overwrites, takes
+from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import Stop, graceful_stop
 from nst_fast.errors import InputError, PartialError
 from nst_fast.jobs.batch.shards import Shard
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
 def batch(
     config: BatchConfig,
+    messages: Messages,
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures.", show_default=False)
     ],
@@ -41,8 +42,6 @@ def batch(
         bool, typer.Option("--skip-failed", help="Do not try again what failed in an earlier call.")
     ] = False,
     overwrite: Annotated[bool, overwrites("pictures of other options, or that no batch made")] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Paint every picture of INPUT in the style of --style, into a tree like INPUT's.
@@ -56,7 +55,6 @@ def batch(
 
     Several such commands may work in one folder, also from several machines: each takes pictures that no other has.
     """
-    messages = Messages(quiet=quiet, verbose=verbose)
     part = Shard.parse(shard)
     messages.say("loading")
     from nst_fast.cli.display import ManyDisplay

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.console import Messages
-from nst_fast.cli.options import Json, Quiet, Verbose, overwrites, takes
+from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.stylize import conclude
 from nst_fast.options.config import DemoConfig
@@ -17,17 +17,15 @@ from nst_fast.options.config import DemoConfig
 @takes(DemoConfig, recipes=True)
 def demo(
     config: DemoConfig,
+    messages: Messages,
     folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("nst-fast-demo"),
     overwrite: Annotated[bool, overwrites("the pictures of an earlier demo")] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Draw a scene and a painting by code, export the network, and paint the one like the other.
 
     Writes pastiche.png, its record and loss curve, both sources, and comparison.png with the three side by side.
     """
-    messages = Messages(quiet=quiet, verbose=verbose)
     messages.say("loading")
     from nst_fast.cli.display import Display
     from nst_fast.jobs.demonstration import demonstrate

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nst_fast.cli.console import with_flags
+from nst_fast.cli.console import Messages, with_flags
 from nst_fast.errors import InputError, UsageError
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import Declared, Options, declared
@@ -18,6 +18,7 @@ from nst_fast.options.presets import QUALITIES, find_preset, find_quality
 # Beside a command's own, the options of the first panel of its help, in this order; the others are in titled panels.
 FIRST = ("image_size", "quality", "preset", "strength", "color", "style_scale", "steps", "seed", "device")
 PANEL = "Files and messages"
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.", rich_help_panel=PANEL)]
 Verbose = Annotated[
@@ -40,7 +41,8 @@ def takes(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Expand a command's parameter ``config`` into one option per field of the config class.
 
-    An option that is not given stays at the config's default, unless a preset or a record says otherwise.
+    A parameter ``messages`` becomes ``--quiet`` and ``--verbose``. An option that is not given stays at the config's
+    default, unless a preset or a record says otherwise.
 
     Args:
         config_class: declares the options.
@@ -52,9 +54,12 @@ def takes(
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(command, eval_str=True)
-        own = [parameter for parameter in signature.parameters.values() if parameter.name != "config"]
+        own = [parameter for name, parameter in signature.parameters.items() if name not in ("config", "messages")]
+        talks = "messages" in signature.parameters
 
         def call(**arguments: Any) -> Any:
+            if talks:
+                arguments["messages"] = Messages(quiet=arguments.pop("quiet"), verbose=arguments.pop("verbose"))
             given = {item.name: arguments.pop(item.name) for item in items}
             given = {name: value for name, value in given.items() if value is not None}
             if recipes:
@@ -63,6 +68,9 @@ def takes(
             return command(config=given if as_given else config_class().replace(**given), **arguments)
 
         generated = [*(recipe_parameters() if recipes else ()), *map(parameter_of, items)]
+        if talks:
+            flags = (("quiet", Quiet), ("verbose", Verbose))
+            own += [inspect.Parameter(name, KEYWORD, default=False, annotation=kind) for name, kind in flags]
         order = {name: place for place, name in enumerate(FIRST)}
         generated.sort(key=lambda parameter: order.get(parameter.name, len(order)))
         # Rich keeps the ends of lines, which are not those of a terminal.
@@ -114,11 +122,10 @@ def recipe_parameters() -> list[inspect.Parameter]:
     )
     steps = ", ".join(f"{name} {values['steps']}" for name, values in QUALITIES.items())
     quality = typer.Option("--quality", help=f"Speed or finish, by steps: {steps}.", metavar="NAME", show_default=False)
-    kind = inspect.Parameter.KEYWORD_ONLY
     return [
-        inspect.Parameter("quality", kind, default=None, annotation=Annotated[str | None, quality]),
-        inspect.Parameter("preset", kind, default=None, annotation=Annotated[str | None, preset]),
-        inspect.Parameter("replayed", kind, default=None, annotation=Annotated[Path | None, replayed]),
+        inspect.Parameter("quality", KEYWORD, default=None, annotation=Annotated[str | None, quality]),
+        inspect.Parameter("preset", KEYWORD, default=None, annotation=Annotated[str | None, preset]),
+        inspect.Parameter("replayed", KEYWORD, default=None, annotation=Annotated[Path | None, replayed]),
     ]
 
 
@@ -133,7 +140,7 @@ def parameter_of(item: Declared) -> inspect.Parameter:
         rich_help_panel=None if item.name in FIRST else item.group,
     )
     annotation: Any = Annotated[item.kind | None, described]
-    return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return inspect.Parameter(item.name, KEYWORD, default=None, annotation=annotation)
 
 
 def help_of(item: Declared) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.console import Messages
-from nst_fast.cli.options import Json, Quiet, Verbose, overwrites, takes
+from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.series import run_and_conclude
 from nst_fast.options.commands import RECONSTRUCT_FIXED, ReconstructConfig
 
@@ -16,6 +16,7 @@ from nst_fast.options.commands import RECONSTRUCT_FIXED, ReconstructConfig
 @takes(ReconstructConfig, without=RECONSTRUCT_FIXED)
 def reconstruct(
     config: ReconstructConfig,
+    messages: Messages,
     content: Annotated[Path, typer.Argument(help="The picture to reconstruct.", show_default=False)],
     taps: Annotated[
         str, typer.Option("--taps", help="One picture for each of these taps: TAP,...", metavar="TAPS")
@@ -25,8 +26,6 @@ def reconstruct(
     ] = "0",
     folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("reconstruction"),
     overwrite: Annotated[bool, overwrites("the pictures of another series")] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Find a picture with the same features as CONTENT, from noise, for one tap at a time.
@@ -36,7 +35,6 @@ def reconstruct(
     The folder gets sheet.png with the PSNR to CONTENT, table.csv, curves.png and the pictures with their records.
     Interrupted, the same command continues.
     """
-    messages = Messages(quiet=quiet, verbose=verbose)
     messages.say("loading")
     from nst_fast.jobs.series.reconstruct import label, measure, plan_reconstruction
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from nst_fast.cli.console import Messages
-from nst_fast.cli.options import Json, Quiet, Verbose, overwrites, takes
+from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.stylize import conclude, resumable
 from nst_fast.options.config import StylizeConfig
@@ -18,6 +18,7 @@ from nst_fast.options.config import StylizeConfig
 @takes(StylizeConfig, as_given=True)
 def resume(
     config: dict[str, Any],
+    messages: Messages,
     output: Annotated[Path, typer.Argument(help="The picture that the run was to write.", show_default=False)],
     content: Annotated[
         Path | None, typer.Option("--content", help="Where the content image is now, if it was moved.")
@@ -26,8 +27,6 @@ def resume(
         list[Path] | None, typer.Option("--style", help="Where the style image is now; once for each of several.")
     ] = None,
     overwrite: Annotated[bool, overwrites("OUTPUT if it is not what the run left when it stopped")] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Continue an interrupted run, from its newest checkpoint to the picture that it would have made.
@@ -37,7 +36,6 @@ def resume(
     The options are those that the run began with. Given again, or harmless (what is shown, saved or monitored), they
     are accepted; those that would change the picture are refused.
     """
-    messages = Messages(quiet=quiet, verbose=verbose)
     messages.say("loading")
     from nst_fast import api
     from nst_fast.cli.display import Display

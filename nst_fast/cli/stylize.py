@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nst_fast.cli.console import Messages, emit, emit_json
-from nst_fast.cli.options import Json, Quiet, Verbose, overwrites, takes
+from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.torchrun import with_ranks
 from nst_fast.distributed import process_rank
@@ -30,12 +30,11 @@ JSON_FIELDS = (
 @takes(StylizeConfig, recipes=True)
 def stylize(
     config: StylizeConfig,
+    messages: Messages,
     content: Annotated[Path, typer.Argument(help="The picture whose scene is kept.", show_default=False)],
     style: Annotated[list[Path], typer.Argument(help="The picture, or pictures, to paint like.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.", show_default=False)],
     overwrite: Annotated[bool, overwrites("OUTPUT if it exists")] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Paint CONTENT in the style of STYLE.
@@ -46,7 +45,7 @@ def stylize(
     Ctrl-C ends the step, writes the picture as it is, and exits with 130; nst-fast resume OUT.png then goes on.
     Under torchrun --nproc-per-node N the copies share the picture.
     """
-    messages = Messages(quiet=quiet or not process_rank().is_main, verbose=verbose)
+    messages.quiet |= not process_rank().is_main
     messages.say("loading")
     from nst_fast import api
     from nst_fast.cli.display import Display

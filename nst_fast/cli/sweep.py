@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.console import Messages
-from nst_fast.cli.options import Json, Quiet, Verbose, overwrites, takes
+from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.series import run_and_conclude
 from nst_fast.options.commands import SweepConfig
 
@@ -16,6 +16,7 @@ from nst_fast.options.commands import SweepConfig
 @takes(SweepConfig, recipes=True)
 def sweep(
     config: SweepConfig,
+    messages: Messages,
     content: Annotated[list[Path], typer.Argument(help="The picture, or pictures, whose scene is kept.")],
     style: Annotated[list[Path], typer.Option("--style", help="A picture to paint like; may be repeated.")],
     vary: Annotated[
@@ -32,8 +33,6 @@ def sweep(
     ] = None,
     folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("sweep"),
     overwrite: Annotated[bool, overwrites("the pictures of another series")] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Paint every CONTENT like every --style with every combination of the varied options.
@@ -44,7 +43,6 @@ def sweep(
     sheet.png, table.csv with final losses and times, curves.png and the pictures with their records. Interrupted, or
     with failed runs, the same command continues: finished runs are kept.
     """
-    messages = Messages(quiet=quiet, verbose=verbose)
     messages.say("loading")
     from nst_fast.jobs.series.sweep import jury_measure, plan_sweep
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.console import Messages
-from nst_fast.cli.options import Json, Quiet, Verbose, overwrites, takes
+from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.series import run_and_conclude
 from nst_fast.options.commands import TEXTURE_FIXED, TextureConfig
 
@@ -16,6 +16,7 @@ from nst_fast.options.commands import TEXTURE_FIXED, TextureConfig
 @takes(TextureConfig, without=TEXTURE_FIXED)
 def texture(
     config: TextureConfig,
+    messages: Messages,
     style: Annotated[list[Path], typer.Argument(help="The picture, or pictures, whose texture is made.")],
     style_taps: Annotated[
         str,
@@ -36,8 +37,6 @@ def texture(
     ] = "0",
     folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("texture"),
     overwrite: Annotated[bool, overwrites("the pictures of another series")] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Make a texture with the look of STYLE and no scene, from noise.
@@ -47,7 +46,6 @@ def texture(
     The folder gets sheet.png, table.csv, curves.png and the pictures with their records. Interrupted, the same command
     continues.
     """
-    messages = Messages(quiet=quiet, verbose=verbose)
     messages.say("loading")
     from nst_fast.jobs.series.texture import parse_size, plan_textures, tap_sets
 
