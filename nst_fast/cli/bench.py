@@ -9,12 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from nst_fast.benchmark.config import BenchConfig
-from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.console import TABLE_WIDTH, Messages, emit, emit_json
 from nst_fast.cli.options import JsonFile, Quiet, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.errors import PartialError
-
-TABLE_WIDTH = 120  # narrower, and figures would be cut; a terminal that is narrower wraps the lines
 
 
 @takes(BenchConfig)
