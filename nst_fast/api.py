@@ -16,10 +16,9 @@ from nst_fast.images.given import Picture, Source, source_of, sources_of
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import known
 from nst_fast.options.presets import find_preset
-from nst_fast.run.checkpoint_files import checkpoint_writer, remove_checkpoints
+from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Listeners, Observer
-from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.pastiche import Pastiche
+from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Networks, load_problem
 from nst_fast.run.resumption import ENDED, check_output, check_same, continued_config, ended, found_pictures, newest
 from nst_fast.run.run import run

@@ -39,7 +39,7 @@ class Adam:
         self.pastiche.clamp_(0, 1)
 
     def smooth(self) -> None:
-        """The moments stay: they are running means of gradients and follow the smoothed picture within some steps."""
+        """The moments stay: they are running means and follow the smoothed picture within some steps."""
         self.pastiche.copy_(smoothed(self.pastiche, self.strip))
 
     def restart_from(self, picture: Tensor) -> None:

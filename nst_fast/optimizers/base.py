@@ -1,4 +1,4 @@
-"""What every optimiser of pixels is to the loop, and what they share: schedules, smoothing."""
+"""The interface of optimizers of pixels, learning rate schedules and smoothing."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ class PixelOptimizer(Protocol):
 
     @property
     def pastiche(self) -> Tensor:
-        """The picture as it is; after an update it may be another tensor."""
+        """The picture; after an update it may be another tensor."""
         ...
 
     def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
-        """One update, given the evaluation of the pastiche as it is; ``evaluate`` serves line searches only."""
+        """One update by the evaluation of the pastiche; ``evaluate`` is for line searches."""
         ...
 
     def smooth(self) -> None:
-        """Smooth the pastiche, see :func:`smoothed`, and forget what is no longer true of it."""
+        """Smooth the pastiche, see :func:`smoothed`; drop state that no longer applies."""
         ...
 
     def restart_from(self, picture: Tensor) -> None:
-        """Go back to an earlier picture and forget everything learnt since."""
+        """Set the pastiche to an earlier picture and drop all state."""
         ...
 
     def state(self) -> State:
-        """What it has learnt, for a checkpoint: live tensors, but not the picture."""
+        """The state for a checkpoint: live tensors, without the picture."""
         ...
 
     def restore(self, state: State) -> None:
-        """Know again what :meth:`state` gave."""
+        """Take over what :meth:`state` gave."""
         ...
 
 
@@ -68,9 +68,8 @@ def learning_rate_at(options: OptimizerOptions, step: int) -> float:
 def smoothed(image: Tensor, strip: Strip | None = None) -> Tensor:
     """An image [B, C, H, W] average-pooled by 2 and bilinearly brought back to its size.
 
-    Takes out noise of single pixels, which total variation removes at the price of flat patches. An odd side is
-    continued by its last row or column, so that nothing moves. ``strip``: the image has the own rows of a picture that
-    ranks share; it is smoothed as the whole picture is.
+    Removes noise of single pixels. An odd side is padded by its last row or column, so that nothing moves.
+    ``strip``: the image has the own rows of a picture that ranks share, which is smoothed as a whole.
     """
     if strip is not None and strip.ranks.size > 1:
         rows = [

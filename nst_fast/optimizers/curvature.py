@@ -1,9 +1,8 @@
-"""What L-BFGS knows of the curvature: the newest pairs of steps and gradient changes, and their inverse Hessian.
+"""The curvature pairs of L-BFGS, steps and gradient changes, and the inverse Hessian that they estimate.
 
 The product with a gradient uses the compact representation (Byrd, Nocedal & Schnabel 1994, Mathematical Programming
-63, theorem 2.2) in place of the two-loop recursion: the same matrix, by three products with all pairs at once and some
-algebra on m x m matrices. Nothing is read by the host, no shape and no address depends on how many pairs there are, so
-on a GPU an update can be captured once and replayed.
+63, theorem 2.2) in place of the two-loop recursion. Shapes and addresses do not depend on the number of pairs, so that
+an update can be captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class CurvaturePairs:
     Args:
         like: a tensor [B, ...] that says B, N, kind and device.
         size: pairs kept; each costs two tensors as large as ``like``.
-        total: makes sums over all parts of scalar products, where the values are shared out among processes.
+        total: sums parts of scalar products over the ranks that share a picture.
     """
 
     def __init__(self, like: Tensor, size: int, total: Callable[[Tensor], Tensor] = lambda part: part) -> None:
@@ -41,10 +40,9 @@ class CurvaturePairs:
         self._scale = torch.ones(batch, 1, dtype=fine, device=like.device)  # gamma, of the initial matrix gamma I
 
     def add(self, step: Tensor, change: Tensor) -> None:
-        """Remember that the gradient changed by ``change`` when the picture changed by ``step``, both like ``like``.
+        """Add a pair: the picture changed by ``step``, the gradient by ``change``, both shaped like ``like``.
 
-        A pair without positive curvature, as rounding and jumps make them, is put in as zeros: it counts for nothing,
-        and what was given is then 0 as well.
+        A pair without positive curvature is stored as zeros, which change no product.
         """
         s, y = step.view(len(step), -1), change.view(len(change), -1)
         products = self.total(torch.cat([_dot(s, y), _dot(s, s), _dot(y, y)], 1)).to(self._sy.dtype)
@@ -62,7 +60,7 @@ class CurvaturePairs:
     def inverse_times(self, gradient: Tensor) -> Tensor:
         """The estimated inverse Hessian times a gradient, both shaped like ``like``."""
         g = gradient.flatten(1)
-        # The order of time; rows that have no pair yet, or a pair that was left out, are zero and change nothing.
+        # In order of time; rows without a pair are zero.
         order, back = (self._places + self.added) % self.size, (self._places - self.added) % self.size
         a, b = (part.index_select(1, order).unsqueeze(2) for part in self._products(g))
         sy, yy = (matrix.index_select(1, order).index_select(2, order) for matrix in (self._sy, self._yy))
@@ -80,12 +78,12 @@ class CurvaturePairs:
         return found.view_as(gradient)
 
     def state(self) -> dict[str, Tensor | int]:
-        """All that is known, for a checkpoint: live tensors, the pairs [B * size, ...] shaped like the problem."""
+        """For a checkpoint: live tensors, the pairs [B * size, ...] shaped like the problem."""
         pairs = {name: ring.view(-1, *self.shape) for name, ring in (("steps", self.steps), ("changes", self.changes))}
         return {"added": self.added, "sy": self._sy, "yy": self._yy, "scale": self._scale, **pairs}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Know again what :meth:`state` gave; of a longer history the newest pairs."""
+        """Take over what :meth:`state` gave; of a longer history the newest pairs."""
         added, batch = int(state["added"]), len(self.steps)
         steps, changes = (state[name].view(batch, -1, self.steps.shape[2]) for name in ("steps", "changes"))
         size = steps.shape[1]

@@ -1,4 +1,4 @@
-"""Our own L-BFGS: within [0, 1], one evaluation a step, nothing read by the host. The default."""
+"""L-BFGS within [0, 1], with one evaluation a step and no synchronisation. The default optimizer."""
 
 from __future__ import annotations
 
@@ -18,22 +18,20 @@ FIRST_CHANGE, LARGEST_CHANGE = 0.01, 0.03
 
 
 class LBFGS:
-    """L-BFGS (Liu & Nocedal 1989) on pixels, within [0, 1], one evaluation a step, nothing read by the host.
+    """L-BFGS (Liu & Nocedal 1989) on pixels.
 
-    - **Within the range.** Programs run L-BFGS on unbounded pixels and clip the result, or clip in between behind its
-      back: the first loses at the end what it had gained (a loss of 1.34 became 2.33), the second tells it of steps
-      that were never made. Here the pairs are those of the clamped steps, and a value at a border whose gradient
-      points outward takes no part in a step (two-metric projection, Bertsekas 1982, SIAM J. Control Optim. 20).
-    - **Whatever the scale of the loss.** Gradients are divided by the mean size of the first: squared Grams of an
-      unnormalised network reach 1e18, means over megapixels 1e-12, and single precision holds neither squared.
-    - **Still.** From the third update on nothing that is kept changes its address, and no shape depends on how many
-      pairs there are: :class:`nst_fast.optimizers.captured.GraphedOptimizer` captures an update and replays it.
-    - **Bounded.** A step changes a value by ``LARGEST_CHANGE`` at most on average, the first by ``FIRST_CHANGE``, times
-      the learning rate: curvature that is measured over tiny steps is rounding, and the next step overshoots.
+    - Projected: the pairs are those of the clamped steps, and a value at a border whose gradient points outward takes
+      no part in a step (two-metric projection, Bertsekas 1982, SIAM J. Control Optim. 20).
+    - Scaled: gradients are divided by the mean size of the first, because squared Grams of an unnormalised network
+      reach 1e18 and means over megapixels 1e-12.
+    - Bounded: a step changes a value by ``LARGEST_CHANGE`` at most on average, the first by ``FIRST_CHANGE``, times the
+      learning rate.
+    - Capturable: from the third update on no tensor changes its address, and no shape depends on the number of pairs
+      (:class:`nst_fast.optimizers.captured.GraphedOptimizer`).
 
     Args:
         pastiche: [B, 3, H, W], B independent pictures.
-        options: history and learning rate, by which steps and bounds are multiplied.
+        options: history and learning rate.
         strip: the rows that the pastiche has, of a picture that ranks share: scalar products are sums over all ranks.
     """
 
@@ -64,7 +62,7 @@ class LBFGS:
         picture.copy_(moved)
 
     def _learn(self, gradient: Tensor) -> Tensor:
-        """Add what the last step has shown to the pairs; the gradient again, in memory that stays."""
+        """Add the last step to the pairs; the gradient, in memory whose address stays."""
         if self._last is None:
             return gradient
         if self._pairs is None:
@@ -86,7 +84,7 @@ class LBFGS:
         return (summed / count).clamp_min_(SMALLEST_SCALE).view(-1, 1, 1, 1)
 
     def smooth(self) -> None:
-        """What is known is forgotten: the next pair would blame the whole jump on the last step."""
+        """The pairs are dropped: the next one would attribute the jump to the last step."""
         self.restart_from(smoothed(self.pastiche, self.strip))
 
     def restart_from(self, picture: Tensor) -> None:
@@ -100,7 +98,7 @@ class LBFGS:
         return {"unit": self._unit, "step": self._last[0], "gradient": self._last[1], "pairs": pairs}
 
     def restore(self, state: State) -> None:
-        """A shorter history than there was keeps the newest pairs."""
+        """A shorter history keeps the newest pairs."""
         if not state:
             return
         known = moved(state, self.pastiche.device)

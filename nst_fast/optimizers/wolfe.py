@@ -1,4 +1,4 @@
-"""PyTorch's L-BFGS with its line search, as the field's programs run it at their best."""
+"""PyTorch's L-BFGS with its line search."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ PAIRS, SCRATCH = {"old_dirs", "old_stps", "ro"}, "al"
 
 
 class WolfeLBFGS:
-    """``torch.optim.LBFGS`` with a line search, clamped to [0, 1] after every step as PyTorch's tutorial does.
+    """``torch.optim.LBFGS`` with a line search, clamped to [0, 1] after every step as in PyTorch's tutorial.
 
-    The best that the field's programs have, and the measure of :class:`LBFGS` in benchmarks. Its thresholds are
-    absolute and would end a run whose losses are means over megapixels at once, so they are off, and loss and gradient
-    are divided by the mean size of the first gradient, for PyTorch drops curvature below 1e-10.
+    Its absolute thresholds are off, because they would end a run whose losses are means over megapixels; loss and
+    gradient are divided by the mean size of the first gradient, because PyTorch drops curvature below 1e-10.
     """
 
     def __init__(self, pastiche: Tensor, options: OptimizerOptions) -> None:
@@ -39,7 +38,7 @@ class WolfeLBFGS:
         self._lbfgs.param_groups[0]["lr"] = learning_rate
         scale = evaluation.gradient.abs().mean().clamp_min(SMALLEST_SCALE) if self._scale is None else self._scale
         self._scale = scale
-        pending: list[Evaluation] = [evaluation]  # the optimiser's first call asks for what is already known
+        pending: list[Evaluation] = [evaluation]  # for the first call of the closure
 
         def closure() -> Tensor:
             current = pending.pop() if pending else evaluate(self.pastiche)
@@ -51,7 +50,7 @@ class WolfeLBFGS:
         self.pastiche.clamp_(0, 1)
 
     def smooth(self) -> None:
-        """The history is cleared: its next curvature pair would blame the whole jump on the last step."""
+        """The pairs are dropped: the next one would attribute the jump to the last step."""
         self.restart_from(smoothed(self.pastiche))
 
     def restart_from(self, picture: Tensor) -> None:
@@ -64,7 +63,7 @@ class WolfeLBFGS:
         return {"scale": self._scale, "lbfgs": {name: known[name] for name in known if name != SCRATCH}}
 
     def restore(self, state: State) -> None:
-        """A shorter history than there was keeps the newest pairs."""
+        """A shorter history keeps the newest pairs."""
         known = moved(state["lbfgs"], self.pastiche.device)
         for name in PAIRS.intersection(known):
             known[name] = known[name][-self._lbfgs.param_groups[0]["history_size"] :]

@@ -1,4 +1,4 @@
-"""The average of the iterates: less noise than any single one of them has, at the price of one picture of memory."""
+"""The average of the iterates: less noise than any single one has, for one picture of memory."""
 
 from __future__ import annotations
 
@@ -9,30 +9,28 @@ from nst_fast.optimizers.base import State
 
 
 class IterateAverage:
-    """An exponential moving average of the pictures after every update (Polyak & Juditsky 1992).
+    """An exponential moving average of the pastiche after every update (Polyak & Juditsky 1992).
 
-    Corrected for its start at zero as Adam corrects its moments (Kingma & Ba 2015, section 3), so that it is a mean
-    of the pictures seen from the first one on. It begins anew when the picture is changed by other means than an
-    update: by smoothing, by a return to the best picture, and at a new scale, which starts from the average of the
-    coarser one (as crowsonkb's style-transfer-pytorch does).
+    Its start at zero is corrected as in Adam (Kingma & Ba 2015, section 3). It restarts when the pastiche changes by
+    other means than an update: smoothing, a return to the best picture, a new scale, which starts from the average of
+    the coarser one (as in crowsonkb's style-transfer-pytorch).
 
     Args:
-        pastiche: the live picture [B, 3, H, W], for its shape and device.
-        decay: share of the average that survives an update, from 0 to 1; 0.99 remembers about a hundred.
+        pastiche: [B, 3, H, W], for its shape and device.
+        decay: share of the average that is kept at an update, from 0 to 1.
     """
 
     def __init__(self, pastiche: Tensor, decay: float) -> None:
         self.decay = decay
         self._sum = torch.zeros_like(pastiche)
-        self._weight = 0.0  # of all pictures seen in the sum: 1 - decay^n
+        self._weight = 0.0  # sum of the weights: 1 - decay^n
 
     def add(self, pastiche: Tensor) -> None:
-        """Take in the picture after an update. Runs on the device and waits for nothing."""
+        """Include the pastiche after an update. Does not synchronise with the device."""
         self._sum.lerp_(pastiche, 1 - self.decay)
         self._weight = self.decay * self._weight + (1 - self.decay)
 
     def restart(self) -> None:
-        """Forget all pictures."""
         self._sum.zero_()
         self._weight = 0.0
 
@@ -45,5 +43,5 @@ class IterateAverage:
 
     @property
     def mean(self) -> Tensor | None:
-        """The average [B, 3, H, W], a new tensor; None when there was no update since the last restart."""
+        """The average [B, 3, H, W], a new tensor; None without an update since the last restart."""
         return self._sum / self._weight if self._weight else None

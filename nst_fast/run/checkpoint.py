@@ -1,16 +1,16 @@
-"""Checkpoints: all that a run needs to go on as if it had never been interrupted, in one file.
+"""Checkpoints: all that a run needs to continue as if it had not been interrupted, in one file.
 
-``OUT-checkpoint-000120.safetensors`` holds the tensors of a :class:`Checkpoint`, and in the header's metadata, under
-the name of the schema, one JSON object with the rest of it (as Python writes JSON: with NaN and Infinity). It is one
-file and not two so that a single atomic write keeps both consistent. Its last tensor is the SHA-256 of all the bytes
-before it; any program that reads safetensors can open the file. Reading it runs no code.
+``OUT-checkpoint-000120.safetensors`` holds the tensors of a :class:`Checkpoint`; the header's metadata has, under the
+name of the schema, a JSON object with the rest of it (as Python writes it: with NaN and Infinity). One file, so that a
+single atomic write keeps both consistent. Its last tensor is the SHA-256 of all bytes before it. Reading runs no code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,9 +19,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nst_fast.errors import ResumeError
+from nst_fast.errors import OutputError, ResumeError
 from nst_fast.optimizers.base import State
-from nst_fast.system.files import shown, write_atomic
+from nst_fast.options.values import Interval
+from nst_fast.run.outputs import OutputFiles
+from nst_fast.system.files import remove, shown, write_atomic
 
 SCHEMA = "nst-fast/checkpoint/1"
 STARTS_ANEW = "Run the command again with --overwrite to begin anew"
@@ -30,24 +32,28 @@ _DTYPES = {torch.float64: "F64", torch.int64: "I64", torch.float32: "F32"}
 _TENSOR, _DIGEST = "$tensor", "sha256"  # what stands in the JSON for a tensor, and the last tensor's name
 _DIGEST_BYTES = 32
 
+KEPT = 2  # if the newest is damaged, there is another
+# Checkpoints that are due by time are at least so many times apart as the last took to write.
+LEAST_PAUSE = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The state of a run after ``step`` updates; the picture is about to be evaluated, or evaluated again.
+    """The state of a run after ``step`` updates, before the pastiche is evaluated.
 
-    No random generator is among it: chance decides where a run starts, and nothing after that.
+    There is no random generator: only the start of a run is random.
 
     Attributes:
         record: the run record so far, see :class:`nst_fast.run.record.RunRecord`; its loss history is empty.
         places: absolute paths of ``content``, ``styles``, ``weights`` (or their source) and ``output``.
         scale: index of the scale.
         first: updates done before that scale.
-        seconds: since the run began, without the time between interruption and resumption.
+        seconds: since the run began, without interruptions.
         history: loss terms of the pictures after 0, 1, ... ``step - 1`` updates, [step, terms + 1].
         pastiche: the iterate [1, 3, h, w].
-        optimizer: Adam's moments and its step, or what L-BFGS knows of the curvature; empty before the first update.
+        optimizer: Adam's moments and step, or the curvature pairs of L-BFGS; empty before the first update.
         guard: the best picture, its total and step, tries, and the factor of the learning rate.
-        rules: what patience remembers.
+        rules: state of patience.
         average: sum and weight of the iterates; None when they are not averaged.
     """
 
@@ -66,7 +72,7 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, tensor by tensor: it takes no memory beyond the run's own. Raises :class:`OutputError`."""
+    """Write a checkpoint, tensor by tensor, without a copy in memory. Raises :class:`OutputError`."""
     write_atomic(path, lambda stream: _write(stream, checkpoint))
 
 
@@ -127,7 +133,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             return Checkpoint(**_unpacked(json.loads(facts), file))
     except OSError as error:
         raise ResumeError(f"{name}: cannot be read: {(error.strerror or str(error)).lower()}", STARTS_ANEW) from None
-    # A file that is whole but says something else than a checkpoint does was made by somebody else.
+    # The hash is right, but the content is not that of a checkpoint.
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ResumeError(f"{name} is no checkpoint of nst-fast ({error})", STARTS_ANEW) from None
 
@@ -149,3 +155,58 @@ def _unpacked(value: Any, file: Any) -> Any:
             return file.get_tensor(value[_TENSOR]).clone()
         return {key: _unpacked(item, file) for key, item in value.items()}
     return [_unpacked(item, file) for item in value] if isinstance(value, list) else value
+
+
+class CheckpointWriter:
+    """Writes checkpoints beside the picture of a run.
+
+    Args:
+        files: of the run.
+        interval: between two checkpoints.
+        note: called when a checkpoint cannot be written; the run continues, and none is due any more.
+    """
+
+    def __init__(self, files: OutputFiles, interval: Interval, note: Callable[[str], None]) -> None:
+        self.files = files
+        self.interval = interval
+        self.note = note
+        self.failed = False
+        self._last = time.monotonic()
+        self._pause = interval.seconds
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is due before this step. Reads the step and the clock only."""
+        if self.failed:
+            return False
+        if self.interval.steps:
+            return step > 0 and step % self.interval.steps == 0
+        return time.monotonic() - self._last >= self._pause
+
+    def write(self, checkpoint: Checkpoint) -> str:
+        """Write the checkpoint and remove those before the last two; or say why it could not be written."""
+        started = time.monotonic()
+        try:
+            write_checkpoint(self.files.checkpoint(checkpoint.step), checkpoint)
+        except OutputError as error:
+            self.failed = True
+            problem = f"no checkpoint at step {checkpoint.step}, nor after it: {error}"
+            self.note(problem)
+            return problem
+        for path in self.files.checkpoints()[KEPT:]:
+            remove(path)
+        self._last = time.monotonic()
+        self._pause = max(self.interval.seconds, LEAST_PAUSE * (self._last - started))
+        return ""
+
+
+def checkpoint_writer(
+    files: OutputFiles | None, interval: Interval | None, note: Callable[[str], None]
+) -> CheckpointWriter | None:
+    """The writer of a run's checkpoints, if it writes files and checkpoints are wanted."""
+    return CheckpointWriter(files, interval, note) if files is not None and interval is not None else None
+
+
+def remove_checkpoints(files: OutputFiles) -> None:
+    """Remove all checkpoints of a run that is complete or started anew."""
+    for path in files.checkpoints():
+        remove(path)

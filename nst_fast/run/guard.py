@@ -1,8 +1,8 @@
-"""The divergence guard and the rules that end a run early. Nothing here looks at the device more often than events do.
+"""The divergence guard and the rules that end a run early; both read the device at events only.
 
-Style transfer runs do diverge: the loss of a published L-BFGS run jumped from 0.46 to 1.5 million at step 525 and took
-200 steps to come back. The guard keeps the best picture so far, on the device and without waiting for it; when an
-event shows a loss that is not finite, or a jump, the run goes back to that picture with half the step.
+Style transfer runs do diverge: the loss of a published L-BFGS run jumped from 0.46 to 1.5 million at step 525. The
+guard keeps the best picture on the device; when an event shows a loss that is not finite, or a jump, the run returns
+to that picture with half the learning rate.
 """
 
 from __future__ import annotations
@@ -18,17 +18,14 @@ from nst_fast.engines import Evaluation
 from nst_fast.optimizers.base import State
 from nst_fast.options.config import StopOptions
 
-GUARD_STEPS = 5  # the guard looks every so many steps: a matter of steps, not of time, so that runs repeat exactly
-TRIES = 2  # how often a run goes back before it gives up
-SHRINK = 0.5  # what the learning rate is multiplied by at every return
+GUARD_STEPS = 5  # between two checks; counted in steps, not in seconds, so that runs repeat exactly
+TRIES = 2  # returns before the run fails
+SHRINK = 0.5  # factor of the learning rate at every return
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """A return to the best picture: what was seen, when, and where the run went back to.
-
-    In a batch all pictures go back, each to its own best; what is said here is about ``picture``, its index.
-    """
+    """A return to the best picture. In a batch all pictures return; this is about the one with index ``picture``."""
 
     step: int
     reason: str
@@ -46,15 +43,15 @@ class Recovery:
 
 
 class Guard:
-    """Watches one scale; knows the best state so far of every picture of a batch.
+    """The best pictures of a scale so far, and whether the run diverges.
 
     Args:
-        pastiche: the live pictures [B, 3, H, W].
-        factor: a total beyond this multiple of the best one is a jump; 0 keeps the best picture but never steps in.
+        pastiche: [B, 3, H, W].
+        factor: a total above this multiple of the best one is a jump; 0: only losses that are not finite count.
 
     Attributes:
         best: the best pictures [B, 3, H, W].
-        best_totals, best_steps: their totals, and after how many updates they came, [B] on the device.
+        best_totals, best_steps: their totals and their steps, [B] on the device.
     """
 
     def __init__(self, pastiche: Tensor, factor: float) -> None:
@@ -66,14 +63,14 @@ class Guard:
         self.best_steps = torch.zeros(len(pastiche), dtype=torch.long, device=pastiche.device)
 
     def observe(self, step: int, pastiche: Tensor, evaluation: Evaluation) -> None:
-        """Remember each picture that is the best so far. Runs on the device and waits for nothing."""
+        """Keep each picture that is the best so far. Does not synchronise with the device."""
         better = evaluation.total < self.best_totals  # false for NaN
         self.best_totals = torch.where(better, evaluation.total, self.best_totals)
         self.best_steps = torch.where(better, step, self.best_steps)
         torch.where(better.view(-1, 1, 1, 1), pastiche, self.best, out=self.best)
 
     def check(self, step: int, totals: Sequence[float]) -> Recovery | None:
-        """What is to be done about totals that an event shows; None when all is well. Synchronises with the device."""
+        """The return that the totals of an event call for, if any. Synchronises with the device."""
         for picture, (total, best) in enumerate(zip(totals, self.best_totals.tolist(), strict=True)):
             if reason := self._fault(total, best):
                 self.tries += 1
@@ -89,12 +86,12 @@ class Guard:
         return f"the loss jumped beyond {self.factor:g} times the best" if jumped else ""
 
     def forget(self, pastiche: Tensor) -> None:
-        """Begin anew from pictures that were changed on purpose, by smoothing: a higher loss is then no fault."""
+        """Restart from pictures that were smoothed: a higher loss is then no divergence."""
         self.best.copy_(pastiche)
         self.best_totals.fill_(math.inf)
 
     def state(self) -> State:
-        """Total and step of a single picture have no axis, as checkpoints have always held them."""
+        """Of a single picture, whose total and step have no axis (the format of checkpoints)."""
         best = {"best": self.best, "total": self.best_totals.squeeze(0), "step": self.best_steps.squeeze(0)}
         return {**best, "tries": self.tries, "learning_rate_factor": self.learning_rate_factor}
 
@@ -111,13 +108,10 @@ class Guard:
 
 @dataclass
 class StopRules:
-    """Ends a run when it no longer pays, or when its time is up. Asked at events only, about patience at those of
-    steps that the guard looks at: the same seed then gives the same picture, however fast the machine is.
+    """Ends a run that no longer improves, or whose time is up.
 
-    Pictures in a batch end together: when none of them has improved for long enough.
-
-    Attributes:
-        options: patience, improvement and time budget.
+    Patience is checked at every ``GUARD_STEPS`` steps, so that the same seed gives the same picture on every machine.
+    A batch ends when none of its pictures has improved for long enough.
     """
 
     options: StopOptions
@@ -136,7 +130,7 @@ class StopRules:
         if self.options.budget_seconds and elapsed >= self.options.budget_seconds * share:
             return "out of time"
         if not self.options.patience_steps or step % GUARD_STEPS:
-            return ""  # events also come as time passes; which of them are seen must not depend on it
+            return ""  # other events depend on the time
         best = self._best or [math.inf] * len(totals)
         improved = [
             total < known * (1 - self.options.min_improvement) for total, known in zip(totals, best, strict=True)
@@ -147,7 +141,7 @@ class StopRules:
         return "converged" if step - self._improved_at >= self.options.patience_steps else ""
 
     def next_scale(self, step: int) -> None:
-        """Losses of different scales are not comparable: patience begins anew."""
+        """Losses of different scales are not comparable: patience restarts."""
         self._best, self._improved_at = [], step
 
     def state(self) -> State:

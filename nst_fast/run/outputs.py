@@ -1,4 +1,4 @@
-"""The files of a run: the picture, the record and the loss curve beside it, numbered snapshots."""
+"""The result of a run and its files: the picture, the record and the loss curve beside it, numbered snapshots."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from nst_fast.errors import NumericsError
 from nst_fast.images import check_output_suffix, save_image
 from nst_fast.images.plots import save_loss_curve
 from nst_fast.run.record import RunRecord
@@ -81,3 +82,21 @@ class OutputFiles:
 def bit_depth_of(record: RunRecord) -> int:
     """Bits per channel of the picture that a run makes; records from before there was a choice say nothing."""
     return int(record.options.get("bit_depth", 8))
+
+
+@dataclass(frozen=True)
+class Pastiche:
+    """The result of a run: ``image`` [1, 3, H, W], RGB float32 in [0, 1] on the CPU, and the run's record.
+
+    A run that diverged beyond repair still has a picture, its best; ``failure`` is then what to raise once it is saved.
+    """
+
+    image: Tensor
+    record: RunRecord
+    failure: NumericsError | None = None
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the picture with its record inside, and record and loss curve beside it."""
+        files = OutputFiles(Path(path))
+        files.check(overwrite=overwrite, inputs=(), bit_depth=bit_depth_of(self.record), side=max(self.image.shape))
+        files.save(self.image, self.record)

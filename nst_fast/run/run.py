@@ -18,15 +18,13 @@ from nst_fast.onnx.publish import open_monitor
 from nst_fast.optimizers import make_stepper, resized_moments
 from nst_fast.optimizers.base import State
 from nst_fast.run.averaging import IterateAverage
-from nst_fast.run.checkpoint import Checkpoint
-from nst_fast.run.checkpoint_files import CheckpointWriter
+from nst_fast.run.checkpoint import Checkpoint, CheckpointWriter
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery, StopRules
 from nst_fast.run.layout import Layout, ScalePlan, SharedPicture, WholePicture
 from nst_fast.run.loop import EventClock, LossHistory, Span, optimize, row_of
 from nst_fast.run.observer import Listeners, Observer, StepEvent
 from nst_fast.run.out_of_memory import memory_errors
-from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.pastiche import Pastiche
+from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Batch, Problem, at_size
 from nst_fast.run.reporting import Report
 from nst_fast.run.resumption import check_size, places_of, refusing_what_does_not_fit

@@ -1,4 +1,4 @@
-"""Coarse to fine: at which sizes a picture is optimised, and with how many steps at each."""
+"""Coarse to fine: the sizes at which a picture is optimised, and the steps at each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nst_fast.options.config import ScaleOptions
 
-LEAST_GROWTH = 0.25  # of a scale factor, as a power: what is closer to the coarsest size is done at once
+LEAST_GROWTH = 0.25  # of a scale factor, as a power: a final size closer to the coarsest needs no scale between
 
 # Pixels times steps. Beside an H200 Triton took 0.6 s to start, its kernels in the cache; by the times of the single
 # operations it saves about 1.1 ms per megapixel and step. The break-even itself was not measured.
@@ -57,8 +57,8 @@ def plan_scales(options: ScaleOptions, steps: int, height: int, width: int) -> l
 def scale_fractions(options: ScaleOptions, longest: int) -> list[float]:
     """The sizes of the scales as fractions of the final one, from the coarsest to 1.
 
-    A network sees brush strokes of so many pixels: what is done at the coarsest size decides how large they are in the
-    picture. With ``scales`` 0 that size is the same for every final size, and the steps to it are equal factors.
+    The coarsest size decides how large brush strokes are in the picture. With ``scales`` 0 it is the same for every
+    final size, and the sizes between are equal factors apart.
     """
     if options.scales:
         fractions = [options.scale_factor ** -(options.scales - 1 - index) for index in range(options.scales)]

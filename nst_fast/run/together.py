@@ -18,8 +18,7 @@ from nst_fast.network.tiles import make_tiling
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.layout import WholePicture, task_of
 from nst_fast.run.observer import Observer
-from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.pastiche import Pastiche
+from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Batch, Problem
 from nst_fast.run.run import Run
 

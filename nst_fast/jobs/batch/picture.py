@@ -17,11 +17,9 @@ from nst_fast.jobs.batch.job import Batch, Hooks
 from nst_fast.jobs.batch.manifest import DONE, FAILED, Entry, Manifest
 from nst_fast.jobs.batch.plan import Plan, hash_or_empty
 from nst_fast.jobs.series.run import ERRORS_OF_ONE, paint, warm_up
-from nst_fast.run.checkpoint import Checkpoint
-from nst_fast.run.checkpoint_files import checkpoint_writer, remove_checkpoints
+from nst_fast.run.checkpoint import Checkpoint, checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Listeners
-from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.pastiche import Pastiche
+from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Networks, Problem, load_problem
 from nst_fast.run.record import read_record
 from nst_fast.run.resumption import check_same, newest

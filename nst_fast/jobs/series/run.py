@@ -13,8 +13,7 @@ from nst_fast.api import Listeners, Pastiche, run
 from nst_fast.errors import InputError, ModelError, NumericsError, OutOfMemoryError, PartialError, UsageError
 from nst_fast.jobs.series.folder import Measure, Outcome, Record, SeriesFolder
 from nst_fast.jobs.series.jobs import Job, Series
-from nst_fast.run.checkpoint import Checkpoint
-from nst_fast.run.checkpoint_files import CheckpointWriter
+from nst_fast.run.checkpoint import Checkpoint, CheckpointWriter
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Networks, Problem, load_problem
 from nst_fast.system.files import lock

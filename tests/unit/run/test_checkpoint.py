@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from nst_fast.errors import OutputError, ResumeError, UsageError
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.values import Interval
-from nst_fast.run import checkpoint_files
-from nst_fast.run.checkpoint import SCHEMA, Checkpoint, read_checkpoint, write_checkpoint
-from nst_fast.run.checkpoint_files import KEPT, CheckpointWriter
+from nst_fast.run import checkpoint as checkpoint_files
+from nst_fast.run.checkpoint import KEPT, SCHEMA, Checkpoint, CheckpointWriter, read_checkpoint, write_checkpoint
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.system.files import sha256_bytes
 

@@ -29,7 +29,8 @@ from nst_fast.cli.stylize import resumable
 from nst_fast.errors import BusyError, NumericsError, OutOfMemoryError, OutputError, ResumeError, UsageError
 from nst_fast.images import save_image
 from nst_fast.options.config import StopOptions, StylizeConfig
-from nst_fast.run import checkpoint_files, outputs
+from nst_fast.run import checkpoint as checkpoint_files
+from nst_fast.run import outputs
 from nst_fast.run.checkpoint import read_checkpoint, write_checkpoint
 from nst_fast.run.guard import StopRules
 from nst_fast.run.outputs import OutputFiles
