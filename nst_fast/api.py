@@ -180,7 +180,7 @@ def resume(
     if (record := ended(files)) is not None:
         raise ResumeError(
             f"{shown(files.picture)} is finished: {record['status']}, {record['steps']} steps",
-            f"To go on from it, use stylize with {shown(files.picture)} as `init`",
+            f"To continue from it, use stylize with {shown(files.picture)} as `init`",
         )
     with held(files, listeners):
         checkpoint = newest(files, listeners.note)

@@ -124,7 +124,7 @@ class ManyDisplay(Display):
         return time.monotonic() - self._line_at >= LINE_SECONDS and event.step < event.steps
 
     def kind(self, text: str) -> str:
-        # Free memory and the like differ from run to run: what differs in figures alone is not said again.
+        # Free memory and the like differ from run to run: texts that differ in figures alone are printed once.
         return text if text.startswith(self._picture) else re.sub(r"\d+", "#", text)
 
 

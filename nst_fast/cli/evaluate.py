@@ -71,7 +71,7 @@ def evaluate(
 
 
 def tell(evaluation: Evaluation, messages: Messages) -> None:
-    """Which weights, and what a user should know of the pictures."""
+    """The weights, and the notes on the pictures."""
     messages.say("weights {source}, sha256 {sha256}".format(**evaluation.weights))
     for note in [
         *(f"{each.picture}: {note}" for each in evaluation.pictures for note in each.notes),

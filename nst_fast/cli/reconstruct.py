@@ -1,4 +1,4 @@
-"""``nst-fast reconstruct``: what the taps of a network know of a picture."""
+"""``nst-fast reconstruct``: pictures from the features of one tap."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def stylize(
     Example: nst-fast stylize photo.jpg painting.jpg -o out.png --image-size 512
 
     Beside OUT.png it writes OUT.json (the record of the run, which is also inside the picture) and OUT-losses.png.
-    Ctrl-C ends the step, writes the picture as it is, and exits with 130; nst-fast resume OUT.png then goes on.
+    Ctrl-C ends the step, writes the picture as it is, and exits with 130; nst-fast resume OUT.png continues it.
     Under torchrun --nproc-per-node N the copies share the picture.
     """
     messages.quiet |= not process_rank().is_main

@@ -19,7 +19,7 @@ from nst_fast.options.values import Bytes, Interval, Seconds, Shares, StyleCrop,
 INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
 
 
-# The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps of the dial.
+# The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps.
 STRENGTH_RANGE = 100.0
 # `until_converged`: so many steps without improvement.
 CONVERGED_PATIENCE = 50
@@ -40,7 +40,7 @@ class MemoryOptions(Options):
     )
     on_oom: str = option(
         "error",
-        "When memory runs out in spite of the plan: end with an error, or go on once in tiles.",
+        "When memory runs out in spite of the plan: end with an error, or continue once in tiles.",
         choices=("error", "tile"),
         cosmetic=True,
     )
@@ -65,7 +65,7 @@ class ControlOptions(Options):
     def style_factor(self) -> float:
         """What the weights of style and total variation are multiplied by: (R^s - 1) / (R - 1), s the strength.
 
-        Style weights are felt by their ratio, so the dial is geometric with R = ``STRENGTH_RANGE``; taking 1 away from
+        Style weights act by their ratio, so the scale is geometric with R = ``STRENGTH_RANGE``; taking 1 away from
         both ends makes it exactly 0 at 0 and exactly 1 at 1. It grows with s, everywhere.
         """
         return float((STRENGTH_RANGE**self.strength - 1) / (STRENGTH_RANGE - 1))
@@ -179,7 +179,7 @@ class ReportOptions(Options):
 
     checkpoint_every: Interval = option(
         "60s",
-        "Keep what it takes to go on after an interruption, every N steps (200) or as time passes (30s, 5m); 0: never.",
+        "Write a checkpoint, to resume from, every N steps (200) or as time passes (30s, 5m); 0: never.",
         metavar="STEPS|TIME",
         cosmetic=True,
     )
@@ -426,7 +426,7 @@ class StylizeConfig(
     """Everything that decides what one run of ``stylize`` does."""
 
     def dialled(self) -> Self:
-        """The config with the weights that ``strength`` comes to, and the dial at 1."""
+        """The config with ``strength`` applied to its weights, and set to 1."""
         weights = ("style_weight", "tv_weight", "chroma_tv_weight")
         return self.replace(**{name: getattr(self, name) * self.style_factor for name in weights}, strength=1.0)
 

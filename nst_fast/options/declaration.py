@@ -35,12 +35,10 @@ class Option:
         """The range or the choices in words, for help texts and error messages."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.minimum is None:
+            return ""
         low, high = (f"{number:g}" if isinstance(number, float) else number for number in (self.minimum, self.maximum))
-        if low is not None and high is not None:
-            return f"from {low} to {high}"
-        if low is not None:
-            return f"at least {low}"
-        return f"at most {high}" if high is not None else ""
+        return f"at least {low}" if high is None else f"from {low} to {high}"
 
 
 def option(default: Any, help: str, **facts: Any) -> Any:

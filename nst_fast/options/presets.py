@@ -1,6 +1,6 @@
 """Named recipes: values of options, and for each value where it comes from. Data only.
 
-Five existing systems are told by what they do (docs/seed-systems.md describes them as S0 to S4). Each sets every option
+Five existing systems are named by what they do (docs/seed-systems.md describes them as S0 to S4). Each sets every option
 that decides the picture, so that a change of the program's own defaults does not change a recipe. The looks are ours:
 they say what differs from ``painterly``, which sets nothing and is whatever :mod:`nst_fast.options.config` says.
 """
@@ -246,7 +246,7 @@ LOOKS = (PAINTERLY, FAITHFUL, BOLD, PRINT, SKETCH)
 SYSTEMS = (SMOOTHING, WEIGHTED, NOISE_START, CONTENT_START, CLASSIC, TUTORIAL)
 PRESETS = {preset.name: preset for preset in (*LOOKS, *SYSTEMS)}
 
-# One dial between speed and finish, for any recipe: `quality`.
+# Values of `quality`: speed or finish, for any recipe.
 QUALITIES: Mapping[str, Mapping[str, int]] = {"draft": {"steps": 60}, "normal": {"steps": 150}, "best": {"steps": 400}}
 
 
