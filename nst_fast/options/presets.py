@@ -1,6 +1,6 @@
 """Named recipes: values of options, and for each value where it comes from. Data only.
 
-Five existing systems are named by what they do (docs/seed-systems.md describes them as S0 to S4). Each sets every option
+Five existing systems are named by what they do (S0 to S4 in docs/seed-systems.md). Each sets every option
 that decides the picture, so that a change of the program's own defaults does not change a recipe. The looks are ours:
 they say what differs from ``painterly``, which sets nothing and is whatever :mod:`nst_fast.options.config` says.
 """
