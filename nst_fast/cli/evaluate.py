@@ -15,7 +15,7 @@ from nst_fast.options.evaluate import EvaluateConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nst_fast.jury.results import Evaluation
+    from nst_fast.jury.evaluation import Evaluation
 
 
 def show_columns(value: bool) -> None:

@@ -1,17 +1,18 @@
-"""The comparison with other programs, bench/peers: a stand-in for one of them, and what is said of the scores."""
+"""The comparison with other programs, bench/peers: with a stand-in for one of them, and how scores are summed up."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from in_process import imported
 from places import ROOT
 from torch import Tensor
 
@@ -19,8 +20,7 @@ from nst_fast.images import save_image
 from nst_fast.options.config import StylizeConfig
 
 FOLDER = ROOT / "bench" / "peers"
-Peers = dict[str, ModuleType]
-NAMES = ("inputs", "programs", "watching", "painting", "scoring", "compare")
+NAMES = ("programs", "painting", "scoring", "compare")
 STAND_IN = """
 import argparse, shutil, time
 parser = argparse.ArgumentParser()
@@ -37,12 +37,9 @@ TINY = 'description = "tiny"\nsize = 32\nseconds = 0.3\npairs = [["a.png", "b.pn
 
 
 @pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    """The script's modules, whose names belong to nobody else while a test runs."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield {name: __import__(name) for name in NAMES}
-    for name in NAMES:
-        del sys.modules[name]
+def peers() -> Iterator[dict[str, ModuleType]]:
+    with imported(FOLDER, NAMES) as modules:
+        yield modules
 
 
 @pytest.fixture
@@ -60,23 +57,20 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     return found
 
 
-@pytest.fixture
-def compared(peers: Peers, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """compare.py in this process: its exit code."""
-
-    def run(*more: str) -> int:
-        given = [part for name, folder in folders.items() for part in (f"--{name}", str(folder))]
-        only = ["--pairs", str(folders["images"].parent / "tiny.toml"), "--programs", "nst-fast", "neural-style-pt"]
-        monkeypatch.setattr(sys, "argv", ["compare.py", *given, *only, "--rounds", "1", "--threads", "1", *more])
-        return int(peers["compare"].main())
-
-    return run
+def compared(peers: dict[str, ModuleType], folders: dict[str, Path], patch: pytest.MonkeyPatch, *more: str) -> int:
+    given = [part for name, folder in folders.items() for part in (f"--{name}", str(folder))]
+    only = ["--pairs", str(folders["images"].parent / "tiny.toml"), "--programs", "nst-fast", "neural-style-pt"]
+    patch.setattr(sys, "argv", ["compare.py", *given, *only, "--rounds", "1", "--threads", "1", *more])
+    return int(peers["compare"].main())
 
 
 def test_pictures_scores_table_and_sheet_are_made_and_what_is_there_is_kept(
-    compared: Callable[..., int], folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    peers: dict[str, ModuleType],
+    folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert compared() == 0, capsys.readouterr().err
+    assert compared(peers, folders, monkeypatch) == 0, capsys.readouterr().err
     written = [folders["results"] / line for line in capsys.readouterr().out.splitlines()]
     assert [path.suffix for path in written] == [".json", ".csv", ".md", ".jpg"]
     data = json.loads(written[0].read_text())
@@ -95,26 +89,31 @@ def test_pictures_scores_table_and_sheet_are_made_and_what_is_there_is_kept(
 
     pictures = {path: path.stat().st_mtime_ns for path in folders["output"].glob("*/a+?.png")}
     assert len(pictures) == 4
-    assert compared("--parts", "paint", "--again", "neural-style-pt") == 0
+    assert compared(peers, folders, monkeypatch, "--parts", "paint", "--again", "neural-style-pt") == 0
     changed = [path for path, then in pictures.items() if path.stat().st_mtime_ns != then]
     assert {path.parent.name for path in changed} == {"neural-style-pt"}
 
 
 def test_a_program_that_fails_is_named_and_the_others_pictures_are_made(
-    compared: Callable[..., int], folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    peers: dict[str, ModuleType],
+    folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     fails = 'import sys\nif "a+b" in " ".join(sys.argv):\n    sys.exit("no memory")\n' + STAND_IN
     (folders["sources"] / "neural-style-pt" / "neural_style.py").write_text(fails)
-    assert compared("--programs", "neural-style-pt", "--parts", "paint") == 10
+    assert compared(peers, folders, monkeypatch, "--programs", "neural-style-pt", "--parts", "paint") == 10
     assert "error: neural-style-pt ended with 1:\nno memory" in capsys.readouterr().err
     assert [path.name for path in (folders["output"] / "neural-style-pt").glob("*.png")] == ["a+c.png"]
 
 
-def test_weights_are_the_published_ones_and_the_same_for_torchvisions_input(peers: Peers, tmp_path: Path) -> None:
-    peers["inputs"].write_raw(tmp_path)
-    peers["inputs"].write_hub(tmp_path)
-    raw = torch.load(tmp_path / peers["inputs"].RAW_FILE, weights_only=True)
-    hub = torch.load(tmp_path / peers["inputs"].HUB_FILE, weights_only=True)
+def test_weights_are_the_published_ones_and_the_same_for_torchvisions_input(
+    peers: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    peers["programs"].write_raw(tmp_path)
+    peers["programs"].write_hub(tmp_path)
+    raw = torch.load(tmp_path / peers["programs"].RAW_FILE, weights_only=True)
+    hub = torch.load(tmp_path / peers["programs"].HUB_FILE, weights_only=True)
     assert set(raw) == {name for name in hub if name.startswith("features.")}
     assert hub["classifier.0.weight"].shape == (4096, 25088)
     changed = [name for name in raw if not torch.equal(raw[name], hub[name])]
@@ -130,21 +129,25 @@ def test_weights_are_the_published_ones_and_the_same_for_torchvisions_input(peer
 @pytest.mark.parametrize(
     ("style", "content", "expected"),
     [
-        *((0.9, 0.9, "both"), (0.9, 1.02, "style"), (1.02, 0.9, "content")),
-        *((0.5, 1.04, "no"), (1.01, 1.01, "no"), (1, 1, "no")),
+        (0.9, 0.9, "both"),
+        (0.9, 1.02, "style"),
+        (1.02, 0.9, "content"),
+        (0.5, 1.04, "no"),
+        (1.01, 1.01, "no"),
+        (1, 1, "no"),
     ],
 )
 def test_better_is_both_or_one_without_losing_the_other(
-    peers: Peers, style: float, content: float, expected: str
+    peers: dict[str, ModuleType], style: float, content: float, expected: str
 ) -> None:
     theirs = {"style_swd": 2.0, "content_relu4_3": 0.5}
     ours = {"style_swd": 2.0 * style, "content_relu4_3": 0.5 * content}
     assert peers["scoring"].verdict(ours, theirs) == expected
 
 
-def test_the_count_of_steps_is_what_fits_the_seconds(peers: Peers) -> None:
+def test_the_count_of_steps_is_what_fits_the_seconds(peers: dict[str, ModuleType]) -> None:
     programs: dict[str, Any] = {each.name: each for each in peers["programs"].PROGRAMS}
-    run = peers["watching"].Watched()
+    run = peers["painting"].Watched()
     for scale, seconds in (("16x12", 1.0), ("32x24", 3.0)):
         for step in range(4):
             run.note_step(scale, 10 + step * seconds, step * 2 * seconds)
@@ -152,7 +155,7 @@ def test_the_count_of_steps_is_what_fits_the_seconds(peers: Peers) -> None:
     many = peers["painting"].pace(program, [run], 2)
     assert (many.seconds_of(program, 1), many.samples) == (5, 6)  # 2 steps of 1 s and 1 of 3 s
     assert many.count(program, 62) == 12
-    assert many.count(programs["nst-fast"], 1e6) == StylizeConfig().steps  # its default is content with these
+    assert many.count(programs["nst-fast"], 1e6) == StylizeConfig().steps  # its default, though more would fit
     assert many.processor_seconds_per_step == {"16x12": 2.0, "32x24": 6.0}
 
 
@@ -165,7 +168,9 @@ def test_the_count_of_steps_is_what_fits_the_seconds(peers: Peers) -> None:
         ("style-transfer-pytorch", "Size: 136x102, iteration: 3, loss: 11693.5", "136x102"),
     ],
 )
-def test_lines_that_end_a_step_are_known(peers: Peers, program: str, line: str, scale: str | None) -> None:
+def test_lines_that_end_a_step_are_known(
+    peers: dict[str, ModuleType], program: str, line: str, scale: str | None
+) -> None:
     pattern = next(each.step for each in peers["programs"].PROGRAMS if each.name == program)
     found = pattern.search(line)
     assert found
@@ -174,7 +179,7 @@ def test_lines_that_end_a_step_are_known(peers: Peers, program: str, line: str, 
         assert not pattern.search(before_the_first)
 
 
-def test_the_committed_pairs_are_the_eight(peers: Peers, folders: dict[str, Path]) -> None:
+def test_the_committed_pairs_are_the_eight(peers: dict[str, ModuleType], folders: dict[str, Path]) -> None:
     images, sources, output = (folders[name] for name in ("images", "sources", "output"))
     what = peers["painting"].Comparison.read(FOLDER / "pairs.toml", images, sources, output, ())
     assert (what.size, what.seconds, len(set(what.pairs))) == (384, 120, 8)

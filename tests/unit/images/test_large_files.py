@@ -147,7 +147,7 @@ def test_a_side_that_the_format_cannot_hold_is_refused_before_any_work(tmp_path:
 
 
 def test_no_other_depth_is_known() -> None:
-    with pytest.raises(UsageError, match="--bit-depth 12: must be 8 or 16"):
+    with pytest.raises(UsageError, match="`bit_depth` 12: must be 8 or 16"):
         StylizeConfig(bit_depth=12)
     with pytest.raises(UsageError):
         images.check_output_suffix("a.png", 12)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nst_fast.benchmark.config import BenchConfig
+from nst_fast.benchmark.scenarios import BenchConfig
 from nst_fast.errors import UsageError
 from nst_fast.options.config import DemoConfig, ExportConfig, ObjectiveOptions, StylizeConfig
 from nst_fast.options.declaration import Option, declared

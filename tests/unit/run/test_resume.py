@@ -206,7 +206,7 @@ def test_fewer_steps_than_are_done_and_more_steps_of_a_cosine_are_refused(
 
 
 def test_an_option_out_of_range_is_a_usage_error(interrupted: Path) -> None:
-    with pytest.raises(UsageError, match="--log-every"):
+    with pytest.raises(UsageError, match="`log_every`"):
         resume(interrupted, log_every=-1)
 
 
@@ -214,7 +214,7 @@ def test_a_moved_picture_is_named_and_found_where_it_is_said_to_be(
     interrupted: Path, folder: Path, networks: api.Networks
 ) -> None:
     (folder / "content.png").rename(folder / "moved.png")
-    with pytest.raises(ResumeError, match=r"content\.png.*--content"):
+    with pytest.raises(ResumeError, match=r"content\.png.*`content`"):
         resume(interrupted)
     with pytest.raises(ResumeError, match="is not the picture"):
         resume(interrupted, content=folder / "style.png")
@@ -223,7 +223,7 @@ def test_a_moved_picture_is_named_and_found_where_it_is_said_to_be(
 
 def test_a_changed_picture_is_refused(interrupted: Path, folder: Path) -> None:
     save_image(torch.rand(1, 3, 20, 20), folder / "style.png")
-    with pytest.raises(ResumeError, match=r"style\.png is not the picture that the run began with.*--style"):
+    with pytest.raises(ResumeError, match=r"style\.png is not the picture that the run began with.*`style`"):
         resume(interrupted)
 
 
@@ -306,7 +306,7 @@ def test_a_finished_run_and_one_without_checkpoint_say_so(
     interrupted: Path, folder: Path, networks: api.Networks
 ) -> None:
     resume(interrupted, networks=networks)
-    with pytest.raises(ResumeError, match=r"is finished: complete, 12 steps.*--init"):
+    with pytest.raises(ResumeError, match=r"is finished: complete, 12 steps.*`init`"):
         resume(interrupted)
     with pytest.raises(ResumeError, match="no checkpoint"):
         resume(folder / "nothing.png")
@@ -317,7 +317,7 @@ def test_an_unfinished_run_is_not_begun_anew_by_accident(
 ) -> None:
     pair = folder / "content.png", folder / "style.png"
     interrupted.unlink()
-    with pytest.raises(OutputError, match=r"out-checkpoint-000007\.safetensors.*nst-fast resume.*--overwrite"):
+    with pytest.raises(OutputError, match=r"out-checkpoint-000007\.safetensors.*nst-fast resume.*`overwrite`"):
         stylize(*pair, TINY, output=interrupted)
     stylize(*pair, TINY, output=interrupted, overwrite=True, networks=networks)
     assert not OutputFiles(interrupted).checkpoints()
