@@ -22,7 +22,7 @@ from nst_fast.onnx.session import Session
 from nst_fast.options.config import ExportConfig, StylizeConfig
 from nst_fast.run.observer import Observer
 from nst_fast.run.problem import Networks
-from nst_fast.system.clock import measure
+from nst_fast.system.clock import make_clock
 from nst_fast.system.machine import resolve_device
 
 CONTENT_SEED, STYLE_SEED, NOISE_SEED = 1, 2, 3  # added to multiples of the run's seed
@@ -137,7 +137,7 @@ class Workbench:
 
 def arithmetic(precision: str) -> AbstractContextManager[None]:
     """How float32 is multiplied while an engine of this precision works: engines that take turns share one switch."""
-    return float32_arithmetic("tf32" if precision == "tf32" else "ieee")
+    return float32_arithmetic(precision)
 
 
 def seeded_noise(size: tuple[int, int], seed: int) -> Tensor:
@@ -186,7 +186,7 @@ def find_ceiling(device: torch.device, precision: str) -> Ceiling:
     for part, (source, tflops) in KNOWN_TFLOPS.items():
         if part in name and precision in tflops:
             return Ceiling(str(device), precision, 1e3 * tflops[precision], f"{part}, {source}")
-    with float32_arithmetic("tf32" if precision == "tf32" else "ieee"), torch.no_grad():
+    with float32_arithmetic(precision), torch.no_grad():
         rates = {kind: _rate(work, flop, device) for kind, (work, flop) in _probes(device, precision).items()}
     best = max(rates, key=lambda kind: rates[kind])
     return Ceiling(str(device), precision, rates[best], f"measured here ({best})")
@@ -208,6 +208,15 @@ def _probes(device: torch.device, precision: str) -> dict[str, tuple[Callable[[]
 
 def _rate(work: Callable[[], Tensor], flop: float, device: torch.device) -> float:
     """GFLOP/s of the fastest of a few calls: a ceiling is what is possible, not what is usual."""
-    first = measure(work, warmup=2, repeats=1, device=device).min_ms
-    repeats = max(3, min(PROBE_REPEATS, int(1e3 * PROBE_SECONDS / first)))
-    return flop / min(first, measure(work, warmup=0, repeats=repeats, device=device).min_ms) / 1e6
+    clock = make_clock(device)
+
+    def seconds() -> float:
+        started = clock()
+        work()
+        return clock() - started
+
+    for _ in range(2):
+        work()  # warm-up
+    first = seconds()
+    repeats = max(3, min(PROBE_REPEATS, int(PROBE_SECONDS / first)))
+    return flop / min(first, *(seconds() for _ in range(repeats))) / 1e9

@@ -33,7 +33,7 @@ from nst_fast.cli import (
     weights,
 )
 from nst_fast.cli.console import emit_error, prepare_streams
-from nst_fast.cli.torchrun import check_command, end_if_in_group
+from nst_fast.cli.torchrun import check_command, exit_without_waiting
 from nst_fast.distributed import error_reporter
 from nst_fast.errors import NstFastError
 
@@ -89,7 +89,7 @@ def main() -> NoReturn:
         hint = "This is a fault of nst-fast: please report it with the output of --debug"
         code = report(error, 1, f"{type(error).__name__}: {error}. {hint}")
     code = code if isinstance(code, int) else 0
-    end_if_in_group(code)
+    exit_without_waiting(code)
     sys.exit(code)
 
 

@@ -23,7 +23,7 @@ def doctor(as_json: Json = False) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything the doctor looks at, as plain data."""
-    from nst_fast.engines.max_pooling import own_kernels
+    from nst_fast.engines.max_pooling import triton_kernels
     from nst_fast.onnx.libraries import provider_libraries, runtime_packages
     from nst_fast.onnx.providers import PROVIDERS
     from nst_fast.onnx.runtime import probe_provider
@@ -41,7 +41,7 @@ def examine() -> dict[str, Any]:
     return {
         "machine": describe_machine(),
         "device": str(device),
-        "kernels": own_kernels(device)[1] or ("work" if device.type == "cuda" else "none on this device"),
+        "kernels": triton_kernels(device)[1] or ("work" if device.type == "cuda" else "none on this device"),
         "runtime_packages": list(runtime_packages()),
         "providers": [vars(status) for status in providers],
         "libraries": libraries,

@@ -13,7 +13,7 @@ import typer
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
-from nst_fast.cli.torchrun import with_ranks
+from nst_fast.cli.torchrun import joined_ranks
 from nst_fast.distributed import process_rank
 from nst_fast.options.config import StylizeConfig
 
@@ -52,7 +52,7 @@ def stylize(
 
     with (
         graceful_stop(messages.say) as stop,
-        with_ranks(config) as (config, ranks),
+        joined_ranks(config) as (config, ranks),
         resumable(output, messages),
         Display(messages, stop, config).begin() as display,
     ):

@@ -1,4 +1,4 @@
-"""A command that ``torchrun`` started several times: the copies form a group and share the work."""
+"""A command that ``torchrun`` started several times: the copies join and share the work."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ def check_command(command: str | None) -> None:
 
 
 @contextmanager
-def with_ranks(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | None]]:
-    """The group while the block lasts, None without torchrun; and the config with this rank's own device."""
-    where = process_rank()
-    if where.alone:
+def joined_ranks(config: StylizeConfig) -> Iterator[tuple[StylizeConfig, Ranks | None]]:
+    """The config with the device of this rank, and the ranks for as long as the block lasts; None for one process."""
+    process = process_rank()
+    if process.alone:
         yield config, None
         return
     from nst_fast.distributed.group import device_of, joined
     from nst_fast.run.layout import check_shareable
 
     check_shareable(config)
-    config = config.replace(device=device_of(config.device, where))
-    with joined(where, config.device, end=end_process) as ranks:
+    config = config.replace(device=device_of(config.device, process))
+    with joined(process, config.device, end=end_now) as ranks:
         yield config, ranks
 
 
-def end_if_in_group(code: int) -> None:
-    """End at once after an error in a group: Python would wait for a thread that waits for another rank."""
+def exit_without_waiting(code: int) -> None:
+    """Exit at once after an error while ranks are joined: a thread may still wait for one of them."""
     if error_reporter.claim is not None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def end_process(error: NstFastError) -> None:
-    """End from another thread than the main one, which may wait for a rank that has ended."""
+def end_now(error: NstFastError) -> None:
+    """End this process from another thread: the main one may wait for a lost rank for ever."""
     if error_reporter.may_report():
         emit_error(str(error), code=error.exit_code, kind=type(error).__name__, as_json="--json" in sys.argv)
     os._exit(error.exit_code)

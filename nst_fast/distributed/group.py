@@ -8,14 +8,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from nst_fast.distributed import ProcessRank, error_reporter
-from nst_fast.distributed.watch import PATIENCE, Store, Watch, end_process
+from nst_fast.distributed.watch import PATIENCE, Watch, end_process
 from nst_fast.errors import DeviceError, NstFastError
 
 CLAIM_SECONDS = 1.0  # how long a rank that fails waits to learn whether another has reported an error
@@ -147,24 +148,18 @@ def reason_of(error: Exception) -> str:
 
 
 def lost(who: str, why: str) -> DeviceError:
-    remedy = "`nst-fast resume OUT` goes on from the last checkpoint, in one process"
-    return DeviceError(f"{who} is gone ({why})", remedy)
+    remedy = "`nst-fast resume OUT` continues from the last checkpoint, in one process"
+    return DeviceError(f"{who} was lost ({why})", remedy)
 
 
 @contextmanager
 def joined(
-    process: ProcessRank,
-    device: str,
-    *,
-    patience: float = PATIENCE,
-    end: Callable[[NstFastError], None] = end_process,
+    process: ProcessRank, device: str, *, end: Callable[[NstFastError], None] = end_process
 ) -> Iterator[JoinedRanks]:
     """Join the processes for as long as the block lasts.
 
     Args:
-        process: the number of this process.
         device: ``cpu``, or ``cuda:N``, a GPU of its own for every rank.
-        patience: seconds without a heartbeat after which a rank counts as lost.
         end: ends this process from the watch's thread, while the main thread may wait for the lost rank.
 
     Raises:
@@ -172,7 +167,7 @@ def joined(
     """
     store = _join(process, device)
     claims = store.clone()
-    watch = Watch(process, store.clone(), lambda who, why: end(lost(who, why)), patience)
+    watch = Watch(process, store.clone(), lambda who, why: end(lost(who, why)), PATIENCE)
     ranks = JoinedRanks(process, store)
     error_reporter.claim = lambda: _first_to_claim(claims)  # stays after an error, which is reported further out
     try:
@@ -193,7 +188,7 @@ def _join(process: ProcessRank, device: str) -> Store:
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     rank, size = process.rank, process.world_size
-    store: Any  # PyTorch's own class, which is no name of its public modules
+    store: Store
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=limit))
         store.set_timeout(limit)
@@ -203,7 +198,7 @@ def _join(process: ProcessRank, device: str) -> Store:
     except (RuntimeError, ValueError) as error:
         message = f"rank {rank} of {size} cannot join the others ({reason_of(error)})"
         raise DeviceError(message, "Start with torchrun") from error
-    return cast(Store, store)
+    return store
 
 
 def _first_to_claim(store: Store) -> bool:

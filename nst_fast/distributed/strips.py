@@ -81,18 +81,13 @@ def make_strip(
 
 
 class Halos:
-    """The exchange of rows between strips. A halo may reach beyond the next neighbour.
-
-    Args:
-        ranks: the processes that share the picture.
-        strips: the rows of each rank, in their order, with what each sees.
-    """
+    """The exchange of rows between ``strips``, those of each rank in order. A halo may span several of them."""
 
     def __init__(self, ranks: Ranks, strips: Sequence[Extent]) -> None:
         self.ranks = ranks
         self.mine = strips[ranks.rank]
         others = [(rank, strip) for rank, strip in enumerate(strips) if rank != ranks.rank]
-        # rank -> its rows that this one sees, and rows of this one that it sees; in rows of the picture
+        # rank -> its rows that this one sees, and this one's rows that it sees, in rows of the picture
         self.seen = {rank: rows for rank, strip in others if (rows := overlap(strip, self.mine)) is not None}
         self.shown = {rank: rows for rank, strip in others if (rows := overlap(self.mine, strip)) is not None}
 

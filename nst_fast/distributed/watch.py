@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from nst_fast.distributed import ProcessRank, error_reporter
 from nst_fast.errors import NstFastError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 BEAT = 0.5  # seconds between two heartbeats
 PATIENCE = 6.0  # seconds without one
@@ -28,22 +30,6 @@ def end_process(error: NstFastError) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()
     os._exit(error.exit_code)
-
-
-class Store(Protocol):
-    """The part in use of the store that the processes share (``torch.distributed.Store``): names and values."""
-
-    def set(self, key: str, value: str) -> None: ...
-
-    def get(self, key: str) -> bytes: ...
-
-    def multi_get(self, keys: list[str]) -> list[bytes]: ...
-
-    def add(self, key: str, amount: int) -> int: ...
-
-    def clone(self) -> Store: ...
-
-    def set_timeout(self, timeout: timedelta) -> None: ...
 
 
 class Watch:

@@ -1,4 +1,4 @@
-"""The engines: ``eager`` is the reference, the others are its twins: same signature, same answer within a tolerance.
+"""The engines: ``eager`` is the reference; the others compute the same within a tolerance.
 
 May import: distributed, errors, network, objective, onnx, options, system.
 """
@@ -29,14 +29,14 @@ def make_evaluator(
     objective: Objective,
     opened: Callable[[Session], None] = lambda session: None,
 ) -> Evaluator:
-    """The evaluator of the engine and precision that were chosen, see :func:`choose`.
+    """The evaluator of a whole picture for the chosen engine and precision (:func:`choose`).
 
-    ``opened`` is told of every session of ONNX Runtime that computes for it.
+    ``opened`` receives every session of ONNX Runtime that computes for it.
 
     Raises:
-        UsageError: launches are to be captured where there is no GPU.
+        UsageError: ``cuda_graph`` is on, and there is no GPU.
     """
-    set_float32_arithmetic("tf32" if choice.precision == "tf32" else "ieee")
+    set_float32_arithmetic(choice.precision)
     if choice.engine == "eager":
         return EagerEvaluator(encoder, objective)
     if choice.engine == "ort":
@@ -51,7 +51,7 @@ def make_evaluator(
         )
     on_cuda = next(encoder.parameters()).is_cuda
     if options.cuda_graph == "on" and not on_cuda:
-        raise UsageError("--cuda-graph on: there is no GPU to capture for", "Use --device cuda, or leave it out")
+        raise UsageError("`cuda_graph` on: there is no GPU to capture for", "Use `device` cuda, or leave it out")
     fast = FastEvaluator(encoder, objective, DTYPES[choice.precision], kernels=choice.kernels)
     if choice.engine == "compiled":
         fast.network.compile()
@@ -59,16 +59,16 @@ def make_evaluator(
 
 
 def make_crop_network(choice: Choice, encoder: Encoder) -> CropNetwork:
-    """What computes the crops of a tiled evaluation with the engine and precision that were chosen.
+    """The network of a tiled evaluation for the chosen engine and precision.
 
-    ``compiled`` is tiled as ``fast``: it compiles for one shape, and crops have several.
+    ``compiled`` becomes ``fast``: it compiles for one shape, and crops have several.
 
     Raises:
         UsageError: the engine computes whole pictures only.
     """
-    set_float32_arithmetic("tf32" if choice.precision == "tf32" else "ieee")
+    set_float32_arithmetic(choice.precision)
     if choice.engine == "ort":
-        raise UsageError("engine ort computes whole pictures only", "Use --engine fast for tiles")
+        raise UsageError("engine ort computes whole pictures only", "Use `engine` fast for tiles")
     if choice.engine == "eager":
         return EagerNetwork(encoder)
     return FastNetwork(encoder, DTYPES[choice.precision], kernels=choice.kernels)

@@ -1,4 +1,4 @@
-"""``auto``: the engine and precision of a run, by a short timed trial on the very device, remembered per machine."""
+"""``auto``: the engine and precision of a run, by a short timed trial on its device, kept in the cache."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,9 +23,9 @@ from nst_fast.system.clock import make_clock
 from nst_fast.system.files import cache_dir, sha256_bytes, write_atomic
 from nst_fast.system.machine import cpu_model
 
-TRIAL_SIDE = {"cpu": 192, "cuda": 512}  # of the picture that is tried, in pixels
+TRIAL_SIDE = {"cpu": 192, "cuda": 512}  # of the picture in a trial, in pixels
 TRIAL_TURNS = 3  # timed; precisions take turns, the best of each counts
-TRIAL_SECONDS = 10.0  # a trial that would take longer ends with what it knows
+TRIAL_SECONDS = 10.0  # a trial that would take longer ends early
 NARROW = ("bf16", "tf32")  # the narrowest first
 LEAST_COSINE = 0.99  # between the gradients in one of these and in fp32
 GAIN = 1.1  # a narrower precision must be faster by this factor to be worth its rounding
@@ -32,9 +33,12 @@ GAIN = 1.1  # a narrower precision must be faster by this factor to be worth its
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine and precision of a run, and why: ``milliseconds`` per trial step, by precision, if there was one.
+    """The engine and precision of a run.
 
-    ``kernels``: the fast engine may use our own on a GPU.
+    Attributes:
+        reason: of the choice, for the user.
+        milliseconds: per step of the trial, by precision, if there was one.
+        kernels: whether the fast engine may use the Triton kernels on a GPU.
     """
 
     engine: str
@@ -47,29 +51,32 @@ class Choice:
         return f"engine {self.engine}, {self.precision}: {self.reason}"
 
 
+def without_trial(options: DeviceOptions) -> Choice:
+    """The options with ``auto`` resolved to what every device computes."""
+    engine = "fast" if options.engine == "auto" else options.engine
+    return Choice(engine, "fp32" if options.precision == "auto" else options.precision, "as asked", {})
+
+
 def choose(options: DeviceOptions, encoder: Encoder, device: torch.device) -> Choice:
     """Resolve ``auto`` in engine and precision.
 
     Raises:
-        DeviceError: the precision asked for is not computed by the device, or not offered by the engine.
+        DeviceError: the device does not compute the precision, or the engine does not offer it.
     """
-    engine = "fast" if options.engine == "auto" else options.engine
-    usable = usable_precisions(device)
-    if engine in ("eager", "ort"):
-        offered = ("fp32", "fp16") if engine == "ort" else ("fp32",)
-        precision = "fp32" if options.precision == "auto" else options.precision
-        if precision not in offered:
-            raise DeviceError(
-                f"engine {engine} computes in {' or '.join(offered)}, not in {precision}", "Use --engine fast"
-            )
-        return Choice(engine, precision, "as asked", {})
+    choice, usable = without_trial(options), usable_precisions(device)
+    if choice.engine in ("eager", "ort"):
+        offered = ("fp32", "fp16") if choice.engine == "ort" else ("fp32",)
+        if choice.precision not in offered:
+            message = f"engine {choice.engine} computes in {' or '.join(offered)}, not in {choice.precision}"
+            raise DeviceError(message, "Use `engine` fast")
+        return choice
     if options.precision != "auto":
-        if options.precision not in usable:
-            raise DeviceError(f"{device} does not compute {options.precision}", f"It computes {', '.join(usable)}")
-        return Choice(engine, options.precision, "as asked", {})
+        if choice.precision not in usable:
+            raise DeviceError(f"{device} does not compute {choice.precision}", f"It computes {', '.join(usable)}")
+        return choice
     if len(usable) == 1:
-        return Choice(engine, usable[0], "the only precision of this device", {})
-    return fastest(engine, remembered_trial(encoder, device, usable))
+        return replace(choice, reason="the only precision of this device")
+    return fastest(choice.engine, remembered_trial(encoder, device, usable))
 
 
 def fastest(engine: str, milliseconds: dict[str, float]) -> Choice:
@@ -83,26 +90,24 @@ def fastest(engine: str, milliseconds: dict[str, float]) -> Choice:
 
 
 def confirm_precision(choice: Choice, encoder: Encoder, objective: Objective, pastiche: Tensor) -> Choice:
-    """The choice, or a wider precision where it bends the gradient of this very problem; of the worst in a batch."""
+    """The choice, or a wider precision where the gradient of this problem differs in direction; worst of a batch."""
 
+    @functools.cache
     def gradient(precision: str) -> Tensor:
-        with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
+        with float32_arithmetic(precision):
             return FastEvaluator(encoder, objective, DTYPES[precision], kernels=False)(pastiche).gradient.flatten(1)
 
-    wide = functools.cache(lambda: gradient("fp32"))
-    return narrowest_accurate(
-        choice,
-        pastiche.device,
-        lambda precision: float(torch.nn.functional.cosine_similarity(wide(), gradient(precision), dim=1).min()),
-    )
+    def cosine(precision: str) -> float:
+        return float(torch.nn.functional.cosine_similarity(gradient("fp32"), gradient(precision), dim=1).min())
+
+    return narrowest_accurate(choice, pastiche.device, cosine)
 
 
 def narrowest_accurate(choice: Choice, device: torch.device, cosine_to_fp32: Callable[[str], float]) -> Choice:
     """The narrowest precision, from the chosen one on, whose gradient has the direction of the one in fp32.
 
-    Rounding flips decisions of ReLUs and maxima, and networks differ in how much that matters: on real VGG-19 weights
-    the cosine to fp32 is 0.998, and the final loss the same; where it was below 0.98, with random weights through five
-    blocks, the final loss was a tenth higher (docs/performance.md).
+    Rounding flips decisions of ReLUs and maxima. With VGG-19's weights the cosine to fp32 is 0.998 and the final loss
+    the same; with random weights it was below 0.98 and the loss a tenth higher (docs/performance.md).
     """
     if choice.precision not in NARROW:
         return choice
@@ -117,21 +122,18 @@ def narrowest_accurate(choice: Choice, device: torch.device, cosine_to_fp32: Cal
 
 
 def remembered_trial(encoder: Encoder, device: torch.device, precisions: list[str]) -> dict[str, float]:
-    """The trial of this machine, device and network: from the cache, or made now and kept for the next run."""
+    """The trial of this machine, device and network, from the cache or made now."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
     network = [encoder.network, encoder.pooling, list(encoder.layers)[-1]]
     facts = [hardware, str(device), torch.get_num_threads(), torch.__version__, *network, *precisions]
-    key = sha256_bytes(json.dumps(facts).encode())[:16]
-    path = cache_dir("trials") / f"{key}.json"
+    path = cache_dir("trials") / f"{sha256_bytes(json.dumps(facts).encode())[:16]}.json"
     try:
         found = json.loads(path.read_text())
         return {precision: float(found[precision]) for precision in precisions}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         milliseconds = trial(encoder, device, precisions)
-    try:
+    with suppress(OutputError):  # without a cache every run makes a trial
         write_atomic(path, json.dumps(milliseconds).encode())
-    except OutputError:  # a cache that cannot be written costs a second per run, not the run
-        return milliseconds
     return milliseconds
 
 
@@ -145,9 +147,9 @@ def trial(encoder: Encoder, device: torch.device, precisions: list[str]) -> dict
     networks = {precision: FastNetwork(encoder, DTYPES[precision], kernels=False) for precision in precisions}
     for turn in range(1 + TRIAL_TURNS):
         for precision, network in networks.items():
-            with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
+            with float32_arithmetic(precision):
                 started = clock()
-                network.vjp(image)[1](_same)
+                network.vjp(image)[1](_features_as_seed)
                 taken = 1e3 * (clock() - started)
             if turn:  # the first turn warms up
                 best[precision] = min(taken, best.get(precision, taken))
@@ -156,6 +158,6 @@ def trial(encoder: Encoder, device: torch.device, precisions: list[str]) -> dict
     return best
 
 
-def _same(tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
-    """A seed that costs as little as possible: the features themselves."""
+def _features_as_seed(tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
+    """The cheapest seed."""
     return features.clone() if gradient is None else gradient.add_(features)

@@ -1,7 +1,7 @@
-"""A whole evaluation - forward, losses, backward - as one CUDA graph: one launch where the plain code makes hundreds.
+"""An evaluation - forward, losses, backward - as one CUDA graph: one launch in place of hundreds.
 
-Below 512 pixels a large GPU waits for the host between kernels; a graph takes the host out. The optimiser's update
-stays outside: Adam's is one fused kernel, and L-BFGS has a graph of its own (:mod:`nst_fast.optimizers.captured`).
+Below 512 pixels a large GPU waits for the host between kernels. The update is not part of the graph: Adam's is one
+fused kernel, and L-BFGS has a graph of its own (:mod:`nst_fast.optimizers.captured`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ WARM_UP = 3  # runs on a side stream before the capture, as torch.cuda.graph ask
 
 
 class GraphedEvaluator:
-    """Captures an evaluator at the first call, for one shape, and replays it from then on.
+    """Captures an evaluator at the first call, for one shape, and replays it afterwards.
 
-    The evaluation that is returned lives in the graph's own memory: the next call overwrites it. The loop copies what
-    it keeps.
+    The returned evaluation is in the graph's memory: the next call overwrites it.
     """
 
     def __init__(self, evaluate: Evaluator) -> None:

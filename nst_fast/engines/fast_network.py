@@ -1,15 +1,14 @@
-"""The encoder as straight-line code: forward, then backward by one rule per layer. No autograd, little memory.
+"""The encoder as straight-line code: forward, then backward by one rule per layer, without autograd.
 
-Channels last, in the precision asked for, frozen weights prepared once. The rules, with g the gradient that arrives:
+Channels last, in the chosen precision, weights prepared once. The rules, with g the gradient from the layer above:
 
     conv   y = w * x + b      conv of g with w flipped in space and transposed in channels
-    relu   y = max(x, 0)      g where y > 0; done in place, y is all that is kept
-    max    y = max of 2x2     g to the first maximum of each window, looked for again: see max_pooling
+    relu   y = max(x, 0)      g where y > 0; done in place, only y is kept
+    max    y = max of 2x2     g to the first maximum of each window, searched again: see max_pooling
     mean   y = s mean of 2x2  s g / 4 to each of the window
 
-What is kept between the passes is one tensor per ReLU and per tap, each let go as soon as it was used. A convolution
-and its ReLU are one call of cuDNN's where there is cuDNN: a pass over the features each for bias and ReLU, which that
-saves, costs half as much as the convolution.
+One tensor per ReLU and per tap is kept between the passes, and dropped after its use. With cuDNN a convolution and its
+ReLU are one call, which spares two passes over the features, half the time of the convolution.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nst_fast.engines.crop_network import Backward, Seed
-from nst_fast.engines.max_pooling import MaxPooling
+from nst_fast.engines.max_pooling import MaxPooling, triton_kernels
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder
 
 PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
@@ -29,22 +28,21 @@ PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
     "reflect": torch.ops.aten.reflection_pad2d_backward,
 }
 
-
-# With three channels cuDNN leaves the tensor cores idle: at 1024 pixels on an H200 the first convolution took 0.32 ms
-# with 3 or 8 of them and 0.17 with 16, its way back 0.25 with 3 and 0.18 with 8 or 16.
+# With three channels cuDNN does not use tensor cores: at 1024 pixels on an H200 the first convolution took 0.32 ms with
+# 3 or 8 channels and 0.17 with 16, backward 0.25 with 3 and 0.18 with 8 or 16.
 CHANNELS_ON_TENSOR_CORES = 16
-# Numbers in a result of the joined call. Beyond, indices need 64 bits, which only conv2d looks after.
-LARGEST_JOINED = 2**31
+# Elements of a fused call's result; more need 64-bit indices, which only conv2d supports.
+LARGEST_FUSED = 2**31
 
 
 class Convolution:
     """A frozen 3x3 convolution, forward and backward with respect to its input.
 
     Args:
-        layer: whose weights are copied.
+        layer: its weights are copied.
         dtype: of the copies.
         padding: ``zeros``, ``reflect`` or ``replicate``.
-        channels: of the input; weights for those that the layer does not have are 0.
+        channels: of the input; weights of channels beyond the layer's are 0.
     """
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, padding: str, channels: int) -> None:
@@ -54,34 +52,34 @@ class Convolution:
         self.bias = layer.bias.detach().to(dtype)
         self.weight = _prepared(weight, dtype)
         self.flipped = _prepared(weight.flip(2, 3).transpose(0, 1), dtype)
-        self.joined = weight.is_cuda and torch.version.cuda is not None  # with its ReLU, by cuDNN; AMD's is another
+        self.fusible = weight.is_cuda and torch.version.cuda is not None  # with its ReLU; not by AMD's library
 
     def forward(self, x: Tensor, *, rectify: bool) -> Tensor:
-        """``rectify``: the ReLU that follows, too."""
+        """``rectify``: with the ReLU that follows."""
         margin = 1
         if self.padding != "zeros":
             x, margin = functional.pad(x, (1, 1, 1, 1), mode=self.padding), 0
-        if rectify and self._joins(x):
+        if rectify and self._fuses(x):
             return torch.cudnn_convolution_relu(x, self.weight, self.bias, [1, 1], [margin, margin], [1, 1], 1)
         y = functional.conv2d(x, self.weight, self.bias, padding=margin)
         return y.relu_() if rectify else y
 
-    def _joins(self, x: Tensor) -> bool:
-        """Whether cuDNN has a joined call for it that is fast: not in IEEE fp32, which has no tensor cores."""
+    def _fuses(self, x: Tensor) -> bool:
+        """Whether cuDNN has a fast fused call: not in exact fp32, which has no tensor cores."""
         quick = x.dtype == torch.bfloat16 or torch.backends.cudnn.allow_tf32
-        return self.joined and quick and x[:, 0].numel() * len(self.bias) < LARGEST_JOINED
+        return self.fusible and quick and x[:, 0].numel() * len(self.bias) < LARGEST_FUSED
 
     def backward(self, gradient: Tensor, x: Tensor | None) -> Tensor:
-        """``x`` is the input, needed only for padding that repeats it."""
+        """``x``: the input, needed only for padding that repeats it."""
         if self.padding == "zeros" or x is None:
             return functional.conv2d(gradient, self.flipped, padding=1)
         return PAD_BACKWARD[self.padding](functional.conv2d(gradient, self.flipped, padding=2), x, [1, 1, 1, 1])
 
 
 class FastNetwork:
-    """An encoder's layers, ready to run in both directions. Offers what the tiled evaluator asks of an engine.
+    """The layers of an encoder in both directions; a :class:`nst_fast.engines.crop_network.CropNetwork`.
 
-    ``kernels``: with our own on a GPU, see :func:`nst_fast.run.scales.kernels_pay`.
+    ``kernels``: whether Triton kernels may be used on a GPU.
     """
 
     def __init__(self, encoder: Encoder, dtype: torch.dtype, *, kernels: bool = True) -> None:
@@ -98,31 +96,28 @@ class FastNetwork:
                 first = name == "conv1_1"
                 padding, channels = (encoder.padding, self.channels) if first else ("zeros", layer.in_channels)
                 self.convolutions[name] = Convolution(layer, dtype, padding, channels)
-        self.max_pooling = MaxPooling(device, own=kernels)
+        self.max_pooling = MaxPooling(triton_kernels(device)[0] if kernels else None)
         self.masked = self._masked()
 
     def _masked(self) -> frozenset[str]:
-        """The ReLUs through which our way back through the pooling above has gone already."""
+        """The ReLUs whose backward pass is part of the pooling's kernel."""
         if self.pooling != "max" or self.max_pooling.kernels is None:
             return frozenset()
         pairs = zip(self.order, self.order[1:], strict=False)
         return frozenset(layer for layer, above in pairs if above.startswith("pool") and layer not in self.taps)
 
     def compile(self) -> None:
-        """Let TorchInductor compile both passes at their first call, for one shape.
-
-        It joins steps itself, so it is given the plain ones.
-        """
+        """Let TorchInductor compile and fuse both passes at their first call, for one shape."""
         self.max_pooling.kernels = None
         self.masked = frozenset()
         for convolution in self.convolutions.values():
-            convolution.joined = False
+            convolution.fusible = False
         self.forward = torch.compile(self.forward, dynamic=False)  # type: ignore[method-assign]
         self.backward = torch.compile(self.backward, dynamic=False)  # type: ignore[method-assign]
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Image [B, 3, H, W] to what the way back needs: the output of every ReLU and of every tap, by name."""
+        """Image [B, 3, H, W] to the outputs of ReLUs and taps, by name, for the backward pass."""
         x = self.normalize(image)
         if self.channels > 3:
             x = functional.pad(x, (0, 0, 0, 0, 0, self.channels - 3))
@@ -132,7 +127,7 @@ class FastNetwork:
             if name in self.convolutions:
                 x = self.convolutions[name].forward(x, rectify=name not in self.taps)
             elif name.startswith("relu"):
-                x = torch.relu(x) if f"conv{name[4:]}" in self.taps else x  # else the convolution has done it
+                x = torch.relu(x) if f"conv{name[4:]}" in self.taps else x  # else part of the convolution
                 kept[name] = x
             elif self.pooling == "max":
                 x = self.max_pooling.forward(x)
@@ -144,7 +139,7 @@ class FastNetwork:
 
     @torch.no_grad()
     def backward(self, kept: dict[str, Tensor], seed: Seed) -> Tensor:
-        """The gradient with respect to the image, float32 [B, 3, H, W]. Empties ``kept`` on its way."""
+        """The gradient with respect to the image, float32 [B, 3, H, W]. Empties ``kept``."""
         gradient: Tensor | None = None
         for index in range(len(self.order) - 1, -1, -1):
             name = self.order[index]
@@ -163,7 +158,7 @@ class FastNetwork:
         if name in self.convolutions:
             return self.convolutions[name].backward(gradient, kept.get(before))
         if name.startswith("relu"):
-            # In place: the gradient is ours. The mask is y > 0, the same as x > 0.
+            # In place; the mask y > 0 is the same as x > 0.
             return torch.ops.aten.threshold_backward.grad_input(gradient, kept[name], 0, grad_input=gradient)  # type: ignore[no-any-return]
         source = kept[before]
         if self.pooling == "max":
@@ -176,7 +171,6 @@ class FastNetwork:
         return wide / self.normalize.std if not isinstance(self.normalize, nn.Identity) else wide
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
-        """Tap -> features [B, C, h, w], see :class:`nst_fast.engines.crop_network.CropNetwork`."""
         return self.vjp(image)[0]
 
     def vjp(self, image: Tensor) -> tuple[dict[str, Tensor], Backward]:

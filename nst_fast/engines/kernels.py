@@ -1,7 +1,7 @@
 """Kernels in Triton for NVIDIA GPUs: max pooling of channels-last features, forward, and backward with the ReLU.
 
-Written for what PyTorch has no single kernel for. Both only move memory: a program reads a piece of two neighbouring
-rows, in whole channels, and writes a piece of one, or the other way round.
+PyTorch has no single kernel for these. A program reads a piece of two neighbouring rows, in whole channels, and writes
+a piece of one, or the reverse; the work is only moving memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BLOCK = 1024  # numbers of a pooled row that one program handles
 
 @triton.jit
 def _larger(a, b):
-    """Of two numbers; not a number if one of them is none."""
+    """The maximum; NaN if either is NaN."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 

@@ -1,7 +1,7 @@
-"""Max pooling of 2x2, which keeps nothing for its way back: the maxima are looked for again.
+"""Max pooling of 2x2 that keeps no indices: the backward pass searches the maxima again.
 
-PyTorch keeps 8 bytes per cell to remember where a maximum was, a sixth of what VGG-19 keeps in fp32 altogether. To
-look again costs one more pooling. On NVIDIA GPUs two kernels of our own do both without an index.
+PyTorch's indices take 8 bytes per cell, a sixth of what VGG-19 keeps in fp32 altogether; the search costs one more
+pooling. On NVIDIA GPUs two Triton kernels do both passes.
 """
 
 from __future__ import annotations
@@ -17,23 +17,19 @@ WINDOW = ([2, 2], [2, 2], [0, 0], [1, 1], False)  # kernel, stride, padding, dil
 
 
 class MaxPooling:
-    """Of channels-last features [B, C, H, W] that are not negative.
+    """Of channels-last features [B, C, H, W] that are not negative. ``kernels``: Triton's, or None for PyTorch's."""
 
-    Attributes:
-        kernels: ours, or None where PyTorch's own work.
-    """
-
-    def __init__(self, device: torch.device, *, own: bool = True) -> None:
-        self.kernels = own_kernels(device)[0] if own else None
+    def __init__(self, kernels: ModuleType | None) -> None:
+        self.kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
         """The largest of each window [B, C, H // 2, W // 2]."""
         return self.kernels.max_pool(x) if self.kernels else F.max_pool2d(x, 2)
 
     def backward(self, gradient: Tensor, x: Tensor) -> Tensor:
-        """The gradient [B, C, H, W] of what was pooled: the first maximum of a window has it all.
+        """The gradient [B, C, H, W] with respect to ``x``: all of a window's goes to its first maximum.
 
-        Where ``kernels`` is set, no part of it goes to where ``x`` is 0, as if it had gone through the ReLU as well.
+        With Triton kernels it has passed the ReLU before the pooling too: it is 0 where ``x`` is 0.
         """
         if self.kernels:
             return self.kernels.max_pool_and_relu_backward(gradient, x)  # type: ignore[no-any-return]
@@ -41,32 +37,31 @@ class MaxPooling:
         return torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *WINDOW, indices)  # type: ignore[no-any-return]
 
 
-def own_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
-    """Our kernels; or None, and on a GPU why not."""
-    return tried_kernels(device) if device.type == "cuda" else (None, "")
+def triton_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
+    """The Triton kernels for a GPU; or None, and on a GPU the reason."""
+    return working_kernels(device) if device.type == "cuda" else (None, "")
 
 
 @functools.cache
-def tried_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
-    """Our kernels, once they have done on this device what PyTorch's do; or None, and what went wrong.
+def working_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
+    """The Triton kernels if they give PyTorch's results on this device; or None, and the reason.
 
-    Triton compiles them there and needs a C compiler, which not every machine has.
+    Triton needs a C compiler, which not every machine has.
     """
     try:
         from nst_fast.engines import kernels
 
         x = torch.randn((1, 64, 7, 10), generator=torch.Generator().manual_seed(0)).relu()
         for dtype in (torch.float32, torch.bfloat16):
-            _compare(kernels, x.to(device, dtype))
-    # Broad: a compiler that is called by a library can fail in any way, and PyTorch can do without.
-    except Exception as error:
+            compare(kernels, x.to(device, dtype))
+    except Exception as error:  # any: a compiler that a library calls can fail in any way, and PyTorch works without
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         return None, f"max pooling by PyTorch, which is slower: Triton does not work here ({said})"
     return kernels, ""
 
 
-def _compare(kernels: ModuleType, x: Tensor) -> None:
-    """Raises RuntimeError when our kernels and PyTorch's pool features [B, C, H, W] differently."""
+def compare(kernels: ModuleType, x: Tensor) -> None:
+    """Raise RuntimeError when the kernels and PyTorch pool features [B, C, H, W] differently."""
     x = x.to(memory_format=torch.channels_last)
     pooled, indices = F.max_pool2d_with_indices(x, [2, 2])
     gradient = torch.randn_like(pooled)

@@ -14,6 +14,26 @@ from torch import Tensor
 from nst_fast.objective import losses
 from nst_fast.objective.objective import Objective
 
+# A low-precision product is rounded to low precision when it is stored, on the CPU also where sums are kept in
+# float32. Summing a Gram from so many parts in float32 divides that error by the root of their number.
+GRAM_PARTS = 16
+
+
+def mean_gram(features: Tensor) -> Tensor:
+    """The mean Gram matrix [B, C, C] of channels-last features [B, C, H, W], at least float32, one product."""
+    rows = rows_of(features)
+    positions = rows.shape[1]
+    if features.element_size() >= 4:
+        return rows.transpose(1, 2) @ rows / positions
+    if features.is_cuda:  # one product is faster than a batch of one
+        return torch.stack([torch.mm(each.T, each, out_dtype=torch.float32) for each in rows]) / positions
+    batch, _, channels = rows.shape
+    size = positions // GRAM_PARTS
+    parts = rows[:, : size * GRAM_PARTS].reshape(batch * GRAM_PARTS, size, channels)
+    rest = rows[:, size * GRAM_PARTS :]
+    sums = (parts.transpose(1, 2) @ parts).float().view(batch, GRAM_PARTS, channels, channels).sum(1)
+    return (sums + (rest.transpose(1, 2) @ rest).float()) / positions
+
 
 def style_slopes(
     objective: Objective, grams: Mapping[str, Tensor], positions: Mapping[str, int]
@@ -33,6 +53,20 @@ def style_slopes(
     return terms, slopes
 
 
+def style_derivative(features: Tensor, slope: Tensor) -> Tensor:
+    """S F as features [B, C, H, W] in channels-last layout."""
+    batch, channels, height, width = features.shape
+    product = rows_of(features) @ slope.to(features.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
+    return product.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def content_derivative(features: Tensor, target: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """The content term [B] of features [B, C, H, W], and its derivative."""
+    difference = wide(features) - target
+    term = factor * difference.square().sum((1, 2, 3))
+    return term, difference.mul_(2 * factor.view(-1, 1, 1, 1))
+
+
 def content_factor(objective: Objective, tap: str, energy: Tensor, size: int) -> Tensor:
     """The factor [B] of the sum of squared differences at a tap, weights included.
 
@@ -44,9 +78,13 @@ def content_factor(objective: Objective, tap: str, energy: Tensor, size: int) ->
 
 
 def energy_of(target: Tensor) -> Tensor:
-    """The sum of squares of a target [B, C, h, w], [B]."""
-    # Row by row: the squares of a whole target would take as much memory as the target.
+    """The sum of squares [B] of a target [B, C, h, w], row by row: all squares would take as much memory as it."""
     return torch.stack([wide(row).square().sum((1, 2)) for row in target.unbind(2)]).sum(0)
+
+
+def rows_of(features: Tensor) -> Tensor:
+    """Features [B, C, H, W] as a matrix [B, H * W, C]; on the same memory if they are channels-last and no crop."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def wide(features: Tensor) -> Tensor:

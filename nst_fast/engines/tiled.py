@@ -21,8 +21,15 @@ from torch import Tensor
 from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import Strip
 from nst_fast.engines.crop_network import Backward, CropNetwork
-from nst_fast.engines.fast import mean_gram
-from nst_fast.engines.seeds import content_factor, energy_of, style_slopes, wide
+from nst_fast.engines.seeds import (
+    content_derivative,
+    content_factor,
+    energy_of,
+    mean_gram,
+    style_derivative,
+    style_slopes,
+    wide,
+)
 from nst_fast.network.taps import channels_of, tap_size
 from nst_fast.network.tiles import Extent, Tile, Tiling, grid_like, stride_of, strip_rows, tiling_of_strip
 from nst_fast.objective import losses
@@ -70,14 +77,14 @@ class TiledEvaluator:
     def _grams(self, image: Tensor) -> tuple[dict[str, Tensor], Backward | None]:
         """Tap -> mean Gram matrix of the whole picture; and the backward pass, when the strip is a single tile."""
         strip, taps = self.strip, list(self.objective.style_taps)
-        sums: dict[str, Tensor] = {}
         backward: Backward | None = None
         if strip.tiling.whole:
+            sums: dict[str, Tensor] = {}
             (tile,) = strip.tiling.tiles
             features, backward = self.network.vjp(image[tile.crop])
             add_grams(sums, features, tile, taps)
-        elif taps:
-            add_grams_of_tiles(sums, self.network, image, strip.tiling, taps)
+        else:
+            sums = gram_sums(self.network, image, strip.tiling, taps)
         return mean_over_ranks(strip.ranks, sums, image, taps, strip.height, strip.width), backward
 
     def _content_factor(self, tap: str) -> Tensor:
@@ -126,31 +133,30 @@ class TileSeed:
         own = features[inside]
         gradient = torch.zeros_like(features) if gradient is None else gradient
         if tap in self.slopes:
-            rows = own.permute(0, 2, 3, 1).flatten(1, 2)  # [B, h*w, C]
-            product = rows @ self.slopes[tap].to(rows.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
-            gradient[inside] += product.view(own.shape[0], *own.shape[2:], own.shape[1]).permute(0, 3, 1, 2)
+            gradient[inside] += style_derivative(own, self.slopes[tap])
         if tap in self.content_factors:
-            difference = wide(own) - self.content_targets[tap][self.tile.cells(stride)]
-            factor = self.content_factors[tap]
-            self.terms[f"content/{tap}"] += factor * difference.square().sum((1, 2, 3))
-            gradient[inside] += difference.mul_(2 * factor.view(-1, 1, 1, 1))
+            target = self.content_targets[tap][self.tile.cells(stride)]
+            term, slope = content_derivative(own, target, self.content_factors[tap])
+            self.terms[f"content/{tap}"] += term
+            gradient[inside] += slope
         return gradient
 
 
+def gram_sums(network: CropNetwork, image: Tensor, tiling: Tiling, taps: Sequence[str]) -> dict[str, Tensor]:
+    """Tap -> Gram matrix [B, C, C], summed over the own cells of all tiles."""
+    sums: dict[str, Tensor] = {}
+    for tile in tiling.tiles if taps else ():
+        add_grams(sums, dict(network.features(image[tile.crop])), tile, taps)
+    return sums
+
+
 def add_grams(sums: dict[str, Tensor], features: dict[str, Tensor], tile: Tile, taps: Iterable[str]) -> None:
-    """Add the Grams of the tile's own cells, summed over positions, to ``sums``; ``features`` loses the taps."""
+    """Add the Grams of the tile's own cells, summed over positions, to ``sums``; remove the taps from ``features``."""
     for tap in taps:
         own = features.pop(tap)[tile.cells_in_crop(stride_of(tap))]
         if own.numel():
             part = mean_gram(own) * (own.shape[2] * own.shape[3])
             sums[tap] = sums[tap].add_(part) if tap in sums else part
-
-
-def add_grams_of_tiles(
-    sums: dict[str, Tensor], network: CropNetwork, image: Tensor, tiling: Tiling, taps: Sequence[str]
-) -> None:
-    for tile in tiling.tiles:
-        add_grams(sums, dict(network.features(image[tile.crop])), tile, taps)
 
 
 @torch.no_grad()
@@ -160,17 +166,15 @@ def mean_over_ranks(
     """Tap -> mean Gram matrix of a picture, from the sums over each rank's cells; a rank may have none."""
     if not taps:
         return {}
-    parts = []
-    for tap in taps:
-        size = (image.shape[0], channels_of(tap), channels_of(tap))
-        parts.append((sums[tap] if tap in sums else image.new_zeros(size)).flatten())
-    flat = torch.cat(parts)  # one message instead of five
+    sizes = [(image.shape[0], channels_of(tap), channels_of(tap)) for tap in taps]
+    parts = [sums[tap] if tap in sums else image.new_zeros(size) for tap, size in zip(taps, sizes, strict=True)]
+    flat = torch.cat([part.flatten() for part in parts])  # one message instead of five
     ranks.all_reduce(flat)
-    grams = {}
-    for tap, part in zip(taps, torch.split(flat, [part.numel() for part in parts]), strict=True):
-        channels = channels_of(tap)
-        grams[tap] = part.view(-1, channels, channels) / math.prod(tap_size(tap, height, width))
-    return grams
+    totals = torch.split(flat, [math.prod(size) for size in sizes])
+    return {
+        tap: total.view(size) / math.prod(tap_size(tap, height, width))
+        for tap, total, size in zip(taps, totals, sizes, strict=True)
+    }
 
 
 def tiled_targets(
@@ -237,7 +241,7 @@ def shared_grams(network: CropNetwork, options: ObjectiveOptions, strip: Strip, 
     if strip.ranks.rank < len(rows):
         mine = rows[strip.ranks.rank]
         tiling = similar_tiling(options, strip, mine, width)
-        add_grams_of_tiles(sums, network, image[:, :, mine.low : mine.high], tiling, taps)
+        sums = gram_sums(network, image[:, :, mine.low : mine.high], tiling, taps)
     return mean_over_ranks(strip.ranks, sums, image, taps, height, width)
 
 

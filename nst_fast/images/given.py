@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.nn import functional as F
 
 from nst_fast.errors import InputError
-from nst_fast.images import MAX_MEGAPIXELS, LoadedImage, load_image
-from nst_fast.images.borders import NO_BORDERS
-from nst_fast.images.color import Colour, ColourReader, FloatArray, parse_colour
-from nst_fast.images.cropping import Crop, decode_cropped
+from nst_fast.images import LoadedImage, load_image
+from nst_fast.images.borders import NO_BORDERS, Crop, decode_cropped
+from nst_fast.images.color import Color, ColorReader, FloatArray, parse_color
 from nst_fast.images.decoding import Decoded, Limits, pillow_guarded
-from nst_fast.images.resizing import resize_part, scaled_size
+from nst_fast.images.resizing import Change, read_bands, scaled_size
+from nst_fast.images.text import MAX_MEGAPIXELS
 from nst_fast.system.files import AnyPath
 
 IMAGE, ARRAY = "image", "array"  # what records call them, in place of a file's name
@@ -57,22 +55,19 @@ class GivenPicture:
             facts, data = repr(self.pixels.shape), self.pixels.tobytes()
         self.sha256 = hashlib.sha256(facts.encode() + data).hexdigest()
 
-    def decoded(self, limits: Limits, background: Colour) -> Decoded:
+    def decoded(self, limits: Limits, background: Color) -> Decoded:
         """The picture on a background at the size of the limits. Raises :class:`InputError` for one beyond them."""
         limits.check(*self.size, self.name)
         with pillow_guarded(self.name, limits.max_megapixels):
             if isinstance(self.pixels, Image.Image):
-                reader = ColourReader(self.pixels, "", background)
-                colours, notes = reader.read(self.pixels), tuple(reader.notes)
+                reader = ColorReader(self.pixels, "", background)
+                colors, notes = reader.read(self.pixels), tuple(reader.notes)
             else:
-                colours, notes = _composited(self.pixels, background)
-        tensor = torch.from_numpy(colours).permute(2, 0, 1)[None].contiguous()
-        reduction = limits.reduction(*self.size)
-        if reduction > 1:
-            tensor = F.avg_pool2d(tensor, reduction, ceil_mode=True)
-        width, height = (side / reduction for side in self.size)
+                colors, notes = _composited(self.pixels, background)
         wanted = scaled_size(*self.size, limits.longest_side)
-        return Decoded(resize_part(tensor, (height, width), wanted[::-1]), self.size, self.kind, notes)
+        change = Change(self.size, self.size, limits.reduction(*self.size), wanted)
+        tensor = read_bands(lambda top, bottom: colors[top:bottom], change)
+        return Decoded(tensor, self.size, self.kind, notes)
 
     @property
     def name(self) -> str:
@@ -101,7 +96,7 @@ def load_source(
     source: Source,
     *,
     longest_side: int | None = None,
-    background: str | Colour = "white",
+    background: str | Color = "white",
     max_megapixels: float = MAX_MEGAPIXELS,
     crop: Crop = NO_BORDERS,
 ) -> LoadedImage:
@@ -110,9 +105,9 @@ def load_source(
         return load_image(
             source, longest_side=longest_side, background=background, max_megapixels=max_megapixels, crop=crop
         )
-    colour = parse_colour(background)
+    color = parse_color(background)
     decoded = decode_cropped(
-        lambda limits: source.decoded(limits, colour), source.name, Limits(longest_side, max_megapixels), crop
+        lambda limits: source.decoded(limits, color), source.name, Limits(longest_side, max_megapixels), crop
     )
     return LoadedImage(decoded.tensor, Path(source.kind), source.kind, decoded.size, source.sha256, decoded.notes)
 
@@ -149,9 +144,9 @@ def _real(array: NDArray[Any]) -> bool:
     return np.issubdtype(array.dtype, np.floating)
 
 
-def _composited(pixels: FloatArray, background: Colour) -> tuple[FloatArray, tuple[str, ...]]:
+def _composited(pixels: FloatArray, background: Color) -> tuple[FloatArray, tuple[str, ...]]:
     if pixels.shape[2] == 3:
         return pixels, ()
     alpha = pixels[..., 3:]
-    colours: FloatArray = pixels[..., :3] * alpha + np.array(background, np.float32) * (1 - alpha)
-    return colours, ("transparent pixels composited on the background",) if alpha.min() < 1 else ()
+    colors: FloatArray = pixels[..., :3] * alpha + np.array(background, np.float32) * (1 - alpha)
+    return colors, ("transparent pixels composited on the background",) if alpha.min() < 1 else ()

@@ -89,7 +89,7 @@ class Jury:
         """
         image = from_uint8(to_uint8(image))
         height, width = image.shape[2], image.shape[3]
-        with torch.no_grad(), float32_arithmetic("ieee"):
+        with torch.no_grad(), float32_arithmetic("fp32"):
             content_image, content_features = self._content_at(height, width)
             style = self._style_at(max(height, width))
             features = self.encoder(image.to(self.device))

@@ -1,9 +1,10 @@
-"""The GNU C library's allocator, told to give memory back to the system."""
+"""The GNU C library's allocator: freed memory goes back to the system."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 M_MMAP_THRESHOLD = -3  # malloc.h of the GNU C library
 THRESHOLD = 2**20
@@ -12,27 +13,19 @@ THRESHOLD = 2**20
 def return_freed_memory() -> bool:
     """From now on, blocks of a mebibyte and more are mapped one by one and unmapped when freed.
 
-    By itself the GNU C library raises its threshold to 32 MiB as a program frees large blocks, and keeps smaller ones
-    in a heap that only shrinks from its end: crops of changing sizes leave hundreds of mebibytes of holes there. False
-    where there is no such allocator.
+    By default the threshold rises to 32 MiB, and smaller blocks lie in a heap that shrinks only from its end: crops of
+    changing sizes leave holes of hundreds of mebibytes. False where there is no such allocator.
     """
-    if sys.platform != "linux":
-        return False
-    library = ctypes.CDLL(None)
-    try:
-        mallopt = library.mallopt
-    except AttributeError:  # another C library, as musl's
-        return False
-    return bool(mallopt(M_MMAP_THRESHOLD, THRESHOLD))
+    mallopt = _c_function("mallopt")
+    return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, THRESHOLD))
 
 
 def release_freed_memory() -> bool:
-    """Give pages of the heap that are free at this moment back to the system; False where that is not possible."""
-    if sys.platform != "linux":
-        return False
-    library = ctypes.CDLL(None)
-    try:
-        trim = library.malloc_trim
-    except AttributeError:
-        return False
-    return bool(trim(0))
+    """Give free pages of the heap back to the system; False where that is not possible."""
+    trim = _c_function("malloc_trim")
+    return trim is not None and bool(trim(0))
+
+
+def _c_function(name: str) -> Any:
+    """A function of the C library; None where it lacks it, as musl's does."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

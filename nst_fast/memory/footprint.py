@@ -1,7 +1,7 @@
-"""How many bytes a step takes, from the anatomy of the network: what is kept between the passes, and the worst moment.
+"""How many bytes a step takes, from the layers of the network: those kept between the passes, and the worst moment.
 
-Counted is what the engines keep, layer by layer, as their code says; what convolutions need besides, and what a
-process holds on to, is in the few constants below, which were fitted to measured peaks (docs/large-pictures.md).
+The engines' tensors are counted layer by layer. The workspace of convolutions and the overhead of a process are
+constants, fitted to measured peaks (docs/large-pictures.md).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from nst_fast.network.taps import channels_of, convolutions, cut, smallest_side
 
 MIB = 2**20
 IMAGE = 12  # bytes per pixel of a picture: three channels of float32
-INDEX = 8  # bytes per cell by which max pooling says which of the window was the largest
+INDEX = 8  # bytes per cell of max pooling's indices
 PRECISION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
-# PyTorch's optimisers bring its compiler along; what else a run of 64 pixels takes beside its network is in HOLES.
+# PyTorch's optimisers import its compiler; everything else that a run of 64 pixels takes is in HOLES.
 FIXED = {"adam": 120 * MIB, "lbfgs": 0}
 AUTOGRAD_HOLES = 0.09  # share of what autograd keeps that is lost between its blocks
-# Holes in the heap of the C library when a picture is evaluated whole; in tiles it is told to leave none.
+# Holes in the heap of the C library when a picture is evaluated whole; in tiles memory is returned at once.
 HOLES = 60 * MIB
-WEIGHT_COPIES = 2  # as they were loaded, kept for other encoders, and in the encoder
+WEIGHT_COPIES = 2  # as loaded, for other encoders, and in the encoder
 PREPARED_COPIES = 2  # the fast engine keeps every weight in its own layout, and flipped
 
 
@@ -37,8 +37,9 @@ def weight_bytes(network: str, taps: Iterable[str]) -> int:
 
 
 def kept_bytes(network: str, taps: Iterable[str], engine: str, pooling: str, size: int) -> float:
-    """Bytes per pixel kept from the forward to the backward pass, down to ``relu5_1`` in fp32: 1,532 by eager with max
-    pooling; 1,172 by the fast engine with either, which looks for maxima again.
+    """Bytes per pixel kept from the forward to the backward pass.
+
+    Down to ``relu5_1`` in fp32: 1,532 by eager with max pooling, 1,172 by the fast engine, which keeps no indices.
     """
     taps = set(taps)
     layers = cut(network, taps)
@@ -50,13 +51,13 @@ def kept_bytes(network: str, taps: Iterable[str], engine: str, pooling: str, siz
 
 
 def _indices(layer: str, pooling: str) -> float:
-    """Bytes per pixel of where the maxima of a pooling are; 0 for every other layer."""
+    """Bytes per pixel of a max pooling's indices; 0 for every other layer."""
     return INDEX * elements(layer) if layer.startswith("pool") and pooling == "max" else 0.0
 
 
 @dataclass(frozen=True)
 class Network:
-    """What of the encoder decides how much memory a step takes."""
+    """The properties of the encoder that decide the memory of a step."""
 
     name: str
     content_taps: tuple[str, ...]
@@ -89,7 +90,7 @@ def step_bytes(network: Network, engine: str, size: int, *, tiled: bool) -> floa
 
 
 def _backward(network: Network, layers: list[str], engine: str, size: int, kept: float, *, tiled: bool) -> float:
-    """The worst moment of the backward pass: what is still kept, two gradients, a seed and its makings."""
+    """The worst moment of the backward pass: kept features, two gradients, a seed and its temporaries."""
     worst = kept
     for layer, before in zip(layers[::-1], [*layers[-2::-1], ""], strict=True):
         out = size * elements(layer)
@@ -109,7 +110,7 @@ def _backward(network: Network, layers: list[str], engine: str, size: int, kept:
 
 
 def _seed(network: Network, tap: str, engine: str, size: int, *, tiled: bool) -> float:
-    """What it takes to add a seed: eager copies the gradient; for content, differences and squares in float32."""
+    """To add a seed: eager copies the gradient; for content, differences and squares in float32."""
     if tap not in network.taps:
         return 0.0
     out, wide = size * elements(tap), 4 * elements(tap)

@@ -1,4 +1,4 @@
-"""Which grids of tiles a picture can be cut into, and what each costs in halo."""
+"""The grids of tiles that a picture can be cut into, and the halo that each needs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Grid:
 
 
 def grids(config: StylizeConfig, height: int, width: int, *, tiled: bool) -> list[Grid]:
-    """All grids of tiles that are not too small, the whole picture among them; but no tensor may be too large.
+    """All grids whose tiles are not too small and whose tensors are not too large, the whole picture included.
 
-    The tile size of the config, and an engine that cannot be ``tiled``, leave a single one.
+    A single one with a tile size in the config, and for an engine that cannot be ``tiled``.
     """
     if config.tile_size:
         pairs = [grid_for_side(config.taps, height, width, config.tile_size)]

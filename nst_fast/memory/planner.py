@@ -1,7 +1,7 @@
-"""The memory planner: says before a run how much memory it takes, and cuts pictures into tiles when that is too much.
+"""The memory planner: predicts before a run how much memory it takes, and cuts pictures into tiles that fit.
 
-A budget counts from the start-up footprint: what the process holds once PyTorch is imported, before network and
-pictures. Nothing here imports PyTorch, but for asking a GPU what it has free.
+A budget counts from the start-up footprint: the process with PyTorch imported, before network and pictures. PyTorch is
+imported only to ask a GPU for its free memory.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from nst_fast.memory.grids import Grid, cut_into, grids, tiling_like
 from nst_fast.network.tiles import Tiling
 from nst_fast.options.config import StylizeConfig
 
-FREE_SHARE = 0.9  # of what a device has free may be planned for
+FREE_SHARE = 0.9  # of a device's free memory may be planned for
 MARGIN = 1.05  # the prediction may be this much too low
 SMALLEST_HISTORY = 3  # L-BFGS with fewer pairs is hardly better than steepest descent
 GOOD_HISTORY = 5  # a shorter one costs more steps than tiles cost time
 # Pictures held at once: content, pastiche, the best so far, the gradient.
 IMAGES = 4
-# Of the optimiser: held while a step is evaluated (L-BFGS: and two per pair), and at work in an update, without a step.
+# Of the optimiser: held during an evaluation (L-BFGS: and two per pair), and in use during an update.
 OPTIMIZER_IMAGES = {"adam": 2, "lbfgs": 2}
 UPDATE_IMAGES = {"adam": 2, "lbfgs": 5}
 
@@ -75,6 +75,17 @@ class MemoryTask:
     def family(self) -> str:
         """Whose code decides the memory: compiled is the fast engine, fused."""
         return "fast" if self.engine in ("fast", "compiled") else "eager"
+
+    @property
+    def update_bytes(self) -> int:
+        """Taken by an update of the optimiser."""
+        return IMAGE * UPDATE_IMAGES[self.config.optimizer] * self.pixels
+
+    def step_bytes(self, *, tiled: bool) -> float:
+        """Per pixel of the crop, or of the whole picture, at the worst moment of an evaluation."""
+        config = self.config
+        taps = tuple(config.content_tap_weights), tuple(config.style_tap_weights)
+        return step_bytes(Network(config.network, *taps, config.pooling), self.family, self.size, tiled=tiled)
 
 
 @dataclass(frozen=True)
@@ -149,55 +160,22 @@ def budget_of(config: StylizeConfig, device: str) -> int:
     return min(config.max_memory_bytes or free, free)
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What one task costs, in bytes, whatever its grid.
-
-    Attributes:
-        fixed: network and libraries.
-        pictures: images of the pastiche's size, and the style images.
-        whole, tile: per pixel of the picture, or of the crop, at the worst moment of a step.
-        forward: per pixel of a style image while targets are built, whole; in tiles it is like a step.
-        targets: per pixel, the content targets in float32.
-    """
-
-    fixed: float
-    pictures: float
-    whole: float
-    tile: float
-    forward: float
-    targets: float
-
-    @classmethod
-    def of(cls, task: MemoryTask) -> Costs:
-        config = task.config
-        taps = (tuple(config.content_tap_weights), tuple(config.style_tap_weights))
-        network = Network(config.network, *taps, config.pooling)
-        copies = WEIGHT_COPIES + (PREPARED_COPIES * task.size / 4 if task.family == "fast" else 0.0)
-        return cls(
-            fixed=FIXED[config.optimizer] + copies * weight_bytes(config.network, config.taps),
-            pictures=IMAGE * (IMAGES * task.pixels + sum(height * width for height, width in task.styles)),
-            whole=step_bytes(network, task.family, task.size, tiled=False),
-            tile=step_bytes(network, task.family, task.size, tiled=True),
-            forward=forward_bytes(config.network, config.taps),
-            targets=target_bytes(config.content_tap_weights, 4),
-        )
-
-
 def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halve: bool) -> MemoryPlan:
-    """The plan with a given tiling, and what it takes."""
-    costs = Costs.of(task)
-    step, style = (costs.whole, costs.forward) if tiling.whole else (costs.tile, costs.tile)
-    crops = [math.prod(tiling_like(task.config, tiling, *size).largest_crop) for size in task.styles]
+    """The plan with a given tiling, and the memory that it takes."""
+    config, pixels = task.config, task.pixels
+    copies = WEIGHT_COPIES + (PREPARED_COPIES * task.size / 4 if task.family == "fast" else 0.0)
+    network = FIXED[config.optimizer] + copies * weight_bytes(config.network, config.taps)
+    styles = sum(height * width for height, width in task.styles)
+    step = task.step_bytes(tiled=not tiling.whole)
+    style = forward_bytes(config.network, config.taps) if tiling.whole else step  # while targets are built
+    crops = [math.prod(tiling_like(config, tiling, *size).largest_crop) for size in task.styles]
     parts = {
-        "network": costs.fixed + (HOLES if tiling.whole else 0),
-        "pictures": costs.pictures,
-        "optimiser": IMAGE * optimizer_images(task.config, history) * task.pixels,
-        "content targets": costs.targets * task.pixels / (2 if halve else 1),
+        "network": network + (HOLES if tiling.whole else 0),
+        "pictures": IMAGE * (IMAGES * pixels + styles),
+        "optimiser": IMAGE * optimizer_images(config, history) * pixels,
+        "content targets": target_bytes(config.content_tap_weights, 4) * pixels / (2 if halve else 1),
         "step": max(
-            step * math.prod(tiling.largest_crop) * task.pictures,
-            IMAGE * UPDATE_IMAGES[task.config.optimizer] * task.pixels,
-            *(style * crop for crop in crops),
+            step * math.prod(tiling.largest_crop) * task.pictures, task.update_bytes, *(style * crop for crop in crops)
         ),
     }
     return MemoryPlan(tiling, history, halve, {name: round(value) for name, value in parts.items()}, budget)
@@ -213,8 +191,8 @@ def optimizer_images(config: StylizeConfig, history: int) -> int:
 def make_plan(task: MemoryTask, budget: int) -> MemoryPlan:
     """The fastest plan that fits: whole, or with as little halo as possible.
 
-    L-BFGS gives up pairs where that spares tiles, but no more than it can do without; then content targets go to half
-    precision, and then the rest of the pairs, when nothing fits otherwise.
+    L-BFGS keeps fewer pairs where that avoids tiles, but at least :data:`GOOD_HISTORY`. When nothing fits, content
+    targets go to half precision, and then L-BFGS keeps still fewer pairs.
 
     Raises:
         OutOfMemoryError: nothing fits; the message names the largest picture that does.
@@ -230,20 +208,16 @@ def make_plan(task: MemoryTask, budget: int) -> MemoryPlan:
 
 
 def _find(task: MemoryTask, budget: int) -> MemoryPlan:
-    """The plan that :func:`make_plan` wants; when nothing fits, the one that needs least."""
-    config = task.config
+    """The plan of :func:`make_plan`; when nothing fits, the one that needs least."""
     table = grids(task.config, task.height, task.width, tiled=task.engine != "ort")
     whole = [grid for grid in table if grid.whole]
-    for history in _histories(config):
-        if whole and history >= GOOD_HISTORY:
-            plan = _best(task, whole, budget, history=history, halve=False)
-            if plan.fits:
-                return plan
-    for history in _histories(config):
-        for halve in (False, True):
-            plan = _best(task, table, budget, history=history, halve=halve)
-            if plan.fits:
-                return plan
+    histories = _histories(task.config)
+    attempts = [(whole, history, False) for history in histories if whole and history >= GOOD_HISTORY]
+    attempts += [(table, history, halve) for history in histories for halve in (False, True)]
+    for grid_table, history, halve in attempts:
+        plan = _best(task, grid_table, budget, history=history, halve=halve)
+        if plan.fits:
+            break
     return plan
 
 
@@ -254,37 +228,36 @@ def _best(task: MemoryTask, table: list[Grid], budget: int, *, history: int, hal
         tiling = cut_into(task.config, task.height, task.width, grid)
         return predict(task, tiling, budget, history=history, halve=halve and not grid.whole)
 
-    costs = Costs.of(task)
+    costs = {whole: task.step_bytes(tiled=not whole) for whole in (False, True)}
     least = plan_of(min(table, key=lambda grid: grid.crop))
     rest = least.peak - least.parts["step"]
     for grid in sorted(table, key=lambda grid: (not grid.whole, grid.overhead)):
-        update = IMAGE * UPDATE_IMAGES[task.config.optimizer] * task.pixels
-        step = max((costs.whole if grid.whole else costs.tile) * grid.crop * task.pictures, update)
-        # The estimate spares making hundreds of plans; a plan also counts what style images need.
+        step = max(costs[grid.whole] * grid.crop * task.pictures, task.update_bytes)
+        # The estimate, without style images, avoids hundreds of plans.
         if (rest + step) * MARGIN <= budget and (plan := plan_of(grid)).fits:
             return plan
     return least
 
 
 def smaller_plan(task: MemoryTask, plan: MemoryPlan) -> MemoryPlan:
-    """A plan whose step takes half of what this one's takes, or as little as can be; all else stays as it is.
+    """A plan whose step takes at most half of this one's memory, or the least possible; all else is the same.
 
     Raises:
         OutOfMemoryError: the plan's crops are the smallest already.
     """
     config = replace(task.config, tile_size=0)
     table = grids(config, task.height, task.width, tiled=task.engine != "ort")
-    step, cost = plan.parts["step"], Costs.of(task).tile
+    step, cost = plan.parts["step"], task.step_bytes(tiled=True)
     fitting = [grid for grid in table if not grid.whole and 2 * cost * grid.crop <= step]
     chosen = min(fitting, key=lambda grid: grid.overhead) if fitting else min(table, key=lambda grid: grid.crop)
     if chosen.whole or chosen.crop >= math.prod(plan.tiling.largest_crop):
-        raise OutOfMemoryError("memory ran out, and there are no smaller tiles", "Choose a smaller --image-size")
+        raise OutOfMemoryError("memory ran out, and there are no smaller tiles", "Choose a smaller `image_size`")
     tiling = cut_into(config, task.height, task.width, chosen)
     return predict(task, tiling, plan.budget, history=plan.lbfgs_history, halve=plan.halve_content)
 
 
 def _histories(config: StylizeConfig) -> list[int]:
-    """Lengths of the L-BFGS history worth a look: what was asked for, and halves of it."""
+    """Lengths of the L-BFGS history to try: the option's, and halves of it."""
     histories = [config.lbfgs_history]
     while config.optimizer == "lbfgs" and histories[-1] > SMALLEST_HISTORY:
         histories.append(max(SMALLEST_HISTORY, histories[-1] // 2))
@@ -294,10 +267,10 @@ def _histories(config: StylizeConfig) -> list[int]:
 def _remedy(task: MemoryTask, budget: int) -> str:
     size = largest_size(task, budget)
     if size is None:
-        return "Free some memory, or give --max-memory more"
+        return "Free some memory, or give `max_memory` more"
     light = replace(task, config=task.config.replace(optimizer="adam", learning_rate=None))
-    adam = ", use --optimizer adam, which fits" if _find(light, budget).fits else ""
-    return f"The largest that fits is --image-size {max(size)} ({size[1]}x{size[0]}){adam}, or give --max-memory more"
+    adam = ", use `optimizer` adam, which fits" if _find(light, budget).fits else ""
+    return f"The largest that fits is `image_size` {max(size)} ({size[1]}x{size[0]}){adam}, or give `max_memory` more"
 
 
 def largest_size(task: MemoryTask, budget: int) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,18 +58,19 @@ class ScalePlan:
         return f"{self.memory}; {size} ranks share {strip.width}x{strip.height}, {strip.mine.seen} rows seen"
 
 
-class Layout(Protocol):
-    """How the picture of a run lies in processes. All ranks make the same calls and get the same answers."""
+class WholePicture:
+    """The whole picture in one process. Of a layout, all ranks make the same calls and get the same answers."""
 
-    ranks: Ranks
+    def __init__(self) -> None:
+        self.ranks: Ranks = SingleRank()
+        self.start_clock()
 
     def check(self, config: StylizeConfig) -> None:
         """Raise :class:`UsageError` where an option does not suit the layout."""
-        ...
 
     def choose(self, config: StylizeConfig, encoder: Encoder, device: torch.device) -> Choice:
-        """Engine and precision, the same on all ranks."""
-        ...
+        """Engine and precision of the run."""
+        return choose(config, encoder, device)
 
     def plan(self, batch: Batch, choice: Choice, scale: Scale, before: Mapping[str, Any] | None = None) -> ScalePlan:
         """The plan of a scale for the memory that is free now.
@@ -81,60 +82,6 @@ class Layout(Protocol):
             OutOfMemoryError: nothing fits.
             UsageError: there are more ranks than strips.
         """
-        ...
-
-    def confirm_precision(self, batch: Batch, choice: Choice, plan: ScalePlan, own: Tensor) -> Choice:
-        """The choice, or with ``auto`` a wider precision where the chosen one changes the gradient too much.
-
-        ``own``: this rank's rows. Without tiles only; the caller plans anew when the precision is another.
-        """
-        ...
-
-    def evaluator(
-        self,
-        batch: Batch,
-        choice: Choice,
-        plan: ScalePlan,
-        observer: Observer,
-        opened: Callable[[Session], None],
-    ) -> tuple[Objective, Evaluator]:
-        """The objective of a scale, its targets built as the plan says, and its evaluator for own rows.
-
-        ``opened`` receives every session of ONNX Runtime that computes for the loop.
-        """
-        ...
-
-    def start_clock(self) -> None:
-        """The run begins."""
-        ...
-
-    def clock(self) -> float:
-        """Seconds since the run began, the same on all ranks between two calls of :meth:`stop`."""
-        ...
-
-    def stop(self, asked: bool) -> bool:
-        """Whether any rank was asked to stop; called once per step."""
-        ...
-
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
-        ...
-
-
-class WholePicture:
-    """The whole picture in one process."""
-
-    def __init__(self) -> None:
-        self.ranks: Ranks = SingleRank()
-        self.start_clock()
-
-    def check(self, config: StylizeConfig) -> None:
-        """Every option suits a single process."""
-
-    def choose(self, config: StylizeConfig, encoder: Encoder, device: torch.device) -> Choice:
-        return choose(config, encoder, device)
-
-    def plan(self, batch: Batch, choice: Choice, scale: Scale, before: Mapping[str, Any] | None = None) -> ScalePlan:
         task, budget = task_of(batch, choice, scale), budget_of(batch.config, str(batch.device))
         if before is None:
             memory = make_plan(task, budget)
@@ -145,6 +92,10 @@ class WholePicture:
         return ScalePlan(scale, memory, strip_of(batch, scale, memory, self.ranks))
 
     def confirm_precision(self, batch: Batch, choice: Choice, plan: ScalePlan, own: Tensor) -> Choice:
+        """The choice, or with ``auto`` a wider precision where the chosen one changes the gradient too much.
+
+        ``own``: this rank's rows. Without tiles only; the caller plans anew when the precision is another.
+        """
         if batch.config.precision != "auto" or plan.tiled or not self._fits_in_fp32(batch, choice, plan.scale):
             return choice
         return confirm_precision(choice, batch.encoder, batch.objective_at(plan.scale), own)
@@ -163,6 +114,10 @@ class WholePicture:
         observer: Observer,
         opened: Callable[[Session], None],
     ) -> tuple[Objective, Evaluator]:
+        """The objective of a scale, its targets built as the plan says, and its evaluator for own rows.
+
+        ``opened`` receives every session of ONNX Runtime that computes for the loop.
+        """
         config, scale = batch.config, plan.scale
         if plan.tiled:
             objective, evaluate = tiled_evaluator(batch, choice, plan)
@@ -187,15 +142,19 @@ class WholePicture:
         return objective, RetryInTiles(evaluate, in_smaller_tiles) if config.on_oom == "tile" else evaluate
 
     def start_clock(self) -> None:
+        """The run begins now."""
         self._started = time.perf_counter()
 
     def clock(self) -> float:
+        """Seconds since the run began."""
         return time.perf_counter() - self._started
 
     def stop(self, asked: bool) -> bool:
+        """Whether any rank was asked to stop; called once per step."""
         return asked
 
     def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
         return flag
 
 
@@ -281,6 +240,9 @@ class SharedPicture:
 
     def any(self, flag: bool) -> bool:
         return bool(self.ranks.maximum([float(flag)])[0])
+
+
+Layout = WholePicture | SharedPicture
 
 
 def check_shareable(config: StylizeConfig) -> None:

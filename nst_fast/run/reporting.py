@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nst_fast.engines import Choice
-from nst_fast.engines.max_pooling import own_kernels
+from nst_fast.engines.max_pooling import triton_kernels
 from nst_fast.images import LoadedImage
 from nst_fast.onnx.monitor import Monitor
 from nst_fast.onnx.session import Session
@@ -83,7 +83,7 @@ class Report:
         self.choice = choice
         for record in self.records:
             record.engine, record.precision = choice.engine, choice.precision
-        trouble = own_kernels(self.batch.device)[1] if choice.engine == "fast" and choice.kernels else ""
+        trouble = triton_kernels(self.batch.device)[1] if choice.engine == "fast" and choice.kernels else ""
         if trouble and trouble not in self.records[0].warnings:
             self.warn(trouble)
             self.observer.note(trouble)

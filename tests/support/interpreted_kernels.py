@@ -1,4 +1,4 @@
-"""Our Triton kernels against PyTorch's pooling, on the CPU: run with TRITON_INTERPRET=1. Says when it is through."""
+"""Our Triton kernels against PyTorch's pooling, on the CPU: run with TRITON_INTERPRET=1. Prints a line at its end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import itertools
 import sys
 
 import torch
-from torch.nn import functional as F
 
 from nst_fast.engines import kernels
-
-WINDOW = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+from nst_fast.engines.max_pooling import compare
 
 
 def features(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -19,20 +17,12 @@ def features(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return values.round().relu().to(dtype).to(memory_format=torch.channels_last)
 
 
-def compare(x: torch.Tensor) -> None:
-    pooled, indices = F.max_pool2d_with_indices(x, [2, 2])
-    assert torch.equal(kernels.max_pool(x), pooled)
-    gradient = torch.randn_like(pooled)
-    expected = torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *WINDOW, indices) * (x > 0)
-    assert torch.equal(kernels.max_pool_and_relu_backward(gradient, x), expected)
-
-
 def main() -> None:
     for dtype, batch, (height, width) in itertools.product(
         (torch.float32, torch.bfloat16), (1, 2), ((2, 2), (6, 8), (7, 5), (2, 41), (3, 3))
     ):
-        compare(features((batch, 64, height, width), dtype))
-    compare(features((1, 512, 5, 4), torch.float32))  # a row in several pieces
+        compare(kernels, features((batch, 64, height, width), dtype))
+    compare(kernels, features((1, 512, 5, 4), torch.float32))  # a row in several pieces
     one = torch.ones(1, 64, 4, 4).to(memory_format=torch.channels_last)
     one[0, 3, 1, 1] = float("nan")
     assert kernels.max_pool(one)[0, 3, 0, 0].isnan()

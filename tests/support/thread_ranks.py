@@ -1,4 +1,4 @@
-"""Ranks that are threads of one process: what they exchange lies on a table, and all wait until it is complete."""
+"""Ranks that are threads of one process; every exchange waits until all of them have brought their part."""
 
 from __future__ import annotations
 
@@ -13,62 +13,60 @@ from torch import Tensor
 Found = TypeVar("Found")
 
 
-class Table:
+class Exchange:
     def __init__(self, size: int) -> None:
         self.barrier = threading.Barrier(size, timeout=30)
-        self.places: list[object] = [None] * size
+        self.parts: list[object] = [None] * size
 
-    def all_of(self, rank: int, brought: object) -> list[object]:
-        """What every rank brought, once all have."""
-        self.places[rank] = brought
+    def all_of(self, rank: int, part: object) -> list[object]:
+        """The parts of all ranks."""
+        self.parts[rank] = part
         self.barrier.wait()
-        found = list(self.places)
+        found = list(self.parts)
         self.barrier.wait()
         return found
 
 
 class ThreadRanks:
-    def __init__(self, table: Table, rank: int) -> None:
-        self.table = table
+    def __init__(self, exchange: Exchange, rank: int) -> None:
+        self._exchange = exchange
         self.rank = rank
-        self.size = self.local_size = len(table.places)
-        self.messages = 0
+        self.size = self.local_size = len(exchange.parts)
 
     def all_reduce(self, tensor: Tensor) -> None:
-        found = self.table.all_of(self.rank, tensor.clone())
+        found = self._exchange.all_of(self.rank, tensor.clone())
         tensor.copy_(torch.stack(found).sum(0))  # type: ignore[arg-type]
 
     def exchange(self, sent: Mapping[int, Tensor], received: Mapping[int, Tensor]) -> None:
-        self.messages += len(sent)
-        mail: list[dict[int, Tensor]] = self.table.all_of(self.rank, dict(sent))  # type: ignore[assignment]
+        messages: list[dict[int, Tensor]] = self._exchange.all_of(self.rank, dict(sent))  # type: ignore[assignment]
         for rank, buffer in received.items():
-            buffer.copy_(mail[rank].pop(self.rank))
-        self.table.barrier.wait()
-        assert not any(self.rank in letters for letters in mail), "a letter that nobody expects"
+            buffer.copy_(messages[rank].pop(self.rank))
+        self._exchange.barrier.wait()
+        assert not any(self.rank in message for message in messages), "a tensor that was not received"
 
     def maximum(self, values: Sequence[float]) -> list[float]:
-        found: list[list[float]] = self.table.all_of(self.rank, list(values))  # type: ignore[assignment]
+        found: list[list[float]] = self._exchange.all_of(self.rank, list(values))  # type: ignore[assignment]
         return [max(column) for column in zip(*found, strict=True)]
 
     def broadcast(self, text: str) -> str:
-        return str(self.table.all_of(self.rank, text)[0])
+        return str(self._exchange.all_of(self.rank, text)[0])
 
 
 def run_ranks(size: int, work: Callable[[ThreadRanks], Found]) -> list[Found]:
-    """What each of so many ranks makes of the same work."""
-    table = Table(size)
+    """The results of the same work on so many ranks."""
+    exchange = Exchange(size)
 
     def attempt(rank: int) -> Found:
         try:
-            return work(ThreadRanks(table, rank))
+            return work(ThreadRanks(exchange, rank))
         except BaseException:
-            table.barrier.abort()
+            exchange.barrier.abort()
             raise
 
     with ThreadPoolExecutor(size) as pool:
         futures = [pool.submit(attempt, rank) for rank in range(size)]
     errors = [error for future in futures if (error := future.exception()) is not None]
-    broken = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
+    causes = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
     if errors:
-        raise (broken or errors)[0]
+        raise (causes or errors)[0]
     return [future.result() for future in futures]

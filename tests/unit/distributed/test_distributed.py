@@ -1,4 +1,4 @@
-"""Runs shared by processes: the same losses and picture as one process has; and what happens when one is gone."""
+"""Runs shared by processes: the same losses and picture as one process has; and what happens when one is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +78,33 @@ def ranks_of(*arguments: str, count: int = 2) -> Iterator[list[subprocess.Popen[
             process.communicate()
 
 
+def first_snapshot(picture: Path) -> Path:
+    """The first snapshot of a run, once it is there."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if snapshots := sorted(picture.parent.glob(f"{picture.stem}-0*.png")):
+            return snapshots[0]
+        time.sleep(0.1)
+    raise AssertionError("the run did not start")
+
+
+def long_run(folder: Path, output: Path) -> list[str]:
+    pictures = [str(folder / "content.png"), str(folder / "style.png")]
+    return [
+        "-m",
+        "nst_fast",
+        "stylize",
+        *pictures,
+        "-o",
+        str(output),
+        *RUN,
+        "--steps",
+        "100000",
+        "--save-every=5",
+        "-q",
+    ]
+
+
 @pytest.fixture(scope="module")
 def shared(folder: Path) -> Path:
     """The folder, with what two processes made together of the cases in ``rank_worker``."""
@@ -118,7 +144,7 @@ def test_a_snapshot_is_the_whole_picture_of_its_step(shared: Path) -> None:
         assert picture.size == (51, 45)
 
 
-def test_one_process_goes_on_where_two_were_stopped_by_the_wish_of_one(shared: Path) -> None:
+def test_one_process_resumes_where_two_were_stopped_by_one(shared: Path) -> None:
     stopped = json.loads((shared / "stopped.json").read_text())
     assert (stopped["status"], stopped["steps"]) == ("stopped", 8)
     resumed = api.resume(shared / "stopped.png")
@@ -129,25 +155,20 @@ def test_one_process_goes_on_where_two_were_stopped_by_the_wish_of_one(shared: P
 
 def test_when_a_rank_is_killed_the_other_ends_with_a_message_and_code_and_the_last_snapshot_stays(folder: Path) -> None:
     output = folder / "killed.png"
-    pictures = [str(folder / "content.png"), str(folder / "style.png")]
-    run = ["stylize", *pictures, "-o", str(output), *RUN, "--steps", "100000", "--save-every", "5", "-q"]
-    with ranks_of("-m", "nst_fast", *run) as processes:
-        deadline = time.monotonic() + 60
-        while not (snapshots := list(folder.glob("killed-0*.png"))) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert snapshots, "the run did not start"
+    with ranks_of(*long_run(folder, output)) as processes:
+        snapshot = first_snapshot(output)
         processes[1].kill()
         _, said = processes[0].communicate(timeout=10)
         assert processes[0].returncode == 6
     errors = [line for line in said.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
-    assert errors[0].startswith("error: rank 1 is gone (")
+    assert errors[0].startswith("error: rank 1 was lost (")
     assert not output.exists()
-    with Image.open(snapshots[0]) as picture:
+    with Image.open(snapshot) as picture:
         picture.load()
 
 
-def test_torchrun_shares_a_picture_and_rank_0_alone_speaks(folder: Path) -> None:
+def test_torchrun_shares_a_picture_and_rank_0_alone_prints(folder: Path) -> None:
     output = folder / "torchrun.png"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     launcher += ["--master-addr", "127.0.0.1", "--master-port", free_port()]
@@ -189,7 +210,7 @@ def test_a_command_that_shares_nothing_is_refused_under_torchrun(monkeypatch: py
         check_command("sweep")
 
 
-def test_the_environment_says_who_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rank_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process_rank() == ProcessRank()
     for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
@@ -212,37 +233,18 @@ def test_every_rank_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
         device_of("cuda:1", ProcessRank(3, 4, 1, 2))
 
 
-def test_what_gloo_says_is_shortened_to_its_reason() -> None:
+def test_gloos_message_is_shortened_to_its_reason() -> None:
     said = "[/src/gloo/pair.cc:545] Read error [127.0.0.1]:11906: Connection reset by peer. This is typically caused"
     assert reason_of(RuntimeError(said)) == "Read error [127.0.0.1]:11906: Connection reset by peer"
 
 
-class Shelf:
-    """A store in memory; ``frozen`` stands for the keys of a rank that was stopped."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, str] = {}
-        self.broken = False
+class MemoryStore(torch.distributed.HashStore):
+    broken = False
 
     def set(self, key: str, value: str) -> None:
         if self.broken:
             raise RuntimeError("Connection refused")
-        self.kept[key] = value
-
-    def get(self, key: str) -> bytes:
-        return self.kept[key].encode()
-
-    def multi_get(self, keys: list[str]) -> list[bytes]:
-        return [self.get(key) for key in keys]
-
-    def add(self, key: str, amount: int) -> int:
-        return amount
-
-    def clone(self) -> Shelf:
-        return self
-
-    def set_timeout(self, timeout: timedelta) -> None:
-        pass
+        super().set(key, value)
 
 
 @pytest.fixture
@@ -250,51 +252,48 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "BEAT", 0.02)
 
 
-def watched(shelf: Shelf, lost: list[str], patience: float, heard: threading.Event) -> Watch:
-    def tell(who: str, why: str) -> None:
+def watched(store: MemoryStore, lost: list[str], patience: float, noticed: threading.Event) -> Watch:
+    def note(who: str, why: str) -> None:
         lost.append(f"{who}: {why}")
-        heard.set()
+        noticed.set()
 
-    return Watch(ProcessRank(0, 2), shelf, tell, patience)
+    return Watch(ProcessRank(0, 2), store, note, patience)
 
 
-def test_a_rank_without_a_sign_of_life_is_lost(quick: None) -> None:
-    shelf, lost, heard = Shelf(), [], threading.Event()
-    shelf.set("nst-fast/alive/1", "0")
-    with watched(shelf, lost, 0.3, heard):
-        assert heard.wait(30)
+def test_a_rank_without_a_heartbeat_is_lost(quick: None) -> None:
+    store, lost, noticed = MemoryStore(), [], threading.Event()
+    store.set("nst-fast/alive/1", "0")
+    with watched(store, lost, 0.3, noticed):
+        assert noticed.wait(30)
     assert lost == ["rank 1: no sign of life for 0.3 s"]
 
 
-def test_two_that_show_signs_of_life_miss_nobody(quick: None) -> None:
-    shelf, lost, heard = Shelf(), [], threading.Event()
-    other = Watch(ProcessRank(1, 2), shelf, lambda who, why: lost.append(who), 20.0)
-    with watched(shelf, lost, 20.0, heard), other:
+def test_ranks_with_heartbeats_are_not_lost(quick: None) -> None:
+    store, lost, noticed = MemoryStore(), [], threading.Event()
+    other = Watch(ProcessRank(1, 2), store, lambda who, why: lost.append(who), 20.0)
+    with watched(store, lost, 20.0, noticed), other:
         deadline = time.monotonic() + 30
-        while int(shelf.get("nst-fast/alive/1")) < 5 and time.monotonic() < deadline:
+        while int(store.get("nst-fast/alive/1")) < 5 and time.monotonic() < deadline:
             time.sleep(0.02)
-    assert int(shelf.get("nst-fast/alive/1")) >= 5
+    assert int(store.get("nst-fast/alive/1")) >= 5
     assert lost == []
 
 
 def test_a_store_that_is_gone_took_rank_0_with_it(quick: None) -> None:
-    shelf, lost, heard = Shelf(), [], threading.Event()
-    shelf.set("nst-fast/alive/1", "0")
-    with watched(shelf, lost, 0.3, heard):
-        shelf.broken = True
-        assert heard.wait(30)
+    store, lost, noticed = MemoryStore(), [], threading.Event()
+    store.set("nst-fast/alive/1", "0")
+    with watched(store, lost, 0.3, noticed):
+        store.broken = True
+        assert noticed.wait(30)
     assert lost == ["rank 0: its store does not answer"]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process without ending it")
 def test_when_a_rank_is_stopped_the_other_does_not_wait_for_it(folder: Path) -> None:
-    pictures = [str(folder / "content.png"), str(folder / "style.png")]
-    run = ["stylize", *pictures, "-o", str(folder / "halted.png"), *RUN, "--steps", "100000", "--save-every", "5"]
-    with ranks_of("-m", "nst_fast", *run, "-q") as processes:
-        deadline = time.monotonic() + 60
-        while not list(folder.glob("halted-0*.png")) and time.monotonic() < deadline:
-            time.sleep(0.1)
+    output = folder / "halted.png"
+    with ranks_of(*long_run(folder, output)) as processes:
+        first_snapshot(output)
         processes[0].send_signal(signal.SIGSTOP)
         _, said = processes[1].communicate(timeout=15)
         assert processes[1].returncode == 6
-        assert said.splitlines()[-1].startswith("error: rank 0 is gone (")
+        assert said.splitlines()[-1].startswith("error: rank 0 was lost (")

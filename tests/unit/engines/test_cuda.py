@@ -16,6 +16,7 @@ from nst_fast.engines import Evaluation
 from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.fast_network import FastNetwork
+from nst_fast.engines.max_pooling import compare
 from nst_fast.engines.precision import DTYPES, float32_arithmetic
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.network.vgg import Encoder
@@ -70,7 +71,7 @@ def test_the_fast_engine_is_eager_in_double_precision(
     objective, image = problem(options, encoder.double(), size)
     expected = EagerEvaluator(encoder, objective)(image)
     encoder = encoder.float().to(cuda)
-    with float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
+    with float32_arithmetic(precision):
         objective, image = problem(options, encoder, size)
         found = FastEvaluator(encoder, objective, DTYPES[precision])(image)
     assert relative_error(found.gradient, expected.gradient) < TOLERANCES[precision]
@@ -81,19 +82,21 @@ def test_the_fast_engine_is_eager_in_double_precision(
 def test_the_kernels_pool_as_pytorch_does(cuda: torch.device, dtype: torch.dtype) -> None:
     interpreted = pytest.importorskip("interpreted_kernels", reason="no Triton")
     for batch, channels, (height, width) in itertools.product((1, 3), (64, 512), ((2, 2), (7, 5), (33, 128))):
-        interpreted.compare(interpreted.features((batch, channels, height, width), dtype).to(cuda))
+        compare(interpreted.kernels, interpreted.features((batch, channels, height, width), dtype).to(cuda))
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchInductor's own: of deprecated imports, and that TF32 would be faster
-def test_the_compiled_engine_is_the_fast_one(cuda: torch.device) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_captured_evaluation_equals_the_plain_one(cuda: torch.device, compiled: bool) -> None:
     options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
     encoder, _ = make_encoder("random:0", "vgg19", options.taps)
     objective, image = problem(options, encoder.to(cuda), (48, 40))
-    with float32_arithmetic("ieee"):
-        plain, compiled = FastEvaluator(encoder, objective), FastEvaluator(encoder, objective)
-        compiled.network.compile()
-        captured = GraphedEvaluator(compiled)
-        for power in (1, 2):
+    with float32_arithmetic("fp32"):
+        plain, other = FastEvaluator(encoder, objective), FastEvaluator(encoder, objective)
+        if compiled:
+            other.network.compile()
+        captured = GraphedEvaluator(other)
+        for power in (1, 2, 3):
             assert relative_error(captured(image**power).gradient, plain(image**power).gradient) < 1e-4
 
 
@@ -101,7 +104,7 @@ def test_tiles_on_a_gpu_add_up_to_the_whole(cuda: torch.device) -> None:
     options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
     encoder, _ = make_encoder("random:0", "vgg19", options.taps)
     objective, image = problem(options, encoder.to(cuda), (130, 97))
-    with float32_arithmetic("ieee"):
+    with float32_arithmetic("fp32"):
         whole = FastEvaluator(encoder, objective)(image)
         strip = make_strip(SingleRank(), "vgg19", options.taps, 130, 97, (3, 2))
         tiled = TiledEvaluator(FastNetwork(encoder, torch.float32), objective, strip)(image)
@@ -110,7 +113,7 @@ def test_tiles_on_a_gpu_add_up_to_the_whole(cuda: torch.device) -> None:
 
 @pytest.fixture
 def fp32() -> Iterator[None]:
-    with float32_arithmetic("ieee"):
+    with float32_arithmetic("fp32"):
         yield
 
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from nst_fast.engines import choice, make_evaluator
 from nst_fast.engines.choice import fastest
-from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.precision import DTYPES, usable_precisions
 from nst_fast.errors import DeviceError, UsageError
 from nst_fast.images import from_uint8
-from nst_fast.images.matching import matched_colours
+from nst_fast.images.matching import matched_colors
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
@@ -23,6 +23,20 @@ from nst_fast.options.config import DeviceOptions, ObjectiveOptions, StylizeConf
 OPTIONS = ObjectiveOptions(
     content_taps="relu2_1", style_taps="conv1_2,relu1_1,relu2_1,pool1", tv_weight=1.0, chroma_tv_weight=3.0
 )
+
+
+SHALLOW = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
+CPU = torch.device("cpu")
+
+
+def objective_of(encoder: Encoder, options: ObjectiveOptions, content: Tensor, style: Tensor) -> Objective:
+    return Objective(options, build_targets(encoder, options, content, [style]))
+
+
+@pytest.fixture
+def shallow(shallow_encoder: Encoder, picture: Tensor) -> tuple[Encoder, Objective, Tensor]:
+    """A quick problem: encoder, objective and a start."""
+    return shallow_encoder, objective_of(shallow_encoder, SHALLOW, picture, picture.flip(3) ** 2), picture**2
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +50,7 @@ def double_encoder() -> Encoder:
 def test_the_gradient_is_that_of_finite_differences(double_encoder: Encoder) -> None:
     generator = torch.Generator().manual_seed(3)
     content, style, image = (torch.rand(1, 3, 9, 11, dtype=torch.float64, generator=generator) for _ in range(3))
-    objective = Objective(OPTIONS, build_targets(double_encoder, OPTIONS, content, [style]))
+    objective = objective_of(double_encoder, OPTIONS, content, style)
     evaluate = EagerEvaluator(double_encoder, objective)
     evaluation = evaluate(image)
     direction = torch.randn(image.shape, dtype=torch.float64, generator=generator)
@@ -46,14 +60,13 @@ def test_the_gradient_is_that_of_finite_differences(double_encoder: Encoder) -> 
     torch.testing.assert_close(difference.sum(), expected, rtol=1e-5, atol=0)
 
 
-def test_terms_add_up_and_nothing_carries_a_graph(shallow_encoder: Encoder, picture: torch.Tensor) -> None:
-    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
-    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3)]))
-    evaluation = EagerEvaluator(shallow_encoder, objective)(picture**2)
+def test_terms_add_up_and_nothing_carries_a_graph(shallow: tuple[Encoder, Objective, Tensor]) -> None:
+    encoder, objective, start = shallow
+    evaluation = EagerEvaluator(encoder, objective)(start)
     torch.testing.assert_close(evaluation.total, torch.stack(list(evaluation.terms.values())).sum(0))
     assert list(evaluation.terms) == objective.term_names
     assert not evaluation.total.requires_grad
-    assert evaluation.gradient.shape == picture.shape
+    assert evaluation.gradient.shape == start.shape
 
 
 def test_no_gradient_is_computed_for_the_network(shallow_encoder: Encoder) -> None:
@@ -78,7 +91,7 @@ def test_the_fast_engine_is_the_eager_one_written_out(
     )
     generator = torch.Generator().manual_seed(5)
     content, style, image = (torch.rand(2, 3, *size, dtype=torch.float64, generator=generator) for _ in range(3))
-    objective = Objective(options, build_targets(encoder.double(), options, content, [style]))
+    objective = objective_of(encoder.double(), options, content, style)
     expected = EagerEvaluator(encoder, objective)(image)
     actual = FastEvaluator(encoder, objective, torch.float64)(image)
     torch.testing.assert_close(actual.gradient, expected.gradient, rtol=1e-9, atol=1e-13)
@@ -89,12 +102,11 @@ def test_the_fast_engine_is_the_eager_one_written_out(
 
 @pytest.mark.parametrize(("precision", "cosine", "error"), [("fp32", 0.9999, 1e-4), ("bf16", 0.98, 0.02)])
 def test_lower_precision_stays_near_eager(
-    shallow_encoder: Encoder, picture: torch.Tensor, precision: str, cosine: float, error: float
+    shallow: tuple[Encoder, Objective, Tensor], precision: str, cosine: float, error: float
 ) -> None:
-    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
-    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3) ** 2]))
-    expected = EagerEvaluator(shallow_encoder, objective)(picture**2)
-    actual = FastEvaluator(shallow_encoder, objective, DTYPES[precision])(picture**2)
+    encoder, objective, start = shallow
+    expected = EagerEvaluator(encoder, objective)(start)
+    actual = FastEvaluator(encoder, objective, DTYPES[precision])(start)
     assert actual.gradient.dtype == torch.float32
     similarity = torch.cosine_similarity(actual.gradient.flatten(), expected.gradient.flatten(), 0)
     assert similarity.item() > cosine
@@ -102,17 +114,17 @@ def test_lower_precision_stays_near_eager(
 
 
 @pytest.fixture(scope="module")
-def whole() -> tuple[Encoder, Objective, torch.Tensor]:
+def whole() -> tuple[Encoder, Objective, Tensor]:
     """The default objective on the original network at full depth: encoder, objective and a start."""
     options = StylizeConfig()
     encoder, _ = make_encoder("original", "vgg19", options.taps)
     content, style = (from_uint8(draw(64)) for draw in (draw_content, draw_style))
-    objective = Objective(options, build_targets(encoder, options, content, [style]))
-    return encoder, objective, matched_colours(content, style)
+    objective = objective_of(encoder, options, content, style)
+    return encoder, objective, matched_colors(content, style)
 
 
 def test_the_fast_engine_is_eagers_twin_on_the_whole_original_network(
-    whole: tuple[Encoder, Objective, torch.Tensor],
+    whole: tuple[Encoder, Objective, Tensor],
 ) -> None:
     encoder, objective, start = whole
     expected, actual = EagerEvaluator(encoder, objective)(start), FastEvaluator(encoder, objective)(start)
@@ -124,10 +136,10 @@ def test_the_fast_engine_is_eagers_twin_on_the_whole_original_network(
 
 
 def test_bf16_does_not_bend_the_gradient_of_the_whole_original_network(
-    whole: tuple[Encoder, Objective, torch.Tensor],
+    whole: tuple[Encoder, Objective, Tensor],
 ) -> None:
     """Random weights through five blocks bend it to a cosine of 0.85; with these a run may go on in bf16."""
-    if "bf16" not in usable_precisions(torch.device("cpu")):
+    if "bf16" not in usable_precisions(CPU):
         pytest.skip("this CPU does not compute bf16")
     encoder, objective, start = whole
     wide, narrow = (FastEvaluator(encoder, objective, DTYPES[name])(start) for name in ("fp32", "bf16"))
@@ -136,13 +148,10 @@ def test_bf16_does_not_bend_the_gradient_of_the_whole_original_network(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_fast_engine_gives_the_same_bits_twice(
-    shallow_encoder: Encoder, picture: torch.Tensor, precision: str
-) -> None:
-    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
-    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3)]))
-    evaluate = FastEvaluator(shallow_encoder, objective, DTYPES[precision])
-    first, second = evaluate(picture**2), evaluate(picture**2)
+def test_the_fast_engine_gives_the_same_bits_twice(shallow: tuple[Encoder, Objective, Tensor], precision: str) -> None:
+    encoder, objective, start = shallow
+    evaluate = FastEvaluator(encoder, objective, DTYPES[precision])
+    first, second = evaluate(start), evaluate(start)
     assert torch.equal(first.gradient, second.gradient)
     assert torch.equal(first.total, second.total)
 
@@ -154,7 +163,7 @@ def test_auto_takes_a_narrower_precision_only_where_it_is_clearly_faster() -> No
     assert "bf16 45 ms" in str(fastest("fast", {"fp32": 100.0, "bf16": 45.0}))
 
 
-def test_a_trial_is_made_once_per_machine_and_a_damaged_note_of_it_is_made_anew(
+def test_a_trial_is_made_once_per_machine_and_again_when_its_file_is_damaged(
     shallow_encoder: Encoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NST_FAST_CACHE", str(tmp_path))
@@ -165,26 +174,23 @@ def test_a_trial_is_made_once_per_machine_and_a_damaged_note_of_it_is_made_anew(
         return {"fp32": 9.0, "bf16": 3.0}
 
     monkeypatch.setattr(choice, "trial", counted)
-    cpu = torch.device("cpu")
     for _ in range(2):
-        assert choice.remembered_trial(shallow_encoder, cpu, ["fp32", "bf16"]) == {"fp32": 9.0, "bf16": 3.0}
+        assert choice.remembered_trial(shallow_encoder, CPU, ["fp32", "bf16"]) == {"fp32": 9.0, "bf16": 3.0}
     assert len(trials) == 1
     (note,) = (tmp_path / "trials").iterdir()
     note.write_text("{")
-    choice.remembered_trial(shallow_encoder, cpu, ["fp32", "bf16"])
+    choice.remembered_trial(shallow_encoder, CPU, ["fp32", "bf16"])
     assert len(trials) == 2
 
 
 def test_bf16_is_given_up_where_it_bends_the_gradient(
-    shallow_encoder: Encoder, picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    shallow: tuple[Encoder, Objective, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
-    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3) ** 2]))
     fast = choice.Choice("fast", "bf16", "fastest", {})
     monkeypatch.setattr(choice, "LEAST_COSINE", 0.9)
-    assert choice.confirm_precision(fast, shallow_encoder, objective, picture**2).precision == "bf16"
+    assert choice.confirm_precision(fast, *shallow).precision == "bf16"
     monkeypatch.setattr(choice, "LEAST_COSINE", 0.999999)
-    bent = choice.confirm_precision(fast, shallow_encoder, objective, picture**2)
+    bent = choice.confirm_precision(fast, *shallow)
     assert bent.precision == "fp32"
     assert "cosine 0.9" in bent.reason
 
@@ -212,32 +218,16 @@ def test_the_narrowest_precision_that_bends_nothing_is_taken(
 
 
 def test_a_real_trial_times_every_precision(shallow_encoder: Encoder) -> None:
-    cpu = torch.device("cpu")
-    assert all(value > 0 for value in choice.trial(shallow_encoder, cpu, usable_precisions(cpu)).values())
+    assert all(value > 0 for value in choice.trial(shallow_encoder, CPU, usable_precisions(CPU)).values())
 
 
 def test_a_precision_that_the_device_or_engine_lacks_is_refused(shallow_encoder: Encoder) -> None:
-    cpu = torch.device("cpu")
     with pytest.raises(DeviceError, match="tf32"):
-        choice.choose(DeviceOptions(precision="tf32"), shallow_encoder, cpu)
+        choice.choose(DeviceOptions(precision="tf32"), shallow_encoder, CPU)
     with pytest.raises(DeviceError, match="eager"):
-        choice.choose(DeviceOptions(engine="eager", precision="bf16"), shallow_encoder, cpu)
+        choice.choose(DeviceOptions(engine="eager", precision="bf16"), shallow_encoder, CPU)
 
 
-@pytest.mark.gpu
-def test_a_captured_evaluation_equals_the_plain_one(cuda: torch.device, picture: torch.Tensor) -> None:
-    options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1,relu2_1")
-    encoder, _ = make_encoder("random:0", "vgg19", options.taps)
-    image = picture.to(cuda)
-    objective = Objective(options, build_targets(encoder.to(cuda), options, image, [image.flip(3)]))
-    plain = FastEvaluator(encoder, objective)
-    graphed = GraphedEvaluator(FastEvaluator(encoder, objective))
-    for power in (1, 2, 3):
-        torch.testing.assert_close(graphed(image**power).gradient, plain(image**power).gradient)
-
-
-def test_launches_are_not_captured_where_there_is_no_gpu(shallow_encoder: Encoder, picture: torch.Tensor) -> None:
-    options = StylizeConfig(content_taps="relu2_1", style_taps="relu1_1,relu2_1", cuda_graph="on")
-    objective = Objective(options, build_targets(shallow_encoder, options, picture, [picture]))
+def test_launches_are_not_captured_where_there_is_no_gpu(shallow: tuple[Encoder, Objective, Tensor]) -> None:
     with pytest.raises(UsageError, match="no GPU to capture for"):
-        make_evaluator(options, choice.Choice("fast", "fp32", "as asked", {}), shallow_encoder, objective)
+        make_evaluator(StylizeConfig(cuda_graph="on"), choice.Choice("fast", "fp32", "as asked", {}), *shallow[:2])

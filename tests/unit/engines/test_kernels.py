@@ -1,4 +1,4 @@
-"""Our own kernels: interpreted on the CPU here, compiled in tests/test_cuda.py; and what happens without Triton."""
+"""The Triton kernels: interpreted on the CPU here, compiled in test_cuda.py; and runs without Triton."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from places import ROOT, SUPPORT
 
 from nst_fast.api import Listeners, stylize
-from nst_fast.engines import fast_network, max_pooling
+from nst_fast.engines import fast_network
 from nst_fast.engines.fast import FastEvaluator
-from nst_fast.engines.max_pooling import tried_kernels
+from nst_fast.engines.max_pooling import working_kernels
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.options.config import ObjectiveOptions
@@ -50,8 +50,8 @@ def test_the_way_that_is_taken_on_tensor_cores_gives_the_same(
     plain = FastEvaluator(encoder, objective, torch.float64)(image)
     monkeypatch.setattr(fast_network, "on_tensor_cores", lambda device, dtype: True)
     monkeypatch.setattr(torch, "cudnn_convolution_relu", cudnn_convolution_relu)
-    monkeypatch.setattr(fast_network.Convolution, "_joins", lambda convolution, x: True)
-    monkeypatch.setattr(max_pooling, "own_kernels", lambda device: (Fake("kernels"), ""))
+    monkeypatch.setattr(fast_network.Convolution, "_fuses", lambda convolution, x: True)
+    monkeypatch.setattr(fast_network, "triton_kernels", lambda device: (Fake("kernels"), ""))
     evaluate = FastEvaluator(encoder, objective, torch.float64)
     assert evaluate.network.channels == 16
     assert evaluate.network.masked == ({"relu1_2"} if pooling == "max" and "relu1_2" not in style_taps else set())
@@ -78,9 +78,9 @@ def test_kernels_that_compute_something_else_are_not_used(factor: float, monkeyp
     fake.factor = factor
     monkeypatch.setitem(sys.modules, "nst_fast.engines.kernels", fake)
     monkeypatch.setattr("nst_fast.engines.kernels", fake, raising=False)
-    tried_kernels.cache_clear()
-    kernels, problem = tried_kernels(torch.device("cpu"))
-    tried_kernels.cache_clear()
+    working_kernels.cache_clear()
+    kernels, problem = working_kernels(torch.device("cpu"))
+    working_kernels.cache_clear()
     assert kernels is (fake if factor == 1 else None)
     assert ("differ from PyTorch's" in problem) == (factor != 1)
 
@@ -100,15 +100,15 @@ TINY: dict[str, Any] = {
 def test_without_a_compiler_pytorch_pools_and_the_run_says_so(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a device without CUDA no kernel of ours can be compiled: as on a GPU without a C compiler."""
+    """On a device without CUDA no Triton kernel can be compiled: as on a GPU without a C compiler."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(max_pooling, "own_kernels", tried_kernels)
-    monkeypatch.setattr("nst_fast.run.reporting.own_kernels", tried_kernels)
+    monkeypatch.setattr(fast_network, "triton_kernels", working_kernels)
+    monkeypatch.setattr("nst_fast.run.reporting.triton_kernels", working_kernels)
     assert stylize(*pair, **TINY).record.warnings == []  # so short a run does without them
     monkeypatch.setattr(scales, "KERNELS_PAY_AFTER", 0)
     notes: list[str] = []
     record = stylize(*pair, listeners=Listeners(note=notes.append, detail=notes.append), **TINY).record
-    tried_kernels.cache_clear()
+    working_kernels.cache_clear()
     said = [note for note in notes if note.startswith("max pooling by PyTorch, which is slower: Triton does not work")]
     assert said == record.warnings
     assert len(said) == 1

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from loops import bowl
+from thread_ranks import ThreadRanks, run_ranks
 
 from nst_fast import api
 from nst_fast.engines import Choice, Evaluation, Evaluator
@@ -16,7 +19,8 @@ from nst_fast.errors import DeviceError, OutOfMemoryError
 from nst_fast.images import save_image
 from nst_fast.memory.allocator import return_freed_memory
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run import layout as planned
+from nst_fast.run import layout
+from nst_fast.run.out_of_memory import RetryInTiles, is_out_of_memory, memory_errors
 from nst_fast.run.problem import Batch, Networks, load_problem
 
 CONFIG = StylizeConfig(
@@ -63,7 +67,7 @@ def test_every_scale_has_its_own_plan_and_the_last_is_reported(pair: tuple[Path,
     assert [note.split()[1] for note in notes if note.startswith("plan:")] == ["80x60"]
     problem = load_problem(StylizeConfig(**pastiche.record.options), pair[0], [pair[1]], Networks())
     choice = Choice("fast", "fp32", "", {})
-    plans = [planned.WholePicture().plan(Batch([problem]), choice, scale) for scale in problem.scales]
+    plans = [layout.WholePicture().plan(Batch([problem]), choice, scale) for scale in problem.scales]
     assert [plan.tiled for plan in plans] == [False, True]
     assert pastiche.record.plan["grid"] == plans[-1].as_dict()["grid"]
 
@@ -75,7 +79,7 @@ def test_nothing_is_started_that_does_not_fit(pair: tuple[Path, Path]) -> None:
 
 def exhausted_after(calls: int) -> Any:
     """A stand-in for ``make_evaluator`` whose evaluator runs out of memory after so many calls."""
-    original = planned.make_evaluator
+    original = layout.make_evaluator
 
     def make(*arguments: Any) -> Evaluator:
         evaluate, left = original(*arguments), [calls]
@@ -95,7 +99,7 @@ def test_a_run_whose_memory_runs_out_goes_on_in_tiles_from_the_last_picture(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed, _ = run(pair)
-    monkeypatch.setattr(planned, "make_evaluator", exhausted_after(2))
+    monkeypatch.setattr(layout, "make_evaluator", exhausted_after(2))
     monkeypatch.setattr("nst_fast.memory.grids.SMALLEST_TILE", 16)
     tiled: list[object] = []
     original = TiledEvaluator.__init__
@@ -113,7 +117,7 @@ def test_a_run_whose_memory_runs_out_goes_on_in_tiles_from_the_last_picture(
 
 
 def test_without_on_oom_it_ends_with_exit_code_7(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planned, "make_evaluator", exhausted_after(1))
+    monkeypatch.setattr(layout, "make_evaluator", exhausted_after(1))
     with pytest.raises(OutOfMemoryError, match="Tried to allocate 7 GiB") as caught:
         run(pair)
     assert caught.value.exit_code == 7
@@ -128,13 +132,13 @@ def test_a_gpu_that_is_lost_ends_the_run_with_exit_code_6(
 
         return evaluate
 
-    monkeypatch.setattr(planned, "make_evaluator", lost)
+    monkeypatch.setattr(layout, "make_evaluator", lost)
     with pytest.raises(DeviceError, match=r"CUDA error: unspecified launch failure\).*nst-fast resume") as caught:
         run(pair, on_oom="tile")
     assert caught.value.exit_code == 6
 
 
-def test_the_allocator_is_told_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_returned_only_by_the_allocator_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert not return_freed_memory()
 
@@ -145,7 +149,7 @@ def bf16(*arguments: object) -> Choice:
 
 def test_a_wider_precision_is_planned_anew(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan was made for bf16; what runs in the end takes more."""
-    monkeypatch.setattr(planned, "choose", bf16)
+    monkeypatch.setattr(layout, "choose", bf16)
     kept, _ = run(pair, precision="auto")
     monkeypatch.setattr(
         "nst_fast.run.layout.confirm_precision", lambda choice, *rest: replace(choice, precision="fp32")
@@ -162,7 +166,68 @@ def test_where_fp32_does_not_fit_nothing_is_compared_with_it(
     def evaluate(*arguments: object) -> Choice:
         raise AssertionError("this is what would run out of memory")
 
-    monkeypatch.setattr(planned, "choose", bf16)
-    monkeypatch.setattr(planned, "confirm_precision", evaluate)
-    monkeypatch.setattr(planned.WholePicture, "_fits_in_fp32", lambda *given: False)
+    monkeypatch.setattr(layout, "choose", bf16)
+    monkeypatch.setattr(layout, "confirm_precision", evaluate)
+    monkeypatch.setattr(layout.WholePicture, "_fits_in_fp32", lambda *given: False)
     assert run(pair, precision="auto")[0].record.precision == "bf16"
+
+
+def test_one_rank_asked_to_stop_stops_all_and_the_clock_is_that_of_the_slowest() -> None:
+    def work(me: ThreadRanks) -> tuple[bool, bool, float, float]:
+        shared = layout.SharedPicture(me)
+        assert shared.clock() == 0
+        return shared.stop(False), shared.stop(me.rank == 1), shared.clock(), shared.clock()
+
+    found = run_ranks(3, work)
+    assert len(set(found)) == 1
+    before, after, now, later = found[0]
+    assert (before, after) == (False, True)
+    assert now == later > 0
+
+
+def test_ranks_of_which_one_needs_tiles_compare_no_precisions() -> None:
+    """The comparison would wait for the rank that takes no part."""
+    problem = SimpleNamespace(config=CONFIG.replace(precision="auto"))
+
+    def work(me: ThreadRanks) -> Choice:
+        plan = SimpleNamespace(tiled=me.rank == 1)
+        return layout.SharedPicture(me).confirm_precision(problem, bf16(), plan, torch.zeros(1))  # type: ignore[arg-type]
+
+    assert [choice.precision for choice in run_ranks(2, work)] == ["bf16", "bf16"]
+
+
+def exhausted(pastiche: torch.Tensor) -> Evaluation:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore lines")
+
+
+def test_memory_that_runs_out_is_an_error_of_ours() -> None:
+    with pytest.raises(OutOfMemoryError, match="Tried to allocate 20 GiB") as caught, memory_errors():
+        exhausted(torch.ones(1, 3, 4, 4))
+    assert "`on_oom` tile" in caught.value.remedy
+
+
+def test_memory_that_runs_out_is_retried_once_from_the_picture_as_it_is() -> None:
+    seen: list[float] = []
+
+    def smaller(pastiche: torch.Tensor) -> Evaluation:
+        seen.append(pastiche.mean().item())
+        if len(seen) > 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return bowl(pastiche)
+
+    evaluate = RetryInTiles(exhausted, lambda: smaller)
+    pastiche = torch.full((1, 3, 4, 4), 0.25)
+    torch.testing.assert_close(evaluate(pastiche).gradient, torch.full((1, 3, 4, 4), -0.5))
+    evaluate(pastiche)
+    with pytest.raises(OutOfMemoryError, match="can't allocate"), memory_errors():
+        evaluate(pastiche)
+    assert seen[:2] == [0.25, 0.25]
+
+
+def test_other_faults_pass_through() -> None:
+    def faulty(pastiche: torch.Tensor) -> Evaluation:
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"), memory_errors():
+        RetryInTiles(faulty, lambda: bowl)(torch.ones(1, 3, 4, 4))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
