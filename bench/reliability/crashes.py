@@ -42,8 +42,8 @@ SCHEMA = "nst-fast/crashes/1"
 IMPORTED = (
     *(
         "nst_fast.api",
-        "nst_fast.jobs.series.run",
-        "nst_fast.jobs.batch.run",
+        "nst_fast.jobs.series_folder",
+        "nst_fast.jobs.batch",
         "nst_fast.onnx.publish",
         "nst_fast.run.resumption",
     ),

@@ -29,16 +29,13 @@ from nst_fast.cli.signals import Stop
 from nst_fast.errors import InputError, OutputError, PartialError, UsageError
 from nst_fast.images import READABLE
 from nst_fast.images.sources import open_source
-from nst_fast.jobs.batch import claims, lines
-from nst_fast.jobs.batch import run as batch_run
-from nst_fast.jobs.batch.claims import Worker, at_work
-from nst_fast.jobs.batch.inputs import STATE, find_pictures, output_names, stem_key
-from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
-from nst_fast.jobs.batch.lines import append_line
-from nst_fast.jobs.batch.manifest import Manifest
-from nst_fast.jobs.batch.picture import MOST_DEATHS
-from nst_fast.jobs.batch.run import run_batch
-from nst_fast.jobs.batch.shards import Shard
+from nst_fast.jobs import batch as batch_module
+from nst_fast.jobs import claims, manifest
+from nst_fast.jobs.batch import Batch, BatchResult, run_batch
+from nst_fast.jobs.batch_folder import MOST_DEATHS
+from nst_fast.jobs.claims import Worker, at_work
+from nst_fast.jobs.inputs import STATE, Shard, find_pictures, output_names, stem_key
+from nst_fast.jobs.manifest import Manifest, append_line
 
 
 def records(photos: Path) -> list[dict[str, object]]:
@@ -113,7 +110,7 @@ def test_an_append_that_fails_halfway_leaves_the_file_as_it_was(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(lines, "write_all", full)
+        patch.setattr(manifest, "_write_all", full)
         with pytest.raises(OutputError, match="no space left on device"):
             append_line(path, "two")
     assert path.read_bytes() == b"one\n"
@@ -138,9 +135,9 @@ def test_many_appending_at_once_lose_no_line(tmp_path: Path) -> None:
 def test_other_options_are_refused_with_what_differs_and_overwrite_makes_all_again(photos: Path) -> None:
     run(photos)
     before = (photos.parent / "out" / "a.png").read_bytes()
-    with pytest.raises(OutputError, match=r"--steps 2, not 3.*--overwrite") as error:
+    with pytest.raises(OutputError, match=r"`steps` 2, not 3.*`overwrite`") as error:
         run(photos, steps=3)
-    assert "content-weight" not in str(error.value)
+    assert "content_weight" not in str(error.value)
     draw(photos.parent / "style.png", 10)
     with pytest.raises(OutputError, match="other style pictures"):
         run(photos)
@@ -152,7 +149,7 @@ def test_other_options_are_refused_with_what_differs_and_overwrite_makes_all_aga
 
 def test_options_may_change_while_nothing_has_been_made(photos: Path) -> None:
     watcher = Watcher(stop_at=1)
-    run_batch(batch_of(photos), Hooks(watch=watcher, stop=watcher.stop))
+    run_batch(batch_of(photos), watcher)
     assert len(run(photos, steps=3)[1]) == 2
 
 
@@ -234,7 +231,7 @@ def test_a_fault_that_all_would_have_ends_the_batch_before_the_first(photos: Pat
     draw(photos.parent / "style.png", 9)
     with pytest.raises(UsageError, match="2 weights for 1 style"):
         run(photos, style_weight_each="1,2")
-    with pytest.raises(UsageError, match=r"--format gif: cannot be written. Use .*\.png"):
+    with pytest.raises(UsageError, match=r"`format` gif: cannot be written. Use .*\.png"):
         run(photos, format="gif")
     with pytest.raises(UsageError, match="JPEG holds 8 bits per channel, not 16"):
         run(photos, format="jpg", bit_depth=16)
@@ -243,10 +240,12 @@ def test_a_fault_that_all_would_have_ends_the_batch_before_the_first(photos: Pat
 
 def test_failures_are_recorded_tried_again_and_skipped_if_asked(photos: Path) -> None:
     (photos / "bad.png").write_bytes(b"")
-    said: list[str] = []
-    outcome = run_batch(batch_of(photos), Hooks(watch=Watcher(), failed=said.append))
+    watcher = Watcher()
+    outcome = run_batch(batch_of(photos), watcher)
     assert [(entry.input, entry.status) for entry in outcome.failed] == [("bad.png", "failed")]
-    assert said == [f"bad.png: {photos / 'bad.png'} is empty. Give a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture"]
+    assert watcher.failures == [
+        f"bad.png: {photos / 'bad.png'} is empty. Give a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture"
+    ]
     assert outcome.failed[0].error is not None
     assert outcome.failed[0].error["exit_code"] == 3
     assert len(run(photos, retry_failed=False)[0].failed) == 1
@@ -259,7 +258,7 @@ def test_failures_are_recorded_tried_again_and_skipped_if_asked(photos: Path) ->
 
 def test_a_stopped_batch_leaves_no_half_picture_and_goes_on_later(photos: Path) -> None:
     watcher = Watcher(stop_at=2)
-    outcome = run_batch(batch_of(photos), Hooks(watch=watcher, stop=watcher.stop))
+    outcome = run_batch(batch_of(photos), watcher)
     assert (len(outcome.done), outcome.left) == (1, ["deep/er/b.PNG"])
     assert run(photos)[1] == ["deep/er/b.PNG"]
     assert not list((photos.parent / "out" / STATE / "claims").glob("[0-9a-f]*"))
@@ -390,26 +389,26 @@ def test_only_one_of_two_workers_gets_a_key(tmp_path: Path) -> None:
 
 def test_a_worker_that_lost_its_claim_writes_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "holds", lambda self, key: False)
-    notes: list[str] = []
-    hooks = Hooks(watch=Watcher(), note=notes.append, stop=lambda: bool(notes))
-    outcome = run_batch(batch_of(photos), hooks)
+    watcher = Watcher()
+    watcher.stop = lambda: any("took it over" in note for note in watcher.notes)  # type: ignore[method-assign]
+    outcome = run_batch(batch_of(photos), watcher)
     assert outcome.entries == {}
     assert not list((photos.parent / "out").rglob("*.png"))
-    assert "another worker took it over" in notes[0]
+    assert len(watcher.titles) == 1
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 100) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
 
 
 def test_watch_takes_new_pictures_when_they_have_stopped_growing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_run, "WATCH_SECONDS", 0.3)
+    monkeypatch.setattr(batch_module, "WATCH_SECONDS", 0.3)
     looks: list[int] = []
-    find = batch_run.find_pictures
-    monkeypatch.setattr(batch_run, "find_pictures", lambda *given: looks.append(0) or find(*given))
+    find = batch_module.find_pictures
+    monkeypatch.setattr(batch_module, "find_pictures", lambda *given: looks.append(0) or find(*given))
     (photos / "bad.png").write_bytes(b"")
     stop, results = threading.Event(), []
     manifest = Manifest(photos.parent / "out" / "manifest.jsonl")
@@ -419,7 +418,9 @@ def test_watch_takes_new_pictures_when_they_have_stopped_growing(photos: Path, m
         return {name for name, entry in manifest.entries.items() if entry.status == "done"}
 
     def work() -> None:
-        results.append(run_batch(batch_of(photos, keep_watching=True), Hooks(watch=Watcher(), stop=stop.is_set)))
+        watcher = Watcher()
+        watcher.stop = stop.is_set  # type: ignore[method-assign]
+        results.append(run_batch(batch_of(photos, keep_watching=True), watcher))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -443,7 +444,7 @@ def test_watch_takes_new_pictures_when_they_have_stopped_growing(photos: Path, m
 
 
 def exit_of(
-    photos: Path, outcome: Outcome, capsys: pytest.CaptureFixture[str], signal_number: int = 0
+    photos: Path, outcome: BatchResult, capsys: pytest.CaptureFixture[str], signal_number: int = 0
 ) -> tuple[int, dict[str, object]]:
     stop = Stop()
     stop.signal_number = signal_number
@@ -538,7 +539,7 @@ def test_fifty_pictures_two_workers_two_kills_each_made_once(tmp_path: Path) -> 
     third = start([*command, "--json"], tmp_path)
     config = TINY.replace(steps=4, seed=3)
     batch = Batch(inputs=[tmp_path / "photos"], styles=[tmp_path / "style.png"], folder=tmp_path / "out", config=config)
-    outcome = run_batch(batch, Hooks(watch=Watcher()))
+    outcome = run_batch(batch, Watcher())
     output, messages = third.communicate(timeout=100)
 
     assert third.returncode == 10, messages

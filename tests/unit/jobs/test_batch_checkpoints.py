@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from batches import Watcher, batch_of, run
 from PIL import Image
 
-from nst_fast.jobs.batch.inputs import STATE
-from nst_fast.jobs.batch.job import Hooks
-from nst_fast.jobs.batch.run import run_batch
-from nst_fast.run.observer import Listeners, StepEvent
+from nst_fast.jobs.batch import run_batch
+from nst_fast.jobs.inputs import STATE
+from nst_fast.run.observer import StepEvent
 
 OPTIONS = {"steps": 12, "optimizer": "lbfgs", "checkpoint_every": "1", "log_every": 1}
 
@@ -23,21 +20,15 @@ class DeathError(BaseException):
 
 
 class Killer(Watcher):
-    """Ends the worker at a step of the first picture; hears what is said."""
+    """Ends the worker at a step of the first picture."""
 
     def __init__(self, step: int) -> None:
         super().__init__()
         self.step = step
-        self.notes: list[str] = []
 
-    @contextmanager
-    def __call__(self, line: str) -> Iterator[Listeners]:
-        def event(event: StepEvent) -> None:
-            if event.step == self.step:
-                raise DeathError
-
-        with super().__call__(line) as listeners:
-            yield Listeners(stop=listeners.stop, event=event, note=self.notes.append, detail=self.notes.append)
+    def event(self, event: StepEvent) -> None:
+        if event.step == self.step:
+            raise DeathError
 
 
 def kept(photos: Path) -> list[str]:
@@ -47,13 +38,13 @@ def kept(photos: Path) -> list[str]:
 
 def killed_at(step: int, photos: Path, **options: object) -> None:
     with pytest.raises(DeathError):
-        run_batch(batch_of(photos, **{**OPTIONS, **options}), Hooks(watch=Killer(step)))
+        run_batch(batch_of(photos, **{**OPTIONS, **options}), Killer(step))
 
 
 def go_on(photos: Path, **options: object) -> list[str]:
     """Run the batch to its end; what was said."""
-    watcher = Killer(step=-1)
-    outcome = run_batch(batch_of(photos, **{**OPTIONS, **options}), Hooks(watch=watcher))
+    watcher = Watcher()
+    outcome = run_batch(batch_of(photos, **{**OPTIONS, **options}), watcher)
     assert len(outcome.done) == 2
     return watcher.notes
 
@@ -72,7 +63,7 @@ def test_a_picture_goes_on_where_its_worker_died_to_the_same_pixels(photos: Path
 
 def test_a_stopped_picture_goes_on_too(photos: Path) -> None:
     watcher = Watcher(stop_at=1)
-    run_batch(batch_of(photos, **OPTIONS), Hooks(watch=watcher, stop=watcher.stop))
+    run_batch(batch_of(photos, **OPTIONS), watcher)
     assert kept(photos) == ["a-checkpoint-000000.safetensors"]
     assert "going on after step 0 of 12" in go_on(photos)
 

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nst_fast.cli.console import Messages
-from nst_fast.cli.series import watching
-from nst_fast.cli.signals import Stop
 from nst_fast.errors import UsageError
-from nst_fast.jobs.series.reconstruct import label, measure, plan_reconstruction, psnr
-from nst_fast.jobs.series.run import run_series
+from nst_fast.jobs.reconstruct import label, measure, plan_reconstruction, psnr
+from nst_fast.jobs.runner import JobObserver
+from nst_fast.jobs.series_folder import run_series
 from nst_fast.options.commands import ReconstructConfig
 
 
@@ -28,8 +26,7 @@ def photo(tmp_path: Path) -> Path:
 def measured(content: Path, taps: str, folder: Path, config: ReconstructConfig, seeds: str = "0") -> list[float]:
     """The PSNR of every picture, as the table has it."""
     series = plan_reconstruction(content, taps, seeds, config)
-    watch = watching(Messages(quiet=True), Stop())
-    outcomes = run_series(series, folder, watch, label=label, measure=measure)
+    outcomes = run_series(series, folder, JobObserver(), label=label, measure=measure)
     with (folder / "table.csv").open(newline="") as stream:
         values = [float(row["psnr_db"]) for row in csv.DictReader(stream)]
     assert [label(outcome) for outcome in outcomes] == [f"PSNR {value:.1f} dB" for value in values]

@@ -17,7 +17,7 @@ from nst_fast.run.problem import Networks
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What the demonstration made, and where."""
+    """The result of the demonstration, and its files."""
 
     pastiche: Pastiche
     picture: Path

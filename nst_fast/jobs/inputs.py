@@ -1,19 +1,45 @@
-"""Which pictures a batch is about, what each is called, and what becomes of them."""
+"""The pictures of a batch: where they are, their names, the names of their outputs, and parts of them (shards)."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import READABLE
 from nst_fast.images.sources import open_source
 from nst_fast.system.files import shown
 
-STATE = ".nst-fast-batch"  # what a batch keeps for itself; it marks a folder as a batch's output
+STATE = ".nst-fast-batch"  # a batch's own files; it marks a folder as a batch's output
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal parts of a batch, by the hash of names: the same on every machine. ``1/1`` is all of it."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """``2/5`` -> the second of five parts."""
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip(), re.ASCII)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"`shard` {text!r}: is no part of a whole", "Write it as 2/5: the second of five parts")
+        return cls(int(match[1]), int(match[2]))
+
+    def holds(self, name: str) -> bool:
+        digest = hashlib.sha256(os.fsencode(name)).digest()
+        return int.from_bytes(digest[:8]) % self.count == self.index - 1
+
+
+WHOLE = Shard()
 
 
 def find_pictures(given: Sequence[Path], folder: Path) -> dict[str, Path]:
@@ -33,18 +59,14 @@ def find_pictures(given: Sequence[Path], folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in dict.fromkeys(given):
         if not path.is_dir():
-            _add(found, path.name, _existing(path))
+            if not path.exists():
+                open_source(path).close()  # raises, with a suggestion
+            _add(found, path.name, path)
             continue
         prefix = PurePosixPath(path.absolute().resolve().name if len(given) > 1 else "")
         for picture in pictures_below(path, folder):
             _add(found, str(prefix / picture.relative_to(path).as_posix()), picture)
     return dict(sorted(found.items()))
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        open_source(path).close()  # raises, and knows what to suggest
-    return path
 
 
 def _add(found: dict[str, Path], name: str, path: Path) -> None:
@@ -58,23 +80,24 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
 
 def pictures_below(root: Path, output: Path) -> Iterator[Path]:
     """The pictures in a folder and the folders in it; links are followed, but no folder is entered twice."""
-    entered = {_identity(output)}
+    entered = {identity(output)}
     for place, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
         here = Path(place)
-        if (identity := _identity(here)) in entered or STATE in folders:
+        if (this := identity(here)) in entered or STATE in folders:
             folders.clear()
             continue
-        entered.add(identity)
+        entered.add(this)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and PurePosixPath(name).suffix.lower() in READABLE:
                 yield here / name
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file or folder, the same for all its names; None when it is not there."""
     try:
-        status = folder.stat()
-    except OSError:  # an output that is not there yet
+        status = path.stat()
+    except OSError:
         return None
     return status.st_dev, status.st_ino
 
@@ -87,13 +110,13 @@ def _refuse(error: OSError) -> None:
 
 
 def stem_key(name: str) -> str:
-    """What pictures share that compete for one output: the name without suffix, as file systems that ignore case do."""
+    """The same for pictures that compete for one output: a hash of the name without suffix, folded."""
     stem = str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
     return hashlib.sha256(os.fsencode(folded(stem))).hexdigest()[:32]
 
 
 def folded(name: str) -> str:
-    """The same for names that some file systems hold for the same."""
+    """The same for names that are equal for some file systems, which ignore case or Unicode composition."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

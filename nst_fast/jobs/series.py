@@ -1,4 +1,4 @@
-"""A series: several runs that belong together, as the cells of a sweep. Data only."""
+"""A series: jobs that belong together on one sheet, as the cells of a sweep."""
 
 from __future__ import annotations
 
@@ -12,36 +12,14 @@ from pathlib import Path
 
 from nst_fast.errors import UsageError
 from nst_fast.images.sheet import Heading
+from nst_fast.jobs.runner import Job
 from nst_fast.options.config import StylizeConfig
 
-PLAIN_AXES = ("content", "style", "tap")  # whose values speak for themselves
+PLAIN_AXES = ("content", "style", "tap")  # whose values need no name beside them
 LONGEST_NAME = 120  # of a job; file systems allow 255 bytes with suffix and snapshot number
 
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a series.
-
-    Attributes:
-        name: of its files, without suffix; no other job of the series has it.
-        values: axis -> value, as people read them.
-        config: every option.
-        content: None for a texture.
-        styles: empty for a reconstruction.
-        size: height and width of the pastiche; by default the content's shape at ``image_size``.
-    """
-
-    name: str
-    values: Mapping[str, str]
-    config: StylizeConfig
-    content: Path | None
-    styles: tuple[Path, ...]
-    size: tuple[int, int] | None = None
-
-    @property
-    def label(self) -> str:
-        """What tells the job from the others: ``style great_wave, content-weight 10``."""
-        return ", ".join(f"{axis} {value}" for axis, value in self.values.items())
+Axes = Mapping[str, Mapping[str, object]]  # axis -> value as shown -> the value itself
+Inputs = tuple[StylizeConfig, Path | None, Sequence[Path]]  # config, content and styles of a job
 
 
 @dataclass(frozen=True)
@@ -67,38 +45,41 @@ class Series:
 
     @property
     def row_headings(self) -> list[list[Heading]]:
-        """Empty when there is but one row that needs no name."""
+        """Empty when there is only one row, which needs no name."""
         names = list(self.axes)[:-1]
         combinations = itertools.product(*(self.axes[name] for name in names))
         return [[Heading(n, v) for n, v in zip(names, values, strict=True)] for values in combinations] if names else []
 
 
-Axes = Mapping[str, Mapping[str, object]]  # axis -> value as shown -> the thing itself
-
-
-def make_series(kind: str, title: str, axes: Axes, make_job: Callable[[str, dict[str, object]], Job]) -> Series:
+def make_series(
+    kind: str,
+    title: str,
+    axes: Axes,
+    inputs_of: Callable[[dict[str, object]], Inputs],
+    size: tuple[int, int] | None = None,
+) -> Series:
     """The series over all combinations of the axes' values; axes with one value are left out of names and labels.
 
     Args:
         kind, title: see :class:`Series`.
-        axes: axis -> value as shown -> what it stands for, at least one of each.
-        make_job: takes the job's name and what its values stand for; the values shown are put in here.
+        axes: at least one value of each.
+        inputs_of: axis -> value itself -> what the job is made of.
+        size: height and width of all pictures, if they are given.
     """
     shown = {name: values for name, values in axes.items() if len(values) > 1} or dict(list(axes.items())[-1:])
+    combinations = list(itertools.product(*(values.items() for values in axes.values())))
     jobs = []
-    for combination in itertools.product(*(values.items() for values in axes.values())):
-        labels = {axis: label for axis, (label, _) in zip(axes, combination, strict=True)}
-        things = {axis: thing for axis, (_, thing) in zip(axes, combination, strict=True)}
-        values = {axis: label for axis, label in labels.items() if axis in shown}
-        job = make_job(job_name(values), things)
-        jobs.append(Job(job.name, values, job.config, job.content, job.styles, job.size))
+    for number, combination in enumerate(combinations, start=1):
+        labels = {axis: label for axis, (label, _) in zip(axes, combination, strict=True) if axis in shown}
+        config, content, styles = inputs_of({axis: it for axis, (_, it) in zip(axes, combination, strict=True)})
+        name, count = job_name(labels), f"{number}/{len(combinations)}"
+        jobs.append(Job(name, f"pictures/{name}.png", config, content, styles, size, count, labels))
     return Series(kind, title, {name: list(values) for name, values in shown.items()}, jobs)
 
 
 def job_name(values: Mapping[str, str]) -> str:
     """A file name for the values: pictures and taps by name, options as ``name=value``; odd characters become ``_``."""
-    parts = [value if axis in PLAIN_AXES else f"{axis}={value}" for axis, value in values.items()]
-    text = "-".join(parts)
+    text = "-".join(value if axis in PLAIN_AXES else f"{axis}={value}" for axis, value in values.items())
     name = re.sub(r"[^\w.,=+-]", "_", text, flags=re.ASCII)
     if name == text and len(name) <= LONGEST_NAME:
         return name
@@ -123,7 +104,7 @@ def parse_seeds(text: str) -> dict[str, object]:
     try:
         seeds = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UsageError(f"--seeds {text!r}: not whole numbers", "Write them as 0,1,2") from None
+        raise UsageError(f"`seeds` {text!r}: not whole numbers", "Write them as 0,1,2") from None
     if not seeds:
-        raise UsageError("--seeds is empty", "Name at least one, as 0")
+        raise UsageError("`seeds` is empty", "Name at least one, as 0")
     return {str(seed): seed for seed in seeds}

@@ -1,0 +1,315 @@
+"""One runner of many jobs: finished results are kept, a failure concerns its job alone, the user can stop it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nst_fast.errors import InputError, ModelError, NstFastError, NumericsError, OutOfMemoryError, UsageError
+from nst_fast.images.headers import size_at
+from nst_fast.jobs.inputs import stem_key
+from nst_fast.options.config import StylizeConfig
+from nst_fast.run.observer import Observer
+from nst_fast.run.outputs import OutputFiles
+from nst_fast.run.pastiche import Pastiche
+from nst_fast.run.problem import Networks, Problem, load_problem
+from nst_fast.run.provenance import Provenance
+from nst_fast.run.record import read_record
+from nst_fast.run.run import run
+from nst_fast.run.together import run_together
+from nst_fast.system.files import make_folder, sha256_of, shown
+from nst_fast.system.machine import resolve_device
+
+# Errors of a single job. A full disk or a missing device would fail all others too, and ends the work.
+ERRORS_OF_ONE = (UsageError, InputError, ModelError, NumericsError, OutOfMemoryError)
+
+NOT_RUN = "not run"
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to be made.
+
+    Attributes:
+        name: unique among the jobs that run together.
+        output: path of the picture below the folder of the results, with slashes.
+        config: every option.
+        content: None for a texture.
+        styles: empty for a reconstruction.
+        size: height and width of the pastiche; by default the content's shape at ``image_size``.
+        number: its place among all, as ``2/9``.
+        values: of a series: axis -> value, as people read them.
+    """
+
+    name: str
+    output: str
+    config: StylizeConfig
+    content: Path | None
+    styles: Sequence[Path]
+    size: tuple[int, int] | None = None
+    number: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The values that distinguish the job within its series, as ``style great_wave, content-weight 10``; its name
+        elsewhere.
+        """
+        return ", ".join(f"{axis} {value}" for axis, value in self.values.items()) or shown(self.name)
+
+    @property
+    def title(self) -> str:
+        return f"{self.number} {self.label}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a job: a record, an error, or neither where it was not run or was stopped."""
+
+    job: Job
+    record: Record | None = None
+    error: NstFastError | None = None
+    seconds: float = 0.0
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        if self.error is not None:
+            return "failed"
+        return str(self.record["status"]) if self.record is not None else NOT_RUN
+
+
+class JobObserver(Observer):
+    """Follows many runs; notes are those that concern no single run, ``stop`` is also asked between runs."""
+
+    @contextmanager
+    def begin(self, title: str) -> Iterator[Observer]:
+        """A run begins, of one job or of several in one loop; gives its observer."""
+        yield self
+
+    def kept(self, title: str) -> None:
+        """A job was finished before."""
+        with self.begin(title) as observer:
+            observer.note("finished before, kept")
+
+    def made(self, text: str) -> None:
+        """One sentence on a picture that is written."""
+
+    def failed(self, text: str) -> None:
+        """One sentence on a picture that cannot be made."""
+
+
+class JobFolder:
+    """Where results are kept, and what concerns them: a subclass adds claims, a manifest, checkpoints or measures."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.networks = Networks()
+
+    def files(self, job: Job) -> OutputFiles:
+        return OutputFiles(self.folder / job.output)
+
+    def wanted(self, job: Job) -> Provenance:
+        """What the record of the job's result must say."""
+        _, weights = self.networks.encoder(job.config, job.config.taps, resolve_device(job.config.device))
+        return provenance_of(job, weights["sha256"])
+
+    def finished(self, job: Job) -> Record | None:
+        """The record of a picture that is whole and has the job's provenance; else None."""
+        files, wanted = self.files(job), self.wanted(job)
+        try:
+            record = read_record(files.record)
+            whole = record["output_sha256"] == sha256_of(files.picture) and record["status"] != "stopped"
+        except InputError:
+            return None
+        return record if whole and not wanted.differences(Provenance.of_record(record)) else None
+
+    def claimed(self, job: Job) -> AbstractContextManager[bool]:
+        """Whether this process may run the job, for the block."""
+        return nullcontext(True)
+
+    def settled(self, job: Job) -> bool:
+        """Whether nothing is left to do, because another process has run the job in the meantime."""
+        return False
+
+    def placed(self, job: Job) -> Job:
+        """The job with the output that is free for it now."""
+        return job
+
+    def refusal(self, job: Job) -> NstFastError | None:
+        """Why the job may not be run, if so."""
+        return None
+
+    def may_share(self, job: Job) -> bool:
+        """Whether the job may run in one loop with others."""
+        return True
+
+    def paint(self, job: Job, problem: Problem, observer: Observer) -> Pastiche:
+        """Run the job's problem; the picture is not written yet."""
+        return run(problem, self.files(job), observer)
+
+    def save(self, job: Job, pastiche: Pastiche) -> bool:
+        """Write a picture and its record; False, and nothing written, if it is no longer this process's to write."""
+        self.files(job).save_picture(pastiche.image, pastiche.record)
+        return True
+
+    def measure(self, job: Job) -> Mapping[str, float]:
+        """Further figures about a finished picture."""
+        return {}
+
+    def ended(self, outcome: Outcome) -> None:
+        """Called with every record and every error."""
+
+
+def provenance_of(job: Job, weights: str | None) -> Provenance:
+    size = job.size[::-1] if job.size is not None else None
+    return Provenance.of_run(job.config, job.content, job.styles, weights, size)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs jobs one after the other, or up to ``together`` of one size in one loop."""
+
+    folder: JobFolder
+    observer: JobObserver
+    together: int = 1
+
+    def run(self, jobs: Iterable[Job]) -> list[Outcome]:
+        """Run what is not finished.
+
+        Returns:
+            One outcome for each job that was not settled by another process; a job after a stop, or one that another
+            process claims, is ``NOT_RUN``.
+        """
+        outcomes: list[Outcome] = []
+        for group in groups_of(jobs, self.together):
+            if self.observer.stop():
+                outcomes += map(Outcome, group)
+                continue
+            with ExitStack() as claims:
+                claimed = [claims.enter_context(self.folder.claimed(job)) for job in group]
+                ours = [job for job, is_ours in zip(group, claimed, strict=True) if is_ours]
+                outcomes += [Outcome(job) for job, is_ours in zip(group, claimed, strict=True) if not is_ours]
+                outcomes += self._run_group([job for job in ours if not self.folder.settled(job)])
+        return outcomes
+
+    def _run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Run jobs of one size in one loop; those that come to nothing there one by one, so that a fault of one of
+        them, or of all together, concerns no other.
+        """
+        outcomes = self._run_together(jobs) if len(jobs) > 1 else []
+        made = {outcome.job.name for outcome in outcomes}
+        for job in jobs:
+            if job.name not in made:
+                outcomes.append(Outcome(job) if self.observer.stop() else self._run_one(job))
+        return outcomes
+
+    def _run_together(self, jobs: Sequence[Job]) -> list[Outcome]:
+        problems = [(job, problem) for job in jobs if (problem := self._shareable(job)) is not None]
+        outcomes: list[Outcome] = []
+        if len(problems) < 2:
+            return outcomes
+        title = f"{problems[0][0].title} and {len(problems) - 1} more of its size"
+        warm_up()
+        try:
+            with self.observer.begin(title) as observer:
+                runs = run_together([problem for _, problem in problems], [None] * len(problems), observer)
+                for index, pastiche in runs:
+                    job, record = problems[index][0], pastiche.record
+                    if pastiche.failure is not None:
+                        raise pastiche.failure
+                    if record.status == "stopped":
+                        break
+                    if self.folder.save(job, pastiche):
+                        share = record.seconds / record.plan.get("together", 1)
+                        outcomes.append(Outcome(job, record.as_dict(), seconds=share))
+                        self.folder.ended(outcomes[-1])
+        except ERRORS_OF_ONE as error:
+            self.observer.note(f"{title}: {error}; going on one by one")
+        return outcomes
+
+    def _shareable(self, job: Job) -> Problem | None:
+        """The problem of a job that may share a loop; None where :meth:`_run_one` finds a result or what is wrong."""
+        try:
+            return self._load(job) if self.folder.may_share(job) and self.folder.finished(job) is None else None
+        except ERRORS_OF_ONE:
+            return None
+
+    def _run_one(self, job: Job) -> Outcome:
+        started = time.perf_counter()
+        job = self.folder.placed(job)
+        outcome = Outcome(job, error=self.folder.refusal(job))
+        if outcome.error is None:
+            try:
+                record = self._result(job)
+                outcome = Outcome(job, record, measured=self.folder.measure(job) if record is not None else {})
+            except ERRORS_OF_ONE as error:
+                outcome = Outcome(job, error=error)
+        outcome = replace(outcome, seconds=time.perf_counter() - started)
+        if outcome.record is not None or outcome.error is not None:
+            self.folder.ended(outcome)
+        return outcome
+
+    def _result(self, job: Job) -> Record | None:
+        """The record of the job's picture, found or made now; None if the job was stopped or is another's now."""
+        if (found := self.folder.finished(job)) is not None:
+            self.observer.kept(job.title)
+            return found
+        with self.observer.begin(job.title) as observer:
+            problem = self._load(job)
+            warm_up()
+            pastiche = self.folder.paint(job, problem, observer)
+        if pastiche.failure is not None:
+            raise pastiche.failure
+        if pastiche.record.status == "stopped" or not self.folder.save(job, pastiche):
+            return None
+        return pastiche.record.as_dict()
+
+    def _load(self, job: Job) -> Problem:
+        make_folder(self.folder.files(job).picture.parent)
+        return load_problem(job.config, job.content, job.styles, self.folder.networks, size=job.size)
+
+
+@functools.cache
+def warm_up() -> None:
+    """Let PyTorch load what it loads at the first update: seconds that would count as the first run's."""
+    pixel = torch.zeros(1)
+    pixel.grad = torch.zeros(1)
+    torch.optim.Adam([pixel]).step()
+
+
+def groups_of(jobs: Iterable[Job], together: int) -> Iterator[list[Job]]:
+    """The jobs in groups of one size, at most so many in each; a group is given as soon as it is full.
+
+    Pictures of unknown size, and those that compete with another for one output, are alone.
+    """
+    waiting: dict[tuple[int, int], list[Job]] = {}
+    for job in jobs:
+        size = size_of(job) if together > 1 else None
+        group = waiting.setdefault(size, []) if size is not None else []
+        if any(stem_key(other.name) == stem_key(job.name) for other in group):
+            yield [job]
+            continue
+        group.append(job)
+        if size is None:
+            yield group
+        elif len(group) == together:
+            yield waiting.pop(size)
+    yield from waiting.values()
+
+
+def size_of(job: Job) -> tuple[int, int] | None:
+    """Height and width of the pastiche of a picture; None when they are not known before it is decoded."""
+    config = job.config
+    if config.content_fit == "square":
+        return config.image_size, config.image_size
+    return size_at(job.content, config.image_size, config.max_megapixels) if job.content is not None else None
