@@ -32,7 +32,6 @@ class Batch:
         inputs: pictures and folders.
         styles: all blended in every picture, as ``stylize`` does.
         folder: for the outputs, in a tree like that of the inputs.
-        config: every option.
         format: of the outputs: png, jpg, webp, tif or bmp.
         overwrite: replace pictures that this batch did not make, or made with other options.
         retry_failed: try again what failed before this call.
@@ -53,15 +52,14 @@ class Batch:
     together: int = 1
 
     def check(self) -> None:
-        """Raise what is wrong with the options, the styles or the picture to start from."""
-        config = self.config
+        """Raise :class:`UsageError` for options that make no sense."""
         if f".{self.format}" not in WRITABLE:
             raise UsageError(f"`format` {self.format}: cannot be written", f"Use {', '.join(WRITABLE)}")
-        check_output_suffix(f"*.{self.format}", config.bit_depth, config.image_size)
+        check_output_suffix(f"*.{self.format}", self.config.bit_depth, self.config.image_size)
         if self.together < 1:
             raise UsageError(f"`together` {self.together}: must be at least 1")
         if self.together > 1:
-            check_joinable(config)
+            check_joinable(self.config)
 
     def check_styles(self) -> None:
         """Read what all pictures have in common: a fault of it must not count as a fault of each."""
@@ -75,10 +73,8 @@ class BatchResult:
     """The state of a batch, or of a shard of it.
 
     Attributes:
-        entries: what the manifest says of each input, whichever worker did it.
-        left: inputs of which it says nothing yet.
-        made: pictures that this worker made.
-        seconds: that this worker took.
+        entries: what the manifest says of each input, whichever worker did it; ``left`` are the other inputs.
+        made, seconds: of this worker.
     """
 
     entries: Mapping[str, Entry]
@@ -143,13 +139,14 @@ def jobs_of(batch: Batch, pictures: Mapping[str, Path], manifest: Manifest) -> l
 
 def work(batch: Batch, pictures: Mapping[str, Path], folder: BatchFolder, observer: JobObserver) -> list[str]:
     """Run this shard's jobs until nothing is left; when watching, until stopped. Returns the names of its pictures."""
-    seen: dict[str, object] = {}
+    stamps: dict[str, object] = {}
     notes: set[str] = set()
     while True:
         mine = [job for job in jobs_of(batch, pictures, folder.manifest) if batch.shard.holds(job.name)]
-        # When watching, a picture is taken once it has stayed the same between two looks.
-        before, seen = seen, {job.name: stamp(job.content) for job in mine}
-        ready = [job for job in mine if not batch.keep_watching or (seen[job.name] or 0) == before.get(job.name)]
+        ready = mine
+        if batch.keep_watching:  # a picture is taken once it has stayed the same between two looks
+            before, stamps = stamps, {job.name: now for job in mine if (now := stamp(job.content)) is not None}
+            ready = [job for job in mine if job.name in stamps and stamps[job.name] == before.get(job.name)]
         todo = [job for job in ready if not folder.settled(job)]
         first = len(mine) - len(todo) + 1
         todo = [replace(job, number=f"{number}/{len(mine)}") for number, job in enumerate(todo, first)]

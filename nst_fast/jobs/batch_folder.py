@@ -17,7 +17,6 @@ from nst_fast.jobs.inputs import STATE, folded, identity, output_name, stem_key
 from nst_fast.jobs.manifest import DONE, FAILED, Entry, Manifest
 from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Record
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run.checkpoint import Checkpoint
 from nst_fast.run.keeper import keeper_of, remove_checkpoints
 from nst_fast.run.observer import Observer
 from nst_fast.run.outputs import OutputFiles
@@ -56,8 +55,7 @@ class BatchFolder(JobFolder):
 
     Attributes:
         plan: what decides a picture, but for its content; ``options_sha256`` is its hash in the manifest.
-        worker: this process, once it is at work.
-        made: how many pictures it has made.
+        worker: this process; ``made`` counts its pictures.
     """
 
     plan: Provenance
@@ -67,10 +65,8 @@ class BatchFolder(JobFolder):
         self, folder: Path, manifest: Manifest, observer: JobObserver, *, overwrite: bool, retry_failed: bool
     ) -> None:
         super().__init__(folder)
-        self.manifest = manifest
-        self.observer = observer
-        self.overwrite = overwrite
-        self.retry_failed = retry_failed
+        self.manifest, self.observer = manifest, observer
+        self.overwrite, self.retry_failed = overwrite, retry_failed
         self.made = 0
         self._lines_before = manifest.lines
         self._verified: set[object] = set()
@@ -84,18 +80,15 @@ class BatchFolder(JobFolder):
         files: _PlanFiles = {"weights": weights["sha256"], "styles": list(whole.styles), "init": whole.init}
         self._plan: _PlanFile = {"schema": PLAN_SCHEMA, "format": format, "options": options, "files": files}
         self.options_sha256 = sha256_bytes(json.dumps(self._plan, sort_keys=True).encode())
-        if self.overwrite or not self.manifest.made:
-            return
-        differences = self._plan_differences(make_folder(self.folder / STATE) / "plan.json")
-        if differences:
+        if not self.overwrite and self.manifest.made and (differences := self._plan_differences()):
             raise OutputError(
                 f"{shown(self.folder)} holds a batch that was made otherwise: {'; '.join(differences)}",
                 "Choose another folder, use the same options, or `overwrite` to make its pictures again",
             )
 
-    def _plan_differences(self, path: Path) -> list[str]:
+    def _plan_differences(self) -> list[str]:
         try:
-            stored = msgspec.json.decode(path.read_bytes(), type=_PlanFile)
+            stored = msgspec.json.decode((self.folder / STATE / "plan.json").read_bytes(), type=_PlanFile)
         except FileNotFoundError:
             return []
         except (OSError, ValueError, RecursionError):
@@ -120,10 +113,8 @@ class BatchFolder(JobFolder):
         return replace(self.plan, content=readable_sha256(job.content))
 
     def finished(self, job: Job) -> Record | None:
-        """As in any folder: a picture that was written whole before its worker died and before it had its line.
-
-        Raises:
-            OutOfMemoryError: too many workers have died at it, which is how memory runs out on a CPU.
+        """As in any folder, for a worker that died between picture and manifest. Raises :class:`OutOfMemoryError` for
+        a picture at which too many workers have died, as they do when memory runs out on a CPU.
         """
         found = super().finished(job)
         if found is None and self.worker.deaths(stem_key(job.name)) >= MOST_DEATHS:
@@ -146,26 +137,22 @@ class BatchFolder(JobFolder):
             return False
         assert job.content is not None
         known = (job.name, place, stamp(job.content))
-        if known in self._verified:
-            return True
-        if entry.status == FAILED:
-            whole = place > self._lines_before or not self.retry_failed
-        else:
-            whole = readable_sha256(self.files(job).picture) == entry.output_sha256
-        if not whole or readable_sha256(job.content) != entry.input_sha256:
-            return False
-        self._verified.add(known)
+        if known not in self._verified:
+            if entry.status == FAILED:
+                whole = place > self._lines_before or not self.retry_failed
+            else:
+                whole = readable_sha256(self.files(job).picture) == entry.output_sha256
+            if not whole or readable_sha256(job.content) != entry.input_sha256:
+                return False
+            self._verified.add(known)
         return True
 
     def placed(self, job: Job) -> Job:
         """The job with another output where a picture that came since names were given has taken its own."""
-        others = self._outputs_of_others(job)
+        others = {folded(entry.output) for name, entry in self.manifest.entries.items() if name != job.name}
         if folded(job.output) not in others:
             return job
         return replace(job, output=output_name(job.name, Path(job.output).suffix, others))
-
-    def _outputs_of_others(self, job: Job) -> set[str]:
-        return {folded(entry.output) for name, entry in self.manifest.entries.items() if name != job.name}
 
     def check_outputs(self, jobs: Sequence[Job]) -> None:
         """Raise :class:`OutputError`, before any work, if something that this batch did not make would be replaced."""
@@ -181,27 +168,18 @@ class BatchFolder(JobFolder):
     def refusal(self, job: Job) -> OutputError | None:
         """What is wrong with writing the job's files: something that this batch did not make would be replaced."""
         files = self.files(job)
-        if self.overwrite:
+        blocked = files.picture if files.picture.exists() else files.record
+        if self.overwrite or not blocked.exists() or (job.name, job.output) in self.manifest.made:
             return None
-        if files.picture.exists():
-            blocked = None if self._is_ours(job) else files.picture
-        else:
-            blocked = files.record if files.record.exists() and not is_record(files.record) else None
-        if blocked is None:
-            return None
+        with suppress(InputError):
+            record = read_record(blocked)
+            # A picture of this batch whose worker was killed before it wrote its line, or a record without picture.
+            if blocked == files.record or (record["status"] != "stopped" and not self._differences(job, record)):
+                return None
         return OutputError(
             f"{shown(blocked)} exists and was not made by this batch",
             "Choose another folder, or use `overwrite` to replace it",
         )
-
-    def _is_ours(self, job: Job) -> bool:
-        """Whether the output was made here: the manifest names it, or would if its worker had not been killed."""
-        if (job.name, job.output) in self.manifest.made:
-            return True
-        with suppress(InputError):
-            record = read_record(self.files(job).picture)
-            return record["status"] != "stopped" and not self._differences(job, record)
-        return False
 
     def _differences(self, job: Job, record: Mapping[str, Any]) -> list[str]:
         return self.wanted(job).differences(Provenance.of_record(record))
@@ -216,28 +194,23 @@ class BatchFolder(JobFolder):
         return OutputFiles(self.folder / STATE / "checkpoints" / job.output)
 
     def paint(self, job: Job, problem: Problem, observer: Observer) -> Pastiche:
-        """Continue from the checkpoint of a worker that died or was stopped, or begin."""
+        """Continue from the checkpoint of a worker that died or was stopped, or start."""
         files = self.checkpoints(job)
         keeper = keeper_of(files, job.config.checkpoint_interval, observer.note)
         if keeper is not None:
             make_folder(files.picture.parent)
         if files.checkpoints():
             try:
-                checkpoint = self._interrupted(job, problem, observer)
+                checkpoint = newest(files, observer.note)
+                if self._differences(job, checkpoint.record):
+                    raise ResumeError("what was kept is of another input or other options")
+                check_same(checkpoint, problem, observer.note)
                 observer.note(f"going on after step {checkpoint.step} of {job.config.steps}")
                 return run(problem, files, observer, keeper, checkpoint)
             except ResumeError as error:
                 observer.note(f"begun anew: {error.message}")
                 remove_checkpoints(files)
         return run(problem, files, observer, keeper)
-
-    def _interrupted(self, job: Job, problem: Problem, observer: Observer) -> Checkpoint:
-        """The newest checkpoint. Raises :class:`ResumeError` if it is of other options, files or another device."""
-        checkpoint = newest(self.checkpoints(job), observer.note)
-        if self._differences(job, checkpoint.record):
-            raise ResumeError("what was kept is of another input or other options")
-        check_same(checkpoint, problem, observer.note)
-        return checkpoint
 
     def save(self, job: Job, pastiche: Pastiche) -> bool:
         if self.worker.holds(stem_key(job.name)):
@@ -269,14 +242,6 @@ class BatchFolder(JobFolder):
         else:
             self.made += 1
             self.observer.made(f"{job.title}: {shown(job.output)} in {outcome.seconds:.1f} s")
-
-
-def is_record(path: Path) -> bool:
-    try:
-        read_record(path)
-    except InputError:
-        return False
-    return True
 
 
 def stamp(path: Path | None) -> tuple[int, int, int] | None:

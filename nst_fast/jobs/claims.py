@@ -1,10 +1,9 @@
 """Claims: which of several workers, on one machine or many, works on which picture of a shared folder.
 
-A claim is a file that is created only if it does not exist, which every file system supports, and holds its worker's
-token. A worker holds an OS lock as long as it lives, and touches a file of its own every :data:`HEARTBEAT_SECONDS`. The
-claims of a dead worker are taken over: on its own machine at once, since its lock is free; elsewhere, where a network
-disk may not show the lock, when its file is older than :data:`STALE_SECONDS`. Deaths at a picture are counted, in
-bytes of a file. These files are locks and not results, so :mod:`nst_fast.system.files` does not write them.
+A claim is a file created only if it does not exist, which every file system supports; it holds its worker's token. A
+worker holds an OS lock as long as it lives, and touches a file of its own (its beat). A dead worker's claims are taken
+over: on its machine at once, since its lock is free; elsewhere, where a network disk may not show the lock, when its
+beat is old. These files are locks and not results, so :mod:`nst_fast.system.files` does not write them.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class Worker:
         return self._owner(key) == self.token
 
     def deaths(self, key: str) -> int:
-        """How many workers died while this key was claimed, since it was forgotten."""
+        """How many workers died at this key since it was forgotten: the bytes of a file."""
         try:
             return (self._deaths / key).stat().st_size
         except FileNotFoundError:
@@ -69,7 +68,7 @@ class Worker:
         remove(self._deaths / key)
 
     def sweep(self) -> None:
-        """Remove what dead workers have left; claims to pictures that they had finished would stay for ever."""
+        """Remove what dead workers have left, also claims to pictures that they had finished."""
         for claim in self.claims.iterdir():
             if claim.name != TAKE_OVER:
                 with self.claimed(claim.name):
@@ -86,7 +85,7 @@ class Worker:
         return True
 
     def _take_over(self, key: str) -> bool:
-        """Claim what a dead worker has left. One at a time: nobody takes over from a worker that has just done so."""
+        """Claim what a dead worker has left; one at a time, so that no live claim is removed."""
         with suppress(Timeout), FileLock(self.claims / TAKE_OVER, timeout=0):
             if self._is_abandoned(key):
                 if self._owner(key):

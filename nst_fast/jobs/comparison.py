@@ -28,7 +28,6 @@ def compare_curves(
         output: the PNG to write.
         terms: losses, one panel each.
         against: ``step`` or ``seconds``.
-        overwrite: replace an output that exists.
 
     Raises:
         UsageError: an unknown loss or axis.

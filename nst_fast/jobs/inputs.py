@@ -45,12 +45,9 @@ WHOLE = Shard()
 def find_pictures(given: Sequence[Path], folder: Path) -> dict[str, Path]:
     """Name -> path of every picture, sorted by name.
 
-    A folder gives what lies below it and looks like a picture by its suffix, a file itself whatever it is called. Among
-    several inputs each folder's pictures keep the folder's name. Hidden files and the outputs of batches are left out.
-
-    Args:
-        given: files and folders.
-        folder: the batch's own output.
+    A folder gives the files below it with the suffix of a picture, a file itself whatever it is called. Among several
+    inputs each folder's pictures keep the folder's name. Hidden files and the outputs of batches, such as ``folder``,
+    are left out.
 
     Raises:
         InputError: an input is missing, or a folder cannot be read.
@@ -72,10 +69,8 @@ def find_pictures(given: Sequence[Path], folder: Path) -> dict[str, Path]:
 def _add(found: dict[str, Path], name: str, path: Path) -> None:
     other = found.setdefault(name, path)
     if other.absolute() != path.absolute():
-        raise UsageError(
-            f"{shown(other)} and {shown(path)} would have one name in the output, {shown(name)}",
-            "Give their folders, or rename one of them",
-        )
+        message = f"{shown(other)} and {shown(path)} would have one name in the output, {shown(name)}"
+        raise UsageError(message, "Give their folders, or rename one of them")
 
 
 def pictures_below(root: Path, output: Path) -> Iterator[Path]:
@@ -103,10 +98,8 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def _refuse(error: OSError) -> None:
-    raise InputError(
-        f"{shown(error.filename)}: the folder cannot be read: {(error.strerror or str(error)).lower()}",
-        "Mend its permissions, or name the other folders one by one",
-    ) from error
+    message = f"{shown(error.filename)}: the folder cannot be read: {(error.strerror or str(error)).lower()}"
+    raise InputError(message, "Mend its permissions, or name the other folders one by one") from error
 
 
 def stem_key(name: str) -> str:
@@ -121,13 +114,7 @@ def folded(name: str) -> str:
 
 
 def output_name(name: str, suffix: str, taken: Collection[str]) -> str:
-    """``a.jpg`` -> ``a.png``, or ``a.jpg.png``, ``a.jpg-2.png`` ... when others have that.
-
-    Args:
-        name: of the input, below INPUT.
-        suffix: of the output, with its dot.
-        taken: the outputs of all other inputs, :func:`folded`.
-    """
+    """``a.jpg`` -> ``a.png``, or ``a.jpg.png``, ``a.jpg-2.png`` ... unless it is among the :func:`folded` ``taken``."""
     path = PurePosixPath(name)
     number, candidate = 1, str(path.with_suffix(suffix))
     while folded(candidate) in taken:

@@ -20,7 +20,6 @@ from nst_fast.system.files import shown
 
 SCHEMA = "nst-fast/batch/1"
 DONE, FAILED = "done", "failed"
-BLOCK = 4096  # bytes read at a time, from the end, in search of the last line's end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +123,12 @@ def append_line(path: Path, line: str) -> None:
     """
     try:
         with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b", buffering=0) as stream:
-            end = _end_of_lines(stream)
-            stream.truncate(end)
+            end = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, end - 1))
+            if stream.read(1) not in (b"", b"\n"):  # a crash has cut the last line
+                stream.seek(0)
+                end = stream.read().rfind(b"\n") + 1
+                stream.truncate(end)
             try:
                 _write_all(stream, line.encode() + b"\n")
                 os.fsync(stream.fileno())
@@ -136,19 +139,6 @@ def append_line(path: Path, line: str) -> None:
         reason = (error.strerror or str(error)).lower()
         remedy = "Mend that and run the same command again: what is finished is kept"
         raise OutputError(f"{shown(path)}: no line could be added: {reason}", remedy) from error
-
-
-def _end_of_lines(stream: BinaryIO) -> int:
-    """Where the last whole line ends, in bytes from the start; 0 when there is none."""
-    at = stream.seek(0, os.SEEK_END)
-    while at > 0:
-        start = max(0, at - BLOCK)
-        stream.seek(start)
-        found = stream.read(at - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        at = start
-    return 0
 
 
 def _write_all(stream: BinaryIO, data: bytes) -> None:

@@ -42,9 +42,7 @@ class Job:
     Attributes:
         name: unique among the jobs that run together.
         output: path of the picture below the folder of the results, with slashes.
-        config: every option.
-        content: None for a texture.
-        styles: empty for a reconstruction.
+        content, styles: None for a texture; empty for a reconstruction.
         size: height and width of the pastiche; by default the content's shape at ``image_size``.
         number: its place among all, as ``2/9``.
         values: of a series: axis -> value, as people read them.
@@ -61,14 +59,16 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The values that distinguish the job within its series, as ``style great_wave, content-weight 10``; its name
-        elsewhere.
-        """
+        """Its values, as ``style great_wave, content-weight 10``, or its name."""
         return ", ".join(f"{axis} {value}" for axis, value in self.values.items()) or shown(self.name)
 
     @property
     def title(self) -> str:
         return f"{self.number} {self.label}"
+
+    def provenance(self, weights: str | None) -> Provenance:
+        size = self.size[::-1] if self.size is not None else None
+        return Provenance.of_run(self.config, self.content, self.styles, weights, size)
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ class Outcome:
 
 
 class JobObserver(Observer):
-    """Follows many runs; notes are those that concern no single run, ``stop`` is also asked between runs."""
+    """Follows many runs; ``stop`` is also asked between them."""
 
     @contextmanager
     def begin(self, title: str) -> Iterator[Observer]:
-        """A run begins, of one job or of several in one loop; gives its observer."""
+        """A run of one job, or of several in one loop; gives its observer."""
         yield self
 
     def kept(self, title: str) -> None:
@@ -109,7 +109,7 @@ class JobObserver(Observer):
 
 
 class JobFolder:
-    """Where results are kept, and what concerns them: a subclass adds claims, a manifest, checkpoints or measures."""
+    """The folder of the results. A subclass adds claims, a manifest, checkpoints or measures."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -119,9 +119,8 @@ class JobFolder:
         return OutputFiles(self.folder / job.output)
 
     def wanted(self, job: Job) -> Provenance:
-        """What the record of the job's result must say."""
         _, weights = self.networks.encoder(job.config, job.config.taps, resolve_device(job.config.device))
-        return provenance_of(job, weights["sha256"])
+        return job.provenance(weights["sha256"])
 
     def finished(self, job: Job) -> Record | None:
         """The record of a picture that is whole and has the job's provenance; else None."""
@@ -134,11 +133,11 @@ class JobFolder:
         return record if whole and not wanted.differences(Provenance.of_record(record)) else None
 
     def claimed(self, job: Job) -> AbstractContextManager[bool]:
-        """Whether this process may run the job, for the block."""
+        """Whether this process may run the job during the block."""
         return nullcontext(True)
 
     def settled(self, job: Job) -> bool:
-        """Whether nothing is left to do, because another process has run the job in the meantime."""
+        """Whether another process has run the job in the meantime."""
         return False
 
     def placed(self, job: Job) -> Job:
@@ -154,11 +153,11 @@ class JobFolder:
         return True
 
     def paint(self, job: Job, problem: Problem, observer: Observer) -> Pastiche:
-        """Run the job's problem; the picture is not written yet."""
+        """Run the job's problem, without writing the picture."""
         return run(problem, self.files(job), observer)
 
     def save(self, job: Job, pastiche: Pastiche) -> bool:
-        """Write a picture and its record; False, and nothing written, if it is no longer this process's to write."""
+        """Write a picture and its record; False where this process has lost its claim."""
         self.files(job).save_picture(pastiche.image, pastiche.record)
         return True
 
@@ -170,11 +169,6 @@ class JobFolder:
         """Called with every record and every error."""
 
 
-def provenance_of(job: Job, weights: str | None) -> Provenance:
-    size = job.size[::-1] if job.size is not None else None
-    return Provenance.of_run(job.config, job.content, job.styles, weights, size)
-
-
 @dataclass(frozen=True)
 class Runner:
     """Runs jobs one after the other, or up to ``together`` of one size in one loop."""
@@ -184,11 +178,8 @@ class Runner:
     together: int = 1
 
     def run(self, jobs: Iterable[Job]) -> list[Outcome]:
-        """Run what is not finished.
-
-        Returns:
-            One outcome for each job that was not settled by another process; a job after a stop, or one that another
-            process claims, is ``NOT_RUN``.
+        """One outcome for each job but those settled by other processes; ``NOT_RUN`` are jobs that others claim, and
+        all after a stop.
         """
         outcomes: list[Outcome] = []
         for group in groups_of(jobs, self.together):
@@ -196,16 +187,17 @@ class Runner:
                 outcomes += map(Outcome, group)
                 continue
             with ExitStack() as claims:
-                claimed = [claims.enter_context(self.folder.claimed(job)) for job in group]
-                ours = [job for job, is_ours in zip(group, claimed, strict=True) if is_ours]
-                outcomes += [Outcome(job) for job, is_ours in zip(group, claimed, strict=True) if not is_ours]
-                outcomes += self._run_group([job for job in ours if not self.folder.settled(job)])
+                ours = []
+                for job in group:
+                    if not claims.enter_context(self.folder.claimed(job)):
+                        outcomes.append(Outcome(job))
+                    elif not self.folder.settled(job):
+                        ours.append(job)
+                outcomes += self._run_group(ours)
         return outcomes
 
     def _run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run jobs of one size in one loop; those that come to nothing there one by one, so that a fault of one of
-        them, or of all together, concerns no other.
-        """
+        """Run jobs in one loop, then those without a result one by one: a fault there concerns one job alone."""
         outcomes = self._run_together(jobs) if len(jobs) > 1 else []
         made = {outcome.job.name for outcome in outcomes}
         for job in jobs:
@@ -238,7 +230,7 @@ class Runner:
         return outcomes
 
     def _shareable(self, job: Job) -> Problem | None:
-        """The problem of a job that may share a loop; None where :meth:`_run_one` finds a result or what is wrong."""
+        """The problem of a job; None where :meth:`_run_one` must find its result or its fault."""
         try:
             return self._load(job) if self.folder.may_share(job) and self.folder.finished(job) is None else None
         except ERRORS_OF_ONE:
@@ -260,7 +252,7 @@ class Runner:
         return outcome
 
     def _result(self, job: Job) -> Record | None:
-        """The record of the job's picture, found or made now; None if the job was stopped or is another's now."""
+        """The record of the job's picture, found or made now; None if it was stopped or the claim is lost."""
         if (found := self.folder.finished(job)) is not None:
             self.observer.kept(job.title)
             return found
@@ -281,7 +273,7 @@ class Runner:
 
 @functools.cache
 def warm_up() -> None:
-    """Let PyTorch load what it loads at the first update: seconds that would count as the first run's."""
+    """Let PyTorch load now what it loads at the first update, which would count as the first run's seconds."""
     pixel = torch.zeros(1)
     pixel.grad = torch.zeros(1)
     torch.optim.Adam([pixel]).step()
@@ -308,7 +300,7 @@ def groups_of(jobs: Iterable[Job], together: int) -> Iterator[list[Job]]:
 
 
 def size_of(job: Job) -> tuple[int, int] | None:
-    """Height and width of the pastiche of a picture; None when they are not known before it is decoded."""
+    """Height and width of the pastiche; None when they are unknown before the picture is decoded."""
     config = job.config
     if config.content_fit == "square":
         return config.image_size, config.image_size

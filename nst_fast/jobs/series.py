@@ -38,17 +38,10 @@ class Series:
     axes: Mapping[str, Sequence[str]]
     jobs: Sequence[Job]
 
-    @property
-    def column_headings(self) -> list[list[Heading]]:
-        name, values = list(self.axes.items())[-1]
-        return [[Heading(name, value)] for value in values]
-
-    @property
-    def row_headings(self) -> list[list[Heading]]:
-        """Empty when there is only one row, which needs no name."""
-        names = list(self.axes)[:-1]
-        combinations = itertools.product(*(self.axes[name] for name in names))
-        return [[Heading(n, v) for n, v in zip(names, values, strict=True)] for values in combinations] if names else []
+    def headings(self) -> tuple[list[list[Heading]], list[list[Heading]]]:
+        """Of the columns and of the rows; no row headings when there is only one row."""
+        *rows, columns = ([Heading(name, value) for value in values] for name, values in self.axes.items())
+        return [[heading] for heading in columns], [list(row) for row in itertools.product(*rows)] if rows else []
 
 
 def make_series(
@@ -61,9 +54,7 @@ def make_series(
     """The series over all combinations of the axes' values; axes with one value are left out of names and labels.
 
     Args:
-        kind, title: see :class:`Series`.
-        axes: at least one value of each.
-        inputs_of: axis -> value itself -> what the job is made of.
+        inputs_of: called with axis -> value itself.
         size: height and width of all pictures, if they are given.
     """
     shown = {name: values for name, values in axes.items() if len(values) > 1} or dict(list(axes.items())[-1:])

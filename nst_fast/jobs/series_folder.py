@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any
 
-import msgspec
 import numpy as np
 
 from nst_fast.errors import InputError, OutputError, PartialError
 from nst_fast.images import encode_image, from_uint8, load_image, to_uint8
 from nst_fast.images.plots import grouped, save_comparison
 from nst_fast.images.sheet import Cell, contact_sheet
-from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Runner, provenance_of
+from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Runner
 from nst_fast.jobs.series import Series
 from nst_fast.run.provenance import Provenance
 from nst_fast.run.record import read_record, rounded
@@ -44,18 +43,12 @@ def run_series(
     """Run the jobs that are not finished; write pictures, records, table, curves and sheet into the folder.
 
     A job is finished when its record has the job's provenance and the picture has the hash that the record states. A
-    stopped run leaves no picture: the next call runs it from its start.
+    stopped run leaves no picture. Returns one outcome per job, in order.
 
     Args:
-        series: what to run.
-        folder: for all files.
-        observer: its ``stop`` ends the series.
         overwrite: replace the pictures of another series.
         label: the text under a picture on the sheet; must not depend on time.
         measure: further columns of the table.
-
-    Returns:
-        One outcome per job, in order; those after a stop have neither record nor error.
 
     Raises:
         OutputError: before any work, if something of another origin would be replaced; later, if writing fails.
@@ -84,20 +77,15 @@ class SeriesFolder(JobFolder):
 
     def __init__(self, folder: Path, measure: Measure) -> None:
         super().__init__(folder)
-        self.plan, self.sheet, self.table, self.curves = (
-            folder / name for name in ("plan.json", "sheet.png", "table.csv", "curves.png")
-        )
+        names = ("plan.json", "sheet.png", "table.csv", "curves.png")
+        self.plan, self.sheet, self.table, self.curves = (folder / name for name in names)
         self._measure = measure
 
     def measure(self, job: Job) -> Mapping[str, float]:
         return self._measure(job, self.files(job).picture)
 
     def check(self, series: Series, *, overwrite: bool) -> None:
-        """Refuse, before any work, to replace what is not this series' own.
-
-        Raises:
-            OutputError: the folder cannot be written, or holds files of another origin or of runs with other options.
-        """
+        """Raise :class:`OutputError`, before any work, if the folder cannot be written or holds files of others."""
         inputs = [path for job in series.jobs for path in (job.content, *job.styles) if path is not None]
         ours = overwrite or is_plan(self.plan)
         for path in (self.plan, self.sheet, self.table, self.curves):
@@ -114,17 +102,13 @@ class SeriesFolder(JobFolder):
         """Why a picture in the place of the job's is not the job's own; empty when it is."""
         for carrier in (self.files(job).record, self.files(job).picture):
             with suppress(InputError):
-                found = provenance_of(job, None).differences(Provenance.of_record(read_record(carrier)))
+                found = job.provenance(None).differences(Provenance.of_record(read_record(carrier)))
                 return f"was made otherwise: {found[0]}" if found else ""
         return "was not made by this series"
 
     def write_plan(self, series: Series) -> None:
-        plan = {
-            "schema": PLAN_SCHEMA,
-            "kind": series.kind,
-            "axes": {name: list(values) for name, values in series.axes.items()},
-            "pictures": [{"name": f"{job.name}.png", **job.values} for job in series.jobs],
-        }
+        pictures = [{"name": f"{job.name}.png", **job.values} for job in series.jobs]
+        plan = {"schema": PLAN_SCHEMA, "kind": series.kind, "axes": series.axes, "pictures": pictures}
         write_atomic(self.plan, (json.dumps(plan, indent=1, ensure_ascii=False) + "\n").encode())
 
     def conclude(self, series: Series, outcomes: Sequence[Outcome], label: Label) -> None:
@@ -138,7 +122,7 @@ class SeriesFolder(JobFolder):
     def draw(self, series: Series, outcomes: Sequence[Outcome], label: Label) -> np.ndarray:
         """The sheet, uint8 [H, W, 3]: columns are the last axis, rows the others; a long single axis is wrapped."""
         cells = [self._cell(outcome, label) for outcome in outcomes]
-        columns, rows = series.column_headings, series.row_headings
+        columns, rows = series.headings()
         width = len(columns)
         if not rows and width > MOST_COLUMNS:
             cells = [
@@ -156,16 +140,11 @@ class SeriesFolder(JobFolder):
         return Cell(label(outcome), to_uint8(load_image(self.files(outcome.job).picture).tensor))
 
 
-class _PlanFile(TypedDict):
-    schema: Literal["nst-fast/series/1"]
-
-
 def is_plan(path: Path) -> bool:
     try:
-        msgspec.json.decode(path.read_bytes(), type=_PlanFile)
-    except (OSError, ValueError, RecursionError):
+        return bool(json.loads(path.read_text("utf-8"))["schema"] == PLAN_SCHEMA)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
-    return True
 
 
 def table(series: Series, outcomes: Sequence[Outcome]) -> str:

@@ -21,10 +21,7 @@ NONE = "none"  # the value of an optional option that is left to its default
 def plan_sweep(contents: Sequence[Path], styles: Sequence[Path], vary: Sequence[str], config: StylizeConfig) -> Series:
     """One job per combination. Axes in order: contents, styles, then the options as given.
 
-    Every config is made, and so checked, before any work.
-
     Args:
-        contents, styles: pictures, at least one of each; every content is combined with every style.
         vary: ``OPTION=VALUE,VALUE,...``; semicolons part values that hold commas themselves.
         config: the options that all have in common.
 
@@ -82,12 +79,11 @@ def jury_measure(series: Series, weights: str) -> Measure:
     """The jury's scores of a job's picture, as further columns of the table; see :mod:`nst_fast.jury.columns`.
 
     Args:
-        series: a sweep.
         weights: of the jury's network, as ``original``; a sweep's own may differ.
 
     Raises:
         UsageError: pictures of another shape than the content's, which cannot be compared with it.
-        WeightsError, DeviceError: weights or device that are not there.
+        WeightsError, DeviceError: weights or device that are missing.
     """
     if any(job.config.content_fit != "keep" for job in series.jobs):
         raise UsageError("`jury` needs pictures of the content's shape", "Leave `content_fit` at keep")

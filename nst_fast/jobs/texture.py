@@ -42,10 +42,8 @@ def plan_textures(
     """One job per style, seed and set of taps; columns are sets of taps, or seeds where there is only one set.
 
     Args:
-        styles: the pictures whose texture is made, at least one.
         sets: taps of the style loss, as ``relu1_1,relu2_1``.
         seeds: of the noise that each texture starts from, as ``0,1``.
-        config: every other option.
         size: height and width of the textures; by default a square of ``image_size``.
     """
 
