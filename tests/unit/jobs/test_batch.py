@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from nst_fast.jobs.batch import Batch, BatchResult, run_batch
 from nst_fast.jobs.batch_folder import MOST_DEATHS
 from nst_fast.jobs.claims import Worker, at_work
 from nst_fast.jobs.inputs import STATE, Shard, find_pictures, output_names, stem_key
-from nst_fast.jobs.manifest import Manifest, append_line
+from nst_fast.jobs.manifest import Entry, Manifest, append_line
 
 
 def records(photos: Path) -> list[dict[str, object]]:
@@ -120,15 +121,8 @@ def test_an_append_that_fails_halfway_leaves_the_file_as_it_was(
 
 
 def test_many_appending_at_once_lose_no_line(tmp_path: Path) -> None:
-    def append(start: int) -> None:
-        for number in range(start, start + 25):
-            append_line(tmp_path / "lines", str(number))
-
-    threads = [threading.Thread(target=append, args=(start,)) for start in (0, 25, 50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda number: append_line(tmp_path / "lines", str(number)), range(75)))
     assert sorted(map(int, (tmp_path / "lines").read_text().split())) == list(range(75))
 
 
@@ -224,17 +218,22 @@ def test_a_missing_input_and_an_empty_folder_are_refused(photos: Path) -> None:
         run(photos, photos.parent / "empty")
 
 
-def test_a_fault_that_all_would_have_ends_the_batch_before_the_first(photos: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"style_weight_each": "1,2"}, "2 weights for 1 style"),
+        ({"format": "gif"}, r"`format` gif: cannot be written. Use .*\.png"),
+        ({"format": "jpg", "bit_depth": 16}, "JPEG holds 8 bits per channel, not 16"),
+    ],
+)
+def test_a_fault_that_all_would_have_ends_the_batch_before_the_first(
+    options: dict[str, object], words: str, photos: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        run(photos, **options)
     (photos.parent / "style.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"style\.png is empty"):
         run(photos)
-    draw(photos.parent / "style.png", 9)
-    with pytest.raises(UsageError, match="2 weights for 1 style"):
-        run(photos, style_weight_each="1,2")
-    with pytest.raises(UsageError, match=r"`format` gif: cannot be written. Use .*\.png"):
-        run(photos, format="gif")
-    with pytest.raises(UsageError, match="JPEG holds 8 bits per channel, not 16"):
-        run(photos, format="jpg", bit_depth=16)
     assert not (photos.parent / "out" / "manifest.jsonl").exists()
 
 
@@ -296,22 +295,15 @@ def test_a_shard_does_its_own_and_counts_only_that(photos: Path) -> None:
         assert painted == mine[index] == list(outcome.entries)
 
 
-class Claimant:
-    """The traces of another worker: its heartbeat, its lock, its claim."""
-
-    def __init__(self, out: Path, key: str, machine: str, token: str = "0123456789abcdef") -> None:
-        workers = out / STATE / "workers"
-        workers.mkdir(parents=True, exist_ok=True)
-        (out / STATE / "claims").mkdir(exist_ok=True)
-        self.beat = workers / f"{token}.beat"
-        self.beat.write_text(machine)
-        self.lock = FileLock(workers / f"{token}.lock")
-        self.claim = out / STATE / "claims" / key
-        self.claim.write_text(token)
-
-    def silent_for(self, seconds: float) -> None:
-        then = time.time() - seconds
-        os.utime(self.beat, (then, then))
+def leave_claim(state: Path, key: str = "key", machine: str = "", age: float = 0.0) -> FileLock:
+    """The traces of another worker, of this machine unless another is named; returns its lock, which is free."""
+    for folder in ("workers", "claims"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    beat = state / "workers" / "0123.beat"
+    beat.write_text(machine or claims.machine_name())
+    os.utime(beat, (time.time() - age,) * 2)
+    (state / "claims" / key).write_text("0123")
+    return FileLock(state / "workers" / "0123.lock")
 
 
 def takes_over(state: Path, key: str = "key") -> bool:
@@ -321,21 +313,38 @@ def takes_over(state: Path, key: str = "key") -> bool:
 
 
 def test_a_living_worker_of_this_machine_keeps_its_claim_and_a_dead_one_loses_it(tmp_path: Path) -> None:
-    other = Claimant(tmp_path, "key", claims.machine_name())
-    other.silent_for(1e6)
-    with other.lock.acquire():
-        assert not takes_over(tmp_path / STATE)
-    other.silent_for(0)
-    assert takes_over(tmp_path / STATE)
-    assert not other.beat.exists()
+    with leave_claim(tmp_path, age=1e6).acquire():
+        assert not takes_over(tmp_path)
+    leave_claim(tmp_path)
+    assert takes_over(tmp_path)
+    assert not list((tmp_path / "workers").iterdir())
+
+
+@pytest.mark.parametrize(("late", "taken"), [(-20, False), (20, True)])
+def test_another_machine_is_waited_for_until_its_beat_is_old(late: float, taken: bool, tmp_path: Path) -> None:
+    leave_claim(tmp_path, machine="another-machine", age=claims.STALE_SECONDS + late)
+    assert takes_over(tmp_path) == taken
+
+
+@pytest.mark.parametrize(("age", "taken"), [(0, False), (claims.NEWBORN_SECONDS + 1, True)])
+def test_a_claim_without_a_token_is_left_while_it_is_young(age: float, taken: bool, tmp_path: Path) -> None:
+    leave_claim(tmp_path)
+    (tmp_path / "claims" / "key").write_text("")
+    os.utime(tmp_path / "claims" / "key", (time.time() - age,) * 2)
+    assert takes_over(tmp_path) == taken
+
+
+def test_a_claim_of_a_worker_that_has_ended_is_free(tmp_path: Path) -> None:
+    leave_claim(tmp_path, machine="another-machine")
+    (tmp_path / "workers" / "0123.beat").unlink()
+    assert takes_over(tmp_path)
 
 
 def test_a_picture_that_kills_every_worker_is_given_up_and_tried_again_by_the_next_call(photos: Path) -> None:
-    key = stem_key("a.jpg")
-    out = photos.parent / "out"
+    key, state = stem_key("a.jpg"), photos.parent / "out" / STATE
     for _ in range(MOST_DEATHS):  # each finds a dead worker's claim, and dies in its turn
-        Claimant(out, key, claims.machine_name())
-        assert takes_over(out / STATE, key)
+        leave_claim(state, key)
+        assert takes_over(state, key)
     outcome, painted = run(photos)
     assert painted == ["deep/er/b.PNG"]
     (failed,) = outcome.failed
@@ -346,37 +355,14 @@ def test_a_picture_that_kills_every_worker_is_given_up_and_tried_again_by_the_ne
     assert run(photos)[1] == ["a.jpg"]
 
 
-def test_a_worker_that_died_once_costs_its_picture_nothing_but_company(photos: Path) -> None:
+def test_a_picture_at_which_a_worker_died_is_made_alone(photos: Path) -> None:
     draw(photos / "c.png", 3)
     draw(photos / "d.png", 4)
-    Claimant(photos.parent / "out", stem_key("c.png"), claims.machine_name())
+    leave_claim(photos.parent / "out" / STATE, stem_key("c.png"))
     outcome, painted = run(photos, together=4)
     assert not outcome.failed
     assert len(outcome.done) == 4
     assert "c.png" in painted  # by itself, where the others share a loop
-
-
-def test_another_machine_is_waited_for_until_it_was_silent_for_long(tmp_path: Path) -> None:
-    other = Claimant(tmp_path, "key", "another-machine")
-    other.silent_for(claims.STALE_SECONDS - 20)
-    assert not takes_over(tmp_path / STATE)
-    other.silent_for(claims.STALE_SECONDS + 20)
-    assert takes_over(tmp_path / STATE)
-
-
-def test_a_claim_without_a_name_is_left_while_it_is_young(tmp_path: Path) -> None:
-    other = Claimant(tmp_path, "key", "any")
-    other.claim.write_text("")
-    assert not takes_over(tmp_path / STATE)
-    then = time.time() - claims.NEWBORN_SECONDS - 1
-    os.utime(other.claim, (then, then))
-    assert takes_over(tmp_path / STATE)
-
-
-def test_a_claim_of_a_worker_that_has_ended_is_free(tmp_path: Path) -> None:
-    other = Claimant(tmp_path, "key", "another-machine")
-    other.beat.unlink()
-    assert takes_over(tmp_path / STATE)
 
 
 def test_only_one_of_two_workers_gets_a_key(tmp_path: Path) -> None:
@@ -397,6 +383,13 @@ def test_a_worker_that_lost_its_claim_writes_nothing(photos: Path, monkeypatch: 
     assert len(watcher.titles) == 1
 
 
+def done(path: Path) -> dict[str, Entry]:
+    """The lines of a manifest about pictures that were made."""
+    manifest = Manifest(path)
+    manifest.refresh()
+    return {name: entry for name, entry in manifest.entries.items() if entry.status == "done"}
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 100) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -410,22 +403,13 @@ def test_watch_takes_new_pictures_when_they_have_stopped_growing(photos: Path, m
     find = batch_module.find_pictures
     monkeypatch.setattr(batch_module, "find_pictures", lambda *given: looks.append(0) or find(*given))
     (photos / "bad.png").write_bytes(b"")
-    stop, results = threading.Event(), []
-    manifest = Manifest(photos.parent / "out" / "manifest.jsonl")
-
-    def done() -> set[str]:
-        manifest.refresh()
-        return {name for name, entry in manifest.entries.items() if entry.status == "done"}
-
-    def work() -> None:
-        watcher = Watcher()
-        watcher.stop = stop.is_set  # type: ignore[method-assign]
-        results.append(run_batch(batch_of(photos, keep_watching=True), watcher))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        wait_for(lambda: len(done()) == 2)
+    stop, path = threading.Event(), photos.parent / "out" / "manifest.jsonl"
+    watcher = Watcher()
+    watcher.stop = stop.is_set  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        stack.callback(stop.set)
+        result = pool.submit(run_batch, batch_of(photos, keep_watching=True), watcher)
+        wait_for(lambda: len(done(path)) == 2)
         data = draw(photos.parent / "late.png", 6).read_bytes()
         with (photos / "late.png").open("wb") as stream:
             before = len(looks)
@@ -435,11 +419,8 @@ def test_watch_takes_new_pictures_when_they_have_stopped_growing(photos: Path, m
                 data = data[1:]
                 time.sleep(0.02)
             stream.write(data)
-        wait_for(lambda: "late.png" in done())
-    finally:
-        stop.set()
-        thread.join()
-    assert [entry.status for entry in results[0].entries.values()] == ["done", "failed", "done", "done"]
+        wait_for(lambda: "late.png" in done(path))
+    assert [entry.status for entry in result.result().entries.values()] == ["done", "failed", "done", "done"]
     assert len(records(photos)) == 4  # what failed is not tried at every look
 
 
@@ -489,14 +470,12 @@ def make_fifty(folder: Path) -> set[str]:
     good = {f"{number % 3}/{number:02}.png" for number in range(43)}
     for seed, name in enumerate(sorted(good)):
         draw(folder / name, seed)
+    draw(folder / "small.png", 0, (3, 3))
     whole = draw(folder / "cut.png", 99).read_bytes()
-    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "0" / "empty.jpg").write_bytes(b"")
-    (folder / "text.png").write_text("hello")
-    (folder / "1" / "zeros.tif").write_bytes(bytes(500))
-    (folder / "tail.jpg").write_bytes(b"\xff\xd8\xff" + bytes(200))
-    Image.new("RGB", (3, 3)).save(folder / "small.png")
-    (folder / "2" / "noise.webp").write_bytes(np.random.default_rng(0).bytes(700))
+    bad = {"cut.png": whole[: len(whole) // 2], "0/empty.jpg": b"", "text.png": b"hello", "1/zeros.tif": bytes(500)}
+    bad |= {"tail.jpg": b"\xff\xd8\xff" + bytes(200), "2/noise.webp": np.random.default_rng(0).bytes(700)}
+    for name, data in bad.items():
+        (folder / name).write_bytes(data)
     return good
 
 
@@ -512,11 +491,10 @@ def test_fifty_pictures_two_workers_two_kills_each_made_once(tmp_path: Path) -> 
     options = [f"--{name.replace('_', '-')}={getattr(TINY, name)}" for name in ("weights", "image_size", "engine")]
     options += ["--content-taps=relu1_2", "--style-taps=relu1_1", "--precision=fp32", "--steps=4", "--seed=3"]
     command = [sys.executable, "-m", "nst_fast", "batch", "photos", "--style", "style.png", "-o", "out", *options]
-    manifest = Manifest(tmp_path / "out" / "manifest.jsonl")
+    path = tmp_path / "out" / "manifest.jsonl"
 
     def done_by() -> list[str]:
-        manifest.refresh()
-        return [entry.worker for entry in manifest.entries.values() if entry.status == "done"]
+        return [entry.worker for entry in done(path).values()]
 
     state = tmp_path / "out" / STATE
     with at_work(state) as holder, ExitStack() as stack:  # holds all pictures until both are there
@@ -533,7 +511,7 @@ def test_fifty_pictures_two_workers_two_kills_each_made_once(tmp_path: Path) -> 
         process.communicate()
         assert process.returncode == -signal.SIGKILL
     assert 2 <= at_first_kill < len(done_by()) < 43
-    with manifest.path.open("ab") as stream:
+    with path.open("ab") as stream:
         stream.write(b'{"schema": "nst-fast/batch/1", "inp')
 
     third = start([*command, "--json"], tmp_path)
@@ -547,7 +525,7 @@ def test_fifty_pictures_two_workers_two_kills_each_made_once(tmp_path: Path) -> 
     facts = json.loads(output)
     assert (facts["done"], len(facts["failed"]), facts["left"]) == (43, 7, [])
     assert (len(outcome.done), len(outcome.failed)) == (43, 7)
-    lines_of = [json.loads(line) for line in manifest.path.read_bytes().splitlines()]
+    lines_of = [json.loads(line) for line in path.read_bytes().splitlines()]
     made = [line["input"] for line in lines_of if line["status"] == "done"]
     assert sorted(made) == sorted(good)  # every one, and none twice
     assert len({line["input"] for line in lines_of if line["status"] == "failed"}) == 7

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batches import draw
 from PIL import Image
 
 from nst_fast.errors import UsageError
@@ -18,9 +19,7 @@ from nst_fast.options.commands import ReconstructConfig
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    coarse = np.random.default_rng(3).integers(0, 255, (5, 7, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((64, 48), Image.Resampling.BICUBIC).save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
+    return draw(tmp_path / "photo.png", 3, (64, 48))
 
 
 def measured(content: Path, taps: str, folder: Path, config: ReconstructConfig, seeds: str = "0") -> list[float]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from batches import Watcher
+from batches import Watcher, draw
 from PIL import Image
 
 from nst_fast import evaluate
@@ -38,8 +38,7 @@ TINY = SweepConfig(
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     for seed, name in enumerate(["one", "two", "three", "wave"]):
-        coarse = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((40, 30), Image.Resampling.BICUBIC).save(folder / f"{name}.png")
+        draw(folder / f"{name}.png", seed, (40, 30))
     (folder / "broken.png").write_bytes(b"not a picture")
     return folder
 
@@ -204,20 +203,6 @@ def test_a_stopped_series_keeps_what_is_finished_and_can_go_on(
     run_series(series, tmp_path / "a", Watcher())
     run_series(series, tmp_path / "b", Watcher())
     assert (tmp_path / "a" / "sheet.png").read_bytes() == (tmp_path / "b" / "sheet.png").read_bytes()
-
-
-def test_weights_are_loaded_and_targets_measured_once(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from nst_fast.objective import targets
-    from nst_fast.run import problem
-
-    calls: list[str] = []
-    load, build = problem.load_weights, targets.build_targets
-    monkeypatch.setattr(problem, "load_weights", lambda *given: calls.append("load") or load(*given))
-    monkeypatch.setattr(targets, "build_targets", lambda *given: calls.append("build") or build(*given))
-    run_series(small_series(pictures, vary="content-weight=1,2,3"), tmp_path, Watcher())
-    assert sorted(calls) == ["build"] * 3 + ["load"]  # two contents, one style
 
 
 def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_sheet(pictures: Path, tmp_path: Path) -> None:
