@@ -17,7 +17,7 @@ from nst_fast.jobs.inputs import STATE, folded, identity, output_name, stem_key
 from nst_fast.jobs.manifest import DONE, FAILED, Entry, Manifest
 from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Record
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run.keeper import keeper_of, remove_checkpoints
+from nst_fast.run.checkpoint_files import checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Observer
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.pastiche import Pastiche
@@ -196,8 +196,8 @@ class BatchFolder(JobFolder):
     def paint(self, job: Job, problem: Problem, observer: Observer) -> Pastiche:
         """Continue from the checkpoint of a worker that died or was stopped, or start."""
         files = self.checkpoints(job)
-        keeper = keeper_of(files, job.config.checkpoint_interval, observer.note)
-        if keeper is not None:
+        writer = checkpoint_writer(files, job.config.checkpoint_interval, observer.note)
+        if writer is not None:
             make_folder(files.picture.parent)
         if files.checkpoints():
             try:
@@ -206,11 +206,11 @@ class BatchFolder(JobFolder):
                     raise ResumeError("what was kept is of another input or other options")
                 check_same(checkpoint, problem, observer.note)
                 observer.note(f"going on after step {checkpoint.step} of {job.config.steps}")
-                return run(problem, files, observer, keeper, checkpoint)
+                return run(problem, files, observer, writer, checkpoint)
             except ResumeError as error:
                 observer.note(f"begun anew: {error.message}")
                 remove_checkpoints(files)
-        return run(problem, files, observer, keeper)
+        return run(problem, files, observer, writer)
 
     def save(self, job: Job, pastiche: Pastiche) -> bool:
         if self.worker.holds(stem_key(job.name)):

@@ -37,11 +37,6 @@ from nst_fast.images import load_image, save_image
 from nst_fast.images.headers import size_at
 from nst_fast.jobs import runner
 from nst_fast.jobs.batch import Batch, BatchResult, run_batch
-from nst_fast.memory.planner import Job, make_plan
-from nst_fast.network.tiles import make_tiling
-from nst_fast.jobs.batch.groups import Task, groups_of
-from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
-from nst_fast.jobs.batch.run import run_batch
 from nst_fast.memory.planner import MemoryTask, make_plan
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
