@@ -18,7 +18,7 @@ from nst_fast.errors import InputError, PartialError
 from nst_fast.options.commands import BATCH_FIXED, BatchConfig
 
 if TYPE_CHECKING:
-    from nst_fast.jobs.batch import Batch, BatchResult
+    from nst_fast.jobs.batch import BatchRequest, BatchResult
     from nst_fast.jobs.runner import JobObserver
     from nst_fast.run.observer import Observer, StepEvent
 
@@ -65,10 +65,10 @@ def batch(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.jobs.batch import Batch, run_batch
+    from nst_fast.jobs.batch import BatchRequest, run_batch
     from nst_fast.jobs.inputs import Shard
 
-    job = Batch(
+    job = BatchRequest(
         inputs=inputs,
         styles=style,
         folder=folder,
@@ -138,7 +138,7 @@ def watching(messages: Messages, stop: Stop, config: BatchConfig) -> JobObserver
     return Display()
 
 
-def conclude(outcome: BatchResult, batch: Batch, messages: Messages, stop: Stop, *, as_json: bool) -> None:
+def conclude(outcome: BatchResult, batch: BatchRequest, messages: Messages, stop: Stop, *, as_json: bool) -> None:
     """The summary, the result on stdout, and the exit code.
 
     Raises:
@@ -166,7 +166,7 @@ def conclude(outcome: BatchResult, batch: Batch, messages: Messages, stop: Stop,
         raise kind(summary, "The lines above and manifest.jsonl say why; the same command tries them again")
 
 
-def facts_of(outcome: BatchResult, batch: Batch, status: str) -> dict[str, Any]:
+def facts_of(outcome: BatchResult, batch: BatchRequest, status: str) -> dict[str, Any]:
     """What --json gives: ``made`` counts the pictures that this call made, ``done`` those that there are."""
     from nst_fast.jobs.batch import MANIFEST
 

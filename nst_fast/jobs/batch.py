@@ -25,7 +25,7 @@ WAIT_SECONDS = 0.5  # between two looks at pictures that other workers claim
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class BatchRequest:
     """What to make.
 
     Attributes:
@@ -95,7 +95,7 @@ class BatchResult:
         return len(self.entries) + len(self.left)
 
 
-def run_batch(batch: Batch, observer: JobObserver) -> BatchResult:
+def run_batch(batch: BatchRequest, observer: JobObserver) -> BatchResult:
     """Make every picture that the manifest does not show as made, and write each into the manifest.
 
     Made means: a line of the manifest says so for this input with this content and these options, and the output has
@@ -130,14 +130,14 @@ def run_batch(batch: Batch, observer: JobObserver) -> BatchResult:
     return BatchResult(ours, left, folder.made, time.perf_counter() - started)
 
 
-def jobs_of(batch: Batch, pictures: Mapping[str, Path], manifest: Manifest) -> list[Job]:
+def jobs_of(batch: BatchRequest, pictures: Mapping[str, Path], manifest: Manifest) -> list[Job]:
     """A job for each picture, also of other shards and workers, which give the same names."""
     known = {name: entry.output for name, entry in manifest.entries.items()}
     outputs = output_names(list(pictures), f".{batch.format}", known)
     return [Job(name, outputs[name], batch.config, path, batch.styles) for name, path in pictures.items()]
 
 
-def work(batch: Batch, pictures: Mapping[str, Path], folder: BatchFolder, observer: JobObserver) -> list[str]:
+def work(batch: BatchRequest, pictures: Mapping[str, Path], folder: BatchFolder, observer: JobObserver) -> list[str]:
     """Run this shard's jobs until nothing is left; when watching, until stopped. Returns the names of its pictures."""
     stamps: dict[str, object] = {}
     notes: set[str] = set()

@@ -17,10 +17,9 @@ from nst_fast.jobs.inputs import STATE, folded, identity, output_name, stem_key
 from nst_fast.jobs.manifest import DONE, FAILED, Entry, Manifest
 from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Record
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run.checkpoint_files import checkpoint_writer, remove_checkpoints
+from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Observer
-from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.pastiche import Pastiche
+from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Problem
 from nst_fast.run.provenance import Provenance, readable_sha256
 from nst_fast.run.record import current_options, read_record

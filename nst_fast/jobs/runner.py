@@ -17,8 +17,7 @@ from nst_fast.images.headers import size_at
 from nst_fast.jobs.inputs import stem_key
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Observer
-from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.pastiche import Pastiche
+from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Networks, Problem, load_problem
 from nst_fast.run.provenance import Provenance
 from nst_fast.run.record import read_record

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -104,22 +104,19 @@ class RunRecord:
     nst_fast: str = __version__
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def as_dict(self, *, history_rows: int | None = None) -> dict[str, Any]:
-        """Plain data; ``history_rows`` thins the loss history to at most so many evenly spaced rows."""
-        data = asdict(self)
-        if history_rows is not None:
-            data["history"] = {name: thin(column, history_rows) for name, column in self.history.items()}
-        return data
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
-    def to_json(self, *, history_rows: int | None = None, indent: int | None = None) -> str:
-        return json.dumps(rounded(self.as_dict(history_rows=history_rows)), indent=indent)
+    def to_json(self, indent: int | None = None) -> str:
+        return json.dumps(rounded(self.as_dict()), indent=indent)
 
     def save(self, path: Path) -> None:
         write_atomic(path, (self.to_json(indent=1) + "\n").encode())
 
     def as_text(self) -> dict[str, str]:
-        """The record as the text chunk that a picture carries."""
-        return {TEXT_KEY: self.to_json(history_rows=EMBEDDED_ROWS)}
+        """The record as the text chunk that a picture carries, with a short history."""
+        history = {name: thin(column, EMBEDDED_ROWS) for name, column in self.history.items()}
+        return {TEXT_KEY: replace(self, history=history).to_json()}
 
 
 def read_record(path: Path) -> dict[str, Any]:

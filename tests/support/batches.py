@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nst_fast.jobs.batch import Batch, BatchResult, run_batch
+from nst_fast.jobs.batch import BatchRequest, BatchResult, run_batch
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.options.commands import BatchConfig
 from nst_fast.run.observer import Observer, StepEvent
@@ -72,10 +72,10 @@ class Watcher(JobObserver):
         return [title.split()[1] for title in self.titles]
 
 
-def batch_of(photos: Path, *inputs: Path, **options: object) -> Batch:
+def batch_of(photos: Path, *inputs: Path, **options: object) -> BatchRequest:
     config = TINY.replace(**{name: options.pop(name) for name in list(options) if name in TINY.as_dict()})
     given = {"inputs": inputs or (photos,), "styles": [photos.parent / "style.png"], "folder": photos.parent / "out"}
-    return Batch(**{**given, "config": config, **options})  # type: ignore[arg-type]
+    return BatchRequest(**{**given, "config": config, **options})  # type: ignore[arg-type]
 
 
 def run(photos: Path, *inputs: Path, **options: object) -> tuple[BatchResult, list[str]]:

@@ -32,7 +32,7 @@ from nst_fast.images import READABLE
 from nst_fast.images.sources import open_source
 from nst_fast.jobs import batch as batch_module
 from nst_fast.jobs import claims, manifest
-from nst_fast.jobs.batch import Batch, BatchResult, run_batch
+from nst_fast.jobs.batch import BatchRequest, BatchResult, run_batch
 from nst_fast.jobs.batch_folder import MOST_DEATHS
 from nst_fast.jobs.claims import Worker, at_work
 from nst_fast.jobs.inputs import STATE, Shard, find_pictures, output_names, stem_key
@@ -516,7 +516,9 @@ def test_fifty_pictures_two_workers_two_kills_each_made_once(tmp_path: Path) -> 
 
     third = start([*command, "--json"], tmp_path)
     config = TINY.replace(steps=4, seed=3)
-    batch = Batch(inputs=[tmp_path / "photos"], styles=[tmp_path / "style.png"], folder=tmp_path / "out", config=config)
+    batch = BatchRequest(
+        inputs=[tmp_path / "photos"], styles=[tmp_path / "style.png"], folder=tmp_path / "out", config=config
+    )
     outcome = run_batch(batch, Watcher())
     output, messages = third.communicate(timeout=100)
 

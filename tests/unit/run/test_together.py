@@ -36,7 +36,7 @@ from nst_fast.errors import NumericsError, OutOfMemoryError, OutputError, UsageE
 from nst_fast.images import load_image, save_image
 from nst_fast.images.headers import size_at
 from nst_fast.jobs import runner
-from nst_fast.jobs.batch import Batch, BatchResult, run_batch
+from nst_fast.jobs.batch import BatchRequest, BatchResult, run_batch
 from nst_fast.memory.planner import MemoryTask, make_plan
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
@@ -363,7 +363,7 @@ def test_groups_are_full_or_of_what_is_left_and_rivals_for_a_name_stand_apart(tm
 def run(folder: Path, **options: Any) -> tuple[BatchResult, list[str], list[str]]:
     watcher = Watcher()
     given: dict[str, Any] = {"config": BatchConfig(**OPTIONS), "together": 3, **options}
-    batch = Batch(inputs=[folder / "in"], styles=[folder / "style.png"], folder=folder / "out", **given)
+    batch = BatchRequest(inputs=[folder / "in"], styles=[folder / "style.png"], folder=folder / "out", **given)
     return run_batch(batch, watcher), watcher.titles, watcher.notes
 
 
