@@ -42,7 +42,7 @@ SCHEMA = "nst-fast/crashes/1"
 IMPORTED = (
     *(
         "nst_fast.api",
-        "nst_fast.jobs.series_folder",
+        "nst_fast.jobs.series",
         "nst_fast.jobs.batch",
         "nst_fast.onnx.publish",
         "nst_fast.run.resumption",

@@ -39,7 +39,7 @@ def reconstruct(
     messages = Messages(quiet=quiet)
     messages.say("loading")
     from nst_fast.jobs.reconstruct import label, measure, plan_reconstruction
-    from nst_fast.jobs.series_folder import run_series
+    from nst_fast.jobs.series import run_series
 
     series = plan_reconstruction(content, taps, seeds, config)
     with graceful_stop(messages.say) as stop:

@@ -51,7 +51,7 @@ def conclude_series(
     Raises:
         PartialError: a run failed.
     """
-    from nst_fast.jobs.series_folder import check_complete
+    from nst_fast.jobs.series import check_complete
 
     for outcome in outcomes:
         if outcome.error is not None:

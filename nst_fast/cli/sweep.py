@@ -46,7 +46,7 @@ def sweep(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.jobs.series_folder import run_series
+    from nst_fast.jobs.series import run_series
     from nst_fast.jobs.sweep import jury_measure, plan_sweep
 
     series = plan_sweep(content, style, vary or [], config)

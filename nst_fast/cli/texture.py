@@ -50,7 +50,7 @@ def texture(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.jobs.series_folder import run_series
+    from nst_fast.jobs.series import run_series
     from nst_fast.jobs.texture import parse_size, plan_textures, tap_sets
 
     sets = tap_sets(style_taps, cumulative=cumulative)

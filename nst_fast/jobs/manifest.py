@@ -29,7 +29,7 @@ class Entry:
     Attributes:
         input: the picture's name within the batch: its path below INPUT, with slashes.
         input_sha256: of its bytes when it was read; empty if it could not be.
-        options_sha256: of everything that decides its picture, see :class:`nst_fast.jobs.batch_folder.BatchFolder`.
+        options_sha256: of everything that decides its picture, see :class:`nst_fast.jobs.batch.BatchFolder`.
         status: ``done`` or ``failed``.
         output: path below the batch's folder, with slashes.
         output_sha256: of the picture's bytes; empty for a failed one.

@@ -8,8 +8,7 @@ from typing import cast
 
 from nst_fast.errors import UsageError, nearest
 from nst_fast.jobs.runner import Job
-from nst_fast.jobs.series import Inputs, Series, make_series, picture_labels
-from nst_fast.jobs.series_folder import Measure
+from nst_fast.jobs.series import Inputs, Measure, Series, make_series, picture_labels
 from nst_fast.jury.judge import Panel
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import Declared, declared

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from nst_fast.cli.info import describe
 from nst_fast.errors import InputError, NstFastError, OnnxModelError, UsageError, WeightsError
 from nst_fast.images import load_image, save_image
-from nst_fast.jobs.series_folder import is_plan
+from nst_fast.jobs.series import is_plan
 from nst_fast.network.weights import available_taps, load_weights
 from nst_fast.network.weights.cache import note_of, pretrained_features
 from nst_fast.onnx.export import METADATA_KEY, SCHEMA, open_model, sidecar_of

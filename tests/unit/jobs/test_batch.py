@@ -31,9 +31,8 @@ from nst_fast.errors import InputError, OutputError, PartialError, UsageError
 from nst_fast.images import READABLE
 from nst_fast.images.sources import open_source
 from nst_fast.jobs import batch as batch_module
-from nst_fast.jobs import claims, manifest
-from nst_fast.jobs.batch import BatchRequest, BatchResult, run_batch
-from nst_fast.jobs.batch_folder import MOST_DEATHS
+from nst_fast.jobs import claims
+from nst_fast.jobs.batch import MOST_DEATHS, BatchRequest, BatchResult, run_batch
 from nst_fast.jobs.claims import Worker, at_work
 from nst_fast.jobs.inputs import STATE, Shard, find_pictures, output_names, stem_key
 from nst_fast.jobs.manifest import Entry, Manifest, append_line
@@ -106,12 +105,11 @@ def test_an_append_that_fails_halfway_leaves_the_file_as_it_was(
     path = tmp_path / "lines"
     append_line(path, "one")
 
-    def full(stream: object, data: bytes) -> None:
-        stream.write(data[:2])  # type: ignore[attr-defined]
+    def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifest, "_write_all", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OutputError, match="no space left on device"):
             append_line(path, "two")
     assert path.read_bytes() == b"one\n"
@@ -210,12 +208,17 @@ def test_outputs_of_batches_below_the_input_and_links_in_a_circle_are_left(photo
         assert sorted(outcome.entries) == ["a.jpg", "deep/er/b.PNG"]
 
 
-def test_a_missing_input_and_an_empty_folder_are_refused(photos: Path) -> None:
-    with pytest.raises(InputError, match=r"photoz does not exist. Did you mean photos"):
-        run(photos, photos.parent / "photoz")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("photoz", "photoz does not exist. Did you mean photos"),
+        ("empty", r"no pictures in .*empty. Looked for .*\.png"),
+    ],
+)
+def test_a_missing_input_and_an_empty_folder_are_refused(name: str, words: str, photos: Path) -> None:
     (photos.parent / "empty").mkdir()
-    with pytest.raises(InputError, match=r"no pictures in .*empty. Looked for .*\.png"):
-        run(photos, photos.parent / "empty")
+    with pytest.raises(InputError, match=words):
+        run(photos, photos.parent / name)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 from nst_fast.errors import UsageError
 from nst_fast.jobs.reconstruct import label, measure, plan_reconstruction, psnr
 from nst_fast.jobs.runner import JobObserver
-from nst_fast.jobs.series_folder import run_series
+from nst_fast.jobs.series import run_series
 from nst_fast.options.commands import ReconstructConfig
 
 

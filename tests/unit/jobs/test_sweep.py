@@ -23,8 +23,7 @@ from nst_fast.cli.console import Messages
 from nst_fast.cli.series import conclude_series
 from nst_fast.cli.signals import Stop
 from nst_fast.errors import BusyError, OutputError, PartialError, UsageError, WeightsError
-from nst_fast.jobs.series import Series
-from nst_fast.jobs.series_folder import run_series
+from nst_fast.jobs.series import Series, run_series
 from nst_fast.jobs.sweep import jury_measure, plan_sweep
 from nst_fast.options.commands import SweepConfig
 from nst_fast.system.files import lock

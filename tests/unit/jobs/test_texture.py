@@ -10,7 +10,7 @@ from PIL import Image
 
 from nst_fast.errors import OutputError, UsageError
 from nst_fast.jobs.runner import JobObserver
-from nst_fast.jobs.series_folder import run_series
+from nst_fast.jobs.series import run_series
 from nst_fast.jobs.texture import parse_size, plan_textures, tap_sets
 from nst_fast.options.commands import TextureConfig
 
