@@ -294,10 +294,10 @@ class BatchFolder(JobFolder):
                 if self._differences(job, checkpoint.record):
                     raise ResumeError("what was kept is of another input or other options")
                 check_same(checkpoint, problem, observer.note)
-                observer.note(f"going on after step {checkpoint.step} of {job.config.steps}")
+                observer.note(f"continuing after step {checkpoint.step} of {job.config.steps}")
                 return run(problem, files, observer, writer, checkpoint)
             except ResumeError as error:
-                observer.note(f"begun anew: {error.message}")
+                observer.note(f"started anew: {error.message}")
                 remove_checkpoints(files)
         return run(problem, files, observer, writer)
 

@@ -225,7 +225,7 @@ class Runner:
                         outcomes.append(Outcome(job, record.as_dict(), seconds=share))
                         self.folder.ended(outcomes[-1])
         except ERRORS_OF_ONE as error:
-            self.observer.note(f"{title}: {error}; going on one by one")
+            self.observer.note(f"{title}: {error}; continuing one by one")
         return outcomes
 
     def _shareable(self, job: Job) -> Problem | None:

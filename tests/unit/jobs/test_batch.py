@@ -150,7 +150,7 @@ def test_workers_of_one_batch_may_compute_on_different_devices_and_report_differ
     assert run(photos, device="cpu", log_every=1)[1] == []
 
 
-def test_what_no_batch_made_is_not_replaced_and_nothing_is_made_before_it_is_said(photos: Path) -> None:
+def test_what_no_batch_made_is_not_replaced_and_nothing_is_made_before_the_refusal(photos: Path) -> None:
     out = photos.parent / "out"
     draw(out / "deep" / "er" / "b.png", 7)
     mine = (out / "deep" / "er" / "b.png").read_bytes()
@@ -258,7 +258,7 @@ def test_failures_are_recorded_tried_again_and_skipped_if_asked(photos: Path) ->
     assert run(photos, retry_failed=False)[1] == ["bad.png"]
 
 
-def test_a_stopped_batch_leaves_no_half_picture_and_goes_on_later(photos: Path) -> None:
+def test_a_stopped_batch_leaves_no_half_picture_and_continues_later(photos: Path) -> None:
     watcher = Watcher(stop_at=2)
     outcome = run_batch(batch_of(photos), watcher)
     assert (len(outcome.done), outcome.left) == (1, ["deep/er/b.PNG"])

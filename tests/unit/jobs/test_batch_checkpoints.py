@@ -1,4 +1,4 @@
-"""What a worker kept of a picture when it died or was stopped, and who goes on from it."""
+"""What a worker kept of a picture when it died or was stopped, and how the next continues."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def killed_at(step: int, photos: Path, **options: object) -> None:
         run_batch(batch_of(photos, **{**OPTIONS, **options}), Killer(step))
 
 
-def go_on(photos: Path, **options: object) -> list[str]:
-    """Run the batch to its end; what was said."""
+def finished(photos: Path, **options: object) -> list[str]:
+    """Run the batch to its end; the notes."""
     watcher = Watcher()
     outcome = run_batch(batch_of(photos, **{**OPTIONS, **options}), watcher)
     assert len(outcome.done) == 2
     return watcher.notes
 
 
-def test_a_picture_goes_on_where_its_worker_died_to_the_same_pixels(photos: Path) -> None:
+def test_a_picture_continues_where_its_worker_died_to_the_same_pixels(photos: Path) -> None:
     killed_at(7, photos)
     assert kept(photos) == ["a-checkpoint-000006.safetensors", "a-checkpoint-000007.safetensors"]
-    assert "going on after step 7 of 12" in go_on(photos)
+    assert "continuing after step 7 of 12" in finished(photos)
     assert kept(photos) == []
     again = photos.parent / "again"
     run(photos, folder=again, **OPTIONS)
@@ -61,25 +61,25 @@ def test_a_picture_goes_on_where_its_worker_died_to_the_same_pixels(photos: Path
             assert one.tobytes() == other.tobytes()
 
 
-def test_a_stopped_picture_goes_on_too(photos: Path) -> None:
+def test_a_stopped_picture_continues_too(photos: Path) -> None:
     watcher = Watcher(stop_at=1)
     run_batch(batch_of(photos, **OPTIONS), watcher)
     assert kept(photos) == ["a-checkpoint-000000.safetensors"]
-    assert "going on after step 0 of 12" in go_on(photos)
+    assert "continuing after step 0 of 12" in finished(photos)
 
 
-def test_nobody_goes_on_from_other_options_another_input_or_what_is_damaged(photos: Path) -> None:
+def test_nobody_continues_from_other_options_another_input_or_what_is_damaged(photos: Path) -> None:
     killed_at(5, photos)
-    notes = go_on(photos, content_weight=3.0)  # may change, for nothing has been made yet
-    assert "begun anew: what was kept is of another input or other options" in notes
+    notes = finished(photos, content_weight=3.0)  # may change, for nothing has been made yet
+    assert "started anew: what was kept is of another input or other options" in notes
     other = photos.parent / "other"
     killed_at(5, photos, folder=other)
     for path in (other / STATE / "checkpoints").rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-10])
-    assert any(note.startswith("begun anew: ") for note in go_on(photos, folder=other))
+    assert any(note.startswith("started anew: ") for note in finished(photos, folder=other))
 
 
 def test_without_checkpoints_nothing_is_kept(photos: Path) -> None:
     killed_at(5, photos, checkpoint_every="0")
     assert not (photos.parent / "out" / STATE / "checkpoints").exists()
-    assert not any("going on" in note for note in go_on(photos, checkpoint_every="0"))
+    assert not any("continuing" in note for note in finished(photos, checkpoint_every="0"))

@@ -67,7 +67,7 @@ def test_two_seeds_start_from_two_noises(photo: Path, tmp_path: Path) -> None:
     assert not np.array_equal(one, two)
 
 
-def test_the_original_network_knows_the_picture_at_relu1_2_and_less_of_it_deeper(assets: Path, tmp_path: Path) -> None:
+def test_the_original_network_reconstructs_relu1_2_best_and_deeper_taps_less(assets: Path, tmp_path: Path) -> None:
     config = ReconstructConfig(image_size=48, steps=80)
     values = measured(assets / "images" / "tubingen.png", "relu1_2,relu2_2,relu3_1", tmp_path, config)
     assert values[0] > 28

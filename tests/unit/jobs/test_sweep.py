@@ -186,7 +186,7 @@ def test_a_failed_run_is_a_hole_a_row_and_exit_10_and_spoils_no_other(
     assert len(lines) == 2
 
 
-def test_a_stopped_series_keeps_what_is_finished_and_can_go_on(
+def test_a_stopped_series_keeps_what_is_finished_and_can_continue(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     series = small_series(pictures)

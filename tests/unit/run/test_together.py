@@ -427,7 +427,7 @@ def test_a_picture_that_diverges_fails_alone(tmp_path: Path, monkeypatch: pytest
         ("2.png", "done"),
     ]
     assert titles == ["1/3 0.png and 2 more of its size", "1/3 0.png", "2/3 1.png", "3/3 2.png"]
-    assert any("going on one by one" in note and "diverged" in note for note in notes)
+    assert any("continuing one by one" in note and "diverged" in note for note in notes)
 
 
 def test_a_batch_together_needs_a_sensible_number_and_options(tmp_path: Path) -> None:
