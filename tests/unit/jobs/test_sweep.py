@@ -23,6 +23,7 @@ from nst_fast.cli.console import Messages
 from nst_fast.cli.series import conclude_series
 from nst_fast.cli.signals import Stop
 from nst_fast.errors import BusyError, OutputError, PartialError, UsageError, WeightsError
+from nst_fast.jobs.runner import JobObserver
 from nst_fast.jobs.series import Series, run_series
 from nst_fast.jobs.sweep import jury_measure, plan_sweep
 from nst_fast.options.commands import SweepConfig
@@ -118,6 +119,12 @@ def test_finished_runs_are_kept_and_unfinished_ones_are_done(pictures: Path, tmp
     assert (tmp_path / "sheet.png").read_bytes() == sheet
     assert [row["status"] for row in rows_of(tmp_path)] == ["complete"] * 4
     assert all(float(row["seconds"]) > 0 for row in rows_of(tmp_path))
+
+
+def test_a_run_that_is_kept_has_a_title_and_a_note() -> None:
+    watcher = Watcher()
+    JobObserver.kept(watcher, "1/4 content one")
+    assert (watcher.titles, watcher.notes) == (["1/4 content one"], ["finished before, kept"])
 
 
 def test_a_wider_sweep_in_the_same_folder_runs_only_what_is_new(pictures: Path, tmp_path: Path) -> None:
