@@ -301,9 +301,9 @@ class BatchFolder(JobFolder):
                 remove_checkpoints(files)
         return run(problem, files, observer, writer)
 
-    def save(self, job: Job, pastiche: Pastiche) -> bool:
+    def store(self, job: Job, pastiche: Pastiche) -> bool:
         if self.worker.holds(stem_key(job.name)):
-            return super().save(job, pastiche)
+            return super().store(job, pastiche)
         self.observer.note(f"{shown(job.name)}: given up; another worker took it over, as this one seemed to be dead")
         return False
 

@@ -155,7 +155,7 @@ class JobFolder:
         """Run the job's problem, without writing the picture."""
         return run(problem, self.files(job), observer)
 
-    def save(self, job: Job, pastiche: Pastiche) -> bool:
+    def store(self, job: Job, pastiche: Pastiche) -> bool:
         """Write a picture and its record; False where this process has lost its claim."""
         self.files(job).save_picture(pastiche.image, pastiche.record)
         return True
@@ -220,7 +220,7 @@ class Runner:
                         raise pastiche.failure
                     if record.status == "stopped":
                         break
-                    if self.folder.save(job, pastiche):
+                    if self.folder.store(job, pastiche):
                         share = record.seconds / record.plan.get("together", 1)
                         outcomes.append(Outcome(job, record.as_dict(), seconds=share))
                         self.folder.ended(outcomes[-1])
@@ -261,7 +261,7 @@ class Runner:
             pastiche = self.folder.paint(job, problem, observer)
         if pastiche.failure is not None:
             raise pastiche.failure
-        if pastiche.record.status == "stopped" or not self.folder.save(job, pastiche):
+        if pastiche.record.status == "stopped" or not self.folder.store(job, pastiche):
             return None
         return pastiche.record.as_dict()
 

@@ -170,7 +170,7 @@ def _problem(record: dict[str, Any]) -> str:
     try:
         msgspec.convert(record, RunRecord)
         msgspec.convert(record["inputs"], _Inputs)
-    except msgspec.ValidationError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also for a name that is not Unicode
         # Without backticks, in which messages name options.
         return re.sub(r"Object missing required field `(\w+)`", r"\1 is missing", str(error)).replace("`", "")
     return ""
