@@ -1,7 +1,7 @@
-"""What the exported losses are multiplied by: every normalisation as one formula, which a host can compute by itself.
+"""What the exported losses are multiplied by: every normalisation as one formula.
 
-A graph computes sums of squared differences and multiplies each by an input. Here is what that input must be, so that
-the terms are those of :mod:`nst_fast.objective.losses`; the graph itself knows no normalisation and serves them all.
+A graph computes sums of squared differences and multiplies each by an input, so that one graph serves every
+normalisation. Here are the values of those inputs that give the terms of :mod:`nst_fast.objective.losses`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from nst_fast.options.config import ObjectiveOptions
 
 Array = NDArray[Any]
 
-# An all-dark target must give no division by zero, nor a coefficient that float32 does not hold.
-SMALLEST_ENERGY = 1e-30
+SMALLEST_ENERGY = 1e-30  # of an all-dark target: no division by zero, and a coefficient that float32 holds
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,13 @@ class Coefficient:
 def coefficients(options: ObjectiveOptions) -> dict[str, Coefficient]:
     """Term -> coefficient, for every content and style tap; see the tables in :mod:`nst_fast.objective.losses`."""
     found = {}
+    relative = options.content_normalization == "relative"
     for tap, weight in options.content_tap_weights.items():
         constant, power = _content(options.content_normalization, channels_of(tap))
-        relative = options.content_normalization == "relative"
         found[f"content/{tap}"] = Coefficient(options.content_weight * weight * constant, power, relative)
+    relative = options.style_normalization == "relative"
     for tap, weight in options.style_tap_weights.items():
         constant, power = _style(options, channels_of(tap))
-        relative = options.style_normalization == "relative"
         found[f"style/{tap}"] = Coefficient(options.style_weight * weight * constant, power, relative)
     return found
 
@@ -79,7 +78,7 @@ def _style(options: ObjectiveOptions, channels: int) -> tuple[float, int]:
 
 
 def tv_weights(height: int, width: int) -> tuple[float, float]:
-    """What the sums of weighed squared differences down and to the right are multiplied by: both become means."""
+    """What the sums of weighted squared differences down and to the right are multiplied by: both become means."""
     return 1 / (3 * (height - 1) * width), 1 / (3 * height * (width - 1))
 
 

@@ -16,8 +16,8 @@ import torch
 from nst_fast.errors import VerificationError
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.coefficients import Array
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.parity import SIZES, ParityRow, parity_row, probe_picture
 from nst_fast.onnx.providers import TensorrtOptions
 from nst_fast.onnx.session import make_session

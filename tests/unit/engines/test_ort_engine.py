@@ -13,9 +13,8 @@ from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.errors import DeviceError, UsageError
 from nst_fast.images import load_image
 from nst_fast.network.vgg import Encoder
-from nst_fast.objective.evaluation import Evaluator
+from nst_fast.objective.evaluation import EagerEvaluator, Evaluator
 from nst_fast.objective.objective import Objective
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.optimizers import learning_rate_at, make_optimizer
 from nst_fast.options.config import StylizeConfig
 

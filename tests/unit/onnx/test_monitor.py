@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nst_fast.network.vgg import Encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.export import ExportModule, build_graph
 from nst_fast.onnx.monitor import Monitor
 from nst_fast.onnx.publish import encoder_for

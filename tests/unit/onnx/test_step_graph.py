@@ -14,8 +14,8 @@ from onnx.reference import ReferenceEvaluator
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.coefficients import coefficients, tv_weights
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, Statistics, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.step.backward_rules import transposed_weight
 from nst_fast.onnx.step.export import graph_for, network_weights, objective_feeds
 from nst_fast.onnx.step.graph import build_step_graph

@@ -24,8 +24,8 @@ from nst_fast.errors import DeviceError, UsageError
 from nst_fast.images import from_uint8, load_image, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.network.vgg import Encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.binding import SharedBinding
 from nst_fast.onnx.session import ProviderStatus, Session
 from nst_fast.optimizers import (
