@@ -24,8 +24,9 @@ from nst_fast.images.sheet import Cell, Heading, contact_sheet
 from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Runner
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.provenance import Provenance
-from nst_fast.run.record import read_record, rounded
+from nst_fast.run.record import read_record
 from nst_fast.system.files import check_writable, lock, shown, write_atomic
+from nst_fast.system.rounding import rounded
 
 PLAIN_AXES = ("content", "style", "tap")  # whose values need no name beside them
 LONGEST_NAME = 120  # of a job; file systems allow 255 bytes with suffix and snapshot number

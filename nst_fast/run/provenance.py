@@ -11,8 +11,9 @@ from typing import Any, Self
 from nst_fast.errors import InputError
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
-from nst_fast.run.record import current_options, read_record, rounded
+from nst_fast.run.record import current_options, read_record
 from nst_fast.system.files import sha256_of
+from nst_fast.system.rounding import rounded
 
 FILE = "(file)"  # the value of `init` where it names a file: its hash counts, not its path
 

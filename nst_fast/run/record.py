@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ from nst_fast import __version__
 from nst_fast.errors import InputError
 from nst_fast.images import read_text
 from nst_fast.system.files import shown, write_atomic
+from nst_fast.system.rounding import rounded
 
 SCHEMA = "nst-fast/run/1"
 TEXT_KEY = "nst-fast"  # the name of the text chunk that carries the record inside a picture
@@ -202,12 +202,3 @@ def _read(path: Path) -> str:
     except ValueError:  # a NUL in the name
         raise InputError(f"{name} is not a usable path") from None
     raise InputError(f"{name} is no file, or larger than any record ({MOST_BYTES >> 20} MiB)", REMEDY)
-
-
-def rounded(value: Any, digits: int = 7) -> Any:
-    """Floats to significant digits, of which a float32 holds no more than 7; None for those that JSON cannot hold."""
-    if isinstance(value, float):
-        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: rounded(item, digits) for key, item in value.items()}
-    return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
