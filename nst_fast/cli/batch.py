@@ -15,14 +15,12 @@ from nst_fast.cli.console import PLAIN_SECONDS, Messages, PlainProgress, complai
 from nst_fast.cli.options import takes
 from nst_fast.cli.signals import Stop, graceful_stop
 from nst_fast.errors import InputError, PartialError
-from nst_fast.jobs.batch.shards import Shard
 from nst_fast.options.commands import BATCH_FIXED, BatchConfig
 
 if TYPE_CHECKING:
-    from nst_fast.api import Listeners
-    from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
-    from nst_fast.jobs.series.run import Watch
-    from nst_fast.run.observer import StepEvent
+    from nst_fast.jobs.batch import BatchRequest, BatchResult
+    from nst_fast.jobs.runner import JobObserver
+    from nst_fast.run.observer import Observer, StepEvent
 
 
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
@@ -66,12 +64,11 @@ def batch(
     Several such commands may work in one folder, also from several machines: each takes what no other is at.
     """
     messages = Messages(quiet=quiet)
-    part = Shard.parse(shard)
     messages.say("loading")
-    from nst_fast.jobs.batch.job import Batch
-    from nst_fast.jobs.batch.run import run_batch
+    from nst_fast.jobs.batch import BatchRequest, run_batch
+    from nst_fast.jobs.inputs import Shard
 
-    job = Batch(
+    job = BatchRequest(
         inputs=inputs,
         styles=style,
         folder=folder,
@@ -79,27 +76,13 @@ def batch(
         format=kind.removeprefix(".").lower(),
         overwrite=overwrite,
         retry_failed=not skip_failed,
-        shard=part,
+        shard=Shard.parse(shard),
         keep_watching=watch,
         together=together,
     )
     with graceful_stop(messages.say) as stop:
-        outcome = run_batch(job, hooks_of(messages, stop, config))
+        outcome = run_batch(job, watching(messages, stop, config))
     conclude(outcome, job, messages, stop, as_json=as_json)
-
-
-def hooks_of(messages: Messages, stop: Stop, config: BatchConfig) -> Hooks:
-    """What a batch says, and to whom: failures also to those who want to hear of nothing but errors."""
-    from nst_fast.jobs.batch.job import Hooks
-
-    watch = watching(messages, stop, config)
-    return Hooks(
-        watch=watch,
-        note=messages.note,
-        made=messages.say,
-        failed=lambda text: complain(f"failed: {text}"),
-        stop=stop,
-    )
 
 
 class SlowProgress(PlainProgress):
@@ -114,34 +97,48 @@ class SlowProgress(PlainProgress):
             super().__call__(event)
 
 
-def watching(messages: Messages, stop: Stop, config: BatchConfig) -> Watch:
+def watching(messages: Messages, stop: Stop, config: BatchConfig) -> JobObserver:
     """Shows a bar with the picture's name on a terminal, lines elsewhere; a note that all runs have is shown once."""
     from nst_fast.api import Listeners
+    from nst_fast.jobs.runner import JobObserver
 
     noted: set[str] = set()
 
-    @contextmanager
-    def watch(line: str) -> Iterator[Listeners]:
-        picture = f"{PurePosixPath(line).name}:"
+    class Display(JobObserver):
+        @contextmanager
+        def begin(self, title: str) -> Iterator[Observer]:
+            picture = f"{PurePosixPath(title).name}:"
 
-        def note(text: str) -> None:
-            # Free memory and the like differ from run to run: what differs in figures alone is not said again.
-            kind = text if text.startswith(picture) else re.sub(r"\d+", "#", text)
-            if kind not in noted:
-                noted.add(kind)
-                messages.note(text)
+            def note(text: str) -> None:
+                # Free memory and the like differ from run to run: what differs in figures alone is not said again.
+                kind = text if text.startswith(picture) else re.sub(r"\d+", "#", text)
+                if kind not in noted:
+                    noted.add(kind)
+                    messages.note(text)
 
-        if messages.console.is_terminal or config.log_every:
-            messages.say(line)
-            with progress(messages, config) as display:
-                yield Listeners(event=display, note=note, detail=note, stop=stop)
-        else:
-            yield Listeners(event=SlowProgress(messages), note=note, detail=note, stop=stop)
+            if messages.console.is_terminal or config.log_every:
+                messages.say(title)
+                with progress(messages, config) as display:
+                    yield Listeners(event=display, note=note, detail=note, stop=stop)
+            else:
+                yield Listeners(event=SlowProgress(messages), note=note, detail=note, stop=stop)
 
-    return watch
+        def note(self, text: str) -> None:
+            messages.note(text)
+
+        def made(self, text: str) -> None:
+            messages.say(text)
+
+        def failed(self, text: str) -> None:
+            complain(f"failed: {text}")  # with --quiet too
+
+        def stop(self) -> bool:
+            return stop()
+
+    return Display()
 
 
-def conclude(outcome: Outcome, batch: Batch, messages: Messages, stop: Stop, *, as_json: bool) -> None:
+def conclude(outcome: BatchResult, batch: BatchRequest, messages: Messages, stop: Stop, *, as_json: bool) -> None:
     """The summary, the result on stdout, and the exit code.
 
     Raises:
@@ -169,9 +166,9 @@ def conclude(outcome: Outcome, batch: Batch, messages: Messages, stop: Stop, *, 
         raise kind(summary, "The lines above and manifest.jsonl say why; the same command tries them again")
 
 
-def facts_of(outcome: Outcome, batch: Batch, status: str) -> dict[str, Any]:
+def facts_of(outcome: BatchResult, batch: BatchRequest, status: str) -> dict[str, Any]:
     """What --json gives: ``made`` counts the pictures that this call made, ``done`` those that there are."""
-    from nst_fast.jobs.batch.run import MANIFEST
+    from nst_fast.jobs.batch import MANIFEST
 
     return {
         "schema": "nst-fast/batch-result/1",

@@ -29,7 +29,7 @@ def demo(
     messages = Messages(quiet=quiet)
     messages.say("loading")
     from nst_fast.api import Listeners
-    from nst_fast.jobs.demonstration import demonstrate
+    from nst_fast.jobs.demo import demonstrate
 
     with graceful_stop(messages.say) as stop, progress(messages, config) as display:
         listeners = Listeners(event=display, note=messages.note, detail=messages.note, stop=stop)

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nst_fast.errors import InputError, UsageError
-from nst_fast.options.config import StylizeConfig
+from nst_fast.errors import UsageError
 from nst_fast.options.declaration import Declared, Options, declared
 from nst_fast.options.presets import QUALITIES, find_preset, find_quality
 
@@ -60,21 +59,11 @@ def recipe_values(preset: str | None, replayed: Path | None, quality: str | None
     dial = dict(find_quality(quality)) if quality is not None else {}
     if preset is not None:
         return dict(find_preset(preset).values) | dial
-    return (recorded_options(replayed) if replayed is not None else {}) | dial
+    if replayed is None:
+        return dial
+    from nst_fast.run.provenance import recorded_options
 
-
-def recorded_options(path: Path) -> dict[str, Any]:
-    """Every option of a recorded run."""
-    from nst_fast.run.record import read_record
-
-    values: dict[str, Any] = read_record(path)["options"]
-    known = {item.name for item in declared(StylizeConfig)}
-    if unknown := sorted(set(values) - known):
-        raise InputError(
-            f"{path}: the run had options that this version does not know ({', '.join(unknown)})",
-            "Use the version that `nst-fast info` names",
-        )
-    return values
+    return recorded_options(replayed) | dial
 
 
 def recipe_parameters() -> list[inspect.Parameter]:

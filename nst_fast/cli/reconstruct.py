@@ -38,8 +38,8 @@ def reconstruct(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.jobs.series.reconstruct import label, measure, plan_reconstruction
-    from nst_fast.jobs.series.run import run_series
+    from nst_fast.jobs.reconstruct import label, measure, plan_reconstruction
+    from nst_fast.jobs.series import run_series
 
     series = plan_reconstruction(content, taps, seeds, config)
     with graceful_stop(messages.say) as stop:

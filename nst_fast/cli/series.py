@@ -13,30 +13,34 @@ from nst_fast.cli.console import Messages, complain, emit, emit_json, progress
 from nst_fast.cli.signals import Stop
 
 if TYPE_CHECKING:
-    from nst_fast.api import Listeners
-    from nst_fast.jobs.series.folder import Outcome
-    from nst_fast.jobs.series.jobs import Series
-    from nst_fast.jobs.series.run import Watch
+    from nst_fast.jobs.runner import JobObserver, Outcome
+    from nst_fast.jobs.series import Series
+    from nst_fast.run.observer import Observer
 
 
-def watching(messages: Messages, stop: Stop) -> Watch:
+def watching(messages: Messages, stop: Stop) -> JobObserver:
     """Announces each run and gives it a display of its own; a note that every run has is shown once."""
     from nst_fast.api import Listeners
+    from nst_fast.jobs.runner import JobObserver
 
     noted: set[str] = set()
 
-    def note(text: str) -> None:
-        if text not in noted:
-            noted.add(text)
-            messages.note(text)
+    class Display(JobObserver):
+        @contextmanager
+        def begin(self, title: str) -> Iterator[Observer]:
+            messages.say(title)
+            with progress(messages) as display:
+                yield Listeners(event=display, note=self.note, detail=self.note, stop=stop)
 
-    @contextmanager
-    def watch(line: str) -> Iterator[Listeners]:
-        messages.say(line)
-        with progress(messages) as display:
-            yield Listeners(event=display, note=note, detail=note, stop=stop)
+        def note(self, text: str) -> None:
+            if text not in noted:
+                noted.add(text)
+                messages.note(text)
 
-    return watch
+        def stop(self) -> bool:
+            return stop()
+
+    return Display()
 
 
 def conclude_series(
@@ -47,7 +51,7 @@ def conclude_series(
     Raises:
         PartialError: a run failed.
     """
-    from nst_fast.jobs.series.run import check_complete
+    from nst_fast.jobs.series import check_complete
 
     for outcome in outcomes:
         if outcome.error is not None:

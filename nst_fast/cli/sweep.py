@@ -46,8 +46,8 @@ def sweep(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.jobs.series.run import run_series
-    from nst_fast.jobs.series.sweep import jury_measure, plan_sweep
+    from nst_fast.jobs.series import run_series
+    from nst_fast.jobs.sweep import jury_measure, plan_sweep
 
     series = plan_sweep(content, style, vary or [], config)
     measure = jury_measure(series, jury) if jury is not None else lambda job, picture: {}

@@ -50,8 +50,8 @@ def texture(
     """
     messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.jobs.series.run import run_series
-    from nst_fast.jobs.series.texture import parse_size, plan_textures, tap_sets
+    from nst_fast.jobs.series import run_series
+    from nst_fast.jobs.texture import parse_size, plan_textures, tap_sets
 
     sets = tap_sets(style_taps, cumulative=cumulative)
     series = plan_textures(style, sets, seeds, config, parse_size(size) if size else None)
