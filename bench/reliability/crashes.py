@@ -44,7 +44,7 @@ IMPORTED = (
         "nst_fast.api",
         "nst_fast.jobs.series.run",
         "nst_fast.jobs.batch.run",
-        "nst_fast.onnx.publish",
+        "nst_fast.onnx.checked_export",
         "nst_fast.run.resumption",
     ),
     *("torchvision", "onnxscript", "matplotlib.figure", "matplotlib.backends.backend_agg"),

@@ -11,8 +11,7 @@ from nst_fast.benchmark.rows import MonitorRow
 from nst_fast.benchmark.turns import compete, median_ratio
 from nst_fast.benchmark.workbench import Workbench, arithmetic
 from nst_fast.errors import NstFastError
-from nst_fast.onnx.monitor import Monitor
-from nst_fast.onnx.publish import open_monitor
+from nst_fast.onnx.monitor import Monitor, open_monitor
 
 SETTLE_SECONDS = 60.0
 

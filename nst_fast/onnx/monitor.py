@@ -1,10 +1,10 @@
-"""ONNX Runtime's own fp32 evaluation of snapshots of the pastiche, beside the loop and never in its way."""
+"""ONNX Runtime's own fp32 evaluation of snapshots of the pastiche, beside the loop, which never waits for it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nst_fast.network.taps import tap_size
+from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective, Statistics
+from nst_fast.onnx.checked_export import find_or_export
 from nst_fast.onnx.export import CONTENT, GRAM
-from nst_fast.onnx.session import Session
+from nst_fast.onnx.session import Session, check_provider, make_session
+from nst_fast.options.config import ExportConfig, StylizeConfig
 
 CLOSE_SECONDS = 60.0  # how long the last reading may take before the run ends without it
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The objective of one snapshot as ONNX Runtime sees it.
+    """The objective of one snapshot as ONNX Runtime computes it.
 
     Attributes:
         step: updates done when the snapshot was taken.
@@ -39,9 +42,9 @@ class Reading:
 class Monitor:
     """Evaluates snapshots in a thread of its own; a context manager that ends with the last reading.
 
-    One snapshot can wait while another is evaluated. A newer one takes the place of the one that waits, so that a
-    slow provider gives fewer readings, holds up nothing, and still sees the final picture. What fails in the thread
-    ends the monitoring and not the run: it becomes one of the ``warnings``.
+    One snapshot can wait while another is evaluated. A newer one takes its place, so that a slow provider gives fewer
+    readings, and still one of the final picture. A failure in the thread ends the monitoring, not the run: it becomes
+    one of the ``warnings``.
 
     Args:
         session: of an ``objective`` graph with the objective's taps, see :mod:`nst_fast.onnx.export`.
@@ -119,7 +122,7 @@ class Monitor:
         while (snapshot := self._take()) is not None:
             try:
                 reading = self._evaluate(*snapshot)
-            # Broad, because whatever it is, the run it accompanies must go on; it is kept as a warning.
+            # Broad, because no failure here may end the run; it is kept as a warning.
             except Exception as error:
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
                 self._warn(f"monitor: stopped at step {snapshot[0]}, {reason}")
@@ -140,6 +143,30 @@ class Monitor:
         means = {name: float(term.mean()) for name, term in terms.items()}
         total = float(torch.stack(list(terms.values())).sum(0).mean())
         return Reading(step, {**means, "total": total}, 1e3 * (time.perf_counter() - started))
+
+
+def open_monitor(
+    encoder: Encoder, objective: Objective, config: StylizeConfig, weights_sha256: str, note: Callable[[str], None]
+) -> Monitor:
+    """A monitor of a run's objective, its model found in the cache or exported.
+
+    Args:
+        encoder, objective: of the run, made of the config.
+        config: names the provider and whether a fallback is allowed.
+        weights_sha256: of the encoder's weights.
+        note: receives one sentence about each thing the user should know.
+
+    Raises:
+        DeviceError: the provider does not work here and no fallback is allowed; found before any export.
+        VerificationError: the model had to be exported and is out of tolerance.
+    """
+    if not config.allow_fallback:
+        check_provider(config.monitor_provider)
+    found = find_or_export(ExportConfig.serving(config), loaded=(encoder, weights_sha256), note=note)
+    session = make_session(found.model, config.monitor_provider, allow_fallback=config.allow_fallback)
+    for sentence in session.warnings:
+        note(sentence)
+    return Monitor(session, objective)
 
 
 def as_statistics(outputs: Sequence[Mapping[str, NDArray[Any]]], height: int, width: int) -> Statistics:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nst_fast.onnx.step.onnx_ops import Array, GraphWriter, Value
+from nst_fast.onnx.graph.writer import Array, GraphWriter, Value
 
 END = np.iinfo(np.int64).max  # "to the end" for Slice
 ROWS, COLUMNS = 2, 3  # the axes of a feature map

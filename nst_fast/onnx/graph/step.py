@@ -1,62 +1,163 @@
-"""Losses, their gradient and one Adam update as a single ONNX graph, put together from the rules of backward_rules.
+"""Losses, their gradient and one Adam update as a single ONNX graph, made of the rules of :mod:`.rules`.
 
 The gradient graph: the pastiche in; its gradient, its loss terms and their total out. The step graph: pastiche and
 Adam's state in; the next pastiche, the next state, and the losses of the pastiche that came in, out. Targets, weights
-of the terms and all that depends on the size are inputs, so one file serves every style, every normalisation and
-every size.
+of the terms and all that depends on the size are inputs, so one file serves every style, normalisation and size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
-from nst_fast.network.taps import channels_of
-from nst_fast.objective.coefficients import odd_pads
-from nst_fast.onnx.step import backward_rules as rules
-from nst_fast.onnx.step.onnx_ops import FLOATS, Array, GraphWriter, Value, element_type
-from nst_fast.onnx.step.spec import (
-    CONTENT_TARGET,
-    GRADIENT_SCALE,
-    GRAM_TARGET,
-    INVERSE_POSITIONS,
-    PADS,
-    TV_COLORS,
-    TV_DOWN,
-    TV_RIGHT,
-    WEIGHT,
-    AdamConstants,
-    StepGraph,
+from nst_fast.errors import UsageError
+from nst_fast.network.taps import channels_of, cut, halvings_of, tap_size
+from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder, Normalize
+from nst_fast.objective import losses
+from nst_fast.objective.coefficients import coefficients
+from nst_fast.objective.objective import Statistics
+from nst_fast.onnx.graph import rules
+from nst_fast.onnx.graph.writer import FLOATS, INT64, Array, GraphWriter, Value, element_type
+from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
+
+CONTENT_TARGET, GRAM_TARGET = "target/content/", "target/gram/"
+WEIGHT, INVERSE_POSITIONS, PADS = "weight/", "inverse_positions/", "pads/"
+TV_COLORS, TV_DOWN, TV_RIGHT = WEIGHT + "tv/colors", WEIGHT + "tv/down", WEIGHT + "tv/right"
+GRADIENT_SCALE = "gradient_scale"
+# Every operator that the graphs may use; ONNX Runtime's CPU, CUDA and WebGPU providers and TensorRT have them all.
+OPERATORS = frozenset(
+    [
+        *("Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DepthToSpace", "Div", "Equal", "Greater", "MatMul"),
+        *("MaxPool", "Mul", "Pad", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Slice", "Sqrt", "Sub"),
+        *("Transpose", "Where"),
+    ]
 )
 
-Weights = Mapping[str, tuple[Array, Array]]  # convolution -> weight [out, in, 3, 3] and bias [out]
+Extents = tuple[int | str, int | str]
 
 
-def build_step_graph(spec: StepGraph, weights: Weights, opset: int) -> Any:
-    """The ``onnx.ModelProto`` of a graph.
+@dataclass(frozen=True, kw_only=True)
+class AdamConstants:
+    """What of Adam is written into the step graph. The learning rate and the bias corrections are inputs."""
+
+    beta1: float = OptimizerOptions.adam_beta1
+    beta2: float = OptimizerOptions.adam_beta2
+    epsilon: float = OptimizerOptions.adam_epsilon
+
+
+@dataclass(frozen=True, eq=False)
+class StepGraph:
+    """What a graph computes.
+
+    Attributes:
+        encoder: the network; its weights are written into the graph.
+        options: say which taps and terms there are; weights and normalisations are inputs of the graph.
+        precision: ``fp32``, ``fp64`` (for proofs), or ``fp16``: convolutions, ReLU and pooling in fp16; statistics,
+            losses, pixels and Adam's state in fp32.
+        adam: makes a step graph; None makes a gradient graph.
+        size: height and width, when they are known; otherwise the graph takes any.
+    """
+
+    encoder: Encoder
+    options: ObjectiveOptions
+    precision: str = "fp32"
+    adam: AdamConstants | None = None
+    size: tuple[int, int] | None = None
+
+    @cached_property
+    def content_taps(self) -> list[str]:
+        return list(self.options.content_tap_weights)
+
+    @cached_property
+    def style_taps(self) -> list[str]:
+        return list(self.options.style_tap_weights)
+
+    @property
+    def layers(self) -> list[str]:
+        return cut(self.encoder.network, [*self.content_taps, *self.style_taps])
+
+    @property
+    def state_precision(self) -> str:
+        """Of pixels, statistics, losses and Adam's state."""
+        return "fp32" if self.precision == "fp16" else self.precision
+
+    @property
+    def term_names(self) -> list[str]:
+        """The order of the output ``losses``; as :attr:`nst_fast.objective.objective.Objective.term_names`."""
+        names = [f"content/{tap}" for tap in self.content_taps] + [f"style/{tap}" for tap in self.style_taps]
+        return [*names, "tv"] if self.options.has_tv else names
+
+    def extents(self, layer: str) -> Extents:
+        """Height and width of a layer's output; formulas when the size is not known."""
+        if self.size is not None:
+            return tap_size(layer, *self.size)
+        divisor = 1 << halvings_of(layer)
+        return (f"height//{divisor}", f"width//{divisor}") if divisor > 1 else ("height", "width")
+
+
+def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) -> dict[str, Array]:
+    """Every input of a graph that stays the same over a run, but for ``gradient_scale``.
 
     Args:
-        spec: what it computes.
-        weights: of every convolution in ``spec.layers``, in float32 or float64.
-        opset: 18 to 20.
+        spec: of the graph; its options give the weights and normalisations.
+        targets: of one picture; their batch is 1.
+        size: height and width of the pastiche.
     """
-    return _Author(spec, weights).write(opset)
+    options, (height, width) = spec.options, size
+    kind = FLOATS[spec.state_precision]
+    positions = {tap: rows * columns for tap in spec.layers for rows, columns in [tap_size(tap, height, width)]}
+    feeds = {INVERSE_POSITIONS + tap: np.array([1 / positions[tap]], kind) for tap in spec.style_taps}
+    if spec.size is None:
+        pools = [layer for layer in spec.layers if layer.startswith("pool")]
+        feeds |= {PADS + pool: np.array(odd_pads(pool, height, width), np.int64) for pool in pools}
+    tensors = {f"content/{tap}": (CONTENT_TARGET + tap, target) for tap, target in targets.content.items()}
+    tensors |= {f"style/{tap}": (GRAM_TARGET + tap, target) for tap, target in targets.grams.items()}
+    of_term = coefficients(options)
+    for term, (name, target) in tensors.items():
+        if target.shape[0] != 1:
+            raise UsageError("the ort engine optimises one picture at a time", "Use --engine eager for a batch")
+        feeds[name] = to_array(target).astype(kind)
+        value = of_term[term].value(positions[term.partition("/")[2]], feeds[name])
+        feeds[WEIGHT + term] = np.array([value], kind)
+    if options.has_tv:
+        colors = losses.tv_colors(options.tv_weight, options.chroma_tv_weight)
+        feeds[TV_COLORS] = to_array(colors).reshape(3, 3, 1, 1).astype(kind)
+        for name, count in zip((TV_DOWN, TV_RIGHT), losses.tv_counts(3, height, width), strict=True):
+            feeds[name] = np.array([1 / count], kind)
+    return feeds
+
+
+def odd_pads(pool: str, height: int, width: int) -> list[int]:
+    """Pad's argument that restores the odd row and column that a pool leaves out of an image of this size."""
+    halvings = halvings_of(pool) - 1  # before the pool
+    return [0, 0, 0, 0, 0, 0, (height >> halvings) % 2, (width >> halvings) % 2]
+
+
+def to_array(tensor: Tensor) -> Array:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+
+def build_step_graph(spec: StepGraph, opset: int = 18) -> Any:
+    """The ``onnx.ModelProto`` of a graph, opset 18 to 20."""
+    return _Author(spec).write(opset)
 
 
 class _Author:
     """Writes one graph: forwards, losses, backwards, and the update."""
 
-    def __init__(self, spec: StepGraph, weights: Weights) -> None:
+    def __init__(self, spec: StepGraph) -> None:
         self.spec = spec
-        self.weights = weights
         self.graph = GraphWriter(spec.state_precision)
         self.features: dict[str, Value] = {}  # layer -> its output
         self.seeds: dict[str, Value] = {}  # tap -> gradient of its own losses with respect to it
         self.masked: set[str] = set()  # ReLUs whose mask is already in the gradient that reaches them
         self.terms: dict[str, Value] = {}
         self.half = spec.precision == "fp16"
+        self.float = FLOATS[spec.state_precision]
 
     def write(self, opset: int) -> Any:
         graph, spec = self.graph, self.spec
@@ -69,7 +170,7 @@ class _Author:
         for tap in spec.style_taps:
             self._style_loss(tap, scale)
         gradient = self._backward(scale)
-        if spec.tv:
+        if spec.options.has_tv:
             gradient = graph.op("Add", gradient, self._tv_loss(pastiche))
         if spec.adam:
             self._adam(spec.adam, pastiche, state, gradient)
@@ -77,7 +178,7 @@ class _Author:
         return graph.model("step" if spec.adam else "gradient", opset)
 
     def _image_shape(self) -> list[int | str]:
-        return [1, 3, *(self.spec.size or ("height", "width"))]
+        return [1, 3, *self.spec.extents("relu1_1")]
 
     def _forward(self, pastiche: Value) -> None:
         graph = self.graph
@@ -94,30 +195,35 @@ class _Author:
         if layer.startswith("relu"):
             return self.graph.op("Relu", x)
         if layer.startswith("pool"):
-            if self.spec.pooling == "max":
+            if self.spec.encoder.pooling == "max":
                 return rules.max_pool(self.graph, x)
-            return rules.average_pool(self.graph, x, self.spec.average_pooling_scale, self.spec.precision)
+            return rules.average_pool(self.graph, x, AVERAGE_POOLING_SCALE, self.spec.precision)
         border = self._border(layer)
         if border == 0:
-            x = rules.pad_border(self.graph, x, self.spec.padding)
-        weight, bias = (self._weight(f"{layer}/{kind}", array) for kind, array in self._named(layer))
-        return rules.convolution(self.graph, x, weight, bias, border)
+            x = rules.pad_border(self.graph, x, self.spec.encoder.padding)
+        convolution = self._convolution(layer)
+        weight = self._weight(f"{layer}/weight", to_array(convolution.weight))
+        assert convolution.bias is not None
+        return rules.convolution(
+            self.graph, x, weight, self._weight(f"{layer}/bias", to_array(convolution.bias)), border
+        )
 
-    def _named(self, layer: str) -> list[tuple[str, Array]]:
-        return list(zip(("weight", "bias"), self.weights[layer], strict=True))
+    def _convolution(self, layer: str) -> nn.Conv2d:
+        module = self.spec.encoder.layers[layer]
+        assert isinstance(module, nn.Conv2d)
+        return module
 
     def _weight(self, name: str, array: Array) -> Value:
-        return self.graph.constant(array.astype(self._float(self.spec.precision)), name)
+        return self.graph.constant(array.astype(FLOATS[self.spec.precision]), name)
 
     def _border(self, layer: str) -> int:
         """How many zeros a convolution adds on each side: none where another padding went before."""
-        return 0 if layer == "conv1_1" and self.spec.padding != "zeros" else 1
+        return 0 if layer == "conv1_1" and self.spec.encoder.padding != "zeros" else 1
 
     def _content_loss(self, tap: str, scale: Value | None) -> None:
         """term = weight · sum d², d = features - target; the gradient is 2 weight d."""
         graph = self.graph
-        height, width = self.spec.extents(tap)
-        target = graph.input(CONTENT_TARGET + tap, [1, channels_of(tap), height, width])
+        target = graph.input(CONTENT_TARGET + tap, [1, channels_of(tap), *self.spec.extents(tap)])
         weight = graph.input(f"{WEIGHT}content/{tap}", [1])
         with graph.scope(f"content/{tap}"):
             difference = graph.op("Sub", self._statistics(tap), target)
@@ -139,7 +245,7 @@ class _Author:
             self._seed(tap, rules.gram_gradient(graph, features, channels, dg, inverse_positions))
 
     def _statistics(self, tap: str) -> Value:
-        return self._cast(self.features[tap], self.spec.state_precision) if self.half else self.features[tap]
+        return self._cast(self.features[tap], self.spec.state_precision)
 
     def _twice(self, weight: Value, scale: Value | None) -> Value:
         doubled = self.graph.op("Mul", weight, self.graph.number(2))
@@ -184,7 +290,7 @@ class _Author:
                 gradient = self._layer_gradient(layer, layers[index - 1] if index else "normalize", gradient)
         assert gradient is not None
         with graph.scope("gradient/normalize"):
-            gradient = self._cast(gradient, self.spec.state_precision) if self.half else gradient
+            gradient = self._cast(gradient, self.spec.state_precision)
             gradient = graph.op("Div", gradient, scale) if scale else gradient
             return graph.op("Div", gradient, self._per_channel("std"))
 
@@ -193,14 +299,15 @@ class _Author:
         if layer.startswith("relu"):
             return dy if layer in self.masked else rules.relu_gradient(graph, dy, self.features[layer], precision)
         if layer.startswith("conv"):
-            transposed = self._weight(f"{layer}/transposed", rules.transposed_weight(self.weights[layer][0]))
+            weight = to_array(self._convolution(layer).weight)
+            transposed = self._weight(f"{layer}/transposed", rules.transposed_weight(weight))
             border = self._border(layer)
             dx = rules.convolution_gradient(graph, dy, transposed, border)
-            return dx if border else rules.pad_border_gradient(graph, dx, self.spec.padding)
-        if self.spec.pooling == "max":
+            return dx if border else rules.pad_border_gradient(graph, dx, self.spec.encoder.padding)
+        if self.spec.encoder.pooling == "max":
             dx = self._max_pool_gradient(layer, before, dy)
         else:
-            dx = rules.average_pool_gradient(graph, dy, self.spec.average_pooling_scale, precision)
+            dx = rules.average_pool_gradient(graph, dy, AVERAGE_POOLING_SCALE, precision)
         return self._restore_odd(layer, dx)
 
     def _max_pool_gradient(self, pool: str, before: str, dy: Value) -> Value:
@@ -214,15 +321,15 @@ class _Author:
 
     def _restore_odd(self, pool: str, dx: Value) -> Value:
         if self.spec.size is None:
-            return rules.restore_odd(self.graph, dx, self.graph.input(PADS + pool, [8], "int64"))
+            return rules.restore_odd(self.graph, dx, self.graph.input(PADS + pool, [8], INT64))
         pads = odd_pads(pool, *self.spec.size)
         return rules.restore_odd(self.graph, dx, self.graph.integers(pads)) if any(pads) else dx
 
     def _outputs(self, gradient: Value) -> None:
         graph = self.graph
-        losses = graph.op("Concat", *(self.terms[name] for name in self.spec.term_names), axis=0)
-        total = graph.op("ReduceSum", losses, keepdims=1)
-        graph.output("losses", losses, [len(self.terms)])
+        terms = graph.op("Concat", *(self.terms[name] for name in self.spec.term_names), axis=0)
+        total = graph.op("ReduceSum", terms, keepdims=1)
+        graph.output("losses", terms, [len(self.terms)])
         graph.output("total", total, [1])
         graph.output("gradient", gradient, self._image_shape())
 
@@ -235,9 +342,9 @@ class _Author:
             m = self._decay(state[0], gradient, adam.beta1)
             v = self._decay(state[1], graph.op("Mul", gradient, gradient), adam.beta2)
             root = graph.op("Div", graph.op("Sqrt", v), graph.op("Sqrt", correction2))
-            denominator = graph.op("Add", root, graph.constant(np.array([adam.epsilon], self._float()), "epsilon"))
+            denominator = graph.op("Add", root, graph.constant(np.array([adam.epsilon], self.float), "epsilon"))
             step = graph.op("Mul", graph.op("Div", m, denominator), graph.op("Div", rate, correction1))
-            limits = [graph.constant(np.array(limit, self._float())) for limit in (0, 1)]  # Clip takes scalars only
+            limits = [graph.constant(np.array(limit, self.float)) for limit in (0, 1)]  # Clip takes scalars only
             clamped = graph.op("Clip", graph.op("Sub", pastiche, step), *limits)
         for name, value in (("new_pastiche", clamped), ("new_m", m), ("new_v", v)):
             graph.output(name, value, self._image_shape())
@@ -248,11 +355,11 @@ class _Author:
         return graph.op("Add", kept, graph.op("Mul", value, graph.number(1 - beta)))
 
     def _per_channel(self, which: str) -> Value:
-        values = np.array(getattr(self.spec, which), self._float()).reshape(1, 3, 1, 1)
-        return self.graph.constant(values, which)
+        """``mean``, which is subtracted from the pixels of each channel, or ``std``, by which they are divided."""
+        normalize = self.spec.encoder.normalize
+        plain = [0.0] * 3 if which == "mean" else [1.0] * 3
+        values = getattr(normalize, which).flatten().tolist() if isinstance(normalize, Normalize) else plain
+        return self.graph.constant(np.array(values, self.float).reshape(1, 3, 1, 1), which)
 
     def _cast(self, value: Value, precision: str) -> Value:
         return self.graph.op("Cast", value, to=element_type(precision)) if self.half else value
-
-    def _float(self, precision: str = "") -> Any:
-        return FLOATS[precision or self.spec.state_precision]
