@@ -77,7 +77,9 @@ class SearchPaths:
 @functools.cache
 def search_paths() -> SearchPaths:
     """Where libraries are looked for on this machine."""
-    packages = [folder for root in _package_roots("nvidia") for folder in sorted({*root.glob("*/lib"), root / "lib"})]
+    packages = [
+        folder for root in _package_roots("nvidia") for folder in sorted([*root.glob("*/lib"), *root.glob("lib")])
+    ]
     return SearchPaths((*packages, *_package_roots("tensorrt_libs")), _system_folders())
 
 

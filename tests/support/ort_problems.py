@@ -26,14 +26,7 @@ def problem(
 ) -> tuple[StylizeConfig, Encoder, Objective, Tensor]:
     """Options, encoder, objective and a pastiche to start from."""
     options = StylizeConfig(**{**SHALLOW, **changes})
-    encoder, _ = make_encoder(
-        options.weights,
-        options.network,
-        options.taps,
-        pooling=options.pooling,
-        padding=options.padding,
-        normalize_input=options.input_normalization == "imagenet",
-    )
+    encoder, _ = make_encoder(options.weights, options.network, options.taps, **options.encoder_keywords)
     content, style = images or (smooth(height, width, 1), smooth(40, 31, 2))
     objective = Objective(options, build_targets(encoder, options, content, [style]))
     return options, encoder, objective, torch.rand(content.shape, generator=torch.Generator().manual_seed(3))

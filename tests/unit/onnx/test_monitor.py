@@ -1,4 +1,4 @@
-"""The monitor sees what the loop sees, never holds it up, and says so when it fails."""
+"""The monitor computes the loop's terms, never makes it wait, and reports its own failures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.objective.reference import EagerEvaluator
-from nst_fast.onnx.export import ExportModule, build_graph
+from nst_fast.onnx.checked_export import encoder_for
+from nst_fast.onnx.export import build_graph
 from nst_fast.onnx.monitor import Monitor
-from nst_fast.onnx.publish import encoder_for
+from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import Session, make_session
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.config import ExportConfig, StylizeConfig
@@ -28,8 +29,8 @@ def make_problem(**options: object) -> Problem:
     config = StylizeConfig(**{**SMALL, **options})
     export = ExportConfig.serving(config)
     encoder, weights_sha256 = encoder_for(export)
-    graph = build_graph(ExportModule(encoder, export), export, weights_sha256)
-    return config, encoder, make_session(graph.model, threads=1)
+    graph = build_graph(encoder, export, weights_sha256)
+    return config, encoder, make_session(graph.model, config=SessionConfig(threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         pause.wait(0.005)
-    raise AssertionError("waited in vain")
+    raise AssertionError(f"nothing within {WAIT} s")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective
 from nst_fast.objective.reference import EagerEvaluator
+<<<<<<< HEAD
 from nst_fast.onnx.binding import SharedBinding
 from nst_fast.onnx.session import ProviderStatus, Session
 from nst_fast.optimizers import (
@@ -37,6 +38,12 @@ from nst_fast.optimizers import (
     make_stepper,
     resized_moments,
 )
+=======
+from nst_fast.onnx.providers import SessionConfig
+from nst_fast.onnx.session import Binding, ProviderStatus, Session
+from nst_fast.optimizers import Adam, learning_rate_at
+from nst_fast.optimizers.ort_adam import OrtAdam, evaluation_by, optimizer_on
+>>>>>>> 6918c1a (Tests of the ONNX room follow its modules: session and probe apart, one parity, fewer set-ups)
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Listeners
 from nst_fast.run.problem import Batch, Networks, load_problem
@@ -229,15 +236,20 @@ def test_a_capture_that_runs_the_model_several_times_advances_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = bench.whole()
+<<<<<<< HEAD
     expected = steps(undisturbed, bench.options, 5)
     original, seen = SharedBinding.run, []
+=======
+    expected = steps(undisturbed, undisturbed, bench.options, 5)
+    original, seen = Binding.run, []
+>>>>>>> 6918c1a (Tests of the ONNX room follow its modules: session and probe apart, one parity, fewer set-ups)
 
-    def capturing(self: SharedBinding) -> None:
+    def capturing(self: Binding) -> None:
         for _ in range(1 if self in seen else 4):  # two ordinary runs, the capture, and the first replay
             original(self)
         seen.append(self)
 
-    monkeypatch.setattr(SharedBinding, "run", capturing)
+    monkeypatch.setattr(Binding, "run", capturing)
     captured = bench.whole()
     assert torch.equal(steps(captured, bench.options, 5), expected)
     assert len(set(map(id, seen))) == 2
@@ -248,9 +260,9 @@ def sessions(monkeypatch: pytest.MonkeyPatch, change: Callable[[Session, bool], 
     asked: list[bool] = []
     original = engine_module.make_session
 
-    def make_session(model: bytes, provider: str, **options: Any) -> Session:
-        asked.append(options["cuda"].cuda_graph and options["tensorrt"].cuda_graph)
-        return change(original(model, "cpu", deterministic=True), asked[-1])
+    def make_session(model: bytes, provider: str, config: SessionConfig, **options: Any) -> Session:
+        asked.append(config.cuda_graph)
+        return change(original(model, "cpu", SessionConfig(deterministic=True)), asked[-1])
 
     monkeypatch.setattr(engine_module, "make_session", make_session)
     return asked
@@ -287,15 +299,20 @@ def test_each_direction_has_a_cuda_graph_of_its_own(
 ) -> None:
     """By its number in CUDA's session; TensorRT's provider knows one graph, so that two sessions are needed there."""
     bound: list[tuple[Session, int]] = []
-    original = SharedBinding.__init__
+    original = Binding.__init__
 
-    def noted(self: SharedBinding, session: Session, graph: int = 1) -> None:
+    def noted(self: Binding, session: Session, *, shared: bool, graph: int) -> None:
         bound.append((session, graph))
-        original(self, session, graph)
+        original(self, session, shared=shared, graph=graph)
 
     undisturbed = bench.whole()
+<<<<<<< HEAD
     expected = steps(undisturbed, bench.options, 3)
     monkeypatch.setattr(SharedBinding, "__init__", noted)
+=======
+    expected = steps(undisturbed, undisturbed, bench.options, 3)
+    monkeypatch.setattr(Binding, "__init__", noted)
+>>>>>>> 6918c1a (Tests of the ONNX room follow its modules: session and probe apart, one parity, fewer set-ups)
     asked = sessions(monkeypatch, lambda session, capture: replace(session, cuda_graph=capture, engine=engine))
     optimizer = bench.whole(engine=bench.ort(provider="cuda"))
     assert torch.equal(steps(optimizer, bench.options, 3), expected)
@@ -306,7 +323,7 @@ def test_each_direction_has_a_cuda_graph_of_its_own(
 
 
 def test_a_cuda_graph_on_the_cpu_is_refused(bench: Bench) -> None:
-    with pytest.raises(UsageError, match="--cuda-graph on"):
+    with pytest.raises(UsageError, match="`cuda_graph` on"):
         bench.ort(cuda_graph="on")(bench.start)
 
 
