@@ -192,21 +192,22 @@ class _Author:
             self.features[layer] = value
 
     def _layer(self, layer: str, x: Value) -> Value:
+        graph = self.graph
         if layer.startswith("relu"):
-            return self.graph.op("Relu", x)
-        if layer.startswith("pool"):
+            return graph.op("Relu", x)
+        if layer.startswith("pool"):  # 2x2, stride 2; a last odd row or column is left out
             if self.spec.encoder.pooling == "max":
-                return rules.max_pool(self.graph, x)
-            return rules.average_pool(self.graph, x, AVERAGE_POOLING_SCALE, self.spec.precision)
+                return graph.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+            mean = graph.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+            return graph.op("Mul", mean, graph.number(AVERAGE_POOLING_SCALE, self.spec.precision))
         border = self._border(layer)
         if border == 0:
-            x = rules.pad_border(self.graph, x, self.spec.encoder.padding)
+            x = rules.pad_border(graph, x, self.spec.encoder.padding)
         convolution = self._convolution(layer)
-        weight = self._weight(f"{layer}/weight", to_array(convolution.weight))
         assert convolution.bias is not None
-        return rules.convolution(
-            self.graph, x, weight, self._weight(f"{layer}/bias", to_array(convolution.bias)), border
-        )
+        weight = self._weight(f"{layer}/weight", to_array(convolution.weight))
+        bias = self._weight(f"{layer}/bias", to_array(convolution.bias))
+        return graph.op("Conv", x, weight, bias, kernel_shape=[3, 3], pads=[border] * 4)
 
     def _convolution(self, layer: str) -> nn.Conv2d:
         module = self.spec.encoder.layers[layer]
@@ -268,7 +269,7 @@ class _Author:
             for name, axis in ((TV_DOWN, rules.ROWS), (TV_RIGHT, rules.COLUMNS)):
                 weight = graph.input(name, [1])
                 difference = rules.neighbour_difference(graph, pastiche, axis)
-                mixed = rules.mixed_colors(graph, difference, colors)
+                mixed = graph.op("Conv", difference, colors, kernel_shape=[1, 1])
                 terms.append(graph.op("Mul", rules.inner_product(graph, difference, mixed), weight))
                 seed = graph.op("Mul", mixed, self._twice(weight, None))
                 gradients.append(rules.neighbour_difference_gradient(graph, seed, axis))
@@ -320,10 +321,11 @@ class _Author:
         return rules.max_pool_gradient(self.graph, dy, self.features[before], self.features[pool], precision)
 
     def _restore_odd(self, pool: str, dx: Value) -> Value:
+        """Append the row or column of zeros that belongs to what pooling left out."""
         if self.spec.size is None:
-            return rules.restore_odd(self.graph, dx, self.graph.input(PADS + pool, [8], INT64))
+            return self.graph.op("Pad", dx, self.graph.input(PADS + pool, [8], INT64))
         pads = odd_pads(pool, *self.spec.size)
-        return rules.restore_odd(self.graph, dx, self.graph.integers(pads)) if any(pads) else dx
+        return self.graph.op("Pad", dx, self.graph.integers(pads)) if any(pads) else dx
 
     def _outputs(self, gradient: Value) -> None:
         graph = self.graph
