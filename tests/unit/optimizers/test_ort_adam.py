@@ -26,9 +26,8 @@ from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective
 from nst_fast.objective.reference import EagerEvaluator
-<<<<<<< HEAD
-from nst_fast.onnx.binding import SharedBinding
-from nst_fast.onnx.session import ProviderStatus, Session
+from nst_fast.onnx.providers import SessionConfig
+from nst_fast.onnx.session import Binding, ProviderStatus, Session
 from nst_fast.optimizers import (
     Adam,
     OrtAdam,
@@ -38,12 +37,6 @@ from nst_fast.optimizers import (
     make_stepper,
     resized_moments,
 )
-=======
-from nst_fast.onnx.providers import SessionConfig
-from nst_fast.onnx.session import Binding, ProviderStatus, Session
-from nst_fast.optimizers import Adam, learning_rate_at
-from nst_fast.optimizers.ort_adam import OrtAdam, evaluation_by, optimizer_on
->>>>>>> 6918c1a (Tests of the ONNX room follow its modules: session and probe apart, one parity, fewer set-ups)
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Listeners
 from nst_fast.run.problem import Batch, Networks, load_problem
@@ -236,13 +229,8 @@ def test_a_capture_that_runs_the_model_several_times_advances_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = bench.whole()
-<<<<<<< HEAD
     expected = steps(undisturbed, bench.options, 5)
-    original, seen = SharedBinding.run, []
-=======
-    expected = steps(undisturbed, undisturbed, bench.options, 5)
     original, seen = Binding.run, []
->>>>>>> 6918c1a (Tests of the ONNX room follow its modules: session and probe apart, one parity, fewer set-ups)
 
     def capturing(self: Binding) -> None:
         for _ in range(1 if self in seen else 4):  # two ordinary runs, the capture, and the first replay
@@ -306,13 +294,8 @@ def test_each_direction_has_a_cuda_graph_of_its_own(
         original(self, session, shared=shared, graph=graph)
 
     undisturbed = bench.whole()
-<<<<<<< HEAD
     expected = steps(undisturbed, bench.options, 3)
-    monkeypatch.setattr(SharedBinding, "__init__", noted)
-=======
-    expected = steps(undisturbed, undisturbed, bench.options, 3)
     monkeypatch.setattr(Binding, "__init__", noted)
->>>>>>> 6918c1a (Tests of the ONNX room follow its modules: session and probe apart, one parity, fewer set-ups)
     asked = sessions(monkeypatch, lambda session, capture: replace(session, cuda_graph=capture, engine=engine))
     optimizer = bench.whole(engine=bench.ort(provider="cuda"))
     assert torch.equal(steps(optimizer, bench.options, 3), expected)
