@@ -165,7 +165,7 @@ class PreparedGraph:
         self.scale: Tensor | None = None
         if self.spec.precision == "fp16":
             self.scale = self.constant[GRADIENT_SCALE] = torch.full((1,), LARGEST_SCALE, device=device)
-        self.term_names = self.spec.term_names
+        self.term_names = self.spec.options.term_names
         self.losses = torch.empty(len(self.term_names), device=device)
         self.total = torch.empty(1, device=device)
         self.gradient = torch.empty(pastiche.shape, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,6 @@ from nst_fast.network.taps import tap_size
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective, Statistics
 from nst_fast.onnx.checked_export import find_or_export
-from nst_fast.onnx.export import CONTENT, GRAM
 from nst_fast.onnx.session import Session, check_provider, make_session
 from nst_fast.options.config import ExportConfig, StylizeConfig
 
@@ -49,14 +49,18 @@ class Monitor:
     Args:
         session: of an ``objective`` graph with the objective's taps, see :mod:`nst_fast.onnx.export`.
         objective: the loop's; its targets are copied to the CPU in float32.
+
+    Attributes:
+        dropped: how many snapshots were not evaluated.
+        warnings: what went wrong so far, one sentence each.
     """
 
     def __init__(self, session: Session, objective: Objective) -> None:
         self.session = session
         self.dropped = 0
+        self.warnings: list[str] = []
         self._objective = Objective(objective.options, objective.targets.to(torch.device("cpu"), torch.float32))
         self._readings: list[Reading] = []
-        self._warnings: list[str] = []
         self._waiting: tuple[int, Tensor] | None = None
         self._closed = False
         self._changed = threading.Condition()
@@ -89,14 +93,7 @@ class Monitor:
 
     def readings(self) -> list[Reading]:
         """The readings so far, in the order of their steps."""
-        with self._changed:
-            return list(self._readings)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What went wrong so far, one sentence each."""
-        with self._changed:
-            return list(self._warnings)
+        return list(self._readings)
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Take no more snapshots and wait for those handed over, at most so many seconds."""
@@ -105,11 +102,7 @@ class Monitor:
             self._changed.notify()
         self._thread.join(timeout)
         if self._thread.is_alive() and timeout:
-            self._warn(f"monitor: the last reading was not finished within {timeout:g} s and is missing")
-
-    def _warn(self, sentence: str) -> None:
-        with self._changed:
-            self._warnings.append(sentence)
+            self.warnings.append(f"monitor: the last reading was not finished within {timeout:g} s and is missing")
 
     def _take(self) -> tuple[int, Tensor] | None:
         """Wait for a snapshot; None when the monitor is closed and nothing is left."""
@@ -121,16 +114,13 @@ class Monitor:
     def _work(self) -> None:
         while (snapshot := self._take()) is not None:
             try:
-                reading = self._evaluate(*snapshot)
+                self._readings.append(self._evaluate(*snapshot))
             # Broad, because no failure here may end the run; it is kept as a warning.
             except Exception as error:
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                self._warn(f"monitor: stopped at step {snapshot[0]}, {reason}")
-                with self._changed:
-                    self._closed = True
+                self.warnings.append(f"monitor: stopped at step {snapshot[0]}, {reason}")
+                self._closed = True
                 return
-            with self._changed:
-                self._readings.append(reading)
 
     @torch.no_grad()
     def _evaluate(self, step: int, pastiche: Tensor) -> Reading:
@@ -175,12 +165,11 @@ def as_statistics(outputs: Sequence[Mapping[str, NDArray[Any]]], height: int, wi
     grams: dict[str, Tensor] = {}
     positions: dict[str, int] = {}
     for name in outputs[0]:
+        kind, tap = name.split("/")
         batch = torch.cat([torch.from_numpy(output[name]) for output in outputs])
-        if name.startswith(CONTENT):
-            content[name.removeprefix(CONTENT)] = batch
-            continue
-        tap = name.removeprefix(GRAM)
-        rows, columns = tap_size(tap, height, width)
-        positions[tap] = rows * columns
-        grams[tap] = batch / positions[tap]  # the graph gives sums over positions
+        if kind == "content":
+            content[tap] = batch
+        else:
+            positions[tap] = math.prod(tap_size(tap, height, width))
+            grams[tap] = batch / positions[tap]  # the graph gives sums over positions
     return Statistics(content, grams, positions)

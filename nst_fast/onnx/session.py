@@ -177,11 +177,7 @@ class Session:
 
 
 def make_session(
-    model: Path | bytes,
-    provider: str = "cpu",
-    config: SessionConfig | None = None,
-    *,
-    allow_fallback: bool = False,
+    model: Path | bytes, provider: str = "cpu", config: SessionConfig | None = None, *, allow_fallback: bool = False
 ) -> Session:
     """Load a model on a provider, and make sure that it is that provider which runs it.
 
@@ -421,12 +417,10 @@ def check_provider(name: str) -> None:
 
 def convolution() -> bytes:
     """A model of one 3x3 convolution of ones: cuDNN is opened by the first convolution, not before."""
-    from onnx import TensorProto, helper, numpy_helper
+    from nst_fast.onnx.graph.writer import GraphWriter
 
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])
-    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 8, 6, 6])
-    weight = numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "weight")
-    node = helper.make_node("Conv", ["image", "weight"], ["features"])
-    graph = helper.make_graph([node], "probe", [image], [features], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    return bytes(model.SerializeToString())
+    writer = GraphWriter("fp32")
+    weight = writer.constant(np.ones((8, 3, 3, 3), np.float32))
+    features = writer.op("Conv", writer.input("image", [1, 3, 8, 8]), weight)
+    writer.output("features", features, [1, 8, 6, 6])
+    return bytes(writer.model("probe", opset=18).SerializeToString())

@@ -386,6 +386,13 @@ class ObjectiveOptions(EncoderOptions):
         """Every tap that the objective needs, without repeats."""
         return list(dict.fromkeys([*self.content_tap_weights, *self.style_tap_weights]))
 
+    @property
+    def term_names(self) -> list[str]:
+        """The weighted terms of the objective, in their order."""
+        names = [f"content/{tap}" for tap in self.content_tap_weights]
+        names += [f"style/{tap}" for tap in self.style_tap_weights]
+        return [*names, "tv"] if self.has_tv else names
+
     def contradictions(self) -> list[str]:
         check_taps(self.network, [*parse_taps(self.content_taps), *parse_taps(self.style_taps)])
         if not self.taps:

@@ -8,7 +8,6 @@ of the terms and all that depends on the size are inputs, so one file serves eve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,28 +67,14 @@ class StepGraph:
     adam: AdamConstants | None = None
     size: tuple[int, int] | None = None
 
-    @cached_property
-    def content_taps(self) -> list[str]:
-        return list(self.options.content_tap_weights)
-
-    @cached_property
-    def style_taps(self) -> list[str]:
-        return list(self.options.style_tap_weights)
-
     @property
     def layers(self) -> list[str]:
-        return cut(self.encoder.network, [*self.content_taps, *self.style_taps])
+        return cut(self.encoder.network, self.options.taps)
 
     @property
     def state_precision(self) -> str:
         """Of pixels, statistics, losses and Adam's state."""
         return "fp32" if self.precision == "fp16" else self.precision
-
-    @property
-    def term_names(self) -> list[str]:
-        """The order of the output ``losses``; as :attr:`nst_fast.objective.objective.Objective.term_names`."""
-        names = [f"content/{tap}" for tap in self.content_taps] + [f"style/{tap}" for tap in self.style_taps]
-        return [*names, "tv"] if self.options.has_tv else names
 
     def extents(self, layer: str) -> Extents:
         """Height and width of a layer's output; formulas when the size is not known."""
@@ -110,7 +95,7 @@ def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) 
     options, (height, width) = spec.options, size
     kind = FLOATS[spec.state_precision]
     positions = {tap: rows * columns for tap in spec.layers for rows, columns in [tap_size(tap, height, width)]}
-    feeds = {INVERSE_POSITIONS + tap: np.array([1 / positions[tap]], kind) for tap in spec.style_taps}
+    feeds = {INVERSE_POSITIONS + tap: np.array([1 / positions[tap]], kind) for tap in options.style_tap_weights}
     if spec.size is None:
         pools = [layer for layer in spec.layers if layer.startswith("pool")]
         feeds |= {PADS + pool: np.array(odd_pads(pool, height, width), np.int64) for pool in pools}
@@ -157,6 +142,7 @@ class _Author:
         self.masked: set[str] = set()  # ReLUs whose mask is already in the gradient that reaches them
         self.terms: dict[str, Value] = {}
         self.half = spec.precision == "fp16"
+        self.scale: Value | None = None
         self.float = FLOATS[spec.state_precision]
 
     def write(self, opset: int) -> Any:
@@ -164,12 +150,12 @@ class _Author:
         pastiche = graph.input("pastiche", self._image_shape())
         state = [graph.input(name, self._image_shape()) for name in ("m", "v")] if spec.adam else []
         self._forward(pastiche)
-        scale = graph.input(GRADIENT_SCALE, [1]) if self.half else None
-        for tap in spec.content_taps:
-            self._content_loss(tap, scale)
-        for tap in spec.style_taps:
-            self._style_loss(tap, scale)
-        gradient = self._backward(scale)
+        self.scale = graph.input(GRADIENT_SCALE, [1]) if self.half else None
+        for tap in spec.options.content_tap_weights:
+            self._content_loss(tap)
+        for tap in spec.options.style_tap_weights:
+            self._style_loss(tap)
+        gradient = self._backward()
         if spec.options.has_tv:
             gradient = graph.op("Add", gradient, self._tv_loss(pastiche))
         if spec.adam:
@@ -221,7 +207,7 @@ class _Author:
         """How many zeros a convolution adds on each side: none where another padding went before."""
         return 0 if layer == "conv1_1" and self.spec.encoder.padding != "zeros" else 1
 
-    def _content_loss(self, tap: str, scale: Value | None) -> None:
+    def _content_loss(self, tap: str) -> None:
         """term = weight · sum d², d = features - target; the gradient is 2 weight d."""
         graph = self.graph
         target = graph.input(CONTENT_TARGET + tap, [1, channels_of(tap), *self.spec.extents(tap)])
@@ -229,9 +215,9 @@ class _Author:
         with graph.scope(f"content/{tap}"):
             difference = graph.op("Sub", self._statistics(tap), target)
             self.terms[f"content/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
-            self._seed(tap, graph.op("Mul", difference, self._twice(weight, scale)))
+            self._seed(tap, graph.op("Mul", difference, self._slope(weight)))
 
-    def _style_loss(self, tap: str, scale: Value | None) -> None:
+    def _style_loss(self, tap: str) -> None:
         """term = weight · sum d², d = Gram - target; the gradient with respect to the Gram is 2 weight d."""
         graph = self.graph
         channels = channels_of(tap)
@@ -242,15 +228,16 @@ class _Author:
             features = self._statistics(tap)
             difference = graph.op("Sub", rules.gram_matrix(graph, features, channels, inverse_positions), target)
             self.terms[f"style/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
-            dg = graph.op("Mul", difference, self._twice(weight, scale))
+            dg = graph.op("Mul", difference, self._slope(weight))
             self._seed(tap, rules.gram_gradient(graph, features, channels, dg, inverse_positions))
 
     def _statistics(self, tap: str) -> Value:
         return self._cast(self.features[tap], self.spec.state_precision)
 
-    def _twice(self, weight: Value, scale: Value | None) -> Value:
+    def _slope(self, weight: Value) -> Value:
+        """2 weight, times the scale of an fp16 gradient."""
         doubled = self.graph.op("Mul", weight, self.graph.number(2))
-        return self.graph.op("Mul", doubled, scale) if scale else doubled
+        return self.graph.op("Mul", doubled, self.scale) if self.scale else doubled
 
     def _seed(self, tap: str, gradient: Value) -> None:
         gradient = self._cast(gradient, self.spec.precision)
@@ -271,28 +258,26 @@ class _Author:
                 difference = rules.neighbour_difference(graph, pastiche, axis)
                 mixed = graph.op("Conv", difference, colors, kernel_shape=[1, 1])
                 terms.append(graph.op("Mul", rules.inner_product(graph, difference, mixed), weight))
-                seed = graph.op("Mul", mixed, self._twice(weight, None))
+                seed = graph.op("Mul", mixed, graph.op("Mul", weight, graph.number(2)))
                 gradients.append(rules.neighbour_difference_gradient(graph, seed, axis))
             self.terms["tv"] = graph.op("Add", *terms)
             return graph.op("Add", *gradients)
 
-    def _backward(self, scale: Value | None) -> Value:
+    def _backward(self) -> Value:
         """From the deepest layer to the pixels, adding each tap's own gradient where the tap is."""
         graph = self.graph
         gradient: Value | None = None
         layers = self.spec.layers
-        for index in reversed(range(len(layers))):
-            layer = layers[index]
+        for layer, before in zip(reversed(layers), reversed(["normalize", *layers[:-1]]), strict=True):
             with graph.scope(f"gradient/{layer}"):
-                seed = self.seeds.get(layer)
-                if seed is not None:
+                if seed := self.seeds.get(layer):
                     gradient = graph.op("Add", gradient, seed) if gradient else seed
                 assert gradient is not None  # the deepest layer is a tap
-                gradient = self._layer_gradient(layer, layers[index - 1] if index else "normalize", gradient)
+                gradient = self._layer_gradient(layer, before, gradient)
         assert gradient is not None
         with graph.scope("gradient/normalize"):
             gradient = self._cast(gradient, self.spec.state_precision)
-            gradient = graph.op("Div", gradient, scale) if scale else gradient
+            gradient = graph.op("Div", gradient, self.scale) if self.scale else gradient
             return graph.op("Div", gradient, self._per_channel("std"))
 
     def _layer_gradient(self, layer: str, before: str, dy: Value) -> Value:
@@ -329,7 +314,7 @@ class _Author:
 
     def _outputs(self, gradient: Value) -> None:
         graph = self.graph
-        terms = graph.op("Concat", *(self.terms[name] for name in self.spec.term_names), axis=0)
+        terms = graph.op("Concat", *(self.terms[name] for name in self.spec.options.term_names), axis=0)
         total = graph.op("ReduceSum", terms, keepdims=1)
         graph.output("losses", terms, [len(self.terms)])
         graph.output("total", total, [1])

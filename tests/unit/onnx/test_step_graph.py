@@ -59,7 +59,7 @@ def compare(size: Size, *, static: bool = False, pastiche: torch.Tensor | None =
     expected = EagerEvaluator(spec.encoder, Objective(spec.options, targets))(pastiche)
     gradient = expected.gradient.numpy()
     np.testing.assert_allclose(actual["gradient"], gradient, rtol=0, atol=TOLERANCE * np.abs(gradient).max())
-    assert spec.term_names == list(expected.terms)
+    assert spec.options.term_names == list(expected.terms)
     np.testing.assert_allclose(actual["losses"], torch.cat(list(expected.terms.values())).numpy(), rtol=TOLERANCE)
     np.testing.assert_allclose(actual["total"], expected.total.numpy(), rtol=TOLERANCE)
 
