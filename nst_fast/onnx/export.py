@@ -28,8 +28,6 @@ from nst_fast.system.machine import version_of
 SCHEMA = "nst-fast/model/1"
 METADATA_KEY = "nst-fast"  # the entry of the model's metadata that carries its identity
 INPUT_NAME = "image"
-CONTENT = "content/"  # prefixes of the objective graph's outputs: content/relu4_2, gram/relu1_1
-GRAM = "gram/"
 # What ONNX Runtime's CPU and CUDA providers and TensorRT 10 all compute. Shape and its like are left out on purpose:
 # they end on the CPU, which blocks CUDA graphs (onnxruntime#15005) and a session that forbids the fallback.
 FORWARD_OPERATORS = frozenset(
@@ -50,23 +48,17 @@ class ExportModule(nn.Module):
     def __init__(self, encoder: Encoder, options: ExportConfig) -> None:
         super().__init__()
         self.encoder = encoder
-        self.graph = options.graph
-        self.content_taps = list(options.content_tap_weights)
-        self.style_taps = list(options.style_tap_weights)
+        self.taps = options.taps if options.graph == "encoder" else []
+        self.content = {f"content/{tap}": tap for tap in options.content_tap_weights if not self.taps}
+        self.grams = {f"gram/{tap}": tap for tap in options.style_tap_weights if not self.taps}
+        self.output_names = [*self.taps, *self.content, *self.grams]
         self.eval()
-
-    @property
-    def output_names(self) -> list[str]:
-        if self.graph == "encoder":
-            return list(dict.fromkeys([*self.content_taps, *self.style_taps]))
-        return [CONTENT + tap for tap in self.content_taps] + [GRAM + tap for tap in self.style_taps]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         features = self.encoder(image)
-        if self.graph == "encoder":
-            return {tap: features[tap] for tap in self.output_names}
-        found = {CONTENT + tap: features[tap] for tap in self.content_taps}
-        return found | {GRAM + tap: losses.gram_sum(features[tap]) for tap in self.style_taps}
+        found = {tap: features[tap] for tap in self.taps}
+        found |= {name: features[tap] for name, tap in self.content.items()}
+        return found | {name: losses.gram_sum(features[tap]) for name, tap in self.grams.items()}
 
 
 @dataclass(frozen=True)
@@ -100,10 +92,11 @@ def build_graph(encoder: Encoder, options: ExportConfig, weights_sha256: str) ->
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(manifest))
     _check(model, options.opset, operators)
     data: bytes = model.SerializeToString(deterministic=True)
+    versions = {name: version for name in RECORDED_PACKAGES if (version := version_of(name))}
     manifest |= {"model_sha256": sha256_bytes(data), "model_bytes": len(data), "ir_version": model.ir_version}
     manifest |= {"inputs": _shapes(model.graph.input), "outputs": _shapes(model.graph.output)}
-    manifest |= {"operators": sorted({node.op_type for node in model.graph.node}), "versions": _versions()}
-    return ExportedGraph(data, manifest | {"parity": []})
+    manifest |= {"operators": sorted({node.op_type for node in model.graph.node})}
+    return ExportedGraph(data, manifest | {"versions": {"nst-fast": __version__, **versions}, "parity": []})
 
 
 def identity_of(options: ExportConfig, weights_sha256: str) -> dict[str, Any]:
@@ -254,13 +247,8 @@ def _check(model: Any, opset: int, operators: frozenset[str]) -> None:
     """Raise :class:`VerificationError` unless every provider takes the model."""
     # A version conversion that fails leaves the exporter's own opset, with a log line only.
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    foreign = sorted(
-        {
-            f"{node.domain or 'onnx'}.{node.op_type}"
-            for node in model.graph.node
-            if node.domain or node.op_type not in operators
-        }
-    )
+    nodes = [node for node in model.graph.node if node.domain or node.op_type not in operators]
+    foreign = sorted({f"{node.domain or 'onnx'}.{node.op_type}" for node in nodes})
     problems = []
     if opsets != {"": opset}:
         problems.append(f"its opsets are {opsets} instead of {opset}")
@@ -286,8 +274,3 @@ def _shapes(values: Sequence[Any]) -> list[dict[str, Any]]:
         }
         for value in values
     ]
-
-
-def _versions() -> dict[str, str]:
-    found = {name: version for name in RECORDED_PACKAGES if (version := version_of(name))}
-    return {"nst-fast": __version__, **found}

@@ -99,8 +99,9 @@ def check_parity(
         actual = session.evaluate(feeds)
         if options.graph == "step":
             expected |= _adam(feeds, actual["gradient"])
-        rows += [_compare(name, size, session.actual, actual.get(name), array) for name, array in expected.items()]
-    failed = sorted((row for row in rows if _excess(row, options) > 1), key=lambda row: -_excess(row, options))
+        rows += [parity_row(name, size, session.actual, actual.get(name), array) for name, array in expected.items()]
+    failed = [row for row in rows if _excess(row, options) > 1]
+    failed.sort(key=lambda row: _excess(row, options), reverse=True)
     if failed:
         worst = ", ".join(
             f"{row.tap} at {row.size[1]}x{row.size[0]}: {row.worst_err:.2g}" for row in failed[:WORST_ROWS]
@@ -113,8 +114,11 @@ def check_parity(
     return rows
 
 
-def parity_row(tap: str, size: Size, provider: str, actual: Array, expected: Array) -> ParityRow:
-    """Measure the distance of two arrays of the same shape, in float64."""
+def parity_row(tap: str, size: Size, provider: str, actual: Array | None, expected: Array) -> ParityRow:
+    """Measure the distance of an output to PyTorch's, in float64. Raises VerificationError if it has another shape."""
+    if actual is None or actual.shape != expected.shape:
+        shape = "missing" if actual is None else f"{list(actual.shape)}"
+        raise VerificationError(f"parity failed: output {tap} is {shape}, expected {list(expected.shape)}")
     reference = expected.astype(np.float64)
     error = np.abs(actual - reference)
     return ParityRow(
@@ -123,8 +127,8 @@ def parity_row(tap: str, size: Size, provider: str, actual: Array, expected: Arr
         provider=provider,
         max_abs_err=float(error.max()),
         mean_abs_err=float(error.mean()),
-        relative_err=_ratio(float(error.max()), float(np.abs(reference).max())),
-        rms_relative_err=_ratio(float(np.sqrt(np.square(error).mean())), float(np.sqrt(np.square(reference).mean()))),
+        relative_err=_ratio(error.max(), np.abs(reference).max()),
+        rms_relative_err=_ratio(np.sqrt(np.square(error).mean()), np.sqrt(np.square(reference).mean())),
     )
 
 
@@ -136,13 +140,6 @@ def probe_picture(size: Size) -> torch.Tensor:
     ramps = [torch.linspace(0, 1, height)[:, None].expand(size), torch.linspace(1, 0, width).expand(size)]
     smooth = torch.stack([*ramps, (ramps[0] + ramps[1]) / 2])[None]
     return (noise + smooth) / 2
-
-
-def _compare(name: str, size: Size, provider: str, found: Array | None, expected: Array) -> ParityRow:
-    if found is None or found.shape != expected.shape:
-        shape = "missing" if found is None else f"{list(found.shape)}"
-        raise VerificationError(f"parity failed: output {name} is {shape}, expected {list(expected.shape)}")
-    return parity_row(name, size, provider, found, expected)
 
 
 def _excess(row: ParityRow, options: ExportConfig) -> float:
@@ -171,10 +168,8 @@ def _gradient_reference(
     objective = Objective(options, build_targets(encoder, options, content, [style]))
     evaluation = EagerEvaluator(encoder, objective)(picture)
     gradient = evaluation.gradient.numpy()
-    feeds = {
-        "pastiche": picture.numpy(),
-        **constant_feeds(StepGraph(encoder, options, options.precision), objective.targets, size),
-    }
+    feeds = constant_feeds(StepGraph(encoder, options, options.precision), objective.targets, size)
+    feeds["pastiche"] = picture.numpy()
     if options.precision == "fp16":
         feeds[GRADIENT_SCALE] = np.array([PROBE_SCALE], np.float32)
     if options.graph == "step":
@@ -203,8 +198,8 @@ def _profile(sizes: Sequence[Size]) -> dict[str, Any]:
     return {INPUT_NAME: (smallest, largest, largest)}
 
 
-def _ratio(error: float, scale: float) -> float:
+def _ratio(error: Any, scale: Any) -> float:
     """0 when there is no error, even against a reference of zeros; infinite when only the reference is zero."""
     if error == 0:
         return 0.0
-    return error / scale if scale else math.inf
+    return float(error / scale) if scale else math.inf
