@@ -55,12 +55,9 @@ class OrtEvaluator:
         cuda_graph: str = "auto",
         opened: Callable[[Session], None] = lambda session: None,
     ) -> None:
-        self.encoder = encoder
-        self.objective = objective
-        self.provider = provider
-        self.precision = precision
-        self.allow_fallback = allow_fallback
-        self.cuda_graph = cuda_graph
+        self.encoder, self.objective = encoder, objective
+        self.provider, self.allow_fallback = provider, allow_fallback
+        self.precision, self.cuda_graph = precision, cuda_graph
         self.opened = opened
         self.prepared: GradientGraph | None = None
 
@@ -102,11 +99,6 @@ class OrtEvaluator:
 
     def _provider(self, device: torch.device) -> str:
         return device.type if self.provider == "auto" else self.provider
-
-    def graph_of(self, pastiche: Tensor, adam: AdamConstants | None = None) -> StepGraph:
-        """The graph for the size of a pastiche: of the whole step if Adam's constants are given."""
-        size = (pastiche.shape[2], pastiche.shape[3])
-        return StepGraph(self.encoder, self.objective.options, self.precision, adam, size)
 
     def open(self, spec: StepGraph, device: torch.device, stream: torch.cuda.Stream | None, capture: bool) -> Session:
         """A session of a graph on the provider asked for, and on a stream of PyTorch's.
@@ -154,13 +146,15 @@ class PreparedGraph:
         self, engine: OrtEvaluator, pastiche: Tensor, capture: bool, adam: AdamConstants | None = None
     ) -> None:
         device = pastiche.device
-        self.spec, self.device, self.capture = engine.graph_of(pastiche, adam), device, capture
+        size = (pastiche.shape[2], pastiche.shape[3])
+        self.spec = StepGraph(engine.encoder, engine.objective.options, engine.precision, adam, size)
+        self.device, self.capture = device, capture
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":  # launches on PyTorch's default stream cannot be captured
             own = torch.cuda.Stream(device) if capture else None  # type: ignore[no-untyped-call]
             self.stream = own or torch.cuda.current_stream(device)
         self.session = engine.open(self.spec, device, self.stream, capture)
-        feeds = constant_feeds(self.spec, engine.objective.targets, (pastiche.shape[2], pastiche.shape[3]))
+        feeds = constant_feeds(self.spec, engine.objective.targets, size)
         self.constant = {name: torch.from_numpy(array).to(device) for name, array in feeds.items()}
         self.scale: Tensor | None = None
         if self.spec.precision == "fp16":

@@ -33,7 +33,7 @@ def write_bundle(
     providers: tuple[str, ...] = ("cpu",),
     note: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """Export the two models of a bundle, each checked, and lay beside them what drives them.
+    """Export the two models of a bundle, each checked, and write beside them what drives them.
 
     Args:
         options: of the step graph.

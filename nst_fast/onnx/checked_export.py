@@ -44,18 +44,13 @@ class CheckedModel:
 
 
 def export_model(
-    options: ExportConfig,
-    output: Path | None = None,
-    *,
-    providers: Sequence[str] = ("cpu",),
-    overwrite: bool = False,
+    options: ExportConfig, output: Path | None = None, *, providers: Sequence[str] = ("cpu",), overwrite: bool = False
 ) -> CheckedModel:
     """Export, check on every provider, and only then write the model and its sidecar.
 
     Args:
         options: what is exported.
-        output: the model's file; by default in the user's cache, where :func:`find_or_export` finds it and where an
-            older export of the same identity is replaced.
+        output: the model's file; by default in the cache, where an older export of the same identity is replaced.
         providers: the ONNX Runtime providers to check; whether they work is found out before the export.
         overwrite: replace an output that exists.
 
@@ -73,25 +68,25 @@ def export_model(
     for provider in dict.fromkeys(providers):
         check_provider(provider)
     encoder, weights_sha256 = encoder_for(options)
-    made = _checked(options, encoder, weights_sha256, providers, output or cached_path(options, weights_sha256))
+    path = output or cached_path(options, weights_sha256)
+    made = _checked(options, encoder, weights_sha256, providers, path)
     _write(made)
     return made
 
 
 def find_or_export(
     options: ExportConfig,
-    *,
-    loaded: tuple[Encoder, str] | None = None,
     note: Callable[[str], None] = lambda sentence: None,
+    loaded: tuple[Encoder, str] | None = None,
 ) -> CheckedModel:
     """The cached export of these options and weights; if there is none, or it is damaged, it is exported now.
 
-    A cache that cannot be written costs an export per run, not the run: the model is served from memory, with a note.
+    Where the cache cannot be written, the model is served from memory, with a note.
 
     Args:
         options: what is exported.
-        loaded: the encoder that the options describe, on any device, and the sha256 of its weights; loaded if absent.
         note: receives one sentence about each thing the user should know.
+        loaded: the encoder that the options describe, on any device, and the sha256 of its weights; loaded if absent.
 
     Raises:
         WeightsError: the weights are missing, damaged or lack a layer.

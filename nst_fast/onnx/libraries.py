@@ -158,22 +158,15 @@ def resolve(name: str, search: SearchPaths, cuda: int) -> Library:
         package = f"{package.removesuffix('-cu13')}-cu{cuda}"
     path = search.find(name)
     library = Library(name, path, package, bool(package) and path is not None and path.parent in search.packages)
-    if path is None and not package and not library.of_driver and _loadable(name):
-        return Library(name, Path(name))
+    if path is None and not package and not library.of_driver:
+        with contextlib.suppress(OSError):  # the folders of the C library differ from the usual ones (NixOS)
+            ctypes.CDLL(name)
+            return Library(name, Path(name))
     return library
 
 
 def _stem(name: str) -> str:
     return name.partition(".so")[0]
-
-
-def _loadable(name: str) -> bool:
-    """Ask the loader itself: where the folders of the C library differ from the usual ones (NixOS)."""
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
 
 
 def diagnosis(provider: str) -> tuple[str, str]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from nst_fast.errors import UsageError
 from nst_fast.network.taps import channels_of, cut, halvings_of, tap_size
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder, Normalize
 from nst_fast.objective import losses
@@ -35,8 +34,6 @@ OPERATORS = frozenset(
         *("Transpose", "Where"),
     ]
 )
-
-Extents = tuple[int | str, int | str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,7 @@ class StepGraph:
         """Of pixels, statistics, losses and Adam's state."""
         return "fp32" if self.precision == "fp16" else self.precision
 
-    def extents(self, layer: str) -> Extents:
+    def extents(self, layer: str) -> tuple[int | str, int | str]:
         """Height and width of a layer's output; formulas when the size is not known."""
         if self.size is not None:
             return tap_size(layer, *self.size)
@@ -89,7 +86,7 @@ def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) 
 
     Args:
         spec: of the graph; its options give the weights and normalisations.
-        targets: of one picture; their batch is 1.
+        targets: of one picture.
         size: height and width of the pastiche.
     """
     options, (height, width) = spec.options, size
@@ -103,8 +100,6 @@ def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) 
     tensors |= {f"style/{tap}": (GRAM_TARGET + tap, target) for tap, target in targets.grams.items()}
     of_term = coefficients(options)
     for term, (name, target) in tensors.items():
-        if target.shape[0] != 1:
-            raise UsageError("the ort engine optimises one picture at a time", "Use --engine eager for a batch")
         feeds[name] = to_array(target).astype(kind)
         value = of_term[term].value(positions[term.partition("/")[2]], feeds[name])
         feeds[WEIGHT + term] = np.array([value], kind)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from nst_fast.errors import UsageError
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.coefficients import coefficients
 from nst_fast.objective.objective import Objective, Statistics, build_targets
@@ -240,10 +239,3 @@ def test_no_operator_of_a_graph_needs_the_size_on_the_host() -> None:
     spec, *_ = problem((6, 7), padding="reflect", tv_weight=1.0)
     found = operators(build_step_graph(dataclasses.replace(spec, adam=AdamConstants())))
     assert not found & {"Shape", "Size", "Gather", "MaxUnpool", "ConstantOfShape", "Expand"}
-
-
-def test_a_batch_of_targets_is_refused() -> None:
-    spec, targets, _ = problem((6, 7), **TINY)
-    batch = Statistics({tap: tensor.repeat(2, 1, 1, 1) for tap, tensor in targets.content.items()}, {}, {})
-    with pytest.raises(UsageError, match="one picture at a time"):
-        constant_feeds(spec, batch, (6, 7))
