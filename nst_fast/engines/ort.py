@@ -189,7 +189,7 @@ class PreparedGraph:
         return Evaluation(self.total.clone(), terms, self.gradient)
 
     def try_out(self, binding: Binding) -> None:
-        """Before the loop begins: see whether capture works, and for fp16 find the scale of the gradient."""
+        """Before the loop begins: try the capture, and for fp16 find the scale of the gradient."""
         if self.capture or self.scale is not None:
             self.run(binding)
         if self.scale is None:

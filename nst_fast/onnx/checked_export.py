@@ -31,7 +31,7 @@ class CheckedModel:
     """A model that computes what PyTorch computes.
 
     Attributes:
-        path: where it lies.
+        path: of its file.
         manifest: its sidecar's content, with the parity table.
         model: its bytes, for a session.
         rows: the parity rows of this export; empty for a model that was found in the cache.
@@ -61,7 +61,7 @@ def export_model(
         VerificationError: the model is out of tolerance. Nothing was written.
     """
     if not providers:
-        raise UsageError("an export must be proven with at least one provider", "Name one, as cpu")
+        raise UsageError("an export must be checked on at least one provider", "Name one, as cpu")
     if output is not None:
         for path in (output, sidecar_of(output)):
             check_writable(path, overwrite, inputs=[Path(options.weights).expanduser()])

@@ -214,7 +214,7 @@ def _driver_remedy(cuda: int) -> str:
 
 
 def preload(provider: str) -> None:
-    """Load what a GPU provider needs out of the installed packages, which the loader does not search by itself.
+    """Load what a GPU provider needs from the installed packages, which the system's loader does not search.
 
     What fails to load is passed over: the provider fails for the same reason, and that failure is explained.
     """

@@ -1,8 +1,8 @@
 """Parity: what PyTorch computes against what an ONNX Runtime provider computes of the same exported graph.
 
-Features and Grams agree closely. Gradients do not: that the rules are right is proven in float64 by the tests, but in
-float32 two libraries round differently, a few ReLU and max-pool decisions flip, and each flip changes the gradient
-where it happens. So the gradient's tolerance is wide; it catches a wrong weight, a lost layer or a broken provider.
+Features and Grams agree closely. Gradients do not: in float32 two libraries round differently, a few ReLU and max-pool
+decisions flip, and each changes the gradient where it happens. So the gradient's tolerance is wide; it catches
+a wrong weight, a lost layer or a broken provider. The tests check the rules in float64.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ class EngineKey:
 
 
 def engine_cache_dir(folder: Path) -> Path:
-    """The folder, made for its owner alone (0700). An engine is a program: who can write here can run code as us.
+    """The folder, made for its owner alone (0700): an engine is a program, so whoever writes here can run code.
 
     Raises:
         ModelError: the folder belongs to somebody else, or others could write to it.

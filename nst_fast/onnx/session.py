@@ -75,7 +75,7 @@ class Binding:
         self._kept: dict[str, Any] = {}  # ONNX Runtime keeps the address, not the tensor
 
     def copy_input(self, name: str, array: Array) -> None:
-        """Lay a copy of the array on a GPU; on the CPU bind the array's own memory."""
+        """Copy the array to a GPU; on the CPU bind the array's own memory."""
         self._kept[name] = array
         value = onnxruntime.OrtValue.ortvalue_from_numpy(array, self._owner.device, self._owner.device_id)
         self._binding.bind_ortvalue_input(name, value)
@@ -161,7 +161,7 @@ class Session:
         return binding.outputs()
 
     def bind(self, feeds: Mapping[str, Array]) -> Binding:
-        """Lay the inputs on the device once, to run on them many times.
+        """Copy the inputs to the device once, to run on them many times.
 
         Raises:
             OnnxModelError: the names are not those that the model takes. Types and shapes are checked by the run.
@@ -274,7 +274,7 @@ def session_options(config: SessionConfig, *, strict: bool) -> Any:
 
 
 def provider_list(provider: str, model: Path | bytes, config: SessionConfig) -> list[tuple[str, dict[str, str]]]:
-    """The provider and what stands behind it. Not the CPU: listing it conflicts with forbidding it."""
+    """The provider and its fallback. Not the CPU: listing it conflicts with forbidding it."""
     if provider == "cpu":
         return [(PROVIDERS["cpu"], {})]
     cuda = (PROVIDERS["cuda"], config.cuda())

@@ -52,7 +52,7 @@ class StepGraph:
     Attributes:
         encoder: the network; its weights are written into the graph.
         options: say which taps and terms there are; weights and normalisations are inputs of the graph.
-        precision: ``fp32``, ``fp64`` (for proofs), or ``fp16``: convolutions, ReLU and pooling in fp16; statistics,
+        precision: ``fp32``, ``fp64`` (for tests), or ``fp16``: convolutions, ReLU and pooling in fp16; statistics,
             losses, pixels and Adam's state in fp32.
         adam: makes a step graph; None makes a gradient graph.
         size: height and width, when they are known; otherwise the graph takes any.
