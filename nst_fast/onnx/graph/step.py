@@ -7,6 +7,7 @@ of the terms and all that depends on the size are inputs, so one file serves eve
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,7 @@ def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) 
     """
     options, (height, width) = spec.options, size
     kind = FLOATS[spec.state_precision]
-    positions = {tap: rows * columns for tap in spec.layers for rows, columns in [tap_size(tap, height, width)]}
+    positions = {tap: math.prod(tap_size(tap, height, width)) for tap in options.taps}
     feeds = {INVERSE_POSITIONS + tap: np.array([1 / positions[tap]], kind) for tap in options.style_tap_weights}
     if spec.size is None:
         pools = [layer for layer in spec.layers if layer.startswith("pool")]
