@@ -16,8 +16,7 @@ from nst_fast.options.config import StylizeConfig
 
 if TYPE_CHECKING:
     from nst_fast.api import Listeners, Pastiche, resume, stylize, stylize_together
-    from nst_fast.jury.evaluation import evaluate
-    from nst_fast.jury.results import Evaluation, Scores
+    from nst_fast.jury.evaluation import Evaluation, Scores, evaluate
     from nst_fast.run.problem import Networks
 
 __version__ = "0.1.0"
@@ -41,9 +40,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load what needs torch only when it is asked for."""
     if name in ("Evaluation", "Scores", "evaluate"):
-        from nst_fast.jury import evaluation, results
+        from nst_fast.jury import evaluation
 
-        return getattr(evaluation if name == "evaluate" else results, name)
+        return getattr(evaluation, name)
     if name in __all__:
         from nst_fast import api
 

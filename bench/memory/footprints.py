@@ -10,7 +10,9 @@ import json
 import sys
 import tempfile
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from peaks import peak_mib
@@ -20,39 +22,57 @@ from nst_fast.images.resizing import resize_to
 from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import describe_machine
 
-
-def clouds(width: int, height: int) -> torch.Tensor:
-    """A smooth picture [1, 3, H, W]."""
-    return resize_to(torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0)), (height, width))
+IDLE = ["-c", "import nst_fast.api"]
+Case = dict[str, Any]
 
 
-def measure(case: dict[str, object], folder: Path, idle: float) -> dict[str, object]:
-    width, height = (int(side) for side in str(case["size"]).split("x"))
-    content, style, output = (folder / name for name in ("content.png", "style.png", "out.png"))
-    save_image(clouds(width, height), content)
-    save_image(clouds(512, 384), style)
-    flags = [part for key, value in case.items() if key != "size" for part in (f"--{key}", str(value))]
-    common = ["--weights", "random:0", "--monitor-every", "0", "--image-size", str(max(width, height)), "--overwrite"]
-    steps = ["--steps", "2", "--scales", "1", "--style-scale", str(max(0.05, 512 / max(width, height)))]
-    run = ["-m", "nst_fast", "stylize", str(content), str(style), "-o", str(output), "-q"]
-    peak = peak_mib([*run, *common, *steps, *flags]) - idle
-    record = json.loads(output.with_suffix(".json").read_text())
+def stylize(width: int, height: int, folder: Path, *flags: str) -> list[str]:
+    """Arguments of Python for a run at one scale, with smooth random pictures, the style of 512 pixels."""
+    for name, size in (("content", (height, width)), ("style", (384, 512))):
+        coarse = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+        save_image(resize_to(coarse, size), folder / f"{name}.png")
+    files = [str(folder / name) for name in ("content.png", "style.png", "out.png")]
+    run = ["-m", "nst_fast", "stylize", *files[:2], "-o", files[2], "-q", "--overwrite", "--weights", "random:0"]
+    return [*run, "--monitor-every", "0", "--scales", "1", *flags]
+
+
+def stylize_case(case: Case, folder: Path, *flags: str) -> list[str]:
+    """The same for a case of a TOML file: ``size`` and flags."""
+    width, height = map(int, case["size"].split("x"))
+    longest = max(width, height)
+    flags += ("--image-size", str(longest), "--style-scale", str(max(0.05, 512 / longest)))
+    own = [part for key, value in case.items() if key not in ("size", "ranks") for part in (f"--{key}", str(value))]
+    return stylize(width, height, folder, *flags, *own)
+
+
+def record_in(folder: Path) -> dict[str, Any]:
+    """The record of the run that :func:`stylize` gives."""
+    found: dict[str, Any] = json.loads((folder / "out.json").read_text())
+    return found
+
+
+def measure(case: Case, folder: Path, idle: float) -> Case:
+    peak = peak_mib(stylize_case(case, folder, "--steps", "2")) - idle
+    record = record_in(folder)
     plan = record["plan"]
     row = case | {"engine": record["engine"], "precision": record["precision"], "grid": plan["grid"]}
     row |= {"measured_mib": round(peak), "predicted_mib": plan["peak_mib"], "ratio": round(plan["peak_mib"] / peak, 3)}
     return row | {"seconds_per_step": round(1 / record["steps_per_second"], 2)}
 
 
-if __name__ == "__main__":
+def main(name: str, measure: Callable[[Case, Path, float], Case]) -> None:
+    """Measure the cases of NAME.toml beside this, or of the file that is the second argument; write the first."""
     output = Path(sys.argv[1])
-    cases = tomllib.loads(Path(sys.argv[2] if len(sys.argv) > 2 else "bench/memory/footprints.toml").read_text())[
-        "case"
-    ]
-    idle = peak_mib(["-c", "import nst_fast.api"])
+    table = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).with_name(f"{name}.toml")
+    idle = peak_mib(IDLE)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = []
-        for case in cases:
+        for case in tomllib.loads(table.read_text())["case"]:
             rows.append(measure(case, Path(folder), idle))
             sys.stderr.write(f"{rows[-1]}\n")
-    facts = {"schema": "nst-fast/footprints/1", "idle_mib": round(idle), "machine": describe_machine(), "rows": rows}
+    facts = {"schema": f"nst-fast/{name}/1", "idle_mib": round(idle), "machine": describe_machine(), "rows": rows}
     write_atomic(output, (json.dumps(facts, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main("footprints", measure)

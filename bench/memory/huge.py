@@ -1,7 +1,7 @@
 """A step of a huge picture, measured from outside: python bench/memory/huge.py [SIDE] [BUDGET] [extra flags of stylize]
 
-The picture is noise of 64-pixel grain, drawn here; weights are random. Prints one JSON object. ``peak_mib`` is the
-process's; ``device_peak_mib`` is the GPU's where one computes (``40GiB --device cuda --steps 20``).
+The picture is smooth noise, drawn here; weights are random. Prints one JSON object. ``peak_mib`` is the process's;
+``device_peak_mib`` is the GPU's where one computes (``40GiB --device cuda --steps 20``).
 """
 
 from __future__ import annotations
@@ -12,28 +12,25 @@ import tempfile
 import time
 from pathlib import Path
 
-from footprints import clouds
+from footprints import IDLE, record_in, stylize
 from peaks import peak_mib
 
-from nst_fast.images import save_image
 from nst_fast.system.machine import describe_machine
 
 
 def main() -> int:
     side = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
     budget = sys.argv[2] if len(sys.argv) > 2 else "8GiB"
-    idle = peak_mib(["-c", "import nst_fast.api"])
+    flags = ["--image-size", str(side), "--steps", "1", "--max-memory", budget]
+    flags += ["--style-scale", str(max(0.05, 512 / side)), *sys.argv[3:]]
+    idle = peak_mib(IDLE)
     with tempfile.TemporaryDirectory() as folder:
-        content, style, output = (Path(folder) / name for name in ("content.png", "style.png", "out.png"))
-        save_image(clouds(side // 4, side // 4), content)  # enlarged by the run: a huge file is not what is measured
-        save_image(clouds(512, 512), style)
-        run = ["-m", "nst_fast", "stylize", str(content), str(style), "-o", str(output), "--weights", "random:0"]
-        flags = ["--image-size", str(side), "--steps", "1", "--scales", "1", "--max-memory", budget]
-        flags += ["--monitor-every", "0", "--style-scale", str(max(0.05, 512 / side)), *sys.argv[3:]]
+        # The content is enlarged by the run: a huge file is not what is measured.
+        run = stylize(side // 4, side // 4, Path(folder), *flags)
         started = time.perf_counter()
-        peak = peak_mib([*run, *flags]) - idle
+        peak = peak_mib(run) - idle
         seconds = time.perf_counter() - started
-        record = json.loads(output.with_suffix(".json").read_text())
+        record = record_in(Path(folder))
     facts = {"side": side, "budget": budget, "precision": record["precision"], "plan": record["plan"]}
     evaluations = record["steps"] + 1 + len(record["recoveries"])  # before every step and after the last
     facts |= {"peak_mib": round(peak), "device": record["device"], "device_peak_mib": round(record["peak_memory_mib"])}

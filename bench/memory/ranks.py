@@ -6,21 +6,16 @@ Cases are in ranks.toml; pictures are drawn here, weights are random, which chan
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
-import tempfile
-import tomllib
 from pathlib import Path
 
-from footprints import clouds
+from footprints import Case, main, record_in, stylize_case
 from peaks import peak_mib
 
-from nst_fast.images import save_image
-from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import MIB, describe_machine
+from nst_fast.system.machine import MIB
 
 
 def peaks_mib(arguments: list[str], count: int) -> list[float]:
@@ -29,11 +24,10 @@ def peaks_mib(arguments: list[str], count: int) -> list[float]:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = os.environ | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, *arguments]
     children = {}
     for rank in range(count):
-        child = subprocess.Popen(
-            [sys.executable, *arguments], stdout=subprocess.DEVNULL, env=common | {"RANK": str(rank)}
-        )
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=common | {"RANK": str(rank)})
         children[child.pid] = (rank, child)
     found = [0.0] * count
     while children:
@@ -46,23 +40,13 @@ def peaks_mib(arguments: list[str], count: int) -> list[float]:
     return found
 
 
-def measure(case: dict[str, object], folder: Path, idle: float) -> dict[str, object]:
-    width, height = (int(side) for side in str(case["size"]).split("x"))
-    content, style, output = (folder / name for name in ("content.png", "style.png", "out.png"))
-    save_image(clouds(width, height), content)
-    save_image(clouds(512, 384), style)
-    given = {key: value for key, value in case.items() if key not in ("size", "ranks")}
-    flags = [part for key, value in given.items() for part in (f"--{key}", str(value))]
-    common = ["--weights", "random:0", "--scales", "1", "--monitor-every", "0", "--overwrite"]
-    common += ["--image-size", str(max(width, height))]
-    common += ["--device", "cpu", "--engine", "fast", "--style-scale", str(max(0.05, 512 / max(width, height)))]
-    run = ["-m", "nst_fast", "stylize", str(content), str(style), "-o", str(output), "-q", *common, *flags]
+def measure(case: Case, folder: Path, idle: float) -> Case:
+    run = stylize_case(case, folder, "--device", "cpu", "--engine", "fast")
     alone = peak_mib(run) - idle
-    expected = json.loads(output.with_suffix(".json").read_text())["history"]["total"]
-    ranks = [peak - idle for peak in peaks_mib(run, int(str(case["ranks"])))]
-    record = json.loads(output.with_suffix(".json").read_text())
-    found = record["history"]["total"]
-    gap = max(abs(a - b) / a for a, b in zip(expected, found, strict=True))
+    expected = record_in(folder)["history"]["total"]
+    ranks = [peak - idle for peak in peaks_mib(run, case["ranks"])]
+    record = record_in(folder)
+    gaps = [abs(a - b) / a for a, b in zip(expected, record["history"]["total"], strict=True)]
     shares = {"above start-up": max(ranks) / alone, "whole process": (max(ranks) + idle) / (alone + idle)}
     return case | {
         "alone_mib": round(alone),
@@ -70,18 +54,9 @@ def measure(case: dict[str, object], folder: Path, idle: float) -> dict[str, obj
         "predicted_mib": record["plan"]["peak_mib"],
         "largest_share": {name: round(value, 3) for name, value in shares.items()},
         "updates": record["steps"],
-        "largest_loss_gap": gap,
+        "largest_loss_gap": max(gaps),
     }
 
 
 if __name__ == "__main__":
-    output = Path(sys.argv[1])
-    table = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).with_name("ranks.toml")
-    idle = peak_mib(["-c", "import nst_fast.api"])
-    with tempfile.TemporaryDirectory() as folder:
-        rows = []
-        for case in tomllib.loads(table.read_text())["case"]:
-            rows.append(measure(case, Path(folder), idle))
-            sys.stderr.write(f"{rows[-1]}\n")
-    facts = {"schema": "nst-fast/ranks/1", "idle_mib": round(idle), "machine": describe_machine(), "rows": rows}
-    write_atomic(output, (json.dumps(facts, indent=1) + "\n").encode())
+    main("ranks", measure)

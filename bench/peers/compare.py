@@ -29,7 +29,7 @@ def main() -> int:
     programs = [program for program in PROGRAMS if program.name in given.programs]
     try:
         what = Comparison.read(given.pairs, given.images, given.sources, given.output, programs)
-        forget(what.output, given.again)
+        remove(what.output, given.again)
         paces = measure(what, given.rounds, given.threads)
         if "paint" in given.parts:
             paint(what, paces, given.jobs, max(1, given.threads // given.jobs))
@@ -44,22 +44,23 @@ def main() -> int:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [program.name for program in PROGRAMS]
-    made.add_argument("--sources", type=Path, required=True, help="the folder of the programs' repositories")
-    made.add_argument("--images", type=Path, required=True, help="the folder of the pairs' pictures")
-    made.add_argument("--output", type=Path, required=True, help="where pictures go; those that are there stay")
-    made.add_argument("--pairs", type=Path, default=Path(__file__).with_name("pairs.toml"), help="another TOML file")
-    made.add_argument("--programs", nargs="+", choices=names, default=names, help="only these")
-    made.add_argument("--again", nargs="+", choices=names, default=[], help="forget what is there of these")
-    made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these; what lacks is measured")
-    made.add_argument("--rounds", type=int, default=2, help="turns of the measurement (default: 2)")
-    made.add_argument("--threads", type=int, default=2, help="threads of the measurement (default: 2)")
-    made.add_argument("--jobs", type=int, default=1, help="pictures at a time, sharing the threads (default: 1)")
-    made.add_argument("--results", type=Path, default=RESULTS, help="where scores go (default: bench/results)")
-    made.add_argument("--cell-size", type=int, default=384, help="of the contact sheet, in pixels (default: 384)")
+    add = made.add_argument
+    add("--sources", type=Path, required=True, help="the folder of the programs' repositories")
+    add("--images", type=Path, required=True, help="the folder of the pairs' pictures")
+    add("--output", type=Path, required=True, help="where pictures go; those that are there stay")
+    add("--pairs", type=Path, default=Path(__file__).with_name("pairs.toml"), help="another TOML file")
+    add("--programs", nargs="+", choices=names, default=names, help="only these")
+    add("--again", nargs="+", choices=names, default=[], help="remove first what is there of these")
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these; a missing pace is measured")
+    add("--rounds", type=int, default=2, help="turns of the measurement (default: 2)")
+    add("--threads", type=int, default=2, help="threads of the measurement (default: 2)")
+    add("--jobs", type=int, default=1, help="pictures at a time, sharing the threads (default: 1)")
+    add("--results", type=Path, default=RESULTS, help="where scores go (default: bench/results)")
+    add("--cell-size", type=int, default=384, help="of the contact sheet, in pixels (default: 384)")
     return made
 
 
-def forget(output: Path, programs: Sequence[str]) -> None:
+def remove(output: Path, programs: Sequence[str]) -> None:
     paces = Paces(output / "steps.json")
     for name in programs:
         shutil.rmtree(output / name, ignore_errors=True)
@@ -71,12 +72,8 @@ def write_results(what: Comparison, paces: Paces, folder: Path, cell_size: int) 
     folder.mkdir(parents=True, exist_ok=True)
     data = score(what, paces)
     stem = folder / file_stem("peers", data)
-    texts = {
-        "json": json.dumps(data, indent=1, ensure_ascii=False) + "\n",
-        "csv": to_csv(data["rows"]),
-        "md": to_markdown(data),
-    }
-    for suffix, text in texts.items():
+    texts = {"json": json.dumps(data, indent=1, ensure_ascii=False) + "\n", "csv": to_csv(data["rows"])}
+    for suffix, text in (texts | {"md": to_markdown(data)}).items():
         write_atomic(stem.with_name(f"{stem.name}.{suffix}"), text.encode())
         sys.stdout.write(f"{stem.name}.{suffix}\n")
     save_sheet(what, stem.with_name(f"{stem.name}.jpg"), cell_size)

@@ -1,23 +1,26 @@
-"""The pictures: how many steps of each program fit the seconds, and the runs. What exists is not made again."""
+"""The pictures: how many steps of each program fit the seconds, and its runs. What exists is not made again."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
+import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from inputs import prepare
+import psutil
 from programs import Job, Program
-from watching import Watched, durations, watch
 
 from nst_fast.errors import PartialError
+from nst_fast.images import load_image, save_image
 from nst_fast.system.files import write_atomic
 
 Pair = tuple[str, str]
@@ -67,6 +70,15 @@ class Comparison:
         return Job(self.content(pair), self.style(pair), picture, self.size, self.sources, weights)
 
 
+def prepare(picture: Path, folder: Path, side: int | None) -> Path:
+    """A picture as an upright sRGB PNG, with a longest side if one is given: programs read and resize in many ways."""
+    target = folder / (f"{picture.stem}-{side}.png" if side else f"{picture.stem}.png")
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_image(load_image(picture, longest_side=side).tensor, target)
+    return target
+
+
 def title(pair: Pair) -> str:
     return "+".join(Path(name).stem for name in pair)
 
@@ -76,7 +88,7 @@ class Pace:
     """How fast a program paints one content.
 
     Attributes:
-        seconds_per_step: per scale; ``fastest_step`` and ``processor_seconds_per_step`` tell how quiet the machine was.
+        seconds_per_step: per scale; ``fastest_step`` and ``processor_seconds_per_step`` show how idle the machine was.
         start_seconds: until the first step ended; not counted.
         threads, samples: with so many threads, from so many steps.
         note: by people, in the file.
@@ -122,11 +134,88 @@ class Paces:
         write_atomic(self.path, (json.dumps(self.known, indent=1) + "\n").encode())
 
 
+@dataclass
+class Watched:
+    """The run of a program.
+
+    Attributes:
+        clock, processor: per scale, seconds since the start at which its steps ended, and seconds of processor until
+            then.
+        seconds: of the whole process.
+    """
+
+    clock: dict[str, list[float]] = field(default_factory=dict)
+    processor: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def start(self) -> float:
+        """Seconds until the first step ended."""
+        return min(ends[0] for ends in self.clock.values())
+
+    @property
+    def steps(self) -> int:
+        return sum(map(len, self.clock.values()))
+
+    @property
+    def processor_seconds(self) -> float:
+        return max(ends[-1] for ends in self.processor.values())
+
+    def note_step(self, scale: str, seconds: float, processor: float) -> None:
+        self.clock.setdefault(scale, []).append(seconds)
+        self.processor.setdefault(scale, []).append(processor)
+
+
+def watch(program: Program, job: Job, count: int, threads: int) -> Watched:
+    """Run a program to its end, in an empty folder.
+
+    Raises:
+        PartialError: it failed, or wrote no picture; with the end of its output.
+    """
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = {**os.environ, **limits, **program.environment(job)}
+    run, lines, began = Watched(), list[str](), time.monotonic()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            program.command(job, count),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=folder,
+            env=environment,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if found := program.step.search(line):
+                scale = found[1] if found.groups() else ""
+                run.note_step(scale, time.monotonic() - began, processor_seconds(process.pid))
+    run.seconds = time.monotonic() - began
+    if process.returncode or not job.output.is_file() or not run.clock:
+        raise PartialError(f"{program.name} ended with {process.returncode}:\n" + "".join(lines[-20:]))
+    return run
+
+
+def processor_seconds(pid: int) -> float:
+    try:
+        spent = psutil.Process(pid).cpu_times()
+    except psutil.Error:  # its last line outlived it
+        return 0.0
+    return float(spent.user + spent.system)
+
+
 def measure(what: Comparison, rounds: int, threads: int) -> Paces:
     """The pace of every program for every content, the programs taking turns; kept in steps.json."""
     what.output.mkdir(parents=True, exist_ok=True)
     paces = Paces(what.output / "steps.json")
-    for pair in one_per_content(what.pairs):
+    one_per_content: dict[str, Pair] = {}
+    for pair in what.pairs:
+        one_per_content.setdefault(pair[0], pair)
+    for pair in one_per_content.values():
         missing = [program for program in what.programs if not paces.has(program, pair[0])]
         runs: list[list[Watched]] = [[] for _ in missing]
         for _ in range(rounds):
@@ -143,16 +232,8 @@ def probe(program: Program, job: Job, threads: int) -> Watched:
         return watch(program, replace(job, output=Path(folder, "probe.png")), program.probe, threads)
 
 
-def one_per_content(pairs: Sequence[Pair]) -> Iterator[Pair]:
-    seen: set[str] = set()
-    for pair in pairs:
-        if pair[0] not in seen:
-            seen.add(pair[0])
-            yield pair
-
-
 def pace(program: Program, runs: Sequence[Watched], threads: int) -> Pace:
-    """What the runs of a probe say."""
+    """The pace that the runs of a probe had."""
     clock, processor = pooled([run.clock for run in runs]), pooled([run.processor for run in runs])
     return Pace(
         rounded({scale: program.typical(values) for scale, values in clock.items()}),
@@ -165,7 +246,8 @@ def pace(program: Program, runs: Sequence[Watched], threads: int) -> Pace:
 
 
 def pooled(runs: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
-    return {scale: [value for run in runs for value in durations(run[scale])] for scale in runs[0]}
+    """Seconds of every step but the first of a run, which has the preparations in it."""
+    return {scale: [b - a for run in runs for a, b in pairwise(run[scale])] for scale in runs[0]}
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""The programs that are compared: how each is started, and how a line of its output that ends a step looks.
+"""The programs that are compared: how each is started, its weights, and which line of its output ends a step.
 
-Nothing of theirs is imported: they run as processes, with their own defaults but for what makes runs comparable: the
+None of their code is imported: they run as processes, with their own defaults but for what makes runs comparable: the
 size, the steps, the CPU, a seed, and a line of output per step. Programs without a package are read from ``sources``.
 """
 
@@ -13,11 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inputs import HUB_FOLDER, RAW_FILE, write_hub, write_raw
+import torch
 
+from nst_fast.network.weights import load_weights
 from nst_fast.options.config import StylizeConfig
+from nst_fast.system.files import write_atomic
 
 OURS = "nst-fast"
+RAW_FILE = "vgg19-raw-bgr.pth"  # neural-style-pt finds out the network from the file's name
+HUB_FOLDER = "torch-home"  # TORCH_HOME of style-transfer-pytorch
+HUB_FILE = Path(HUB_FOLDER, "hub", "checkpoints", "vgg19-dcbb9e9d.pth")
+CLASSIFIER = {0: (4096, 25088), 3: (4096, 4096), 6: (1000, 4096)}  # torchvision builds it before it is cut off
+DEEPEST = ("relu5_4",)
 Arguments = list[str | Path]
 
 
@@ -52,7 +59,7 @@ class Program:
         probe: the count of steps that is timed.
         first_share: steps at the first scale for every one that is counted; at each later scale it is one.
         typical: seconds per step from those of many.
-        most: steps that its own default is content with, however many fit.
+        most: the steps of its own default, which are enough where more fit.
         environment: variables that it needs.
         write_weights: writes its weight file below a folder; None where it brings its own.
     """
@@ -69,6 +76,27 @@ class Program:
 
     def command(self, job: Job, count: int) -> list[str]:
         return [sys.executable, "-u", *map(str, self.arguments(job, count))]
+
+
+def write_raw(folder: Path) -> None:
+    """The original weights as published, for BGR from 0 to 255 less the means: the form of neural-style-pt."""
+    weights = load_weights("original", "vgg19", DEEPEST)
+    _write(folder / RAW_FILE, weights.state | weights.raw)
+
+
+def write_hub(folder: Path) -> None:
+    """The same for torchvision's input, with a classifier of zeros, where torch.hub would keep torchvision's own."""
+    state = dict(load_weights("original", "vgg19", DEEPEST).state)
+    for index, shape in CLASSIFIER.items():
+        state[f"classifier.{index}.weight"] = torch.zeros(1, 1).expand(shape)
+        state[f"classifier.{index}.bias"] = torch.zeros(1).expand(shape[0])
+    _write(folder / HUB_FILE, state)
+
+
+def _write(path: Path, state: dict[str, torch.Tensor]) -> None:
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, lambda stream: torch.save(state, stream))
 
 
 def nst_fast(job: Job, count: int) -> Arguments:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from painting import Comparison, Paces, Pair, facts_of, title
+from painting import Comparison, Paces, facts_of, title
 from programs import OURS
 
 from nst_fast import __version__, evaluate
@@ -67,7 +67,7 @@ def verdict(ours: Mapping[str, float], theirs: Mapping[str, float], style: str =
 
 
 def add_verdicts(rows: Sequence[Row]) -> None:
-    """To each peer's row, how nst-fast stands against it: by sliced Wasserstein distance, and by Gram distance."""
+    """To each peer's row, whether nst-fast is better: by sliced Wasserstein distance, and by Gram distance."""
     ours = {row["pair"]: row for row in rows if row["program"] == OURS}
     for row in rows:
         if row["program"] != OURS and row["pair"] in ours:
@@ -116,15 +116,11 @@ def to_markdown(data: Mapping[str, Any]) -> str:
 
 def save_sheet(what: Comparison, path: Path, cell_size: int) -> None:
     """All pictures, a row per pair and a column per program; the pictures they were made from are not on it."""
-
-    def cell(picture: Path) -> Cell:
-        return Cell("", to_uint8(load_image(picture).tensor))
-
-    def heading(pair: Pair) -> list[Heading]:
-        return [Heading("content", Path(pair[0]).stem), Heading("style", Path(pair[1]).stem)]
-
-    rows = [[cell(what.picture(program, pair)) for program in what.programs] for pair in what.pairs]
+    rows = [
+        [Cell("", to_uint8(load_image(what.picture(program, pair)).tensor)) for program in what.programs]
+        for pair in what.pairs
+    ]
     columns = [[Heading("program", program.name)] for program in what.programs]
-    beside = [heading(pair) for pair in what.pairs]
+    beside = [[Heading("content", Path(pair[0]).stem), Heading("style", Path(pair[1]).stem)] for pair in what.pairs]
     sheet = contact_sheet(rows, cell_size=cell_size, title=what.description, columns=columns, row_headings=beside)
     save_image(from_uint8(sheet), path)

@@ -40,14 +40,9 @@ from nst_fast.system.machine import describe_machine
 SCHEMA = "nst-fast/crashes/1"
 # What the commands import when they run.
 IMPORTED = (
-    *(
-        "nst_fast.api",
-        "nst_fast.jobs.series.run",
-        "nst_fast.jobs.batch.run",
-        "nst_fast.onnx.checked_export",
-        "nst_fast.run.resumption",
-    ),
-    *("torchvision", "onnxscript", "matplotlib.figure", "matplotlib.backends.backend_agg"),
+    *("nst_fast.api", "nst_fast.jobs.series.run", "nst_fast.jobs.batch.run", "nst_fast.onnx.checked_export"),
+    *("nst_fast.run.resumption", "torchvision", "onnxscript"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg"),
 )
 LIMIT_SECONDS = 300.0  # for a command that is not killed
 SMALL = (
@@ -56,22 +51,25 @@ SMALL = (
 )
 
 
+Line = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Command:
-    """A command line, and how its user goes on after a crash.
+    """A command line, and how its user continues after a crash.
 
     Attributes:
         line: what is run, in a folder with ``content.png``, ``style.png`` and the folder ``photos``.
         again: the command that follows a crash, from what the crash left.
     """
 
-    line: tuple[str, ...]
-    again: Callable[[Path], tuple[str, ...]]
+    line: Line
+    again: Callable[[Path], Line]
 
 
 @dataclass
 class Tally:
-    """What came of the kills of a command. ``killed`` counts those that came before its end."""
+    """The results of the kills of a command. ``killed`` counts those that came before its end."""
 
     undisturbed_seconds: float = 0.0
     kills: int = 0
@@ -84,35 +82,24 @@ class Tally:
     different: list[str] = field(default_factory=list)
 
 
-Line = tuple[str, ...]
-
 _ON_PICTURES = ("content.png", "style.png", "-o", "out.png")
 STYLIZE: Line = ("stylize", *_ON_PICTURES, *SMALL, "--steps", "60", "--save-every", "20", "--checkpoint-every", "10")
 _VARIED = ("content.png", "--style", "style.png", "--vary", "init=noise,content", "-o", "sweep")
 SWEEP: Line = ("sweep", *_VARIED, *SMALL, "--steps", "20")
 BATCH: Line = ("batch", "photos", "--style", "style.png", "-o", "painted", *SMALL[:-2], "--steps", "15")
-EXPORT: Line = (
-    "export",
-    "-o",
-    "m.onnx",
-    "--weights",
-    "random:0",
-    "--content-taps",
-    "relu1_1",
-    "--style-taps",
-    "relu1_1",
-)
+_ONE_TAP = ("--content-taps", "relu1_1", "--style-taps", "relu1_1")
+EXPORT: Line = ("export", "-o", "m.onnx", "--weights", "random:0", *_ONE_TAP)
 
 
-def go_on(folder: Path) -> tuple[str, ...]:
-    """The run goes on from its checkpoint; without one it is begun anew."""
+def resumed_or_repeated(folder: Path) -> Line:
+    """The run is resumed from its checkpoint; without one it is started again."""
     if any(folder.glob("out-checkpoint-*")):
         return ("resume", "out.png")
     return (*STYLIZE, "--overwrite")
 
 
 COMMANDS = {
-    "stylize": Command(STYLIZE, go_on),
+    "stylize": Command(STYLIZE, resumed_or_repeated),
     "sweep": Command(SWEEP, lambda folder: SWEEP),
     "batch": Command(BATCH, lambda folder: BATCH),
     "export": Command(EXPORT, lambda folder: (*EXPORT, "--overwrite")),
@@ -128,16 +115,16 @@ def make_inputs(folder: Path) -> None:
         Image.fromarray(coarse).resize((48, 32), Image.Resampling.BICUBIC).save(folder / place)
 
 
-def start(line: tuple[str, ...], folder: Path) -> int:
+def start(line: Line, folder: Path) -> int:
     """Run a command in a child with a session of its own; the child's id."""
     child = os.fork()
     if child:
         return child
     os.setsid()
     os.chdir(folder)
-    said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
-        os.dup2(said, stream)
+        os.dup2(output, stream)
     sys.argv = ["nst-fast", *line]
     code = 1
     try:
@@ -166,7 +153,7 @@ def end(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def finish(line: tuple[str, ...], folder: Path) -> int | str:
+def finish(line: Line, folder: Path) -> int | str:
     """Run a command to its end; its exit code."""
     child = start(line, folder)
     code = ended(child, LIMIT_SECONDS)
@@ -177,7 +164,7 @@ def finish(line: tuple[str, ...], folder: Path) -> int | str:
 
 
 def unreadable(folder: Path) -> list[str]:
-    """The files that their reader refuses. Temporary ones, which nobody reads, are left out."""
+    """The files that their reader refuses. Temporary ones, which are never read, are left out."""
     problems = []
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith(TEMP_PREFIX):
@@ -198,7 +185,7 @@ def read(path: Path) -> object:
         case ".safetensors":
             return read_checkpoint(path)
         case ".onnx":
-            # Between model and sidecar lies a moment in which the model counts as unfinished; export says so.
+            # A model whose sidecar is not there yet counts as unfinished: export writes it again.
             return path.read_bytes() if not path.with_name("m.onnx.json").exists() else open_model(path)
     return path.read_bytes()
 
@@ -239,9 +226,9 @@ def trial(command: Command, name: str, chance: Random, expected: dict[str, Any],
     tally.unreadable += [f"{at}: {problem}" for problem in unreadable(folder)]
     line = command.again(folder)
     tally.resumed += line[0] == "resume"
-    if (outcome := finish(line, folder)) != 0:
-        said = (folder / "said.txt").read_text("utf-8", "replace").strip().splitlines()
-        tally.not_completed.append(f"{at}: {line[0]} ended with {outcome}: {said[-1:]}")
+    if (code_again := finish(line, folder)) != 0:
+        lines = (folder / "output.txt").read_text("utf-8", "replace").strip().splitlines()
+        tally.not_completed.append(f"{at}: {line[0]} ended with {code_again}: {lines[-1:]}")
         return
     if (found := results(folder)) != expected:
         names = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
@@ -257,7 +244,7 @@ def campaign(name: str, kills: int, seed: int, root: Path) -> Tally:
         make_inputs(folder)
         started = time.monotonic()
         if (code := finish(command.line, folder)) != 0:
-            raise SystemExit(f"{name}, undisturbed, ended with {code}: {(folder / 'said.txt').read_text()}")
+            raise SystemExit(f"{name}, undisturbed, ended with {code}: {(folder / 'output.txt').read_text()}")
         tally.undisturbed_seconds = time.monotonic() - started
         outcomes.append(results(folder))
         shutil.rmtree(folder)

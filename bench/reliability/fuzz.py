@@ -59,7 +59,7 @@ class Target:
 
 @dataclass
 class Tally:
-    """What came of the inputs of a target."""
+    """The results of the inputs of a target."""
 
     inputs: int = 0
     accepted: int = 0
@@ -216,7 +216,7 @@ def feed(name: str, data: bytes, folder: Path, tally: Tally) -> str:
 
 
 def work(channel: Connection, seed: int, name: str, numbers: range) -> None:
-    """In the child: say which input begins, and what came of it."""
+    """In the child: send which input begins, and its result."""
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries in C complain there of every damaged file
     with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +230,7 @@ def work(channel: Connection, seed: int, name: str, numbers: range) -> None:
 
 
 def campaign(seed: int, name: str, numbers: range, tally: Tally, failures: list[dict[str, Any]]) -> None:
-    """Feed a target; a child that dies or hangs is a failure, and the next child goes on behind it."""
+    """Feed a target; a child that dies or hangs is a failure, and another continues after that input."""
     ours, theirs = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(target=work, args=(theirs, seed, name, numbers), daemon=True)
     child.start()
@@ -241,15 +241,15 @@ def campaign(seed: int, name: str, numbers: range, tally: Tally, failures: list[
             if not ours.poll(LIMIT_SECONDS):
                 problem = f"hangs: nothing for {LIMIT_SECONDS:g} seconds"
                 break
-            said, told = ours.recv()
-            if said == "ends":
+            message, content = ours.recv()
+            if message == "ends":
                 break
-            if said == "begins":
-                number = told
+            if message == "begins":
+                number = content
                 continue
-            add(tally, told)
-            if said:
-                failures.append({"target": name, "number": number, "problem": said})
+            add(tally, content)
+            if message:
+                failures.append({"target": name, "number": number, "problem": message})
     except EOFError:
         child.join()
         problem = f"ended the process with {child.exitcode}"

@@ -41,14 +41,10 @@ def sheet_of_looks(runs: Sequence[Run], work: Work) -> Pixels:
     """A row per look, a column per pair."""
     rows = [list(group) for _, group in itertools.groupby(runs, key=lambda run: run.look)]
     cells = [[Cell("", read(work.picture(run))) for run in row] for row in rows]
-    columns = [[Heading(*(Path(name).stem for name in pair_of(run)))] for run in rows[0]]
+    # Entries that show looks have pairs.
+    columns = [[Heading(Path(run.pair[0]).stem, Path(run.pair[1]).stem)] for run in rows[0] if run.pair]
     beside = [[Heading("preset", row[0].look)] for row in rows]
     return contact_sheet(cells, cell_size=CELL, columns=columns, row_headings=beside)
-
-
-def pair_of(run: Run) -> tuple[str, str]:
-    assert run.pair is not None  # entries that show pairs or looks have pairs
-    return run.pair
 
 
 def read(path: Path) -> Pixels:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from entries import chosen, read_entries
 from layouts import lay_out, write
-from work import Clock, Work, to_markdown
+from work import Work, to_markdown
 
 from nst_fast.errors import NstFastError, PartialError
 
@@ -21,23 +22,24 @@ def say(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="the folder of contents and styles")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these entries")
-    parser.add_argument("--again", action="store_true", help="make anew what the work folder has of them")
-    parser.add_argument("--long", action="store_true", help="with the stated steps where fewer are usual")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="options for every command")
-    parser.add_argument("--work", type=Path, default=Path("build", "pictures"), help="full-size results")
-    parser.add_argument("--output", type=Path, default=HERE.parent / "images", help="by default docs/images")
-    parser.add_argument("--entries", type=Path, default=HERE / "pictures.toml", help="another list")
+    add = parser.add_argument
+    add("--images", type=Path, required=True, help="the folder of contents and styles")
+    add("--only", nargs="+", default=[], metavar="NAME", help="these entries")
+    add("--again", action="store_true", help="make them again, whatever the work folder has")
+    add("--long", action="store_true", help="with the stated steps where fewer are usual")
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="options for every command")
+    add("--work", type=Path, default=Path("build", "pictures"), help="full-size results")
+    add("--output", type=Path, default=HERE.parent / "images", help="by default docs/images")
+    add("--entries", type=Path, default=HERE / "pictures.toml", help="another list")
     given = parser.parse_args()
     work, failed, rows = Work(given.work.resolve(), given.images.resolve()), [], []
     try:
         for entry in chosen(read_entries(given.entries), given.only):
-            runs, clock = entry.runs(long=given.long, changes=given.set), Clock()
+            runs, started = entry.runs(long=given.long, changes=given.set), time.monotonic()
             try:
                 for run in runs:
                     if given.again:
-                        work.forget(run)
+                        work.remove(run)
                     if not work.finished(run):
                         say(f"{run.name}: nst-fast {' '.join(run.command)}")
                         work.make(run)
@@ -46,7 +48,7 @@ def main() -> int:
                 failed.append(str(error))
             else:
                 rows += [row for run in runs for row in work.results(run)]
-                say(f"{entry.name}: {clock}")
+                say(f"{entry.name}: {time.monotonic() - started:.0f} s")
         sys.stdout.write(to_markdown(rows) if rows else "")
         if failed:
             raise PartialError("; ".join(failed), "Run again for those; what is finished is kept")

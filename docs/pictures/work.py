@@ -1,4 +1,4 @@
-"""The work folder: runs nst-fast for what is not there yet, and says what the runs came to."""
+"""The work folder: runs nst-fast for what is not there yet, and sums up the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ SUMMARY = ("picture", "size", "steps", "seconds", "content", "style", "tv", "tot
 
 @dataclass(frozen=True)
 class Work:
-    """A folder with one folder per run, whose ``command.json`` says what made it, and whether it was finished."""
+    """A folder with one folder per run, whose ``command.json`` holds the command, and whether it was finished."""
 
     folder: Path
     images: Path
@@ -48,7 +47,7 @@ class Work:
         """
         folder = self.of(run)
         if self._mark(run).get("command") != list(run.command):
-            shutil.rmtree(folder, ignore_errors=True)
+            self.remove(run)
         folder.mkdir(parents=True, exist_ok=True)
         self._write_mark(run, finished=False)
         output = self.picture(run) if run.command[0] == "stylize" else folder
@@ -59,7 +58,7 @@ class Work:
             raise PartialError(f"{run.name}: nst-fast ended with {code}")
         self._write_mark(run, finished=True)
 
-    def forget(self, run: Run) -> None:
+    def remove(self, run: Run) -> None:
         shutil.rmtree(self.of(run), ignore_errors=True)
 
     def _mark(self, run: Run) -> dict[str, Any]:
@@ -93,14 +92,14 @@ class Work:
 
 def row(facts: Mapping[str, Any]) -> dict[str, str]:
     """A row of the summary; numbers with four digits."""
+
+    def short(value: Any) -> str:
+        try:
+            return f"{float(value):.4g}"
+        except ValueError:
+            return str(value)
+
     return {name: short(facts.get(name, "")) for name in SUMMARY}
-
-
-def short(value: Any) -> str:
-    try:
-        return f"{float(value):.4g}"
-    except ValueError:
-        return str(value)
 
 
 def to_markdown(rows: Sequence[Mapping[str, str]]) -> str:
@@ -109,13 +108,3 @@ def to_markdown(rows: Sequence[Mapping[str, str]]) -> str:
     lines = [" | ".join(names), " | ".join("---" if name == "picture" else "---:" for name in names)]
     lines += [" | ".join(row[name] for name in names) for row in rows]
     return "".join(f"| {line} |\n" for line in lines)
-
-
-class Clock:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    def __str__(self) -> str:
-        return f"{time.monotonic() - self._start:.0f} s"

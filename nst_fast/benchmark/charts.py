@@ -1,4 +1,4 @@
-"""The plot of a report: steps per second of every engine and evaluations per second of every provider, over size."""
+"""The plot of a report: rates of engines and providers over size, and loss over seconds of time to quality."""
 
 from __future__ import annotations
 
@@ -21,18 +21,26 @@ PANELS = {
     "loop": ("The loop", "steps per second", "step_ms"),
     "evaluation": ("Forward evaluation of the objective", "evaluations per second", "latency_ms"),
 }
+Rows = Sequence[Mapping[str, Any]]
 
 
 def save_plot(data: Data, path: Path) -> bool:
     """Draw the panels that have something to show; False, and no file, when none has."""
-    panels = [partial(_draw, kind=kind, rows=rows) for kind in PANELS if (rows := _with_figures(data, kind))]
-    pairs = dict.fromkeys(row["pair"] for row in data["rows"] if row["kind"] == "quality")
-    panels += [partial(_draw_curves, pair=pair, rows=data["rows"]) for pair in pairs]
+    rows = [row for row in data["rows"] if row["status"] == OK]
+    panels = []
+    for kind, (_, _, time) in PANELS.items():
+        timed = [row for row in rows if row["kind"] == kind and row[time] is not None]
+        panels += [partial(_draw_rates, kind=kind, rows=timed)] if timed else []
+    for pair in dict.fromkeys(row["pair"] for row in data["rows"] if row["kind"] == "quality"):
+        runs = [row for row in rows if row["kind"] == "quality" and row["pair"] == pair]
+        panels.append(partial(_draw_curves, pair=pair, rows=runs))
     if not panels:
         return False
     figure = new_figure(0.8 + 5.2 * len(panels), 4.4)
     for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes)
+        axes.grid(True, alpha=0.25, linewidth=0.5)
+        axes.legend(frameon=False, fontsize=8)
     known = facts(data)
     figure.suptitle(
         f"{known['machine']}  ·  PyTorch {known['torch']}  ·  ONNX Runtime {known['onnxruntime']}  ·  "
@@ -44,49 +52,46 @@ def save_plot(data: Data, path: Path) -> bool:
     return True
 
 
-def _with_figures(data: Data, kind: str) -> list[Mapping[str, Any]]:
-    time = PANELS[kind][2]
-    return [row for row in data["rows"] if row["kind"] == kind and row["status"] == OK and row[time] is not None]
-
-
-def _draw_curves(axes: Axes, pair: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_curves(axes: Axes, pair: str, rows: Rows) -> None:
     """Loss over seconds of every run on one pair, and the late goal as a line across."""
-    runs = [row for row in rows if row["kind"] == "quality" and row["pair"] == pair and row["status"] == OK]
-    for index, row in enumerate(runs):
+    for index, row in enumerate(rows):
         label = f"{row['engine']}, {row['precision']}, {row['recipe']}"
         axes.plot(row["seconds"], row["losses"], label=label, color=COLOURS[index % len(COLOURS)], linewidth=1.4)
         if row["late_loss"] is not None:
             axes.axhline(row["late_loss"], color="#999999", linewidth=0.6, linestyle=DASHES[0])
-    last = [row["losses"][-1] for row in runs]
+    least = min((row["losses"][-1] for row in rows), default=1)
     axes.set_yscale("log")
-    axes.set_ylim(0.8 * min(last, default=1), 20 * min(last, default=1))  # the first steps fall by hundreds
+    axes.set_ylim(0.8 * least, 20 * least)  # the first steps fall by hundreds
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds of the loop")
     axes.set_ylabel("loss, eager in fp32")
     axes.set_title(f"Time to quality: {pair}", fontsize=10)
-    axes.grid(True, alpha=0.25, linewidth=0.5)
-    axes.legend(frameon=False, fontsize=8)
 
 
-def _draw(axes: Axes, kind: str, rows: list[Mapping[str, Any]]) -> None:
+def _draw_rates(axes: Axes, kind: str, rows: Rows) -> None:
     """Medians with p10 to p90 as bars, on logarithmic axes; the ceiling of a precision as a dashed line."""
     from matplotlib.ticker import LogLocator
 
     title, unit, time = PANELS[kind]
-    series: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        series.setdefault(_label(row), []).append(row)
-    for index, (label, unordered) in enumerate(series.items()):
-        line = sorted(unordered, key=_side)
-        rates = [1e3 / row[time] for row in line]
-        spread = (
-            [rate - 1e3 / row[f"{time}_p90"] for rate, row in zip(rates, line, strict=True)],
-            [1e3 / row[f"{time}_p10"] - rate for rate, row in zip(rates, line, strict=True)],
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    ceilings: dict[str, dict[float, float]] = {}
+    for row in sorted(rows, key=_side):
+        lines.setdefault(_label(row), []).append(row)
+        if row["ceiling_share"]:
+            rate = row["gflops"] / row["ceiling_share"] / row["gflop"]
+            ceilings.setdefault(row["precision"], {})[_side(row)] = rate
+    for index, label in enumerate(dict.fromkeys(map(_label, rows))):
+        low, rates, high = ([1e3 / row[time + at] for row in lines[label]] for at in ("_p90", "", "_p10"))
+        spread = [[b - a for a, b in zip(*pair, strict=True)] for pair in ((low, rates), (rates, high))]
+        sides, colour, marker = (
+            list(map(_side, lines[label])),
+            COLOURS[index % len(COLOURS)],
+            MARKERS[index % len(MARKERS)],
         )
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        sides = [_side(row) for row in line]
         axes.errorbar(sides, rates, spread, label=label, color=colour, marker=marker, capsize=2.5, markersize=4.5)
-    _draw_ceilings(axes, rows)
+    for index, (precision, rates_by_side) in enumerate(ceilings.items()):
+        dashes, label = DASHES[index % len(DASHES)], f"ceiling, {precision}"
+        axes.plot(*zip(*rates_by_side.items(), strict=True), dashes, color="#999999", linewidth=1, label=label)
     names = {_side(row): size_of(row) for row in rows}
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -100,20 +105,6 @@ def _draw(axes: Axes, kind: str, rows: list[Mapping[str, Any]]) -> None:
     axes.set_xlabel("picture, pixels")
     axes.set_ylabel(unit)
     axes.set_title(title, fontsize=10)
-    axes.grid(True, alpha=0.25, linewidth=0.5)
-    axes.legend(frameon=False, fontsize=8)
-
-
-def _draw_ceilings(axes: Axes, rows: list[Mapping[str, Any]]) -> None:
-    ceilings: dict[str, dict[float, float]] = {}
-    for row in rows:
-        if row["ceiling_share"]:
-            rate = row["gflops"] / row["ceiling_share"] / row["gflop"]
-            ceilings.setdefault(row["precision"], {})[_side(row)] = rate
-    for index, (precision, rates) in enumerate(ceilings.items()):
-        sides = sorted(rates)
-        style, label = DASHES[index % len(DASHES)], f"ceiling, {precision}"
-        axes.plot(sides, [rates[side] for side in sides], style, color="#999999", linewidth=1, label=label)
 
 
 def _side(row: Mapping[str, Any]) -> float:
@@ -124,6 +115,4 @@ def _side(row: Mapping[str, Any]) -> float:
 def _label(row: Mapping[str, Any]) -> str:
     if row["kind"] == "loop":
         return f"{row['engine']}, {row['precision']}"
-    if row["runtime"] == "pytorch":
-        return f"PyTorch, {row['actual']}"
-    return f"ONNX Runtime, {row['actual']}"
+    return f"{'PyTorch' if row['runtime'] == 'pytorch' else 'ONNX Runtime'}, {row['actual']}"

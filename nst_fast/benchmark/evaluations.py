@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from nst_fast.benchmark.providers import bind
+from nst_fast.benchmark.memory import bind
 from nst_fast.benchmark.rows import EvaluationRow
 from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio
 from nst_fast.benchmark.workbench import Workbench, arithmetic
@@ -21,7 +21,7 @@ PYTORCH, ONNXRUNTIME = "pytorch", "onnxruntime"
 
 
 class EvaluationContender(Contender):
-    """Evaluations under the clock, each of them a sample. The first of a turn is not timed: it wakes the threads."""
+    """Timed evaluations, each of them a sample. The first of a turn is not timed: it wakes the threads."""
 
     row: EvaluationRow
 
@@ -34,9 +34,8 @@ class EvaluationContender(Contender):
 
     def prepare(self) -> None:
         config = self.workbench.config
-        build = self._pytorch if self.row.runtime == PYTORCH else self._onnxruntime
         started = self.clock()
-        self.evaluate = build()
+        self.evaluate = self._pytorch() if self.row.runtime == PYTORCH else self._onnxruntime()
         self.evaluate()
         self.row.setup_seconds = self.clock() - started
         seconds = min(self._timed() for _ in range(config.warmup)) / 1e3
@@ -46,24 +45,35 @@ class EvaluationContender(Contender):
         self.evaluate()
         return [self._timed() for _ in range(self.count)]
 
+    def fill(self, baseline: EvaluationContender) -> None:
+        """Write the figures into the row."""
+        row, timing, device = self.row, Timing(self.samples), self.workbench.device
+        row.latency_ms, row.latency_ms_p10, row.latency_ms_p90 = timing.median_ms, timing.p10_ms, timing.p90_ms
+        row.evaluations_per_second = 1e3 / timing.median_ms
+        row.ratio_to_pytorch = median_ratio(baseline, self)
+        if row.runtime == ONNXRUNTIME:
+            device = resolve_device("cpu" if row.actual == "cpu" else "cuda")
+        self.workbench.rate(row, self.workbench.flops(row), timing.median_ms, device)
+
     def _timed(self) -> float:
         started = self.clock()
         self.evaluate()
         return 1e3 * (self.clock() - started)
 
     def _pytorch(self) -> Callable[[], object]:
-        picture = self.workbench.scene(self.row.height, self.row.width).content_image
-        return forward(self.workbench, picture)
+        return forward(self.workbench, self._picture())
 
     def _onnxruntime(self) -> Callable[[], object]:
         config = self.workbench.config
         if not config.allow_fallback:
             check_provider(self.row.requested)  # before the export, which such a row does not need
-        picture = self.workbench.scene(self.row.height, self.row.width).content_image.cpu().numpy()
-        self.row.actual, run = bind(
-            self.workbench.model(), self.row.requested, {INPUT_NAME: picture}, allow_fallback=config.allow_fallback
-        )
+        feeds = {INPUT_NAME: self._picture().cpu().numpy()}
+        model = self.workbench.model()
+        self.row.actual, run = bind(model, self.row.requested, feeds, allow_fallback=config.allow_fallback)
         return run
+
+    def _picture(self) -> torch.Tensor:
+        return self.workbench.scene(self.row.height, self.row.width).content_image
 
 
 def forward(workbench: Workbench, picture: torch.Tensor) -> Callable[[], object]:
@@ -79,33 +89,13 @@ def forward(workbench: Workbench, picture: torch.Tensor) -> Callable[[], object]
 
 def evaluation_rows(workbench: Workbench, height: int, width: int) -> list[EvaluationRow]:
     """PyTorch's row and one per provider."""
-    config, device = workbench.config, workbench.device
-    baseline = EvaluationRow(
-        width=width,
-        height=height,
-        runtime=PYTORCH,
-        requested=str(device),
-        actual=str(device),
-    )
-    rows = [
-        EvaluationRow(width=width, height=height, runtime=ONNXRUNTIME, requested=provider)
-        for provider in config.provider_names
-    ]
-    contenders = [EvaluationContender(row, workbench) for row in (baseline, *rows)]
-    compete(contenders, config.repeats, workbench.stop)
+    device = str(workbench.device)
+    rows = [EvaluationRow(width=width, height=height, runtime=PYTORCH, requested=device, actual=device)]
+    for provider in workbench.config.provider_names:
+        rows.append(EvaluationRow(width=width, height=height, runtime=ONNXRUNTIME, requested=provider))
+    contenders = [EvaluationContender(row, workbench) for row in rows]
+    compete(contenders, workbench.config.repeats, workbench.stop)
     for contender in contenders:
         if contender.turns:
-            _fill(contender, contenders[0])
-    return [baseline, *rows]
-
-
-def _fill(contender: EvaluationContender, baseline: EvaluationContender) -> None:
-    row, workbench = contender.row, contender.workbench
-    timing = Timing(contender.samples)
-    row.latency_ms, row.latency_ms_p10, row.latency_ms_p90 = timing.median_ms, timing.p10_ms, timing.p90_ms
-    row.evaluations_per_second = 1e3 / timing.median_ms
-    row.ratio_to_pytorch = median_ratio(baseline, contender)
-    device = workbench.device
-    if row.runtime == ONNXRUNTIME:
-        device = resolve_device("cpu" if row.actual == "cpu" else "cuda")
-    workbench.rate(row, workbench.flops(row), timing.median_ms, device)
+            contender.fill(contenders[0])
+    return rows

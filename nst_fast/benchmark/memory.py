@@ -1,4 +1,4 @@
-"""Peak memory, measured in a fresh process per row: a process that has done something else before shows that instead.
+"""Peak memory, measured in a fresh process per row: one that has done something else would show that instead.
 
 The child is this module too. It imports torch or ONNX Runtime only when it measures them.
 """
@@ -21,6 +21,7 @@ from nst_fast.system.machine import MIB, peak_memory_mib, reset_peak_memory
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from nst_fast.benchmark.workbench import Scene, Workbench
 
@@ -31,15 +32,11 @@ TIMEOUT_SECONDS = 1800.0
 
 
 def measure_memory(row: Row, workbench: Workbench) -> None:
-    """Fill in a row's memory; what goes wrong becomes the row's ``error`` and leaves its other figures alone."""
+    """Fill in a row's memory; an error goes into the row's ``error`` and leaves its other figures alone."""
     if row.status != OK:
         return
-    task: dict[str, Any] = {
-        "height": row.height,
-        "width": row.width,
-        "batch": row.batch,
-        "config": workbench.config.replace(device=str(workbench.device)).as_dict(),
-    }
+    task: dict[str, Any] = {name: getattr(row, name) for name in ("height", "width", "batch")}
+    task["config"] = workbench.config.replace(device=str(workbench.device)).as_dict()
     if isinstance(row, LoopRow):
         _fill(row, task | {"what": "loop", "engine": row.engine, "precision": row.precision})
     elif isinstance(row, EvaluationRow) and row.runtime == "pytorch":
@@ -55,16 +52,15 @@ def measure_memory(row: Row, workbench: Workbench) -> None:
 
 
 def _fill(row: Row, task: Mapping[str, Any]) -> None:
+    text = json.dumps(task)
     try:
-        done = subprocess.run(
-            CHILD, check=False, input=json.dumps(task), capture_output=True, text=True, timeout=TIMEOUT_SECONDS
-        )
+        done = subprocess.run(CHILD, check=False, input=text, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         row.error = f"memory: no answer within {TIMEOUT_SECONDS:g} s"
         return
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        row.error = f"memory: {said[-1] if said else f'the process ended with {done.returncode}'}"
+        lines = done.stderr.strip().splitlines()
+        row.error = f"memory: {lines[-1] if lines else f'the process ended with {done.returncode}'}"
         return
     answer = json.loads(done.stdout.splitlines()[-1])
     row.idle_memory_mib, row.peak_memory_mib = answer["idle"], answer["peak"]
@@ -98,8 +94,6 @@ def _forward(task: Mapping[str, Any]) -> tuple[float, float]:
 def _session(task: Mapping[str, Any]) -> tuple[float, float]:
     import numpy as np
 
-    from nst_fast.benchmark.providers import bind
-
     feeds = {task["input"]: np.full((1, 3, task["height"], task["width"]), 0.5, np.float32)}
 
     def evaluate() -> None:
@@ -110,8 +104,28 @@ def _session(task: Mapping[str, Any]) -> tuple[float, float]:
     return _around(evaluate, "cpu") if task["provider"] == "cpu" else (0.0, _device_growth(evaluate))
 
 
+def bind(
+    model: bytes, provider: str, feeds: Mapping[str, NDArray[Any]], *, allow_fallback: bool = False
+) -> tuple[str, Callable[[], None]]:
+    """A session of ONNX Runtime, its inputs and outputs on the provider's device. Does not import torch.
+
+    Returns:
+        The provider that really runs the model, and a function that evaluates it.
+
+    Raises:
+        DeviceError: the provider does not work here, or not for all of the model.
+    """
+    from nst_fast.onnx.providers import SessionConfig
+    from nst_fast.onnx.session import make_session
+
+    # An engine for this one size is the best that TensorRT can build.
+    config = SessionConfig(profile={name: (array.shape,) * 3 for name, array in feeds.items()})
+    session = make_session(model, provider, config, allow_fallback=allow_fallback)
+    return session.actual, session.bind(feeds).run
+
+
 def _prepared(task: Mapping[str, Any]) -> tuple[Workbench, Scene]:
-    from nst_fast.benchmark.config import BenchConfig
+    from nst_fast.benchmark.scenarios import BenchConfig
     from nst_fast.benchmark.workbench import Workbench
 
     workbench = Workbench(BenchConfig(**task["config"]))

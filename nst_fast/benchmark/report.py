@@ -1,4 +1,4 @@
-"""Reports for people and spreadsheets: CSV, tables and names. All from plain data, fresh or read from a file."""
+"""Reports as JSON, CSV, tables and charts. All from plain data, fresh or read from a file."""
 
 from __future__ import annotations
 
@@ -7,20 +7,37 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nst_fast.benchmark.rows import OK
+from nst_fast.system.files import write_atomic
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Data = Mapping[str, Any]
 
-# What a row is about comes first, what it measured next, in the order of the rows themselves.
+# The columns of what a row is about come first; what it measured follows in the order of the rows themselves.
 IDENTITY = (
-    *("kind", "engine", "runtime", "requested", "actual", "device", "precision", "width", "height", "batch", "status"),
+    *("kind", "engine", "runtime", "requested", "actual", "device"),
+    *("precision", "width", "height", "batch", "status"),
 )
 NO_FIGURE = "–"
+
+
+def write_results(data: Data, json_file: Path | None, csv_file: Path | None, plot_file: Path | None) -> list[Path]:
+    """Write the files that are named; those written: a plot only if there is something to draw."""
+    from nst_fast.benchmark.charts import save_plot
+
+    written = []
+    for path, text in ((json_file, to_json), (csv_file, to_csv)):
+        if path is not None:
+            write_atomic(path, text(data).encode())
+            written.append(path)
+    if plot_file is not None and save_plot(data, plot_file):
+        written.append(plot_file)
+    return written
 
 
 def to_json(data: Data) -> str:
@@ -28,25 +45,23 @@ def to_json(data: Data) -> str:
 
 
 def to_csv(data: Data) -> str:
-    """All rows in one table, a column per figure, empty where a kind has none; the run's facts end every line."""
-    rows = [{**scalars(row), **facts(data)} for row in data["rows"]]
-    columns = [*IDENTITY, *(name for row in rows for name in row)]
+    """All rows in one table, a column per figure, empty where a kind has none; the run's facts end every line.
+
+    Curves, which no cell of a table holds, are in the JSON only.
+    """
+    known = facts(data)
+    rows = [{name: value for name, value in row.items() if not isinstance(value, list)} for row in data["rows"]]
+    columns = dict.fromkeys([*IDENTITY, *(name for row in rows for name in (*row, *known))])
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(dict.fromkeys(columns)), restval="", lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(columns), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(row | known for row in rows)
     return buffer.getvalue()
 
 
-def scalars(row: Data) -> dict[str, Any]:
-    """A row without its curves, which no cell of a table holds."""
-    return {name: value for name, value in row.items() if not isinstance(value, list)}
-
-
 def facts(data: Data) -> dict[str, Any]:
-    """What a single row must not travel without."""
-    machine = data["machine"]
-    packages = machine["packages"]
+    """What a row means little without: machine, versions and date."""
+    machine, packages = data["machine"], data["machine"]["packages"]
     return {
         "machine": machine_name(data),
         "torch": packages.get("torch"),
@@ -70,12 +85,8 @@ def file_stem(name: str, data: Data) -> str:
     """The name of a result, its conditions in it: ``steps-amd-epyc-2-cores-pt215-ort131-2026-11-20``."""
     machine = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(\w+\)|processor", "", machine_name(data).lower())).strip("-")
     known = facts(data)
-    versions = [f"{short}{_short(known[long])}" for short, long in (("pt", "torch"), ("ort", "onnxruntime"))]
-    return "-".join([name, machine, *versions, data["created"][:10]])
-
-
-def _short(version: str | None) -> str:
-    return "".join((version or "0").split(".")[:2])
+    torch, onnxruntime = ("".join((known[name] or "0").split(".")[:2]) for name in ("torch", "onnxruntime"))
+    return "-".join([name, machine, f"pt{torch}", f"ort{onnxruntime}", data["created"][:10]])
 
 
 def size_of(row: Data) -> str:
@@ -93,18 +104,15 @@ def _number(name: str, pattern: str = "{:.4g}", factor: float = 1.0) -> Callable
 
 
 def _spread(name: str) -> Callable[[Data], str]:
-    """The median and, in brackets, p10 and p90."""
+    """The median and, in brackets, p10 and p90, with three significant digits."""
 
     def text(row: Data) -> str:
-        low, high = row[f"{name}_p10"], row[f"{name}_p90"]
-        return NO_FIGURE if low is None else f"{_plain(row[name])} ({_plain(low)}–{_plain(high)})"
+        if row[f"{name}_p10"] is None:
+            return NO_FIGURE
+        middle, low, high = (f"{float(f'{row[name + suffix]:.3g}'):g}" for suffix in ("", "_p10", "_p90"))
+        return f"{middle} ({low}–{high})"
 
     return text
-
-
-def _plain(value: float) -> str:
-    """Three significant digits without an exponent."""
-    return f"{float(f'{value:.3g}'):g}"
 
 
 def _provider(row: Data) -> str:
@@ -112,6 +120,10 @@ def _provider(row: Data) -> str:
         return f"PyTorch, {row['requested']}"
     fallback = f" (ran on {row['actual']})" if row["actual"] not in ("", row["requested"]) else ""
     return f"{row['requested']}{fallback}"
+
+
+def _engine(row: Data) -> str:
+    return f"{row['engine']}, {row['precision']}"
 
 
 WORK: list[Column] = [
@@ -124,7 +136,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         "The loop: steps per second",
         [
             ("size", size_of),
-            ("engine", lambda row: f"{row['engine']}, {row['precision']}"),
+            ("engine", _engine),
             ("steps/s", _number("steps_per_second")),
             ("ms/step\n(p10–p90)", _spread("step_ms")),
             ("vs\neager", _number("ratio_to_eager", "{:.2f}x")),
@@ -138,7 +150,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         "Time to quality: seconds to the loss of the best plain run of eager",
         [
             ("pair", lambda row: row["pair"]),
-            ("recipe", lambda row: f"{row['engine']}, {row['precision']}, {row['recipe']}"),
+            ("recipe", lambda row: f"{_engine(row)}, {row['recipe']}"),
             ("size", size_of),
             ("a third\nof the steps", _number("early_seconds", "{:.1f} s")),
             ("vs\nplain", _number("early_share", "{:.2f}")),
@@ -162,7 +174,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         "What the monitor costs",
         [
             ("size", size_of),
-            ("engine", lambda row: f"{row['engine']}, {row['precision']}"),
+            ("engine", _engine),
             ("provider", _provider),
             ("every", lambda row: f"{row['monitor_every']} steps"),
             ("steps/s\nwith", _number("steps_per_second")),
@@ -194,7 +206,7 @@ def tables(data: Data) -> list[Table]:
 
 
 def remarks(data: Data) -> list[str]:
-    """A sentence for every case that has no figures, or lacks some: sizes with the same trouble share one."""
+    """A sentence for every case that has no figures, or lacks some: sizes with the same error share one."""
     sizes: dict[str, list[str]] = {}
     for row in data["rows"]:
         if row["error"]:

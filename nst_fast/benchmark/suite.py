@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nst_fast.benchmark.config import SAMPLE, BenchConfig
 from nst_fast.benchmark.evaluations import evaluation_rows
-from nst_fast.benchmark.loops import loop_rows
+from nst_fast.benchmark.loops import loop_rows, monitor_rows
 from nst_fast.benchmark.memory import measure_memory
-from nst_fast.benchmark.monitoring import monitor_rows
 from nst_fast.benchmark.quality import quality_rows
-from nst_fast.benchmark.rows import Report, Row
+from nst_fast.benchmark.rows import BenchReport, Row
+from nst_fast.benchmark.scenarios import SAMPLE, BenchConfig
 from nst_fast.benchmark.workbench import Workbench
 from nst_fast.errors import UsageError
+from nst_fast.run.observer import Observer
 from nst_fast.system.machine import describe_machine
 
 Measure = Callable[[Workbench, int, int], Sequence[Row]]  # the rows of one kind at one height and width
@@ -35,40 +35,36 @@ KINDS: dict[str, tuple[Callable[[BenchConfig], bool], Measure]] = {
 }
 
 
-def run_benchmark(
-    config: BenchConfig,
-    *,
-    note: Callable[[str], None] = lambda sentence: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Report:
+def run_benchmark(config: BenchConfig, observer: Observer | None = None) -> BenchReport:
     """Measure what the config asks for. A case that fails becomes a row that says why.
 
     Args:
         config: what to measure.
-        note: hears what is being measured.
-        stop: asked between turns; True ends the run, and the report holds what there is.
+        observer: its ``note`` gets what is being measured; its ``stop``, asked between turns, ends the run, and the
+            report holds what there is.
 
     Raises:
         UsageError: nothing was asked for.
         DeviceError, WeightsError: PyTorch's device or the network is not there, so that no row could be measured.
     """
+    observer = observer or Observer()
     kinds = {kind: measure for kind, (wanted, measure) in KINDS.items() if wanted(config)}
     if not kinds:
-        raise UsageError("nothing to measure: neither engines nor providers", "Name one, as --engines eager")
+        raise UsageError("nothing to measure: neither engines nor providers", "Name one, as `engines` eager")
     started = time.perf_counter()
-    workbench = Workbench(config, stop)
-    report = Report(options=shareable(config), machine=describe_machine(), device=str(workbench.device))
+    workbench = Workbench(config, observer)
+    report = BenchReport(options=shareable(config), machine=describe_machine(), device=str(workbench.device))
     for height, width in config.image_sizes:
         for kind, measure in kinds.items():
-            if stop():
+            if observer.stop():
                 break
-            note(f"measuring {kind} at {width}x{height}")
+            observer.note(f"measuring {kind} at {width}x{height}")
             rows = measure(workbench, height, width)
             report.rows += rows
             for row in rows if config.memory else ():
-                if not stop():
+                if not observer.stop():
                     measure_memory(row, workbench)
-    report.status = "stopped" if stop() else "complete"
+    report.status = "stopped" if observer.stop() else "complete"
     report.ceilings = [asdict(ceiling) for ceiling in workbench.ceilings.values()]
     report.seconds = time.perf_counter() - started
     return report

@@ -1,10 +1,10 @@
-"""Fair timing: contenders that are compared take turns, so that whatever else the machine does hits all alike."""
+"""Fair timing: contenders that are compared take turns, so that whatever else the machine does affects all alike."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 
@@ -13,7 +13,7 @@ from nst_fast.errors import DeviceError
 
 
 class Contender(ABC):
-    """One case under the clock. ``turns`` holds, for every turn it took, the milliseconds of each sample in it."""
+    """One case to be timed. ``turns`` holds, for every turn it took, the milliseconds of each sample in it."""
 
     def __init__(self, row: Row) -> None:
         self.row = row
@@ -34,7 +34,7 @@ class Contender(ABC):
 
 @contextmanager
 def recorded(row: Row) -> Iterator[None]:
-    """Turn whatever goes wrong in one case into its row's status and error: the other cases still count."""
+    """Turn an exception in one case into its row's status and error: the other cases are still measured."""
     try:
         yield
     except DeviceError as error:
@@ -46,7 +46,7 @@ def recorded(row: Row) -> Iterator[None]:
 
 
 def compete(contenders: Sequence[Contender], rounds: int, stop: Callable[[], bool]) -> None:
-    """Prepare all, then let them take turns. Every other round runs backwards, so that a drift favours nobody.
+    """Prepare all, then let them take turns. Every other round runs backwards, so that a drift affects all alike.
 
     ``stop`` is asked before every round; a contender that failed takes no more turns, and those it took do not count.
     """
@@ -56,14 +56,19 @@ def compete(contenders: Sequence[Contender], rounds: int, stop: Callable[[], boo
     for index in range(rounds):
         if stop():
             break
-        for contender in contenders if index % 2 == 0 else reversed(contenders):
-            if contender.row.status == OK:
-                with recorded(contender.row):
-                    contender.turns.append(contender.take_turn())
+        take_turns(contenders if index % 2 == 0 else contenders[::-1])
     for contender in contenders:
         if contender.row.status != OK:
             contender.turns.clear()
         contender.row.turns = len(contender.turns)
+
+
+def take_turns(contenders: Iterable[Contender]) -> None:
+    """A turn for each that has not failed."""
+    for contender in contenders:
+        if contender.row.status == OK:
+            with recorded(contender.row):
+                contender.turns.append(contender.take_turn())
 
 
 def median_ratio(numerator: Contender, denominator: Contender) -> float | None:
@@ -75,5 +80,5 @@ def median_ratio(numerator: Contender, denominator: Contender) -> float | None:
 
 
 def count_for(seconds: float, each: float, most: int) -> int:
-    """How many pieces of work, ``each`` so many seconds, fill a turn: at least one, at most ``most``."""
+    """How many pieces of work, of ``each`` seconds, fill a turn: at least one, at most ``most``."""
     return max(1, min(most, math.ceil(seconds / each)))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nst_fast.benchmark.config import BenchConfig
+from nst_fast.benchmark.scenarios import BenchConfig
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import takes
 from nst_fast.cli.signals import graceful_stop
@@ -41,13 +41,15 @@ def bench(
     json_path = Path(json_file) if json_file not in (None, "-") else None
     for path in filter(None, (json_path, csv_file, plot_file)):
         check_writable(path, overwrite=overwrite)
+    from nst_fast.benchmark.report import write_results
     from nst_fast.benchmark.suite import run_benchmark
+    from nst_fast.run.observer import Listeners
 
     with graceful_stop(messages.say) as stop:
-        report = run_benchmark(config, note=messages.say, stop=stop)
+        report = run_benchmark(config, Listeners(note=messages.say, stop=stop))
     data = report.as_dict()
     show(data, messages)
-    written = write(data, json_path, csv_file, plot_file)
+    written = write_results(data, json_path, csv_file, plot_file)
     if json_file == "-":
         emit_json(data, indent=1)
     else:
@@ -69,19 +71,3 @@ def show(data: Mapping[str, Any], messages: Messages) -> None:
         messages.console.print(table)
     for remark in remarks(data):
         messages.note(remark)
-
-
-def write(data: Mapping[str, Any], json_file: Path | None, csv_file: Path | None, plot_file: Path | None) -> list[Path]:
-    """Write the files that were asked for; those that there was something to write for."""
-    from nst_fast.benchmark.charts import save_plot
-    from nst_fast.benchmark.report import to_csv, to_json
-    from nst_fast.system.files import write_atomic
-
-    written = []
-    for path, text in ((json_file, to_json), (csv_file, to_csv)):
-        if path is not None:
-            write_atomic(path, text(data).encode())
-            written.append(path)
-    if plot_file is not None and save_plot(data, plot_file):
-        written.append(plot_file)
-    return written

@@ -15,7 +15,7 @@ from nst_fast.options.evaluate import EvaluateConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nst_fast.jury.results import Evaluation
+    from nst_fast.jury.evaluation import Evaluation
 
 TABLE_WIDTH = 120  # narrower, and figures would be cut; a terminal that is narrower wraps the lines
 

@@ -16,9 +16,8 @@ from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.engines.precision import DTYPES, set_float32_arithmetic
 from nst_fast.errors import UsageError
 from nst_fast.network.vgg import Encoder
-from nst_fast.objective.evaluation import Evaluation, Evaluator
+from nst_fast.objective.evaluation import EagerEvaluator, Evaluation, Evaluator
 from nst_fast.objective.objective import Objective
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.session import Session
 from nst_fast.options.config import StylizeConfig
 

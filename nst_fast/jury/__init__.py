@@ -1,4 +1,4 @@
-"""A neutral jury: scores any program's pictures against content and style, with measures no default objective uses.
+"""The jury: scores pictures of any program against content and style, by measures that no default objective uses.
 
 May import: engines, errors, images, network, objective, options, run, system.
 """

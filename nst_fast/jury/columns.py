@@ -1,4 +1,4 @@
-"""What the jury measures, as data: the one home of every column's name, unit, direction and source."""
+"""The measures as data: the one home of every column's name, unit, direction and source."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ LOWER, HIGHER = "lower", "higher"
 WASSERSTEIN_TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")  # held out: no default objective reads them
 GRAM_TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 CONTENT_TAP = "relu4_3"
-WASSERSTEIN_SOURCE = "Rabin et al. 2011; Heitz et al. 2021; Rowland et al. 2019"
-GRAM_SOURCE = "Gatys et al. 2016, eq. 3 and 4"
 
 
 @dataclass(frozen=True)
@@ -33,51 +31,42 @@ class Column:
     what: str
 
     def as_dict(self) -> dict[str, str]:
-        facts = {"name": self.name, "unit": self.unit, "better": self.better}
-        return facts | {"source": self.source, "what": self.what}
+        """All but the heading."""
+        return {name: value for name, value in vars(self).items() if name != "heading"}
 
 
-def _wasserstein(tap: str) -> Column:
-    return Column(
-        f"style_swd_{tap}",
-        "",
-        "1 = the size of the style's own features",
-        LOWER,
-        WASSERSTEIN_SOURCE,
-        f"sliced Wasserstein-2 distance of the features at {tap} to the style's, by the root mean square of those",
-    )
+def _wasserstein(name: str, heading: str, what: str) -> Column:
+    source = "Rabin et al. 2011; Heitz et al. 2021; Rowland et al. 2019"
+    return Column(name, heading, "1 = the size of the style's own features", LOWER, source, what)
 
 
-def _gram(tap: str) -> Column:
-    return Column(
-        f"style_gram_{tap}",
-        "",
-        "1 = the style's own energy",
-        LOWER,
-        GRAM_SOURCE,
-        f"squared distance of the mean Gram matrix at {tap} to the style's, by the style's sum of squares",
-    )
+def _gram(name: str, heading: str, what: str) -> Column:
+    return Column(name, heading, "1 = the style's own energy", LOWER, "Gatys et al. 2016, eq. 3 and 4", what)
 
 
 COLUMNS = (
-    Column(
+    _wasserstein(
         "style_swd",
         "style\nSWD",
-        "1 = the size of the style's own features",
-        LOWER,
-        WASSERSTEIN_SOURCE,
         f"sliced Wasserstein distance to the style: the mean over {', '.join(WASSERSTEIN_TAPS)}",
     ),
-    *map(_wasserstein, WASSERSTEIN_TAPS),
-    Column(
-        "style_gram",
-        "style\nGram",
-        "1 = the style's own energy",
-        LOWER,
-        GRAM_SOURCE,
-        f"relative Gram distance to the style: the mean over {', '.join(GRAM_TAPS)}",
+    *(
+        _wasserstein(
+            f"style_swd_{tap}",
+            "",
+            f"sliced Wasserstein-2 distance of the features at {tap} to the style's, by the root mean square of those",
+        )
+        for tap in WASSERSTEIN_TAPS
     ),
-    *map(_gram, GRAM_TAPS),
+    _gram("style_gram", "style\nGram", f"relative Gram distance to the style: the mean over {', '.join(GRAM_TAPS)}"),
+    *(
+        _gram(
+            f"style_gram_{tap}",
+            "",
+            f"squared distance of the mean Gram matrix at {tap} to the style's, by the style's sum of squares",
+        )
+        for tap in GRAM_TAPS
+    ),
     Column(
         f"content_{CONTENT_TAP}",
         f"content\n{CONTENT_TAP}",
@@ -120,8 +109,4 @@ COLUMNS = (
         "channel values at the end of the range, 0 or 255 of 8 bits",
     ),
 )
-
-
-def headline() -> list[Column]:
-    """The columns of the table for people: the means, not the single taps."""
-    return [column for column in COLUMNS if column.heading]
+HEADLINE = tuple(column for column in COLUMNS if column.heading)  # of the table for people: means, not single taps

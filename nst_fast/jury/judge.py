@@ -1,7 +1,8 @@
-"""Pictures scored against a content and a style picture: reading, sizes, and the sums over taps."""
+"""Pictures scored against a content and a style image: reading, sizes, and the means over taps."""
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +14,8 @@ from torch import Tensor
 from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.errors import InputError
 from nst_fast.images import LoadedImage, from_uint8, load_image, resize_to, scaled_size, to_uint8
-from nst_fast.jury import measures, perceptual
+from nst_fast.jury import measures
 from nst_fast.jury.columns import COLUMNS, CONTENT_TAP, GRAM_TAPS, WASSERSTEIN_TAPS
-from nst_fast.jury.results import Scores
 from nst_fast.network.taps import channels_of
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
@@ -32,19 +32,11 @@ TOLERANCE = 2  # pixels by which a side may differ from the content's shape: pro
 
 @dataclass(frozen=True)
 class _Style:
-    """What is compared of the style at one size."""
+    """What is compared of the style image at one size."""
 
     grams: Mapping[str, Tensor]
     projections: Mapping[str, Tensor]
     chroma_energy: float
-
-
-@dataclass(frozen=True)
-class _Content:
-    """What is compared of the content at one size."""
-
-    image: Tensor
-    features: Tensor
 
 
 class Jury:
@@ -55,6 +47,8 @@ class Jury:
         config: every option.
         encoder: VGG-19 at :data:`TAPS` on its device, as :func:`load_encoder` gives it.
 
+    Attributes:
+        note: why there is no LPIPS; empty when there is.
     """
 
     def __init__(self, content: AnyPath, style: AnyPath, config: EvaluateConfig, encoder: Encoder) -> None:
@@ -62,10 +56,11 @@ class Jury:
         self.config, self.encoder = config, encoder
         self.device = next(encoder.parameters()).device
         self.directions = {tap: measures.directions(tap, channels_of(tap)) for tap in WASSERSTEIN_TAPS}
-        self.note = perceptual.missing()
+        self.note = measures.missing_for_lpips()
         self._inputs: dict[Path, tuple[int, LoadedImage]] = {}
-        self._contents: dict[tuple[int, int], _Content] = {}
-        self._styles: dict[int, _Style] = {}
+        # One size at a time is in memory.
+        self._content_at = functools.lru_cache(maxsize=1)(self._measured_content)
+        self._style_at = functools.lru_cache(maxsize=1)(self._measured_style)
 
     def read(self, picture: AnyPath) -> LoadedImage:
         """A picture at its own size.
@@ -85,13 +80,7 @@ class Jury:
             )
         return loaded
 
-    def score(self, picture: LoadedImage) -> Scores:
-        """Every column's score of a picture that :meth:`read` gave. Raises as :meth:`score_image` does."""
-        image = picture.tensor
-        size = (image.shape[3], image.shape[2])
-        return Scores(picture.path, picture.sha256, size, self.score_image(image), picture.notes)
-
-    def score_image(self, image: Tensor) -> dict[str, float | None]:
+    def score(self, image: Tensor) -> dict[str, float | None]:
         """Column -> score of an image [1, 3, H, W] of the content's shape, as its 8-bit file would score.
 
         Raises:
@@ -100,9 +89,14 @@ class Jury:
         image = from_uint8(to_uint8(image))
         height, width = image.shape[2], image.shape[3]
         with torch.no_grad(), float32_arithmetic("ieee"):
-            content, style = self._content_at(height, width), self._style_at(max(height, width))
+            content_image, content_features = self._content_at(height, width)
+            style = self._style_at(max(height, width))
             features = self.encoder(image.to(self.device))
-            found = self._style_scores(features, style) | self._content_scores(image, features, content)
+            found = self._style_scores(features, style)
+            distance = losses.content_loss(features[CONTENT_TAP], content_features, "relative")
+            found[f"content_{CONTENT_TAP}"] = distance.item()
+            found["content_lpips"] = None if self.note else measures.lpips(image, content_image)
+        found["content_ssim"] = measures.structural_similarity(image, content_image)
         found["chroma_noise"] = measures.chroma_noise(measures.chroma_energy(image), style.chroma_energy)
         found["clipped"] = measures.clipped(image)
         return {column.name: found[column.name] for column in COLUMNS}
@@ -123,38 +117,21 @@ class Jury:
         means = {"style_swd": statistics.fmean(distances.values()), "style_gram": statistics.fmean(grams.values())}
         return {**means, **distances, **grams}
 
-    def _content_scores(
-        self, image: Tensor, features: Mapping[str, Tensor], content: _Content
-    ) -> dict[str, float | None]:
-        distance = losses.content_loss(features[CONTENT_TAP], content.features, "relative").item()
-        learned = None if self.note else perceptual.lpips(image, content.image)
-        similarity = measures.structural_similarity(image, content.image)
-        return {f"content_{CONTENT_TAP}": distance, "content_ssim": similarity, "content_lpips": learned}
-
-    def _content_at(self, height: int, width: int) -> _Content:
-        if (height, width) not in self._contents:
-            image = self._content_image(height, width)
-            features = self.encoder(image.to(self.device))[CONTENT_TAP]
-            self._contents = {(height, width): _Content(image, features)}  # one size at a time is in memory
-        return self._contents[height, width]
-
-    def _style_at(self, longest_side: int) -> _Style:
-        if longest_side not in self._styles:
-            image = self._input(self.style, round(longest_side * self.config.style_scale)).tensor
-            features = self.encoder(image.to(self.device))
-            grams = {tap: losses.gram_matrix(features[tap]) for tap in GRAM_TAPS}
-            projections = {
-                tap: measures.sorted_projections(features[tap], self.directions[tap]) for tap in WASSERSTEIN_TAPS
-            }
-            self._styles = {longest_side: _Style(grams, projections, measures.chroma_energy(image))}
-        return self._styles[longest_side]
-
-    def _content_image(self, height: int, width: int) -> Tensor:
-        """The content as it is read at the longest side, where rounding gives just this size."""
+    def _measured_content(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """The content image at a size, and its features."""
         image = self._input(self.content, max(height, width)).tensor
-        if image.shape[2:] != (height, width):  # from twice the size, lest being resampled twice soften it
+        if image.shape[2:] != (height, width):  # rounded otherwise: from twice the size, to be softened less
             image = resize_to(self._input(self.content, 2 * max(height, width)).tensor, (height, width))
-        return image
+        return image, self.encoder(image.to(self.device))[CONTENT_TAP]
+
+    def _measured_style(self, longest_side: int) -> _Style:
+        image = self._input(self.style, round(longest_side * self.config.style_scale)).tensor
+        features = self.encoder(image.to(self.device))
+        grams = {tap: losses.gram_matrix(features[tap]) for tap in GRAM_TAPS}
+        projections = {
+            tap: measures.sorted_projections(features[tap], self.directions[tap]) for tap in WASSERSTEIN_TAPS
+        }
+        return _Style(grams, projections, measures.chroma_energy(image))
 
     def _input(self, path: Path, longest_side: int) -> LoadedImage:
         """Content or style at a longest side, kept until another is asked for."""
@@ -175,7 +152,7 @@ def load_encoder(config: EvaluateConfig) -> tuple[Encoder, dict[str, str]]:
 
 
 class Panel:
-    """Juries for several pairs of pictures in one process: the network is loaded once, at once; the last pair is kept.
+    """Juries for several pairs of pictures in one process: the network is loaded at once; the last jury is kept.
 
     Args:
         weights: of the jury's network, as ``original``.
@@ -188,11 +165,8 @@ class Panel:
     def __init__(self, weights: str, device: str) -> None:
         self.weights = weights
         self._encoder, _ = load_encoder(EvaluateConfig(weights=weights, device=device))
-        self._last: tuple[tuple[Path, Path, EvaluateConfig], Jury] | None = None
+        self._jury = functools.lru_cache(maxsize=1)(Jury)
 
     def jury(self, content: Path, style: Path, run: StylizeConfig) -> Jury:
         """The jury of a pair of pictures, which are read as the run reads them."""
-        key = (content, style, EvaluateConfig.serving(run, self.weights))
-        if self._last is None or self._last[0] != key:
-            self._last = key, Jury(*key, self._encoder)
-        return self._last[1]
+        return self._jury(content, style, EvaluateConfig.serving(run, self.weights), self._encoder)

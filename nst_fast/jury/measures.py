@@ -1,15 +1,20 @@
-"""The jury's measures as pure functions. Images are [1, 3, H, W], RGB, float32 in [0, 1]; features are [1, C, h, w].
+"""The measures as functions. Images are [1, 3, H, W], RGB, float32 in [0, 1]; features are [1, C, h, w].
 
 Sources: Rabin, Peyré, Delon & Bernot 2011, "Wasserstein Barycenter and its Application to Texture Mixing"; Heitz,
 Vanhoey, Chambon & Belcour 2021, "A Sliced Wasserstein Loss for Neural Texture Synthesis" (arXiv:2006.07229); Rowland,
 Hron, Tang, Choromanski, Sarlós & Weller 2019, "Orthogonal Estimation of Wasserstein Distances"; Wang, Bovik, Sheikh &
-Simoncelli 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
+Simoncelli 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity"; Zhang, Isola, Efros,
+Shechtman & Wang 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (arXiv:1801.03924).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +23,14 @@ from torch import Tensor
 
 from nst_fast.images import to_uint8
 from nst_fast.images.matching import luminance
+from nst_fast.system.files import sha256_of
 
 CHUNK = 16  # directions at a time: 64 MiB for a tap of 1024x1024
 BLUR_SIGMA = 2.0  # pixels; what a Gaussian of this width takes away is high-frequency
 IQ = ((0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))  # chroma of YIQ from RGB (scikit-image)
-# The energy of I and Q that rounding to 8 bits leaves: the least that a picture is divided by, lest a grey style make
-# every coloured one infinite.
+# The energy of I and Q that rounding to 8 bits leaves: the least divisor, so that a grey style gives finite scores.
 ROUNDING_ENERGY = sum(weight**2 for row in IQ for weight in row) / 12 / 255**2
+SMALLEST_LPIPS_SIDE = 31  # pixels, below which nothing is left for AlexNet's third convolution
 
 
 def directions(tap: str, channels: int) -> Tensor:
@@ -92,6 +98,40 @@ def structural_similarity(image: Tensor, content: Tensor) -> float:
     pair = [luminance(each.double())[0, 0].cpu().numpy() for each in (image, content)]
     options = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     return float(ssim(*pair, **options))
+
+
+def alexnet_file() -> Path:
+    """Where torch.hub keeps torchvision's AlexNet; the file is named after the first digits of its sha256."""
+    from torchvision.models import AlexNet_Weights
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.IMAGENET1K_V1.url).name
+
+
+def missing_for_lpips() -> str:
+    """What LPIPS lacks on this machine, as a note; empty when nothing.
+
+    torchmetrics has the linear heads, torch.hub's cache the AlexNet below them. Nothing is downloaded.
+    """
+    if find_spec("torchmetrics") is None:
+        return "no LPIPS: torchmetrics is not installed (pip install 'nst-fast[jury]')"
+    file = alexnet_file()
+    if not file.is_file():
+        return f"no LPIPS: torchvision's {file.name} is not in torch.hub's cache"
+    if not sha256_of(file).startswith(file.stem.rpartition("-")[2]):  # torch.hub would load it unchecked
+        return f"no LPIPS: {file.name} in torch.hub's cache is damaged"
+    return ""
+
+
+@functools.cache
+def _lpips_metric() -> Any:
+    from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
+
+    return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
+
+
+def lpips(image: Tensor, content: Tensor) -> float | None:
+    """LPIPS of two images of one size, if nothing is :func:`missing_for_lpips`; None for images that are too small."""
+    return float(_lpips_metric()(image, content)) if min(image.shape[2:]) >= SMALLEST_LPIPS_SIDE else None
 
 
 def chroma_energy(image: Tensor) -> float:

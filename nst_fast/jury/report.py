@@ -1,4 +1,4 @@
-"""The jury's scores as a table for people and as CSV, and the legend of its columns."""
+"""Scores as a table for people and as CSV, and the legend of the columns."""
 
 from __future__ import annotations
 
@@ -9,37 +9,31 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from nst_fast.jury.columns import COLUMNS, LOWER, headline
+from nst_fast.jury.columns import COLUMNS, HEADLINE, LOWER
 from nst_fast.run.record import rounded
 from nst_fast.system.files import shown
 
 if TYPE_CHECKING:
-    from nst_fast.jury.results import Evaluation
-
-NO_SCORE = "–"
-ARROWS = {True: "↓", False: "↑"}
+    from nst_fast.jury.evaluation import Evaluation
 
 
 def score_table(evaluation: Evaluation) -> Table:
     """A row per picture, a column per headline measure; arrows say which way is better."""
     title = shown(f"{evaluation.content['name']} in the style of {evaluation.style['name']}")
-    table = Table(title=Text(title), title_justify="left")  # a name is no markup
+    table = Table(title=Text(title), title_justify="left")  # Text: brackets in a name are no markup
     table.add_column("picture")
     table.add_column("size", justify="right")
-    for column in headline():
-        table.add_column(f"{column.heading} {ARROWS[column.better == LOWER]}", justify="right")
+    for column in HEADLINE:
+        table.add_column(f"{column.heading} {'↓' if column.better == LOWER else '↑'}", justify="right")
     for each in evaluation.pictures:
-        cells = [number(each.scores[column.name]) for column in headline()]
+        scores = [each.scores[column.name] for column in HEADLINE]
+        cells = ["–" if score is None else f"{score:.4f}" for score in scores]
         table.add_row(Text(shown(each.picture)), "{}x{}".format(*each.size), *cells)
     return table
 
 
-def number(score: float | None) -> str:
-    return NO_SCORE if score is None else f"{score:.4f}"
-
-
 def legend() -> Table:
-    """Every column: name, direction, unit, source and definition."""
+    """Every column: name, unit, direction, source and definition."""
     table = Table(title="What the jury measures", title_justify="left")
     for heading in ("column", "unit", "better", "source", "what"):
         table.add_column(heading)

@@ -18,8 +18,7 @@ from nst_fast.network.taps import channels_of
 from nst_fast.objective import losses
 from nst_fast.options.config import ObjectiveOptions
 
-# An all-dark target must give no division by zero, nor a coefficient that float32 does not hold.
-SMALLEST_ENERGY = 1e-30
+SMALLEST_ENERGY = 1e-30  # of an all-dark target: no division by zero, and a coefficient that float32 holds
 
 
 @dataclass(frozen=True)

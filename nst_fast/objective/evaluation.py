@@ -1,4 +1,4 @@
-"""The contract of every engine: pastiche in, loss terms and gradient out, nothing read back to the host."""
+"""What every engine computes, and the reference engine: plain autograd in fp32, as the field's programs do it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from nst_fast.network.vgg import Encoder
+from nst_fast.objective.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -28,3 +32,19 @@ class Evaluator(Protocol):
     """Evaluates the objective and its gradient. No ``.item()``, no print, no host synchronisation."""
 
     def __call__(self, pastiche: Tensor) -> Evaluation: ...
+
+
+class EagerEvaluator:
+    """Autograd through the encoder; every other engine is compared with it, in speed and in result."""
+
+    def __init__(self, encoder: Encoder, objective: Objective) -> None:
+        self.encoder = encoder
+        self.objective = objective
+
+    def __call__(self, pastiche: Tensor) -> Evaluation:
+        image = pastiche.detach().requires_grad_(True)
+        statistics = self.objective.measure(self.encoder(image))
+        terms = self.objective.terms(statistics, image)
+        total = torch.stack(list(terms.values())).sum(0)  # [B]
+        (gradient,) = torch.autograd.grad(total.sum(), image)
+        return Evaluation(total.detach(), {name: term.detach() for name, term in terms.items()}, gradient)

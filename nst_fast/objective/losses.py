@@ -88,7 +88,7 @@ def style_factor(normalization: str, factor: float, channels: int, positions: in
 
 
 def tv_colors(weight: float, chroma_weight: float) -> Tensor:
-    """How total variation weighs a difference d of two colours: the M [3, 3], float64, of dᵀ M d, symmetric.
+    """How total variation weights a difference d of two colours: the symmetric M [3, 3], float64, of dᵀ M d.
 
     dᵀ M d = weight |d|² + chroma_weight |P d|², with P d = d - Y(d) (1, 1, 1) what luminance leaves of d: its chroma.
     """
@@ -101,7 +101,7 @@ def tv_loss(image: Tensor, colors: Tensor) -> Tensor:
     """Total variation of an image [B, 3, H, W]: the mean squared difference of neighbours, both directions, [B].
 
     Mahendran & Vedaldi 2015 with beta = 2, as jcjohnson/neural-style; a mean, so that it does not grow with size.
-    ``colors``: what a square is, see :func:`tv_colors`; on the image's device.
+    ``colors``: how a difference is weighted, see :func:`tv_colors`; on the image's device.
     """
     down, right = tv_counts(image.shape[1], image.shape[2], image.shape[3])
     return squared_differences(image, 2, colors) / down + squared_differences(image, 3, colors) / right
@@ -110,7 +110,7 @@ def tv_loss(image: Tensor, colors: Tensor) -> Tensor:
 def squared_differences(image: Tensor, axis: int, colors: Tensor) -> Tensor:
     """The sum of dᵀ M d, d the differences of neighbours along one axis of an image [B, 3, H, W], M ``colors``, [B].
 
-    The differences are weighed, not the picture: what is rounded is then small.
+    The differences are weighted, not the picture: their rounding errors are small.
     """
     differences = image.diff(dim=axis).flatten(2)  # [B, 3, pairs]
     return (differences * (colors.to(image.dtype) @ differences)).sum((1, 2))

@@ -100,7 +100,7 @@ class Objective:
             return None
         target = next(iter([*self.targets.grams.values(), *self.targets.content.values()]))
         colors = losses.tv_colors(self.options.tv_weight, self.options.chroma_tv_weight)
-        return colors.to(target.device, torch.promote_types(target.dtype, torch.float32))  # content may be halved
+        return colors.to(target.device, torch.promote_types(target.dtype, torch.float32))  # content may have 16 bits
 
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
         return measure(features, self.content_taps, self.style_taps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from torch import Tensor
 
@@ -12,11 +12,11 @@ from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Statistics, build_targets
 from nst_fast.options.config import ObjectiveOptions
 
-KEPT_BYTES = 2**28  # the content targets of large pictures take gigabytes; those are worth building again
+KEPT_BYTES = 2**28  # the content targets of large pictures take gigabytes; those are built again instead
 
 
 class TargetCache:
-    """The targets used last, content and style apart, by what decides them."""
+    """The targets used last, content and style apart, by what decides them. ``built`` counts those measured."""
 
     def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
         self.kept_bytes = kept_bytes
@@ -32,27 +32,21 @@ class TargetCache:
         style_weights: Sequence[float] | None = None,
     ) -> Statistics:
         """As :func:`build_targets`; the encoder counts as another one when it is another object."""
-        content = self._build(encoder, options, content_image, (), None)
-        style = self._build(encoder, options, None, style_images, style_weights)
+        content = style = Statistics({}, {}, {})
+        key: tuple[Hashable, ...]
+        if options.content_tap_weights and content_image is not None:
+            key = ("content", encoder, tuple(options.content_tap_weights), fingerprint(content_image))
+            content = self._found(key, lambda: build_targets(encoder, options, content_image, ()))
+        if options.style_tap_weights and style_images:
+            images = tuple(map(fingerprint, style_images))
+            key = ("style", encoder, tuple(options.style_tap_weights), images, tuple(style_weights or ()))
+            style = self._found(key, lambda: build_targets(encoder, options, None, style_images, style_weights))
         return Statistics(content.content, style.grams, {})
 
-    def _build(
-        self,
-        encoder: Encoder,
-        options: ObjectiveOptions,
-        content_image: Tensor | None,
-        style_images: Sequence[Tensor],
-        style_weights: Sequence[float] | None,
-    ) -> Statistics:
-        taps = options.content_tap_weights if content_image is not None else options.style_tap_weights
-        images = [content_image] if content_image is not None else list(style_images)
-        if not (taps and images):
-            return Statistics({}, {}, {})
-        prints = tuple(fingerprint(image) for image in images)
-        key = (encoder, content_image is None, tuple(taps), prints, tuple(style_weights or ()))
+    def _found(self, key: tuple[Hashable, ...], build: Callable[[], Statistics]) -> Statistics:
         found = self._kept.pop(key, None)
         if found is None:
-            found = build_targets(encoder, options, content_image, style_images, style_weights)
+            found = build()
             self.built += 1
         self._kept[key] = found
         while sum(map(size_of, self._kept.values())) > self.kept_bytes:
@@ -65,7 +59,7 @@ def size_of(targets: Statistics) -> int:
     return sum(tensor.nbytes for tensor in [*targets.content.values(), *targets.grams.values()])
 
 
-def fingerprint(image: Tensor) -> str:
-    """What tells one image from another: its shape, device and pixels."""
-    pixels = hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).hexdigest()
-    return f"{tuple(image.shape)} {image.device} {pixels}"
+def fingerprint(image: Tensor) -> tuple[Hashable, ...]:
+    """What tells one image from another: shape, device and pixels."""
+    pixels = hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()
+    return (*image.shape, str(image.device), pixels)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from nst_fast.errors import VerificationError
 from nst_fast.network.vgg import Encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.export import INPUT_NAME, ExportModule
 from nst_fast.onnx.graph.step import GRADIENT_SCALE, AdamConstants, StepGraph, constant_feeds
 from nst_fast.onnx.providers import SessionConfig

@@ -17,8 +17,8 @@ from nst_fast.distributed.strips import make_strip
 from nst_fast.engines.crop_network import EagerNetwork
 from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
 from nst_fast.network.weights import make_encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.optimizers import Adam, TorchStepper
 from nst_fast.options.config import StylizeConfig
 

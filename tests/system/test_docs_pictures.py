@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from in_process import Run, imported
 from PIL import Image
 from places import ROOT
 from typer.testing import CliRunner
@@ -47,22 +48,18 @@ command = ["texture", "{images}/style.png", "--style-taps", "relu1_1,relu1_2", "
 width = 300
 """
 SET = ("--set", "image-size=32", "steps=2", "weights=random:0", "monitor-every=0", "precision=fp32", "engine=eager")
-Main = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    """The script's modules, whose names belong to nobody else while a test runs."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield {name: __import__(name) for name in NAMES}
-    for name in NAMES:
-        del sys.modules[name]
+def modules() -> Iterator[dict[str, ModuleType]]:
+    with imported(FOLDER, NAMES) as found:
+        yield found
 
 
 @pytest.fixture
 def main(
     modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Main:
+) -> Run:
     """The script on two drawn pictures and a list of its own: exit code, stdout, stderr."""
     (tmp_path / "images").mkdir()
     save_image(from_uint8(draw_content(48)), tmp_path / "images" / "content.png")
@@ -75,15 +72,13 @@ def main(
             sys, "argv", ["make.py", *folders, "--entries", str(tmp_path / "tiny.toml"), *arguments, *SET]
         )
         code = modules["make"].main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        written = capsys.readouterr()
+        return code, written.out, written.err
 
     return call
 
 
-def test_pictures_are_made_laid_out_and_summed_up_and_kept_until_the_command_differs(
-    main: Main, tmp_path: Path
-) -> None:
+def test_pictures_are_made_laid_out_and_summed_up_and_kept_until_the_command_differs(main: Run, tmp_path: Path) -> None:
     code, out, err = main("--only", "gallery", "texture")
     assert code == 0, err
     made = sorted(path.name for path in (tmp_path / "output").iterdir())
@@ -108,14 +103,14 @@ def test_pictures_are_made_laid_out_and_summed_up_and_kept_until_the_command_dif
     assert json.loads(mark.read_text())["command"][:2] == ["stylize", "{images}/content.png"]
 
 
-def test_a_failed_run_is_named_and_ends_with_the_code_of_partial_work(main: Main) -> None:
+def test_a_failed_run_is_named_and_ends_with_the_code_of_partial_work(main: Run) -> None:
     code, out, err = main("--only", "one")
     assert (code, out) == (10, "")
     assert "one: nst-fast stylize {images}/content.png {images}/missing.png --steps 9 --image-size 32" in err
     assert "error: one: nst-fast ended with 3" in err
 
 
-def test_what_is_no_entry_or_no_option_is_refused(main: Main) -> None:
+def test_what_is_no_entry_or_no_option_is_refused(main: Run) -> None:
     code, _, err = main("--only", "galery")
     assert code == 2
     assert "gallery" in err
@@ -169,23 +164,15 @@ def test_the_committed_list_is_of_commands_that_nst_fast_knows(modules: dict[str
             continue  # the demo has no input to miss; of looks below
         run = entry.runs(long=False, changes=[])[0]
         command = [part.replace("{images}", str(tmp_path / "none")) for part in run.command]
-        ended = (
-            CliRunner()
-            .invoke(app, [*command, "-o", str(tmp_path / f"{run.name}.png")], standalone_mode=False)
-            .exception
-        )
-        # What is missing is the picture: an option that there is not, or a value out of range, is found before.
-        assert isinstance(ended, InputError | PartialError), f"{run.name}: {ended!r}"
+        command += ["-o", str(tmp_path / f"{run.name}.png")]
+        error = CliRunner().invoke(app, command, standalone_mode=False).exception
+        # What is missing is the picture: an unknown option or a value out of range is found before.
+        assert isinstance(error, InputError | PartialError), f"{run.name}: {error!r}"
 
 
-@pytest.mark.skipif("painterly" not in PRESETS, reason="the named looks are not there yet")
-def test_looks_are_presets(modules: dict[str, ModuleType]) -> None:
+def test_looks_are_presets_and_every_picture_that_pages_show_is_on_the_list(modules: dict[str, ModuleType]) -> None:
     entries = modules["entries"].read_entries(FOLDER / "pictures.toml")
     assert {look for entry in entries for look in entry.looks} <= set(PRESETS)
-
-
-def test_every_picture_that_pages_show_is_on_the_list(modules: dict[str, ModuleType]) -> None:
-    entries = modules["entries"].read_entries(FOLDER / "pictures.toml")
     made = {entry.name for entry in entries if entry.show != "pairs"}
     made |= {run.name for entry in entries if entry.show == "pairs" for run in entry.runs(long=False, changes=[])}
     pages = [DOCS / "gallery.md", DOCS / "seed-systems.md", DOCS.parent / "README.md"]

@@ -1,4 +1,4 @@
-"""The comparison with other programs, bench/peers: a stand-in for one of them, and what is said of the scores."""
+"""The comparison with other programs, bench/peers: with a stand-in for one of them, and how scores are summed up."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from in_process import imported
 from places import ROOT
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from nst_fast.images import save_image
 from nst_fast.options.config import StylizeConfig
 
 FOLDER = ROOT / "bench" / "peers"
-NAMES = ("inputs", "programs", "watching", "painting", "scoring", "compare")
+NAMES = ("programs", "painting", "scoring", "compare")
 STAND_IN = """
 import argparse, shutil, time
 parser = argparse.ArgumentParser()
@@ -36,12 +37,9 @@ TINY = 'description = "tiny"\nsize = 32\nseconds = 0.3\npairs = [["a.png", "b.pn
 
 
 @pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    """The script's modules, whose names belong to nobody else while a test runs."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield {name: __import__(name) for name in NAMES}
-    for name in NAMES:
-        del sys.modules[name]
+def peers() -> Iterator[dict[str, ModuleType]]:
+    with imported(FOLDER, NAMES) as modules:
+        yield modules
 
 
 @pytest.fixture
@@ -112,10 +110,10 @@ def test_a_program_that_fails_is_named_and_the_others_pictures_are_made(
 def test_weights_are_the_published_ones_and_the_same_for_torchvisions_input(
     peers: dict[str, ModuleType], tmp_path: Path
 ) -> None:
-    peers["inputs"].write_raw(tmp_path)
-    peers["inputs"].write_hub(tmp_path)
-    raw = torch.load(tmp_path / peers["inputs"].RAW_FILE, weights_only=True)
-    hub = torch.load(tmp_path / peers["inputs"].HUB_FILE, weights_only=True)
+    peers["programs"].write_raw(tmp_path)
+    peers["programs"].write_hub(tmp_path)
+    raw = torch.load(tmp_path / peers["programs"].RAW_FILE, weights_only=True)
+    hub = torch.load(tmp_path / peers["programs"].HUB_FILE, weights_only=True)
     assert set(raw) == {name for name in hub if name.startswith("features.")}
     assert hub["classifier.0.weight"].shape == (4096, 25088)
     changed = [name for name in raw if not torch.equal(raw[name], hub[name])]
@@ -149,7 +147,7 @@ def test_better_is_both_or_one_without_losing_the_other(
 
 def test_the_count_of_steps_is_what_fits_the_seconds(peers: dict[str, ModuleType]) -> None:
     programs: dict[str, Any] = {each.name: each for each in peers["programs"].PROGRAMS}
-    run = peers["watching"].Watched()
+    run = peers["painting"].Watched()
     for scale, seconds in (("16x12", 1.0), ("32x24", 3.0)):
         for step in range(4):
             run.note_step(scale, 10 + step * seconds, step * 2 * seconds)
@@ -157,7 +155,7 @@ def test_the_count_of_steps_is_what_fits_the_seconds(peers: dict[str, ModuleType
     many = peers["painting"].pace(program, [run], 2)
     assert (many.seconds_of(program, 1), many.samples) == (5, 6)  # 2 steps of 1 s and 1 of 3 s
     assert many.count(program, 62) == 12
-    assert many.count(programs["nst-fast"], 1e6) == StylizeConfig().steps  # its default is content with these
+    assert many.count(programs["nst-fast"], 1e6) == StylizeConfig().steps  # its default, though more would fit
     assert many.processor_seconds_per_step == {"16x12": 2.0, "32x24": 6.0}
 
 

@@ -8,14 +8,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from in_process import Run
 from places import ROOT
 
-from nst_fast.benchmark.scenario import load_scenario
+from nst_fast.benchmark.scenarios import load_scenario
 
 SCRIPTS = sorted([*(ROOT / "bench").glob("*.py"), *(ROOT / "export").glob("*.py")])
 TINY_SCENARIO = """
@@ -33,7 +33,6 @@ monitor_every = 0
 device = "cpu"
 memory = false
 """
-Main = Callable[..., tuple[int, str, str]]
 TINY_RECIPE = 'network = "vgg16"\ncontent_taps = "relu1_1"\nstyle_taps = "relu1_2"\n'
 
 
@@ -53,14 +52,14 @@ def loaded(path: Path) -> ModuleType:
 
 
 @pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Main:
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """A script's main in this process, where starting it costs nothing: exit code, stdout, stderr."""
 
     def call(script: str, *arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         code = loaded(ROOT / script).main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        written = capsys.readouterr()
+        return code, written.out, written.err
 
     return call
 
@@ -98,17 +97,17 @@ def test_bench_run_writes_a_scenarios_result_under_a_name_that_says_all(tmp_path
     assert str(tmp_path) not in written[0].read_text()
 
 
-def test_bench_run_reads_all_scenarios_before_it_runs_one(main: Main, tmp_path: Path) -> None:
+def test_bench_run_reads_all_scenarios_before_it_runs_one(main: Run, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY_SCENARIO)
     (tmp_path / "bad.toml").write_text("[options]\nsizes = 'big'\n")
     code, out, err = main("bench/run.py", tmp_path / "tiny.toml", tmp_path / "bad.toml", "--results", tmp_path)
     assert (code, out) == (2, "")
-    assert err.startswith("error: --sizes 'big'")
+    assert err.startswith("error: `sizes` 'big'")
 
 
-def test_options_of_a_scenario_can_be_set_on_the_command_line(main: Main, tmp_path: Path) -> None:
+def test_options_of_a_scenario_can_be_set_on_the_command_line(main: Run, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY_SCENARIO)
-    for change, message in (("sizes=big", "--sizes 'big'"), ("repeets=3", "repeats"), ("repeats=three", "as in TOML")):
+    for change, message in (("sizes=big", "`sizes` 'big'"), ("repeets=3", "repeats"), ("repeats=three", "as in TOML")):
         code, out, err = main("bench/run.py", tmp_path / "tiny.toml", "--set", "seed=1", "--set", change)
         assert (code, out) == (2, "")
         assert message in err
@@ -131,7 +130,7 @@ def test_export_build_writes_a_proven_model_per_recipe(tmp_path: Path) -> None:
     [('network = "vgg11"', 2, "error: --network 'vgg11'"), ("network vgg", 3, "error: {path}: cannot be read as TOML")],
 )
 def test_export_build_ends_with_the_code_of_what_is_wrong(
-    main: Main, tmp_path: Path, recipe: str, code: int, message: str
+    main: Run, tmp_path: Path, recipe: str, code: int, message: str
 ) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(recipe)

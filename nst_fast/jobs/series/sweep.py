@@ -96,7 +96,7 @@ def jury_measure(series: Series, weights: str) -> Measure:
     def measure(job: Job, picture: Path) -> dict[str, float]:
         assert job.content is not None  # a sweep's job always has one
         jury = panel.jury(job.content, job.styles[0], job.config)
-        scores = jury.score(jury.read(picture)).scores
+        scores = jury.score(jury.read(picture).tensor)
         return {name: score for name, score in scores.items() if score is not None}
 
     return measure

@@ -1,4 +1,4 @@
-"""The benchmark: its arithmetic, its fairness, that rows say the truth, and that trouble becomes a row."""
+"""The benchmark: arithmetic, fair turns, rows that state what was measured, and errors that become rows."""
 
 from __future__ import annotations
 
@@ -7,34 +7,48 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from in_process import Run, run_command
+from places import ROOT
 
-from nst_fast import cli
-from nst_fast.benchmark import ceilings, evaluations, loops, memory, suite
+from nst_fast.benchmark import evaluations, loops, memory, suite
 from nst_fast.benchmark.charts import save_plot
-from nst_fast.benchmark.config import BenchConfig
 from nst_fast.benchmark.evaluations import evaluation_rows
-from nst_fast.benchmark.flops import flops_per_evaluation, flops_per_step
-from nst_fast.benchmark.loops import cosine, loop_rows
-from nst_fast.benchmark.monitoring import monitor_rows
-from nst_fast.benchmark.report import file_stem, remarks, tables, to_csv, to_json
-from nst_fast.benchmark.rows import FAILED, NOT_AVAILABLE, OK, EvaluationRow, LoopRow, Report, Row
-from nst_fast.benchmark.scenario import load_scenario
+from nst_fast.benchmark.loops import cosine, loop_rows, monitor_rows
+from nst_fast.benchmark.report import file_stem, remarks, size_of, tables, to_csv, to_json
+from nst_fast.benchmark.rows import (
+    FAILED,
+    NOT_AVAILABLE,
+    OK,
+    BenchReport,
+    EvaluationRow,
+    LoopRow,
+    MonitorRow,
+    QualityRow,
+    Row,
+)
+from nst_fast.benchmark.scenarios import BenchConfig, load_scenario
 from nst_fast.benchmark.turns import Contender, compete, median_ratio
-from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic, seeded_picture
+from nst_fast.benchmark.workbench import (
+    Scene,
+    Workbench,
+    arithmetic,
+    find_ceiling,
+    flops_per_evaluation,
+    seeded_picture,
+)
 from nst_fast.engines import Evaluation, Evaluator
 from nst_fast.engines import ort as engine_module
 from nst_fast.engines.ort_step import WholeStep
 from nst_fast.errors import DeviceError, InputError, NstFastError, UsageError
 from nst_fast.options.config import StylizeConfig
+from nst_fast.run.observer import Listeners
 
-ALL_STYLE_TAPS = [f"relu{block}_1" for block in range(1, 6)]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = BenchConfig(
@@ -56,8 +70,8 @@ TINY = BenchConfig(
 
 @pytest.fixture(autouse=True)
 def small_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "MATMUL_SIDE", {"cpu": 128})
-    monkeypatch.setattr(ceilings, "CONV_SIDE", {"cpu": 8})
+    monkeypatch.setattr("nst_fast.benchmark.workbench.MATMUL_SIDE", {"cpu": 128})
+    monkeypatch.setattr("nst_fast.benchmark.workbench.CONV_SIDE", {"cpu": 8})
 
 
 @pytest.fixture(scope="module")
@@ -68,24 +82,21 @@ def workbench() -> Workbench:
 # Arithmetic
 
 
-def test_flops_of_vgg19_to_relu5_1_are_1445_kflop_per_pixel_and_1514_with_grams() -> None:
-    taps = ["relu4_2", *ALL_STYLE_TAPS]
-    assert flops_per_step("vgg19", taps, 512, 256) / (512 * 256) == pytest.approx(1.445e6, rel=1e-3)
-    assert flops_per_step("vgg19", taps, 512, 256, ALL_STYLE_TAPS) / (512 * 256) == pytest.approx(1.514e6, rel=1e-3)
+def test_flops_of_a_step_of_vgg19_to_relu5_1_are_1445_kflop_per_pixel_and_1514_with_grams() -> None:
+    style_taps = [f"relu{block}_1" for block in range(1, 6)]
+    for grams, expected in (([], 1.445e6), (style_taps, 1.514e6)):
+        step = 2 * flops_per_evaluation("vgg19", ["relu4_2", *style_taps], 512, 256, grams)
+        assert step / (512 * 256) == pytest.approx(expected, rel=1e-3)
 
 
-def test_flops_of_one_layer_are_counted_by_hand() -> None:
+def test_flops_of_a_layer_are_counted_by_hand_also_of_odd_sizes() -> None:
     assert flops_per_evaluation("vgg16", ["relu1_1"], 5, 7) == 2 * 9 * 3 * 64 * 35
     assert flops_per_evaluation("vgg16", ["relu1_1"], 5, 7, ["relu1_1"]) == 2 * (9 * 3 * 64 + 64 * 64) * 35
-
-
-def test_flops_follow_the_pooling_of_odd_sizes() -> None:
     odd, even = (flops_per_evaluation("vgg19", ["relu2_1"], 17, side) for side in (19, 18))
-    first = 9 * (3 * 64 + 64 * 64) * 2
-    assert odd - even == 17 * first  # relu2_1 has 8x9 cells either way
+    assert odd - even == 17 * 2 * 9 * (3 * 64 + 64 * 64)  # relu2_1 has 8x9 cells either way
 
 
-def test_cosine_tells_the_angle() -> None:
+def test_cosine_is_that_of_the_angle() -> None:
     assert cosine(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])) == pytest.approx(0.5**0.5)
     assert cosine(torch.tensor([2.0, 1.0]), torch.tensor([-4.0, -2.0])) == pytest.approx(-1)
 
@@ -95,26 +106,27 @@ def test_seeded_pictures_are_reproducible_different_and_within_range() -> None:
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.shape == (1, 3, 40, 24)
-    assert 0 <= first.min() < 0.2
-    assert 0.8 < first.max() <= 1
+    assert 0 <= first.min() < 0.2 < 0.8 < first.max() <= 1
 
 
 # Options
-
-
-def test_sizes_are_squares_or_width_by_height() -> None:
-    assert BenchConfig(sizes="128, 512x384").image_sizes == [(128, 128), (384, 512)]
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"sizes": "12y"}, "12y"),
-        ({"sizes": ""}, "--sizes"),
+        ({"sizes": ""}, "sizes"),
         ({"sizes": "64x8"}, "at least 16"),
         ({"engines": "eager,warp"}, "warp"),
         ({"engines": "fast:fp7"}, "fp7"),
         ({"providers": "cpu,gpu"}, "gpu"),
+        ({"batch": 2, "engines": "ort"}, "one picture"),
+        ({"batch": 2, "pairs": "sample"}, "single pictures"),
+        ({"pairs": "a.png"}, "no pair"),
+        ({"pairs": "sample", "plain": "adam"}, "no rate"),
+        ({"pairs": "sample", "plain": "sgd:1"}, "sgd"),
+        ({"pairs": "sample", "plain": ""}, "at least one"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], named: str) -> None:
@@ -122,21 +134,29 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], named: 
         BenchConfig(**options)
 
 
-def test_eager_is_measured_first_whatever_else_was_asked_for() -> None:
-    assert BenchConfig(engines="ort,eager").engine_precisions == [("eager", "fp32"), ("ort", "auto")]
-    assert BenchConfig(engines="").engine_precisions == []
+@pytest.mark.parametrize(
+    ("engines", "pairs"),
+    [
+        ("ort,eager", [("eager", "fp32"), ("ort", "auto")]),
+        ("fast:fp32,fast:bf16", [("eager", "fp32"), ("fast", "fp32"), ("fast", "bf16")]),
+        ("", []),
+    ],
+)
+def test_eager_is_measured_first_and_an_engine_in_several_precisions(
+    engines: str, pairs: list[tuple[str, str]]
+) -> None:
+    assert BenchConfig(engines=engines).engine_precisions == pairs
 
 
-def test_an_engine_can_be_measured_in_several_precisions() -> None:
-    pairs = BenchConfig(engines="fast:fp32,fast:bf16").engine_precisions
-    assert pairs == [("eager", "fp32"), ("fast", "fp32"), ("fast", "bf16")]
+def test_sizes_are_squares_or_width_by_height() -> None:
+    assert BenchConfig(sizes="128, 512x384").image_sizes == [(128, 128), (384, 512)]
 
 
 # Turns
 
 
 class Scripted(Contender):
-    """Notes who is at work; takes as long as it is told, or raises."""
+    """Logs its calls; a turn gives a fixed time, or raises."""
 
     def __init__(self, name: str, log: list[str], result: float | Exception) -> None:
         super().__init__(LoopRow(width=1, height=1, engine=name, device="cpu"))
@@ -160,9 +180,9 @@ def test_contenders_take_turns_and_every_other_round_runs_backwards() -> None:
 
 def test_a_contender_that_fails_becomes_its_row_and_leaves_the_others_alone() -> None:
     log: list[str] = []
-    good, bad = Scripted("good", log, 1.0), Scripted("bad", log, RuntimeError("out of\nluck"))
+    good, bad = Scripted("good", log, 1.0), Scripted("bad", log, RuntimeError("no\nmemory"))
     compete([good, bad], 3, lambda: False)
-    assert (bad.row.status, bad.row.error, bad.row.turns) == (FAILED, "RuntimeError: out of luck", 0)
+    assert (bad.row.status, bad.row.error, bad.row.turns) == (FAILED, "RuntimeError: no memory", 0)
     assert (good.row.status, good.row.turns) == (OK, 3)
     assert log.count("bad") == 1
     assert median_ratio(good, bad) is None
@@ -198,66 +218,55 @@ def test_the_loop_row_of_eager_is_its_own_reference(workbench: Workbench) -> Non
     assert row.gradient_cosine == pytest.approx(1, abs=1e-12)
     assert row.gradient_cosine_late == pytest.approx(1, abs=1e-12)
     assert row.final_loss_change == 0
-    assert row.final_loss is not None
-    assert row.final_loss > 0
+    assert row.final_loss is not None and row.final_loss > 0
     assert row.step_ms is not None
     assert row.steps_per_second == pytest.approx(1e3 / row.step_ms)
-    taps, style = ["relu1_1", "relu2_1"], ["relu1_1", "relu2_1"]
-    assert row.gflop == flops_per_step("vgg19", taps, 24, 32, style) / 1e9
+    taps = ["relu1_1", "relu2_1"]
+    assert row.gflop == 2 * flops_per_evaluation("vgg19", taps, 24, 32, taps) / 1e9
     assert row.gflops == pytest.approx(row.gflop / row.step_ms * 1e3)
     assert row.ceiling_share == pytest.approx(row.gflops / workbench.ceilings["cpu", "fp32"].gflops)
 
 
 def test_the_fast_engine_is_compared_with_eager_and_named_as_it_was_chosen() -> None:
-    eager, fast, impossible = loop_rows(Workbench(TINY.replace(engines="auto:fp32,eager:bf16")), 24, 32)
+    _, fast, impossible = loop_rows(Workbench(TINY.replace(engines="auto:fp32,eager:bf16")), 24, 32)
     assert (fast.engine, fast.precision, fast.status) == ("fast", "fp32", OK)
     assert fast.gradient_cosine == pytest.approx(1, abs=1e-3)
     assert fast.gradient_cosine_late == pytest.approx(1, abs=1e-3)
     assert fast.final_loss_change == pytest.approx(0, abs=1e-2)
-    assert eager.step_ms is not None
     assert fast.ratio_to_eager is not None
     assert (impossible.status, impossible.ratio_to_eager) == (NOT_AVAILABLE, None)
     assert "fp32" in impossible.error
 
 
-class Tilted:
-    """An engine that is wrong: its gradient has the right length and a wrong direction."""
+def reversed_gradient(right: Evaluator) -> Evaluator:
+    """A wrong engine: its gradient has the right length and the opposite direction."""
 
-    def __init__(self, right: Evaluator) -> None:
-        self.right = right
-
-    def __call__(self, pastiche: torch.Tensor) -> Evaluation:
-        evaluation = self.right(pastiche)
+    def evaluate(pastiche: torch.Tensor) -> Evaluation:
+        evaluation = right(pastiche)
         return Evaluation(evaluation.total, evaluation.terms, -evaluation.gradient)
 
-
-class Broken:
-    def __call__(self, pastiche: torch.Tensor) -> Evaluation:
-        raise NstFastError("this engine does not start", "Use another")
+    return evaluate
 
 
-@pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside eager a wrong engine and a broken one."""
+def broken(pastiche: torch.Tensor) -> Evaluation:
+    raise NstFastError("this engine does not start", "Use another")
+
+
+def test_a_wrong_engine_shows_in_its_quality_and_a_broken_one_in_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Workbench.evaluator
 
     def evaluator(self: Workbench, run: StylizeConfig, scene: Scene, *opened: Any) -> Evaluator:
         right = real(self, run, scene)
-        return {"eager": right, "fast": Tilted(right), "compiled": Broken()}[run.engine]
+        return {"eager": right, "fast": reversed_gradient(right), "compiled": broken}[run.engine]
 
     monkeypatch.setattr(Workbench, "evaluator", evaluator)
-
-
-@pytest.mark.usefixtures("engines")
-def test_a_wrong_engine_shows_in_its_quality_and_a_broken_one_in_its_status() -> None:
-    eager, tilted, broken = loop_rows(Workbench(TINY.replace(engines="fast:fp32,compiled:fp32")), 24, 32)
-    assert (eager.status, tilted.status, broken.status) == (OK, OK, FAILED)
-    assert (tilted.gradient_cosine, tilted.gradient_cosine_late) == (pytest.approx(-1), pytest.approx(-1))
-    assert tilted.final_loss_change is not None
-    assert tilted.final_loss_change > 0.01
-    assert tilted.ratio_to_eager is not None
-    assert "this engine does not start" in broken.error
-    assert broken.step_ms is None
+    eager, wrong, failed = loop_rows(Workbench(TINY.replace(engines="fast:fp32,compiled:fp32")), 24, 32)
+    assert (eager.status, wrong.status, failed.status) == (OK, OK, FAILED)
+    assert (wrong.gradient_cosine, wrong.gradient_cosine_late) == (pytest.approx(-1), pytest.approx(-1))
+    assert wrong.final_loss_change is not None and wrong.final_loss_change > 0.01
+    assert wrong.ratio_to_eager is not None
+    assert "this engine does not start" in failed.error
+    assert failed.step_ms is None
 
 
 @pytest.mark.parametrize(("optimizer", "whole"), [("adam", True), ("lbfgs", False)])
@@ -279,12 +288,13 @@ def test_onnx_runtimes_engine_names_its_provider_and_does_the_whole_step_with_ad
     assert bool(made) == whole
 
 
-def test_opening_the_session_is_part_of_the_setup_and_of_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the building of a TensorRT engine, which takes a minute or more."""
+def test_opening_the_session_is_part_of_the_setup_and_without_steps_there_is_no_quality(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     original = engine_module.make_session
 
     def slow(*arguments: Any, **options: Any) -> Any:
-        clock[0] += 80
+        clock[0] += 80  # as a TensorRT engine, which takes a minute or more to build
         return original(*arguments, **options)
 
     clock = [0.0]
@@ -292,23 +302,31 @@ def test_opening_the_session_is_part_of_the_setup_and_of_no_step(monkeypatch: py
     monkeypatch.setattr(loops, "make_clock", lambda device: lambda: clock.__setitem__(0, clock[0] + 0.01) or clock[0])
     _, ort = loop_rows(Workbench(TINY.replace(engines="ort", optimizer="adam", steps=0)), 24, 32)
     assert ort.status == OK
-    assert ort.setup_seconds is not None
-    assert ort.setup_seconds > 80
-    assert ort.step_ms is not None
-    assert ort.step_ms < 100
+    assert ort.setup_seconds is not None and ort.setup_seconds > 80
+    assert ort.step_ms is not None and ort.step_ms < 100
+    assert ort.gradient_cosine is None
 
 
-def test_without_steps_the_quality_is_left_out() -> None:
-    (row,) = loop_rows(Workbench(TINY.replace(steps=0)), 24, 32)
-    assert row.step_ms is not None
-    assert row.gradient_cosine is None
+def test_several_pictures_in_a_step_are_all_counted() -> None:
+    workbench = Workbench(TINY.replace(engines="fast:fp32", batch=3, monitor_every=0))
+    scene = workbench.scene(24, 32, 3)
+    assert scene.start.shape == (3, 3, 24, 32)
+    assert torch.equal(scene.content_image[:1], workbench.scene(24, 32).content_image)
+    assert len({picture.mean().item() for picture in scene.content_image}) == 3
+    one = workbench.flops(LoopRow(width=32, height=24, engine="fast", device="cpu"))
+    for row in loop_rows(workbench, 24, 32):
+        assert (row.status, row.batch) == (OK, 3), row.error
+        assert row.steps_per_second is not None
+        assert row.pictures_per_second == pytest.approx(3 * row.steps_per_second)
+        assert row.gflop == pytest.approx(3 * 2e-9 * one)
+        assert row.gradient_cosine == pytest.approx(1, abs=1e-3)
+        assert size_of(row.as_dict()) == "3 of 32x24"
 
 
 def test_the_monitor_row_compares_with_and_without(workbench: Workbench) -> None:
     (row,) = monitor_rows(workbench, 24, 32)
     assert (row.status, row.error, row.requested, row.actual) == (OK, "", "cpu", "cpu")
-    assert row.turn_steps is not None
-    assert row.turn_steps % 2 == 0
+    assert row.turn_steps is not None and row.turn_steps % 2 == 0
     assert row.slowdown_percent is not None
     assert row.readings + row.dropped == 1 + 3 * row.turn_steps // 2
     assert row.steps_per_second is not None
@@ -318,6 +336,7 @@ def test_the_monitor_row_compares_with_and_without(workbench: Workbench) -> None
 @pytest.mark.parametrize(
     ("off", "kinds"),
     [
+        ({"pairs": "sample"}, ["quality", "evaluation"]),
         ({"monitor_every": 0}, ["loop", "evaluation"]),
         ({"engines": ""}, ["evaluation"]),
         ({"providers": ""}, ["loop", "monitor"]),
@@ -328,12 +347,12 @@ def test_what_is_turned_off_is_neither_measured_nor_announced(
 ) -> None:
     nothing = {kind: (wanted, lambda *case: []) for kind, (wanted, _) in suite.KINDS.items()}
     monkeypatch.setattr(suite, "KINDS", nothing)
-    heard: list[str] = []
-    suite.run_benchmark(TINY.replace(**off), note=heard.append)
-    assert [sentence.split()[1] for sentence in heard] == kinds
+    notes: list[str] = []
+    suite.run_benchmark(TINY.replace(**off), Listeners(note=notes.append))
+    assert [note.split()[1] for note in notes] == kinds
 
 
-def test_evaluation_rows_have_pytorch_as_baseline_and_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_rows_have_pytorch_as_baseline_and_name_a_missing_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     def check_provider(name: str) -> None:
         if name != "cpu":
             raise DeviceError(f"provider {name} does not work", "Use cpu")
@@ -366,7 +385,7 @@ def test_memory_of_a_session_is_measured_without_torch(workbench: Workbench) -> 
     memory.measure_memory(row, workbench)
     assert row.error == ""
     assert row.peak_memory_mib is not None
-    check = "import nst_fast.benchmark.providers, nst_fast.benchmark.memory, sys; sys.exit('torch' in sys.modules)"
+    check = "import nst_fast.benchmark.memory, nst_fast.onnx.session, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
@@ -382,11 +401,11 @@ def test_a_child_that_dies_costs_the_row_its_memory_only(workbench: Workbench, m
 
 def test_a_known_gpu_has_its_ceiling_from_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    assert ceilings.find_ceiling(torch.device("cuda:0"), "bf16").gflops == 790e3
+    assert find_ceiling(torch.device("cuda:0"), "bf16").gflops == 790e3
 
 
 def test_a_cpu_has_its_ceiling_measured() -> None:
-    ceiling = ceilings.find_ceiling(torch.device("cpu"), "fp32")
+    ceiling = find_ceiling(torch.device("cpu"), "fp32")
     assert ceiling.gflops > 0
     assert ceiling.source.startswith("measured here")
 
@@ -403,7 +422,7 @@ def test_turns_leave_the_switch_for_tf32_as_it_was() -> None:
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> BenchReport:
     machine: dict[str, Any] = {"cpu": "Intel(R) Xeon(R) Processor", "cores_physical": 8, "gpus": [], "commit": "abc"}
     machine["packages"] = {"torch": "2.15.0", "onnxruntime-gpu": "1.31.1"}
     rows: list[Row] = []
@@ -415,10 +434,10 @@ def report() -> Report:
         cuda = EvaluationRow(width=side, height=side, runtime="onnxruntime", requested="cuda")
         cuda.status, cuda.error = NOT_AVAILABLE, "no driver"
         rows.append(cuda)
-    return Report(options={}, machine=machine, device="cpu", rows=rows, created="2026-01-02T03:04:05+00:00")
+    return BenchReport(options={}, machine=machine, device="cpu", rows=rows, created="2026-01-02T03:04:05+00:00")
 
 
-def test_json_is_strict_and_names_its_schema(report: Report) -> None:
+def test_json_is_strict_and_names_its_schema(report: BenchReport) -> None:
     data = json.loads(to_json(report.as_dict()))
     assert data["schema"] == "nst-fast/bench/1"
     assert [row["kind"] for row in data["rows"]] == ["loop", "evaluation"] * 2
@@ -426,26 +445,32 @@ def test_json_is_strict_and_names_its_schema(report: Report) -> None:
     assert set(asdict(report.rows[0])) | {"kind"} == set(data["rows"][0])
 
 
-def test_csv_has_a_line_per_row_and_the_conditions_in_every_line(report: Report) -> None:
+@pytest.mark.parametrize("kind", [LoopRow, EvaluationRow, MonitorRow, QualityRow])
+def test_the_readme_explains_every_column(kind: type[Row]) -> None:
+    text = (ROOT / "bench" / "README.md").read_text()
+    unexplained = {field.name for field in fields(kind) if f"`{field.name}`" not in text}
+    assert unexplained <= {"scores"}  # whose columns are the jury's
+
+
+def test_csv_has_a_line_per_row_and_the_conditions_in_every_line(report: BenchReport) -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(report.as_dict()))))
-    assert len(lines) == 4
-    assert lines[0]["step_ms"] == "32.0"
-    assert (lines[1]["step_ms"], lines[1]["requested"], lines[1]["error"]) == ("", "cuda", "no driver")
+    assert [line["step_ms"] for line in lines] == ["32.0", "", "64.0", ""]
+    assert (lines[1]["requested"], lines[1]["error"]) == ("cuda", "no driver")
     assert {line["machine"] for line in lines} == {"Intel(R) Xeon(R) Processor, 8 cores"}
     assert {line["torch"] for line in lines} == {"2.15.0"}
 
 
-def test_tables_show_figures_and_remarks_say_once_what_is_missing(report: Report) -> None:
+def test_tables_show_figures_and_remarks_say_once_what_is_missing(report: BenchReport) -> None:
     (table,) = tables(report.as_dict())
     assert table.row_count == 2
     assert remarks(report.as_dict()) == ["evaluation cuda 64, 128: not available: no driver"]
 
 
-def test_the_file_name_holds_the_conditions(report: Report) -> None:
+def test_the_file_name_holds_the_conditions(report: BenchReport) -> None:
     assert file_stem("steps", report.as_dict()) == "steps-intel-xeon-8-cores-pt215-ort131-2026-01-02"
 
 
-def test_the_plot_is_a_png_and_is_not_drawn_from_nothing(report: Report, tmp_path: Path) -> None:
+def test_the_plot_is_a_png_and_is_not_drawn_from_nothing(report: BenchReport, tmp_path: Path) -> None:
     assert save_plot(report.as_dict(), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert not save_plot({**report.as_dict(), "rows": []}, tmp_path / "none.png")
@@ -456,20 +481,19 @@ def test_the_plot_is_a_png_and_is_not_drawn_from_nothing(report: Report, tmp_pat
 
 
 def test_a_run_measures_every_kind_at_every_size_and_describes_the_machine_once() -> None:
-    heard: list[str] = []
-    report = suite.run_benchmark(TINY.replace(sizes="24,32x24", repeats=1), note=heard.append)
-    assert [(row.kind, row.size) for row in report.rows] == [
-        *(("loop", "24"), ("monitor", "24"), ("evaluation", "24"), ("evaluation", "24")),
-        *(("loop", "32x24"), ("monitor", "32x24"), ("evaluation", "32x24"), ("evaluation", "32x24")),
-    ]
+    notes: list[str] = []
+    report = suite.run_benchmark(TINY.replace(sizes="24,32x24", repeats=1), Listeners(note=notes.append))
+    kinds = ("loop", "monitor", "evaluation", "evaluation")
+    rows = [(row.kind, size_of(row.as_dict())) for row in report.rows]
+    assert rows == [(kind, size) for size in ("24", "32x24") for kind in kinds]
     assert [row.error for row in report.failed] == []
     assert report.status == "complete"
     assert report.machine["packages"]["torch"]
-    assert heard[0] == "measuring loop at 24x24"
+    assert notes[0] == "measuring loop at 24x24"
 
 
 def test_a_stopped_run_keeps_its_rows() -> None:
-    report = suite.run_benchmark(TINY.replace(sizes="24,32x24"), stop=lambda: True)
+    report = suite.run_benchmark(TINY.replace(sizes="24,32x24"), Listeners(stop=lambda: True))
     assert (report.status, report.rows) == ("stopped", [])
 
 
@@ -479,7 +503,10 @@ def test_nothing_to_measure_is_an_error() -> None:
 
 
 def test_options_are_published_without_the_users_folders() -> None:
-    assert suite.shareable(TINY.replace(weights="/home/me/vgg.pth"))["weights"] == "vgg.pth"
+    files = {"pairs": "here/a.png+there/b.jpg,sample", "jury": "here/vgg.safetensors", "weights": "/home/me/vgg.pth"}
+    options = suite.shareable(TINY.replace(**files))
+    assert (options["pairs"], options["jury"]) == ("a.png+b.jpg,sample", "vgg.safetensors")
+    assert options["weights"] == "vgg.pth"
     assert suite.shareable(TINY)["weights"] == "random:0"
 
 
@@ -487,7 +514,7 @@ def test_a_picture_that_does_not_fit_fails_its_rows_only(monkeypatch: pytest.Mon
     real = loops.PacedLoop.advance
 
     def advance(self: loops.PacedLoop, steps: int) -> float:
-        if self.pastiche.shape[3] == 32:
+        if self.stepper.pastiche.shape[3] == 32:
             raise MemoryError("32 is too much")
         return real(self, steps)
 
@@ -501,23 +528,14 @@ def test_a_picture_that_does_not_fit_fails_its_rows_only(monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def command(
-    report: Report, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """`nst-fast bench` with a report made beforehand: exit code, stdout, stderr."""
+def command(report: BenchReport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``nst-fast bench`` with a report made beforehand: exit code, stdout, stderr."""
 
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(suite, "run_benchmark", lambda config, note, stop: report)
-        monkeypatch.setattr(sys, "argv", ["nst-fast", "bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
+    monkeypatch.setattr(suite, "run_benchmark", lambda config, observer: report)
+    return lambda *arguments: run_command(monkeypatch, capsys, "bench", *arguments)
 
 
-def test_json_on_stdout_is_all_that_is_there(command: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_json_on_stdout_is_all_that_is_there(command: Run, tmp_path: Path) -> None:
     code, out, err = command("--json", "-", "--csv", tmp_path / "r.csv")
     assert code == 0
     assert len(json.loads(out)["rows"]) == 4
@@ -527,9 +545,7 @@ def test_json_on_stdout_is_all_that_is_there(command: Callable[..., tuple[int, s
     assert "…" not in err  # no figure is cut off
 
 
-def test_files_are_named_on_stdout_and_not_replaced_unasked(
-    command: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
+def test_files_are_named_on_stdout_and_replaced_only_on_request(command: Run, tmp_path: Path) -> None:
     arguments = ("--json", tmp_path / "r.json", "--plot", tmp_path / "r.png")
     assert command(*arguments)[:2] == (0, f"{tmp_path / 'r.json'}\n{tmp_path / 'r.png'}\n")
     code, _, err = command(*arguments)
@@ -539,7 +555,7 @@ def test_files_are_named_on_stdout_and_not_replaced_unasked(
 
 
 def test_a_failed_row_ends_the_command_with_10_after_all_is_written(
-    command: Callable[..., tuple[int, str, str]], report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: Run, report: BenchReport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(report.rows[0], "status", FAILED)
     code, _, err = command("--csv", tmp_path / "r.csv")

@@ -1,4 +1,4 @@
-"""Time to quality: the goal is the best plain run's, curves are read correctly, judging is off the clock."""
+"""Time to quality: the goal is the best plain run's, curves are read correctly."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from nst_fast.benchmark import quality, suite
 from nst_fast.benchmark.charts import save_plot
-from nst_fast.benchmark.config import BenchConfig
 from nst_fast.benchmark.quality import TURN_STEPS, quality_rows, time_to
 from nst_fast.benchmark.report import tables, to_csv
 from nst_fast.benchmark.rows import FAILED, OK, QualityRow
-from nst_fast.benchmark.suite import run_benchmark, shareable
+from nst_fast.benchmark.scenarios import BenchConfig
 from nst_fast.benchmark.workbench import Workbench
-from nst_fast.errors import UsageError, WeightsError
+from nst_fast.errors import WeightsError
 from nst_fast.jury.columns import COLUMNS
+from nst_fast.run.observer import Listeners
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,6 +64,7 @@ def test_curves_begin_before_the_first_update_and_time_only_grows(rows: list[Qua
         assert row.steps == list(range(0, TINY.steps + 1, TURN_STEPS))
         assert row.seconds[0] == 0
         assert row.seconds == sorted(row.seconds)
+        assert row.turns == TINY.steps // TURN_STEPS
         assert len(row.losses) == len(row.steps)
 
 
@@ -77,16 +79,14 @@ def test_the_goal_is_the_best_plain_runs_loss(rows: list[QualityRow]) -> None:
     assert ours.late_seconds is not None and ours.late_share == pytest.approx(ours.late_seconds / plain.seconds[-1])
 
 
-def test_a_run_that_is_behind_the_plain_ones_goes_on_for_as_many_steps_again() -> None:
+def test_a_run_that_is_behind_the_plain_ones_continues_for_as_many_steps_again() -> None:
     plain, ours = quality_rows(Workbench(TINY.replace(learning_rate=1e-4, plain="adam:0.02")), 32, 32)
     assert plain.steps[-1] == TINY.steps
     assert ours.steps[-1] == 2 * TINY.steps
     assert ours.late_seconds is None
 
 
-def test_an_engine_that_fails_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nst_fast.benchmark import quality
-
+def test_an_engine_that_fails_becomes_its_row_and_sets_no_goal(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise RuntimeError("no such kernel")
 
@@ -98,20 +98,18 @@ def test_an_engine_that_fails_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_that_is_stopped_keeps_its_curves_and_claims_no_goal() -> None:
-    workbench = Workbench(TINY, stop=lambda: True)
+    workbench = Workbench(TINY, Listeners(stop=lambda: True))
     for row in quality_rows(workbench, 32, 32):
         assert row.steps == [0]
         assert row.late_loss is None
 
 
-def test_pairs_replace_the_rows_of_speed_and_are_shown_in_table_csv_and_plot(
+def test_curves_are_shown_in_table_csv_and_plot(
     rows: list[QualityRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nst_fast.benchmark import suite
-
     kinds = dict(suite.KINDS)
     monkeypatch.setattr(suite, "KINDS", kinds | {"quality": (kinds["quality"][0], lambda *arguments: rows)})
-    data = run_benchmark(TINY).as_dict()
+    data = suite.run_benchmark(TINY).as_dict()
     assert {row["kind"] for row in data["rows"]} == {"quality"}
     assert data["rows"][0]["losses"] == pytest.approx(rows[0].losses, rel=1e-5)
     assert [table.row_count for table in tables(data)] == [3]
@@ -132,23 +130,3 @@ def test_the_jurys_scores_are_those_of_every_runs_last_picture(rows: list[Qualit
 def test_a_jury_without_its_weights_is_refused_before_anything_is_measured() -> None:
     with pytest.raises(WeightsError):
         quality_rows(Workbench(TINY.replace(jury="nowhere.safetensors")), 32, 32)
-
-
-def test_pictures_are_published_by_name_without_their_folders() -> None:
-    config = TINY.replace(pairs="here/a.png+there/b.jpg,sample", jury="here/vgg.safetensors")
-    assert shareable(config)["jury"] == "vgg.safetensors"
-    assert shareable(config)["pairs"] == "a.png+b.jpg,sample"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"pairs": "a.png"}, "no pair"),
-        ({"plain": "adam"}, "no rate"),
-        ({"plain": "sgd:1"}, "sgd"),
-        ({"plain": ""}, "at least one"),
-    ],
-)
-def test_a_pair_or_plain_optimiser_that_makes_no_sense_is_refused(changes: dict[str, str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        TINY.replace(**changes)

@@ -20,8 +20,8 @@ from nst_fast.engines.precision import DTYPES, float32_arithmetic
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.optimizers import LBFGS, TorchStepper, make_optimizer
 from nst_fast.optimizers.captured import PLAIN_UPDATES, GraphedOptimizer, graphed
 from nst_fast.options.config import ObjectiveOptions, OptimizerOptions

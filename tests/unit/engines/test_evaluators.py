@@ -16,8 +16,8 @@ from nst_fast.images.matching import matched_colours
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.options.config import DeviceOptions, ObjectiveOptions, StylizeConfig
 
 OPTIONS = ObjectiveOptions(

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.errors import DeviceError, UsageError
-from nst_fast.objective.evaluation import Evaluator
+from nst_fast.objective.evaluation import EagerEvaluator, Evaluator
 from nst_fast.objective.objective import Objective
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.optimizers import TorchStepper, make_optimizer
 from nst_fast.options.config import StylizeConfig
 

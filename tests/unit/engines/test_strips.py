@@ -17,8 +17,8 @@ from nst_fast.engines.crop_network import EagerNetwork
 from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
 from nst_fast.errors import UsageError
 from nst_fast.network.tiles import halo_of, strip_rows
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.run.layout import SharedPicture
 

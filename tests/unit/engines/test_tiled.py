@@ -17,8 +17,8 @@ from nst_fast.engines import Evaluation
 from nst_fast.engines.crop_network import EagerNetwork
 from nst_fast.engines.tiled import TiledEvaluator, halved, shared_grams, tiled_targets
 from nst_fast.network.tiles import halo_of
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets, measure
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.options.config import ObjectiveOptions
 
 DEEP = ObjectiveOptions(tv_weight=0.5, chroma_tv_weight=2.0)

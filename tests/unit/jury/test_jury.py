@@ -1,4 +1,4 @@
-"""The jury: its measures are what they say, and agree with themselves on every machine; what it refuses; its files."""
+"""The jury: its measures compute what they state, with the same result on every machine; what it refuses; its files."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from in_process import Run, run_command
 from jury_pictures import brushwork, painted_over, save, scene
 from PIL import Image
 from places import ROOT
 
 import nst_fast
 from nst_fast import Evaluation, evaluate
-from nst_fast.cli import main
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import load_image
-from nst_fast.jury import measures, perceptual
-from nst_fast.jury.columns import COLUMNS, GRAM_TAPS, HIGHER, LOWER, WASSERSTEIN_TAPS, headline
+from nst_fast.jury import measures
+from nst_fast.jury.columns import COLUMNS, GRAM_TAPS, HEADLINE, HIGHER, LOWER, WASSERSTEIN_TAPS
 from nst_fast.jury.judge import load_encoder
+from nst_fast.options.config import StylizeConfig
 from nst_fast.options.evaluate import EvaluateConfig
+from nst_fast.options.presets import PRESETS
 
 RANDOM = {"weights": "random:0", "device": "cpu"}
 # Of a scene whose left half is painted over, against the scene and a brushwork of another size, with random:0.
@@ -44,8 +46,8 @@ GOLDEN = {
     "clipped": 0.0,
 }
 
-# The same under the default weights, the original VGG-19.
-GOLDEN_ORIGINAL = {
+# The same with the default weights, the original VGG-19.
+GOLDEN_ORIGINAL = GOLDEN | {
     "style_swd": 0.49452894,
     "style_swd_relu1_2": 0.47227379,
     "style_swd_relu2_2": 0.43160583,
@@ -77,9 +79,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranked(folder: Path) -> Evaluation:
     """The content, three pictures nearer and nearer to the style, and the style."""
     names = ("scene", "mixed-25", "mixed-50", "mixed-75", "style_in_shape")
-    return evaluate(
-        folder / "scene.png", folder / "style_in_shape.png", [folder / f"{name}.png" for name in names], **RANDOM
-    )
+    return scored(folder, *(folder / f"{name}.png" for name in names), style="style_in_shape.png")
+
+
+def scored(folder: Path, *pictures: Path, style: str = "style.png", **options: object) -> Evaluation:
+    """The scores of pictures, by default of mixed-50.png, against scene.png and a style."""
+    given = pictures or (folder / "mixed-50.png",)
+    return evaluate(folder / "scene.png", folder / style, given, **(RANDOM | options))
 
 
 def column(evaluation: Evaluation, name: str) -> list[float]:
@@ -88,30 +94,21 @@ def column(evaluation: Evaluation, name: str) -> list[float]:
     return values  # type: ignore[return-value]
 
 
-def test_scores_are_the_golden_ones(folder: Path) -> None:
-    found = evaluate(folder / "scene.png", folder / "style.png", folder / "mixed-50.png", **RANDOM)
-    scores = found.pictures[0].scores
+@pytest.mark.parametrize(("weights", "golden"), [("random:0", GOLDEN), ("original", GOLDEN_ORIGINAL)])
+def test_scores_are_the_golden_ones(folder: Path, weights: str, golden: dict[str, float]) -> None:
+    scores = scored(folder, weights=weights).pictures[0].scores
     assert list(scores) == [column.name for column in COLUMNS]
-    for name, value in GOLDEN.items():
-        assert scores[name] == pytest.approx(value, rel=1e-4), name
-
-
-def test_scores_under_the_default_weights_are_the_golden_ones(folder: Path) -> None:
-    found = evaluate(folder / "scene.png", folder / "style.png", folder / "mixed-50.png", device="cpu")
-    scores = found.pictures[0].scores
-    for name, value in (GOLDEN | GOLDEN_ORIGINAL).items():
+    for name, value in golden.items():
         assert scores[name] == pytest.approx(value, rel=1e-4), name
 
 
 def test_style_and_content_distances_are_the_plain_formulas_in_float64(folder: Path) -> None:
     encoder, _ = load_encoder(EvaluateConfig(**RANDOM))
-    with torch.no_grad():
-        paths = {"picture": "mixed-50.png", "content": "scene.png", "style": "style.png"}
-        found = {
-            kind: encoder.double()(load_image(folder / name, longest_side=64).tensor.double())
-            for kind, name in paths.items()
-        }
-    rows = {kind: {tap: f[0].flatten(1).numpy() for tap, f in taps.items()} for kind, taps in found.items()}
+    rows = {}
+    for kind, name in (("picture", "mixed-50.png"), ("content", "scene.png"), ("style", "style.png")):
+        with torch.no_grad():
+            taps = encoder.double()(load_image(folder / name, longest_side=64).tensor.double())
+        rows[kind] = {tap: features[0].flatten(1).numpy() for tap, features in taps.items()}
     for tap in WASSERSTEIN_TAPS:
         along = measures.directions(tap, len(rows["style"][tap])).double().numpy()
         picture, style = (np.sort(along @ rows[kind][tap], axis=1) for kind in ("picture", "style"))
@@ -128,28 +125,22 @@ def test_style_and_content_distances_are_the_plain_formulas_in_float64(folder: P
     assert GOLDEN["content_relu4_3"] == pytest.approx(distance, rel=1e-6)
 
 
-def test_the_content_itself_has_no_distance_to_the_content(ranked: Evaluation) -> None:
-    scores = ranked.pictures[0].scores
-    assert scores["content_relu4_3"] == 0
-    assert scores["content_ssim"] == 1
+def test_content_and_style_themselves_have_no_distance_to_themselves(ranked: Evaluation) -> None:
+    content, style = ranked.pictures[0].scores, ranked.pictures[-1].scores
+    assert (content["content_relu4_3"], content["content_ssim"]) == (0, 1)
+    assert all(style[name] == 0 for name in style if name.startswith("style_"))
+    assert style["chroma_noise"] == 1
 
 
-def test_the_style_itself_has_no_distance_to_the_style(ranked: Evaluation) -> None:
-    scores = ranked.pictures[-1].scores
-    assert all(scores[name] == 0 for name in scores if name.startswith("style_"))
-    assert scores["chroma_noise"] == 1
-
-
-def test_pictures_are_ranked_as_they_plainly_stand_between_content_and_style(ranked: Evaluation) -> None:
+def test_pictures_are_ranked_by_how_much_of_them_is_painted_over(ranked: Evaluation) -> None:
     for name in ("style_swd", *(f"style_swd_{tap}" for tap in WASSERSTEIN_TAPS), "style_gram"):
         assert column(ranked, name) == sorted(column(ranked, name), reverse=True), name
     assert column(ranked, "content_relu4_3") == sorted(column(ranked, "content_relu4_3"))
     assert column(ranked, "content_ssim") == sorted(column(ranked, "content_ssim"), reverse=True)
 
 
-def test_the_same_call_gives_the_same_scores_and_company_does_not_matter(folder: Path, ranked: Evaluation) -> None:
-    alone = evaluate(folder / "scene.png", folder / "style_in_shape.png", str(folder / "mixed-50.png"), **RANDOM)
-    assert alone.pictures[0] == ranked.pictures[2]
+def test_a_picture_has_the_same_scores_alone_and_among_others(folder: Path, ranked: Evaluation) -> None:
+    assert scored(folder, style="style_in_shape.png").pictures[0] == ranked.pictures[2]
 
 
 def test_a_single_directions_distance_is_the_wasserstein_distance_of_sorted_values() -> None:
@@ -197,21 +188,19 @@ def test_clipped_counts_channel_values_at_both_ends_of_eight_bits() -> None:
 
 
 def test_the_style_is_used_at_the_pictures_longest_side_or_a_fraction_of_it(folder: Path) -> None:
-    plain = evaluate(folder / "scene.png", folder / "style.png", folder / "mixed-50.png", **RANDOM)
     Image.open(folder / "style.png").resize((46, 64), Image.Resampling.BICUBIC).save(folder / "smaller.png")
-    smaller = evaluate(folder / "scene.png", folder / "smaller.png", folder / "mixed-50.png", **RANDOM)
-    half = evaluate(folder / "scene.png", folder / "style.png", folder / "mixed-50.png", style_scale=0.5, **RANDOM)
-    scores = [each.pictures[0].scores["style_swd"] for each in (plain, smaller, half)]
-    assert scores[1] == pytest.approx(scores[0], rel=0.02)
-    assert scores[2] != pytest.approx(scores[0], rel=0.02)
+    found = (scored(folder), scored(folder, style="smaller.png"), scored(folder, style_scale=0.5))
+    plain, smaller, half = (each.pictures[0].scores["style_swd"] for each in found)
+    assert smaller == pytest.approx(plain, rel=0.02)
+    assert half != pytest.approx(plain, rel=0.02)
 
 
 def test_a_picture_of_another_size_is_compared_at_its_own(folder: Path, tmp_path: Path) -> None:
     content = save(tmp_path, "large", scene(192, 256))
     sizes = [(128, 96), (64, 48), (64, 47)]  # the last is a pixel off, as programs round differently
-    for size in sizes:
-        Image.open(content).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "{}x{}.png".format(*size))
     pictures = [tmp_path / "{}x{}.png".format(*size) for size in sizes]
+    for size, picture in zip(sizes, pictures, strict=True):
+        Image.open(content).resize(size, Image.Resampling.BICUBIC).save(picture)
     found = evaluate(content, folder / "style.png", pictures, **RANDOM)
     assert [each.size for each in found.pictures] == sizes
     assert all(similarity > 0.99 for similarity in column(found, "content_ssim"))
@@ -240,102 +229,87 @@ def test_damaged_and_wrongly_sized_pictures_are_refused(
 ) -> None:
     path = save(tmp_path, "bad", scene())
     harm(path)
-    good = folder / "mixed-50.png"
     with pytest.raises(InputError, match=words) as caught:
-        evaluate(folder / "scene.png", folder / "style.png", [good, path], **RANDOM)
-    assert caught.value.exit_code == 3
+        scored(folder, folder / "mixed-50.png", path)
     assert "bad.png" in str(caught.value)
 
 
 def test_a_style_used_too_small_for_the_network_is_refused(folder: Path, tmp_path: Path) -> None:
     strip = save(tmp_path, "strip", brushwork(16, 90))
     with pytest.raises(InputError, match="becomes 64x11 pixels"):
-        evaluate(folder / "scene.png", strip, folder / "mixed-50.png", **RANDOM)
+        scored(folder, style=str(strip))
 
 
 def test_no_picture_and_an_unknown_option_are_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="no picture"):
         evaluate(folder / "scene.png", folder / "style.png", [], **RANDOM)
     with pytest.raises(UsageError, match="style_scale"):
-        evaluate(folder / "scene.png", folder / "style.png", folder / "scene.png", style_size=3)
+        scored(folder, style_size=3)
 
 
-def test_every_column_has_unit_direction_and_source_and_its_own_name() -> None:
+def test_every_column_is_complete_and_the_docs_state_it_as_the_code_does() -> None:
     assert len({column.name for column in COLUMNS}) == len(COLUMNS)
     for each in COLUMNS:
         assert each.better in (LOWER, HIGHER)
         assert each.unit and each.source and each.what
-
-
-def test_the_docs_state_the_columns_as_the_code_does() -> None:
     text = (ROOT / "docs" / "jury.md").read_text()
-    for each in headline():
+    for each in HEADLINE:
         assert f"| `{each.name}` | {each.unit} | {each.better} | {each.source} |" in text
 
 
 def test_no_held_out_tap_is_read_by_the_default_objective_or_a_preset() -> None:
-    from nst_fast.options.config import StylizeConfig
-    from nst_fast.options.presets import PRESETS
-
     for values in ({}, *(preset.values for preset in PRESETS.values())):
-        config = StylizeConfig().replace(**values)
-        assert not set(WASSERSTEIN_TAPS) & set(config.style_tap_weights)
+        assert not set(WASSERSTEIN_TAPS) & set(StylizeConfig().replace(**values).style_tap_weights)
 
 
 def test_without_its_weights_lpips_is_empty_and_says_what_is_missing(
     ranked: Evaluation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(perceptual, "find_spec", lambda name: None)
-    assert "nst-fast[jury]" in perceptual.missing()
-    monkeypatch.setattr(perceptual, "find_spec", lambda name: name)
+    monkeypatch.setattr(measures, "find_spec", lambda name: None)
+    assert "nst-fast[jury]" in measures.missing_for_lpips()
+    monkeypatch.setattr(measures, "find_spec", lambda name: name)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert "alexnet-owt-7be5be79.pth is not in" in perceptual.missing()
-    perceptual.backbone().parent.mkdir(parents=True)
-    perceptual.backbone().write_bytes(b"not AlexNet")
-    assert "damaged" in perceptual.missing()
+    assert "alexnet-owt-7be5be79.pth is not in" in measures.missing_for_lpips()
+    measures.alexnet_file().parent.mkdir(parents=True)
+    measures.alexnet_file().write_bytes(b"not AlexNet")
+    assert "damaged" in measures.missing_for_lpips()
     if ranked.notes:
         assert {each.scores["content_lpips"] for each in ranked.pictures} == {None}
 
 
-def test_lpips_is_asked_for_picture_and_content_where_it_is_there(
+def test_lpips_compares_picture_and_content_where_its_weights_are_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perceptual, "missing", lambda: "")
-    monkeypatch.setattr(perceptual, "_metric", lambda: lambda image, content: (image - content).abs().mean())
-    found = evaluate(
-        folder / "scene.png", folder / "style.png", [folder / "scene.png", folder / "mixed-50.png"], **RANDOM
-    )
+    monkeypatch.setattr(measures, "missing_for_lpips", lambda: "")
+    monkeypatch.setattr(measures, "_lpips_metric", lambda: lambda image, content: (image - content).abs().mean())
+    found = scored(folder, folder / "scene.png", folder / "mixed-50.png")
     assert column(found, "content_lpips")[0] == 0 < column(found, "content_lpips")[1]
     assert not found.notes
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """The exit code of ``nst-fast evaluate``."""
-    monkeypatch.setattr("sys.argv", ["nst-fast", "evaluate", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``nst-fast evaluate`` with random weights: exit code, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        return run_command(monkeypatch, capsys, "evaluate", *arguments, "--weights", "random:0", "--device", "cpu")
+
+    return call
 
 
 def test_the_command_shows_a_table_and_writes_json_and_csv(
-    folder: Path,
-    ranked: Evaluation,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    folder: Path, ranked: Evaluation, tmp_path: Path, command: Run
 ) -> None:
     given = (folder / "scene.png", folder / "style_in_shape.png", folder / "mixed-25.png", folder / "mixed-50.png")
-    files = ("--json", tmp_path / "scores.json", "--csv", tmp_path / "scores.csv")
-    assert command(monkeypatch, *given, *files, "--weights", "random:0", "--device", "cpu") == 0
-    shown = capsys.readouterr()
-    assert "64x48" in shown.out and "SWD ↓" in shown.out and "SSIM ↑" in shown.out
-    assert ranked.weights["sha256"] in shown.err
+    code, out, err = command(*given, "--json", tmp_path / "scores.json", "--csv", tmp_path / "scores.csv")
+    assert code == 0
+    assert "64x48" in out and "SWD ↓" in out and "SSIM ↑" in out
+    assert ranked.weights["sha256"] in err
     data = json.loads((tmp_path / "scores.json").read_text())
     assert data["schema"] == "nst-fast/evaluate/1"
     assert data["weights"] == {"source": "random, seed 0", "sha256": ranked.weights["sha256"]}
     assert [column["name"] for column in data["columns"]] == [column.name for column in COLUMNS]
-    assert all({"unit", "better", "source", "what"} <= set(column) for column in data["columns"])
+    assert all({"name", "unit", "better", "source", "what"} == set(column) for column in data["columns"])
     with (tmp_path / "scores.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     for expected, as_json, row in zip(ranked.pictures[1:3], data["pictures"], rows, strict=True):
@@ -348,42 +322,40 @@ def test_the_command_shows_a_table_and_writes_json_and_csv(
                 assert as_json["scores"][name] == float(row[name]) == pytest.approx(value, rel=1e-6)
 
 
-def test_json_to_stdout_is_one_object_and_files_are_not_replaced_unasked(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_json_to_stdout_is_one_object_and_files_are_replaced_only_on_request(
+    folder: Path, tmp_path: Path, command: Run
 ) -> None:
-    given = (folder / "scene.png", folder / "style.png", folder / "mixed-25.png", "--weights", "random:0")
-    assert command(monkeypatch, *given, "--json", "-", "--quiet") == 0
-    shown = capsys.readouterr()
-    assert json.loads(shown.out)["status"] == "complete"
-    assert shown.err == ""
+    given = (folder / "scene.png", folder / "style.png", folder / "mixed-25.png")
+    code, out, err = command(*given, "--json", "-", "--quiet")
+    assert (code, json.loads(out)["status"], err) == (0, "complete", "")
     (tmp_path / "scores.csv").write_text("mine")
-    assert command(monkeypatch, *given, "--csv", tmp_path / "scores.csv") == 4
+    assert command(*given, "--csv", tmp_path / "scores.csv")[0] == 4
     assert (tmp_path / "scores.csv").read_text() == "mine"
-    assert command(monkeypatch, *given, "--json", folder / "mixed-25.png", "--overwrite") == 4
+    assert command(*given, "--json", folder / "mixed-25.png", "--overwrite")[0] == 4
 
 
 def test_the_command_ends_with_3_for_a_bad_picture_and_shows_its_columns_without_any(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, command: Run
 ) -> None:
-    bad = save(tmp_path, "bad", scene(40, 64))
-    assert command(monkeypatch, folder / "scene.png", folder / "style.png", bad, "--weights", "random:0") == 3
-    assert "another shape" in capsys.readouterr().err
-    assert command(monkeypatch, "--columns") == 0
-    shown = capsys.readouterr().out
-    assert all(column.name in shown for column in COLUMNS)
+    code, _, err = command(folder / "scene.png", folder / "style.png", save(tmp_path, "bad", scene(40, 64)))
+    assert code == 3
+    assert "another shape" in err
+    code, out, _ = command("--columns")
+    assert code == 0
+    assert all(column.name in out for column in COLUMNS)
 
 
-def test_names_are_shown_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_brackets_in_file_names_are_shown_and_are_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run
 ) -> None:
     content, style = save(tmp_path, "[red]", scene()), save(tmp_path, "[b]", brushwork())
     monkeypatch.chdir(tmp_path)
-    assert command(monkeypatch, content.name, style.name, content.name, "--weights", "random:0") == 0
-    shown = capsys.readouterr().out
-    assert "[red].png in the style of [b].png" in shown
-    assert "│ [red].png" in shown
+    code, out, _ = command(content.name, style.name, content.name)
+    assert code == 0
+    assert "[red].png in the style of [b].png" in out
+    assert "│ [red].png" in out
 
 
-def test_the_package_offers_it() -> None:
+def test_the_package_exports_evaluate_and_its_results() -> None:
     assert {"Evaluation", "Scores", "evaluate"} <= set(nst_fast.__all__)
     assert nst_fast.Scores.__name__ == "Scores"

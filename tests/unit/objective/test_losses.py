@@ -71,9 +71,10 @@ def test_relative_losses_do_not_change_when_the_network_is_rescaled(scale: float
     torch.testing.assert_close(both(scale), both(1.0))
 
 
-def test_relative_loss_of_an_all_zero_target_is_finite() -> None:
+def test_relative_losses_of_an_all_zero_target_are_finite() -> None:
     zero = torch.zeros(1, 3, 4, 5)
     assert torch.isfinite(losses.content_loss(zero, zero, "relative")).all()
+    assert torch.isfinite(losses.style_loss(zero[0], zero[0], "relative", 1.0, 20)).all()
 
 
 def test_tv_loss_is_zero_for_a_flat_picture_and_known_for_a_step() -> None:
@@ -89,7 +90,7 @@ def plain_tv(image: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("weight", "chroma_weight"), [(3.0, 0.0), (0.0, 40.0), (2.0, 5.0)])
-def test_total_variation_is_that_of_the_picture_and_that_of_its_chroma_weighed(
+def test_total_variation_is_the_weighted_sum_of_that_of_the_picture_and_of_its_chroma(
     weight: float, chroma_weight: float
 ) -> None:
     image = features(3, 5, 6)

@@ -38,16 +38,11 @@ def test_other_pixels_taps_or_weights_are_other_targets(shallow_encoder: Encoder
     assert cache.built == 6
 
 
-def test_a_run_without_content_or_without_style_has_only_the_other(
+def test_without_content_or_style_there_are_only_the_other_targets_and_large_ones_are_not_kept(
     shallow_encoder: Encoder, picture: torch.Tensor
 ) -> None:
-    cache = TargetCache()
-    assert not cache.build(shallow_encoder, CONFIG, None, [picture]).content
-    assert not cache.build(shallow_encoder, CONFIG, picture, []).grams
-
-
-def test_targets_beyond_the_limit_are_not_kept(shallow_encoder: Encoder, picture: torch.Tensor) -> None:
     cache = TargetCache(kept_bytes=1000)
+    assert not cache.build(shallow_encoder, CONFIG, None, [picture]).content
     for _ in range(2):
-        cache.build(shallow_encoder, CONFIG, picture, [])
-    assert cache.built == 2
+        assert not cache.build(shallow_encoder, CONFIG, picture, []).grams
+    assert cache.built == 3

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from nst_fast.network.vgg import Encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.checked_export import encoder_for
 from nst_fast.onnx.export import build_graph
 from nst_fast.onnx.monitor import Monitor

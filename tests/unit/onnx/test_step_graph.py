@@ -13,8 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.coefficients import coefficients
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, Statistics, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.graph.rules import transposed_weight
 from nst_fast.onnx.graph.step import OPERATORS, AdamConstants, StepGraph, build_step_graph, constant_feeds
 from nst_fast.options.config import ObjectiveOptions

@@ -21,8 +21,8 @@ from nst_fast.engines import ort as engine_module
 from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.engines.ort_step import WholeStep
 from nst_fast.errors import DeviceError, UsageError
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import Binding, ProviderStatus, Session
 from nst_fast.optimizers import (

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from nst_fast.benchmark.config import BenchConfig
+from nst_fast.benchmark.scenarios import BenchConfig
 from nst_fast.errors import UsageError
 from nst_fast.options.config import DemoConfig, ExportConfig, ObjectiveOptions, StylizeConfig, parse_taps
 from nst_fast.options.declaration import Option, declared

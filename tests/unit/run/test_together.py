@@ -20,12 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from nst_fast.api import Listeners, Networks, stylize, stylize_together
-from nst_fast.benchmark import ceilings
-from nst_fast.benchmark.config import BenchConfig
-from nst_fast.benchmark.loops import loop_rows
-from nst_fast.benchmark.report import size_of
-from nst_fast.benchmark.rows import LoopRow
-from nst_fast.benchmark.workbench import Workbench
 from nst_fast.distributed.group import SingleRank
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation, Evaluator, choice, make_evaluator
@@ -41,8 +35,8 @@ from nst_fast.jobs.batch.run import run_batch
 from nst_fast.memory.planner import MemoryTask, make_plan
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
+from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.objective.reference import EagerEvaluator
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.commands import BatchConfig
 from nst_fast.options.config import OptimizerOptions, StopOptions, StylizeConfig
@@ -485,28 +479,3 @@ def test_a_failure_of_pictures_together_is_raised_once_all_are_written(
         assert record["status"] == "diverged"
         assert record["warnings"][0].startswith("1.png: step 5: the loss is not finite")
         assert math.isfinite(record["losses"]["total"])
-
-
-def test_a_benchmark_of_several_pictures_in_a_step_counts_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "MATMUL_SIDE", {"cpu": 128})
-    monkeypatch.setattr(ceilings, "CONV_SIDE", {"cpu": 8})
-    options: dict[str, Any] = {name: OPTIONS[name] for name in ("weights", "content_taps", "style_taps")}
-    few: dict[str, Any] = {"repeats": 2, "turn_seconds": 0.001, "steps": 3, "monitor_every": 0, "warmup": 1}
-    config = BenchConfig(**options, **few, sizes="32x24", engines="fast:fp32", batch=3, memory=False, device="cpu")
-    workbench = Workbench(config)
-    scene = workbench.scene(24, 32, 3)
-    assert scene.start.shape == (3, 3, 24, 32)
-    assert torch.equal(scene.content_image[:1], workbench.scene(24, 32).content_image)
-    assert len({picture.mean().item() for picture in scene.content_image}) == 3
-    one = replace(LoopRow(width=32, height=24, engine="fast", device="cpu"), batch=1)
-    for row in loop_rows(workbench, 24, 32):
-        assert (row.status, row.batch) == ("ok", 3), row.error
-        assert row.steps_per_second is not None
-        assert row.pictures_per_second == pytest.approx(3 * row.steps_per_second)
-        assert row.gflop == pytest.approx(3 * 2e-9 * workbench.flops(one))
-        assert row.gradient_cosine == pytest.approx(1, abs=1e-3)
-        assert size_of(row.as_dict()) == "3 of 32x24"
-    with pytest.raises(UsageError, match="--batch 2: engine ort"):
-        BenchConfig(engines="ort", batch=2)
-    with pytest.raises(UsageError, match="--batch 2: time to quality"):
-        BenchConfig(pairs="sample", batch=2)

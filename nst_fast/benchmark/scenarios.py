@@ -1,15 +1,19 @@
-"""The options of the benchmark. Those it shares with ``stylize`` are declared in :mod:`nst_fast.options.config`."""
+"""What to measure: the options of the benchmark, and scenarios, which are options in a TOML file."""
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from nst_fast.errors import UsageError
+from nst_fast.errors import InputError, UsageError, nearest
 from nst_fast.network.taps import smallest_side
 from nst_fast.options.config import DeviceOptions, MonitorOptions, ObjectiveOptions, OptimizerOptions
 from nst_fast.options.declaration import declared, option
+from nst_fast.system.files import shown
 
-SAMPLE = "sample"  # in place of a pair of pictures: the two that nst-fast draws itself
+SAMPLE = "sample"  # in place of a pair of files: two pictures that nst-fast draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,7 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
     @property
     def image_sizes(self) -> list[tuple[int, int]]:
         """Height and width of every picture."""
-        return [self._size(part) for part in _split(self.sizes)]
+        return [_size(part) for part in _split(self.sizes)]
 
     @property
     def engine_precisions(self) -> list[tuple[str, str]]:
@@ -89,7 +93,7 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
         for part in _split(self.pairs):
             content, plus, style = part.partition("+")
             if part != SAMPLE and not (content and plus and style):
-                raise UsageError(f"--pairs {part!r} is no pair", f"Write CONTENT+STYLE, or {SAMPLE}")
+                raise UsageError(f"`pairs` {part!r} is no pair", f"Write CONTENT+STYLE, or {SAMPLE}")
             pairs.append(None if part == SAMPLE else (content, style))
         return pairs
 
@@ -102,39 +106,37 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
             try:
                 found.append((name, float(rate)))
             except ValueError:
-                raise UsageError(f"--plain {part!r} has no rate", "Write OPTIMIZER:RATE, as adam:0.02") from None
+                raise UsageError(f"`plain` {part!r} has no rate", "Write OPTIMIZER:RATE, as adam:0.02") from None
         return found
 
     def contradictions(self) -> list[str]:
         problems = super().contradictions()
         if self.picture_pairs and not self.plain_optimizers:
-            problems.append("--plain '': time to quality needs at least one to compare with")
+            problems.append("`plain` '': time to quality needs at least one to compare with")
         if self.batch > 1 and any(engine == "ort" for engine, _ in self.engine_precisions):
-            problems.append(f"--batch {self.batch}: engine ort takes one picture at a time")
+            problems.append(f"`batch` {self.batch}: engine ort takes one picture at a time")
         if self.batch > 1 and self.picture_pairs:
-            problems.append(f"--batch {self.batch}: time to quality is that of single pictures")
+            problems.append(f"`batch` {self.batch}: time to quality is that of single pictures")
         engines, precisions = zip(*self.engine_precisions, strict=True) if self.engine_precisions else ((), ())
-        for flag, names, known in (
+        for option_name, names, known in (
             ("engines", engines, _choices(DeviceOptions, "engine")),
             ("engines", precisions, _choices(DeviceOptions, "precision")),
             ("providers", self.provider_names, _choices(MonitorOptions, "monitor_provider")),
             ("plain", [name for name, _ in self.plain_optimizers], _choices(OptimizerOptions, "optimizer")),
         ):
             unknown = dict.fromkeys(name for name in names if name not in known)
-            problems += [f"--{flag} {name}: must be among {', '.join(known)}" for name in unknown]
-        if not problems and min(map(min, self.image_sizes), default=0) < smallest_side(self.taps):
-            problems.append(
-                f"--sizes {self.sizes!r}: the taps need sides of at least {smallest_side(self.taps)} pixels"
-            )
+            problems += [f"`{option_name}` {name}: must be among {', '.join(known)}" for name in unknown]
+        if not problems and min(map(min, self.image_sizes), default=0) < (least := smallest_side(self.taps)):
+            problems.append(f"`sizes` {self.sizes!r}: the taps need sides of at least {least} pixels")
         return problems
 
-    @staticmethod
-    def _size(text: str) -> tuple[int, int]:
-        width, cross, height = text.partition("x")
-        try:
-            return int(height if cross else width), int(width)
-        except ValueError:
-            raise UsageError(f"--sizes {text!r} is no size", "Write SIDE or WIDTHxHEIGHT, as 256,512x384") from None
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.partition("x")
+    try:
+        return int(height if cross else width), int(width)
+    except ValueError:
+        raise UsageError(f"`sizes` {text!r} is no size", "Write SIDE or WIDTHxHEIGHT, as 256,512x384") from None
 
 
 def _split(text: str) -> list[str]:
@@ -143,3 +145,46 @@ def _split(text: str) -> list[str]:
 
 def _choices(config_class: type, name: str) -> tuple[str, ...]:
     return next(item.option.choices for item in declared(config_class) if item.name == name)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A named benchmark: the stem of its file, and in the file ``description`` and a table ``[options]``."""
+
+    name: str
+    description: str
+    config: BenchConfig
+
+
+def load_scenario(path: Path, changes: Sequence[str] = ()) -> Scenario:
+    """Read a scenario file; ``changes`` (``NAME=VALUE``) replace its own options.
+
+    Raises:
+        InputError: the file cannot be read or is not TOML.
+        UsageError: it holds something else than ``description`` and ``[options]``, or an option that makes no sense.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{shown(path)}: cannot be read as TOML: {error}") from error
+    unknown = ", ".join(data.keys() - {"description", "options"})
+    if unknown:
+        raise UsageError(f"{shown(path)}: unknown key {unknown}", "A scenario has a description and [options]")
+    options = data.get("options", {}) | dict(map(_assignment, changes))
+    return Scenario(path.stem, data.get("description", ""), BenchConfig().replace(**options))
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    """``NAME=VALUE`` as an option of a scenario, text without quotes, other values as in TOML.
+
+    Raises:
+        UsageError: no such option, or not a value.
+    """
+    name, equals, value = text.partition("=")
+    kinds = {item.name: item.kind for item in declared(BenchConfig)}
+    if not equals or name not in kinds:
+        raise UsageError(f"{text!r} is not NAME=VALUE of an option", nearest(name, kinds) or "As weights=FILE")
+    try:
+        return name, value if kinds[name] is str else tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        raise UsageError(f"{text!r}: {name} takes no text", "Write the value as in TOML: 3, 0.5 or true") from None
