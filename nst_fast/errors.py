@@ -1,6 +1,6 @@
-"""Every error that nst-fast raises on purpose, and the exit code it ends a command with.
+"""The errors that nst-fast raises and the exit codes of the command line.
 
-    NstFastError                 1   a fault of ours
+    NstFastError                 1   an internal fault
     ├── UsageError               2   an option, or a combination of options, that makes no sense
     ├── InputError               3   an input picture that cannot be used
     ├── OutputError              4   a result that cannot be written
@@ -12,11 +12,11 @@
     ├── NumericsError            8   NaN, divergence, a flat picture
     ├── VerificationError        9   parity or a benchmark gate that failed
     ├── PartialError            10   a batch or a sweep in which some items failed
-    ├── BusyError               11   somebody else holds the lock; try again
+    ├── BusyError               11   another process holds the lock; try again
     └── ResumeError             12   a checkpoint that cannot be continued
 
-A message says what was given and what is wrong with it; ``remedy`` says what to do about it. The command line prints
-both on one line, ``error: MESSAGE. REMEDY``, and ends with the code of the class.
+A message names what was given and what is wrong with it, ``remedy`` what to do. The command line prints both on one
+line, ``error: MESSAGE. REMEDY``. Both name options in backticks, which the command line turns into flags.
 
 May import: nothing.
 """
@@ -41,7 +41,7 @@ class NstFastError(Exception):
         return f"{self.message.rstrip('.')}. {self.remedy}" if self.remedy else self.message
 
     def as_dict(self) -> dict[str, str | int]:
-        """``kind``, ``message`` on one line and ``exit_code``: what manifests and ``--json`` say of an error."""
+        """``kind``, ``message`` on one line and ``exit_code``, for manifests and JSON output."""
         return {"kind": type(self).__name__, "message": " ".join(str(self).split()), "exit_code": self.exit_code}
 
 
@@ -98,6 +98,6 @@ class ResumeError(NstFastError):
 
 
 def nearest(given: str, known: Iterable[str], count: int = 3) -> str:
-    """The known names closest to the given one, ready to end an error message; empty when nothing is close."""
+    """``Did you mean a, b?`` with the known names closest to the given one; empty when none is close."""
     close = difflib.get_close_matches(given, list(known), n=count, cutoff=0.5)
     return f"Did you mean {', '.join(close)}?" if close else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from batches import draw
+from hypothesis import settings
 
 from nst_fast.images import save_image
 from nst_fast.network.vgg import Encoder
@@ -17,6 +18,9 @@ from nst_fast.network.weights import make_encoder
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers that each use every core would only wait for one another
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
     torch.set_num_threads(1)
+
+settings.register_profile("nst-fast", deadline=None)  # a loaded machine is slow, and no test measures time this way
+settings.load_profile("nst-fast")
 
 ASSETS = Path(os.environ.get("NST_FAST_ASSETS", Path(__file__).parents[2] / "shared"))
 

@@ -8,12 +8,12 @@ import torch
 
 from nst_fast.benchmark.memory import bind
 from nst_fast.benchmark.rows import EvaluationRow
-from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio
+from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio, spread
 from nst_fast.benchmark.workbench import Workbench, arithmetic
 from nst_fast.onnx.export import INPUT_NAME, ExportModule
 from nst_fast.onnx.session import check_provider
 from nst_fast.options.config import ExportConfig
-from nst_fast.system.clock import Timing, make_clock
+from nst_fast.system.clock import make_clock
 from nst_fast.system.machine import resolve_device
 
 MOST_TURN_EVALUATIONS = 2000
@@ -47,13 +47,14 @@ class EvaluationContender(Contender):
 
     def fill(self, baseline: EvaluationContender) -> None:
         """Write the figures into the row."""
-        row, timing, device = self.row, Timing(self.samples), self.workbench.device
-        row.latency_ms, row.latency_ms_p10, row.latency_ms_p90 = timing.median_ms, timing.p10_ms, timing.p90_ms
-        row.evaluations_per_second = 1e3 / timing.median_ms
+        row, device = self.row, self.workbench.device
+        median_ms, row.latency_ms_p10, row.latency_ms_p90 = spread(self.samples)
+        row.latency_ms = median_ms
+        row.evaluations_per_second = 1e3 / median_ms
         row.ratio_to_pytorch = median_ratio(baseline, self)
         if row.runtime == ONNXRUNTIME:
             device = resolve_device("cpu" if row.actual == "cpu" else "cuda")
-        self.workbench.rate(row, self.workbench.flops(row), timing.median_ms, device)
+        self.workbench.rate(row, self.workbench.flops(row), median_ms, device)
 
     def _timed(self) -> float:
         started = self.clock()

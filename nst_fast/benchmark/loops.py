@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nst_fast.benchmark.rows import OK, LoopRow, MonitorRow
-from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio, recorded
+from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio, recorded, spread
 from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
 from nst_fast.engines import Evaluator
 from nst_fast.errors import NstFastError
@@ -22,7 +22,7 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.run.guard import Guard
 from nst_fast.run.loop import LossHistory, Span, optimize
 from nst_fast.run.observer import StepEvent
-from nst_fast.system.clock import Timing, make_clock
+from nst_fast.system.clock import make_clock
 
 MOST_TURN_STEPS = 2000  # bounds the history that the loop keeps on the device
 MONITOR_SECONDS = 60.0  # how long the monitor is waited for
@@ -125,13 +125,14 @@ def loop_rows(workbench: Workbench, height: int, width: int) -> list[LoopRow]:
 
 
 def _fill_speed(row: LoopRow, contender: LoopContender, eager: LoopContender) -> None:
-    timing, workbench = Timing(contender.samples), contender.workbench
-    row.step_ms, row.step_ms_p10, row.step_ms_p90 = timing.median_ms, timing.p10_ms, timing.p90_ms
-    row.steps_per_second = 1e3 / timing.median_ms
+    workbench = contender.workbench
+    median_ms, row.step_ms_p10, row.step_ms_p90 = spread(contender.samples)
+    row.step_ms = median_ms
+    row.steps_per_second = 1e3 / median_ms
     row.pictures_per_second = row.batch * row.steps_per_second
     row.turn_steps = contender.turn_steps
     row.ratio_to_eager = median_ratio(eager, contender)
-    workbench.rate(row, 2 * workbench.flops(row), timing.median_ms, workbench.device)
+    workbench.rate(row, 2 * workbench.flops(row), median_ms, workbench.device)
 
 
 def _fill_quality(rows: Sequence[LoopRow], contenders: Sequence[LoopContender], workbench: Workbench) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 
+import numpy as np
+
 from nst_fast.benchmark.rows import FAILED, NOT_AVAILABLE, OK, Row
 from nst_fast.errors import DeviceError
 
@@ -77,6 +79,12 @@ def median_ratio(numerator: Contender, denominator: Contender) -> float | None:
     if not pairs or len(numerator.turns) != len(denominator.turns):
         return None
     return median(median(upper) / median(lower) for upper, lower in pairs)
+
+
+def spread(samples: Sequence[float]) -> tuple[float, float, float]:
+    """The median, the 10th and the 90th percentile of samples, interpolated linearly."""
+    middle, low, high = np.quantile(samples, (0.5, 0.1, 0.9))
+    return float(middle), float(low), float(high)
 
 
 def count_for(seconds: float, each: float, most: int) -> int:

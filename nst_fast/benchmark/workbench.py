@@ -22,7 +22,7 @@ from nst_fast.onnx.session import Session
 from nst_fast.options.config import ExportConfig, StylizeConfig
 from nst_fast.run.observer import Observer
 from nst_fast.run.problem import Networks
-from nst_fast.system.clock import measure
+from nst_fast.system.clock import make_clock
 from nst_fast.system.machine import resolve_device
 
 CONTENT_SEED, STYLE_SEED, NOISE_SEED = 1, 2, 3  # added to multiples of the run's seed
@@ -208,6 +208,15 @@ def _probes(device: torch.device, precision: str) -> dict[str, tuple[Callable[[]
 
 def _rate(work: Callable[[], Tensor], flop: float, device: torch.device) -> float:
     """GFLOP/s of the fastest of a few calls: a ceiling is what is possible, not what is usual."""
-    first = measure(work, warmup=2, repeats=1, device=device).min_ms
-    repeats = max(3, min(PROBE_REPEATS, int(1e3 * PROBE_SECONDS / first)))
-    return flop / min(first, measure(work, warmup=0, repeats=repeats, device=device).min_ms) / 1e6
+    clock = make_clock(device)
+
+    def seconds() -> float:
+        started = clock()
+        work()
+        return clock() - started
+
+    for _ in range(2):
+        work()  # warm-up
+    first = seconds()
+    repeats = max(3, min(PROBE_REPEATS, int(PROBE_SECONDS / first)))
+    return flop / min(first, *(seconds() for _ in range(repeats))) / 1e9

@@ -11,12 +11,12 @@ import typer
 
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.errors import UsageError, VerificationError
-from nst_fast.network.taps import CONVS_PER_BLOCK
+from nst_fast.network.taps import CONVS_PER_BLOCK, check_network
 from nst_fast.options.config import StylizeConfig
 from nst_fast.system.files import shown
 
 if TYPE_CHECKING:
-    from nst_fast.network.weights.cache import Held
+    from nst_fast.network.weights.cache import WeightFile
 
 SCHEMA = "nst-fast/weights/1"
 
@@ -66,7 +66,7 @@ def list_weights(as_json: Json = False) -> None:
     emit(f"attribution  {original.ATTRIBUTION}")
 
 
-def describe(file: Any, network: str, held: Sequence[Held]) -> dict[str, Any]:
+def describe(file: Any, network: str, held: Sequence[WeightFile]) -> dict[str, Any]:
     """What torchvision publishes for a network, and the files of it that are here."""
     return {
         "network": network,
@@ -77,7 +77,7 @@ def describe(file: Any, network: str, held: Sequence[Held]) -> dict[str, Any]:
     }
 
 
-def as_dict(held: Held) -> dict[str, str]:
+def as_dict(held: WeightFile) -> dict[str, str]:
     facts = {"network": held.network, "source": held.source, "path": shown(held.path)}
     return {**facts, "state": held.state, "sha256": held.sha256}
 
@@ -102,17 +102,17 @@ def fetch(
     by spaces; NST_FAST_OFFLINE=1 forbids the network.
     """
     messages = Messages(quiet=quiet)
-    from nst_fast.network.weights import cache, hub
+    from nst_fast.network.weights import cache
 
     wanted = network or [StylizeConfig().network]
     for name in wanted:
-        hub.check_known(name)
+        check_network(name)
     files = []
     for name in wanted:
         messages.say(f"looking for {name}")
         _, digest, read = cache.pretrained_features(name, tuple(mirror or ()))
         copy = cache.copy_of(name)
-        files.append(cache.Held(name, copy if copy.exists() else read, "intact", digest, digest, "imagenet"))
+        files.append(cache.WeightFile(name, copy if copy.exists() else read, "intact", digest, digest, "imagenet"))
     conclude(files, as_json=as_json)
 
 
@@ -138,13 +138,13 @@ def verify(
         raise VerificationError("; ".join(map(complaint, wrong)), remedy_for(wrong))
 
 
-def complaint(held: Held) -> str:
+def complaint(held: WeightFile) -> str:
     if held.state == "unknown":
         return f"{shown(held.path)}: nothing to compare its sha256 {held.sha256} with"
     return f"{shown(held.path)} has the sha256 {held.sha256 or '(unreadable)'}, not {held.expected or 'one on record'}"
 
 
-def remedy_for(wrong: Sequence[Held]) -> str:
+def remedy_for(wrong: Sequence[WeightFile]) -> str:
     if all(one.state == "unknown" for one in wrong):
         return "Give the hash that its supplier states with --sha256"
     from nst_fast.network.weights.original import REINSTALL
@@ -180,7 +180,7 @@ def checked_hash(given: str | None) -> str | None:
     return given.lower() if given else None
 
 
-def conclude(held: Sequence[Held], *, as_json: bool) -> None:
+def conclude(held: Sequence[WeightFile], *, as_json: bool) -> None:
     """The files on stdout: their paths, and what is known of them."""
     if as_json:
         emit_json({"schema": SCHEMA, "status": "complete", "files": [as_dict(one) for one in held]})

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nst_fast.errors import InputError
-from nst_fast.images.borders import NO_BORDERS, Borders
-from nst_fast.images.color import SRGB_PROFILE, Colour, parse_colour
-from nst_fast.images.cropping import Crop, decode_cropped
+from nst_fast.images.borders import NO_BORDERS, Borders, Crop, decode_cropped
+from nst_fast.images.color import SRGB_PROFILE, Color, parse_color
 from nst_fast.images.decoding import Limits
 from nst_fast.images.encoding import WRITABLE, check_output_suffix, check_suffix, quantised, write_image
 from nst_fast.images.resizing import resize, resize_to, scaled_size
 from nst_fast.images.sources import STANDARD_INPUT, open_source
-from nst_fast.images.text import read_text as text_inside
+from nst_fast.images.text import MAX_MEGAPIXELS, read_text
 from nst_fast.system.files import AnyPath, shown, write_atomic
 
 __all__ = [
@@ -48,8 +47,7 @@ __all__ = [
     "to_uint8",
 ]
 
-MAX_MEGAPIXELS = 179.0
-# What a file in a folder must be called to count as a picture; one that is named is read whatever it is called.
+# The suffixes of pictures in a folder; a file that is named is read whatever its suffix.
 READABLE = WRITABLE | {".jfif": "JPEG", ".mpo": "MPO", ".gif": "GIF", ".avif": "AVIF"}
 
 
@@ -60,7 +58,7 @@ class LoadedImage:
     Attributes:
         tensor: [1, 3, H, W], RGB, float32 in [0, 1].
         path: as given.
-        format: what the file is, whatever its suffix says: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF or AVIF.
+        format: of the content, not the suffix: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF or AVIF.
         original_size: width and height in the file, upright, in pixels.
         sha256: of the file's bytes.
         notes: what a user should know: wrong suffix, first frame used, profile ignored, border left out.
@@ -78,7 +76,7 @@ def load_image(
     path: AnyPath,
     *,
     longest_side: int | None = None,
-    background: str | Colour = "white",
+    background: str | Color = "white",
     max_megapixels: float = MAX_MEGAPIXELS,
     crop: Crop = NO_BORDERS,
 ) -> LoadedImage:
@@ -89,18 +87,18 @@ def load_image(
         longest_side: resize, down or up, to this many pixels; ``None`` keeps the size.
         background: the colour behind transparent pixels: a name, ``#rrggbb`` or three numbers in [0, 1].
         max_megapixels: refuse files whose header claims more, before their pixels are decoded.
-        crop: borders to be left out before the size is made, ``auto`` for those that are found; a note tells of them.
+        crop: borders to be left out before resizing; ``auto`` finds them and adds a note.
 
     Raises:
         InputError: missing, empty, damaged, cut short, of another kind, too large, or under 16 pixels on a side.
         UsageError: a folder; not a colour.
     """
-    colour = parse_colour(background)
+    color = parse_color(background)
     name = "standard input" if str(path) == STANDARD_INPUT else shown(path)
     with open_source(path) as stream:
         try:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            decoded = decode_cropped(stream, name, Limits(longest_side, max_megapixels), colour, crop)
+            decoded = decode_cropped(stream, name, Limits(longest_side, max_megapixels), color, crop)
         except OSError as error:
             raise InputError(f"{name} cannot be read: {error}", "Check the disk or the network it is on") from error
     notes = (*_suffix_note(Path(path), decoded.format), *decoded.notes)
@@ -116,7 +114,7 @@ def _suffix_note(path: Path, actual: str) -> tuple[str, ...]:
 
 
 def to_uint8(tensor: Tensor) -> NDArray[np.uint8]:
-    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in 0-255, rounded to the nearest; what lies outside is clamped.
+    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in 0-255, clamped and rounded to the nearest.
 
     Raises:
         NumericsError: a value is NaN or infinite.
@@ -155,13 +153,3 @@ def encode_image(tensor: Tensor, suffix: str, *, text: Mapping[str, str] | None 
     sink = io.BytesIO()
     write_image(sink, tensor, check_suffix(suffix, f"*{suffix}", bit_depth), text or {}, bit_depth)
     return sink.getvalue()
-
-
-def read_text(path: AnyPath) -> dict[str, str]:
-    """The text inside a picture: all of a PNG's, and what :func:`save_image` put into another; empty if there is none.
-
-    Raises:
-        InputError: not a readable picture, or text that is damaged or larger than Pillow allows.
-        UsageError: a folder.
-    """
-    return text_inside(path, MAX_MEGAPIXELS)

@@ -1,25 +1,34 @@
-"""Borders of scanned pictures: strips of paper, frame, passe-partout or bars along a side. Pure functions.
+"""Borders of scanned pictures, strips of paper, frame, passe-partout or bars along a side: found, and left out.
 
-A strip is taken for a border when it has one colour along the whole side and ends at a straight, sharp edge along
-(nearly) the whole side. That is deliberately strict: a border that is left in shows, a picture that is cut is lost.
+A strip is a border when it has one colour along the whole side and ends at a straight, sharp edge along (nearly) the
+whole side. That is strict: a border that stays shows, a picture that is cut is lost.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import replace
+from typing import BinaryIO, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-WIDEST = 0.12  # of a side's depth: whatever goes further in is taken for part of the picture
+from nst_fast.images.color import Color
+from nst_fast.images.decoding import SMALLEST_SIDE, Decoded, Limits, decode
+from nst_fast.images.resizing import resize_to, scaled_size
+
+# Borders are looked for at this longest side, or the file's if that is smaller, whatever size is wanted: they are the
+# same at every size.
+OVERVIEW = 512
+WIDEST = 0.12  # of a side's depth: a wider strip is part of the picture
 SMALLEST_PICTURE = 64  # pixels: in a smaller one a border and a stroke are the same few pixels
 FLAT = 0.07  # a pixel of the strip is at most so far from the strip's colour, in its worst channel
 EDGE = 0.10  # a pixel inside is at least so far from it
 FLAT_SHARE, EDGE_SHARE = 0.995, 0.9  # of the side's length for which that holds
 REACH = 0.008  # of the longest side: an edge may be as slanted or blurred as this
-CONTINUED = 1 / 4  # a gradient goes on behind its "edge" by more than this share of the step, a border does not
+CONTINUED = 1 / 4  # a gradient continues behind its "edge" by more than this share of the step, a border does not
 
 
 class Borders(NamedTuple):
@@ -37,6 +46,7 @@ class Borders(NamedTuple):
 
 
 NO_BORDERS = Borders()
+Crop = Borders | Literal["auto"]
 
 
 def _up(pixels: float) -> int:
@@ -46,8 +56,8 @@ def _up(pixels: float) -> int:
 def find_borders(image: Tensor) -> Borders:
     """The borders of an image [1, 3, H, W] in [0, 1], at most ``WIDEST`` of each side's depth.
 
-    What is left when strips are gone is searched again, so that a frame and the paper in it both go. A side whose
-    strips go on beyond ``WIDEST`` has none: it is a pattern of stripes.
+    The rest is searched again, so that a frame and the paper in it are both found. A side whose strips continue beyond
+    ``WIDEST`` has none: it is a pattern of stripes.
     """
     image = image[0]
     height, width = image.shape[1:]
@@ -58,14 +68,14 @@ def find_borders(image: Tensor) -> Borders:
     while True:
         left, top, right, bottom = cut
         rest = image[:, top : height - bottom, left : width - right]
-        # Twice as far as a border may go, to see whether strips go on.
-        room = [2 * most - gone for most, gone in zip(deepest, cut, strict=True)]
+        # Twice as deep as a border may be, to see whether strips continue.
+        room = [2 * most - done for most, done in zip(deepest, cut, strict=True)]
         found = [strip_depth(rows, most) for rows, most in zip(_from_each_side(rest), room, strict=True)]
         if not any(found):
             break
-        cut = [gone + more for gone, more in zip(cut, found, strict=True)]
+        cut = [done + more for done, more in zip(cut, found, strict=True)]
     sides = zip(cut, deepest, (width, height, width, height), strict=True)
-    return Borders(*(gone / side if gone <= most else 0.0 for gone, most, side in sides))
+    return Borders(*(depth / side if depth <= most else 0.0 for depth, most, side in sides))
 
 
 def _from_each_side(image: Tensor) -> Iterator[Tensor]:
@@ -85,10 +95,9 @@ def strip_depth(rows: Tensor, most: int) -> int:
     """
     reach = max(1, round(REACH * max(rows.shape[1:])))
     rows = rows[:, : most + 2 * reach + 1]
-    colour = rows[:, 0].median(dim=1).values[:, None, None]
-    off = rows - colour
-    flat = _is_flat(off)
-    strip = int(flat.cumprod(0).sum())  # rows before the first that is not flat
+    color = rows[:, 0].median(dim=1).values[:, None, None]
+    off = rows - color
+    strip = int(_is_flat(off).cumprod(0).sum())  # rows before the first that is not flat
     if not 0 < strip < most or strip + 2 * reach >= rows.shape[1]:
         return 0
     # The ends of the side may lie in the borders of the neighbouring sides.
@@ -97,9 +106,7 @@ def strip_depth(rows: Tensor, most: int) -> int:
     other = (middle.abs().amax(0) >= EDGE).float().mean(1) >= EDGE_SHARE
     if not other[: reach + 1].any() or _continues(middle, reach):
         return 0
-    edge = int(
-        other.int().argmax()
-    )  # rows that are neither: it is slanted or blurred, and so a little longer than that
+    edge = int(other.int().argmax())  # rows that are neither; a slanted or blurred edge is a little longer
     return strip + edge + (2 if edge else 1)
 
 
@@ -111,6 +118,64 @@ def _is_flat(off: Tensor) -> Tensor:
 
 
 def _continues(off: Tensor, reach: int) -> bool:
-    """Whether the colour goes on changing behind the edge as it did at it: a gradient. ``off`` is [3, rows, length]."""
+    """Whether the colour changes behind the edge as it does at it: a gradient. ``off`` is [3, rows, length]."""
     at_edge, further = off[:, reach].median(dim=1).values, off[:, 2 * reach].median(dim=1).values
     return bool(torch.dot(further - at_edge, at_edge) > CONTINUED * torch.dot(at_edge, at_edge))
+
+
+def decode_cropped(stream: BinaryIO, name: str, limits: Limits, background: Color, crop: Crop) -> Decoded:
+    """Decode a picture without its borders; the longest side of ``limits`` is that of the rest.
+
+    The stream is decoded again to look for borders (``auto``), and once more where there is one. A picture that would
+    be too small without them keeps them.
+
+    Raises:
+        InputError: as from :func:`decode`; too little is left.
+    """
+    decoded = decode(stream, name, limits, background)
+    borders = crop
+    if borders == "auto":
+        borders = find_borders(_overview(stream, name, limits, background, decoded).tensor)
+        left = _left_of(decoded.size, borders)
+        if min(*left, *scaled_size(*left, limits.longest_side)) < SMALLEST_SIDE:
+            return decoded
+    if borders == NO_BORDERS:
+        return decoded
+    left = _left_of(decoded.size, borders)
+    limits.check(*left, f"{name} without its border")
+    size, notes = decoded.size, decoded.notes
+    if crop == "auto":
+        sides = [f"{side} {100 * share:.1f} %" for side, share in borders._asdict().items() if share]
+        notes = (*notes, f"border left out: {', '.join(sides)} (`style_crop` none keeps it)")
+    if limits.longest_side is not None:  # only then is the picture read at another size
+        # A little more than enough, as pixels are rounded inwards; not enlarged before the cut, which may leave little.
+        side = min(max(size), math.ceil(limits.longest_side * max(size) / max(left)) + 2)
+        del decoded
+        decoded = decode(stream, name, replace(limits, longest_side=side), background)
+    return replace(decoded, tensor=_cut(decoded.tensor, borders, scaled_size(*left, limits.longest_side)), notes=notes)
+
+
+def _overview(stream: BinaryIO, name: str, limits: Limits, background: Color, decoded: Decoded) -> Decoded:
+    longest, shortest = max(decoded.size), min(decoded.size)
+    enough = math.ceil(SMALLEST_SIDE * longest / shortest)
+    side = min(longest, max(OVERVIEW, enough))
+    if side == limits.longest_side or (limits.longest_side is None and side == longest):
+        return decoded
+    return decode(stream, name, replace(limits, longest_side=side), background)
+
+
+def _left_of(size: tuple[int, int], borders: Borders) -> tuple[int, int]:
+    """Width and height in the file of the part without borders, in pixels."""
+    left, top, right, bottom = borders.inside(*size)
+    return right - left, bottom - top
+
+
+def _cut(image: Tensor, borders: Borders, size: tuple[int, int]) -> Tensor:
+    """The part without borders, [1, 3, H, W], of exactly a width and height: cut, or enlarged if it is too small."""
+    left, top, right, bottom = borders.inside(image.shape[3], image.shape[2])
+    image = image[:, :, top:bottom, left:right]
+    (width, height), (rows, columns) = size, image.shape[2:]
+    if rows < height or columns < width:
+        return resize_to(image, (height, width))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return image[:, :, top : top + height, left : left + width].contiguous()

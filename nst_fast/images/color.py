@@ -12,59 +12,51 @@ from PIL import Image, ImageCms, ImageColor, TiffImagePlugin
 from nst_fast.errors import InputError, UsageError
 
 FloatArray = NDArray[np.float32]
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 MAX_PROFILE_BYTES = 8 * 2**20  # the largest profiles of printing presses have 3 MB
-_GREY_MODES = {"1", "L", "LA", "La", "I;16", "I;16B"}
+_GRAY_MODES = {"1", "L", "LA", "La", "I;16", "I;16B"}
 _DEEP_MODES = {"I;16", "I;16B", "I", "F"}
 _WHITE_IS_ZERO = 0  # of TIFF's tag 262; Pillow inverts 8 bits for us, but not 16 or 32
 _PHOTOMETRIC = 262
 
 
-def _srgb_profile() -> bytes:
-    """LittleCMS's sRGB profile, its date of creation (bytes 24 to 35) fixed so that equal pictures are equal files."""
-    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return data[:24] + bytes((7, 0xEA, 0, 1, 0, 1)) + bytes(6) + data[36:]
+_littlecms = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+# LittleCMS's, with a fixed date of creation (bytes 24 to 35) so that equal pictures are equal files.
+SRGB_PROFILE = _littlecms[:24] + bytes((7, 0xEA, 0, 1, 0, 1)) + bytes(6) + _littlecms[36:]
 
 
-SRGB_PROFILE = _srgb_profile()
-
-
-def parse_colour(colour: str | Colour) -> Colour:
+def parse_color(color: str | Color) -> Color:
     """``white``, ``#rrggbb``, ``rgb(...)`` or three numbers in [0, 1] to three numbers. Raises :class:`UsageError`."""
     remedy = "Give a name such as white, or #rrggbb"
-    if isinstance(colour, str):
+    if isinstance(color, str):
         try:
-            channels = ImageColor.getrgb(colour)
+            channels = ImageColor.getrgb(color)
         except ValueError as error:
-            raise UsageError(f"not a colour: {colour!r}", remedy) from error
+            raise UsageError(f"not a colour: {color!r}", remedy) from error
         if len(channels) != 3:
-            raise UsageError(f"a background cannot be transparent: {colour!r}", remedy)
+            raise UsageError(f"a background cannot be transparent: {color!r}", remedy)
         return channels[0] / 255, channels[1] / 255, channels[2] / 255
-    if len(colour) != 3 or not all(0 <= channel <= 1 for channel in colour):
-        raise UsageError(f"not a colour: {colour!r}", "Give three numbers from 0 to 1")
-    return colour
+    if len(color) != 3 or not all(0 <= channel <= 1 for channel in color):
+        raise UsageError(f"not a colour: {color!r}", "Give three numbers from 0 to 1")
+    return color
 
 
-class ColourReader:
+class ColorReader:
     """Reads pieces of one decoded picture as [h, w, 3] float32 sRGB in [0, 1].
 
-    Profiles are converted by LittleCMS (relative colorimetric with black point compensation), transparency is
-    composited on the background (hidden colours weigh nothing), deep pictures are scaled, never clipped.
+    Profiles are converted by LittleCMS (relative colorimetric with black point compensation), transparent pixels are
+    composited on the background, pictures of more than 8 bits are scaled, never clipped.
 
     Args:
         picture: decoded by Pillow.
         rawmode: how the file stores its pixels, in Pillow's words (``RGB;16B``); known before decoding only.
         background: the colour behind transparent pixels.
 
-    Attributes:
-        notes: what a user should know; grows while pieces are read.
-
-    Raises:
-        InputError: pixels that are not finite.
+    ``notes`` for the user grow while pieces are read. Raises :class:`InputError` for pixels that are not finite.
     """
 
-    def __init__(self, picture: Image.Image, rawmode: str, background: Colour) -> None:
+    def __init__(self, picture: Image.Image, rawmode: str, background: Color) -> None:
         self.notes: list[str] = []
         self._background = np.array(background, np.float32)
         self._has_alpha = picture.has_transparency_data
@@ -81,33 +73,33 @@ class ColourReader:
             self.notes.append("16 bits per channel read as 8")
 
     def read(self, piece: Image.Image) -> FloatArray:
-        """One piece of the picture (a crop of it): [h, w, 3]."""
-        colours = self._deep(piece) if piece.mode in _DEEP_MODES else self._shallow(piece)
+        """A crop of the picture: [h, w, 3]."""
+        colors = self._deep(piece) if piece.mode in _DEEP_MODES else self._shallow(piece)
         if not self._has_alpha:
-            return colours
+            return colors
         alpha = self._alpha(piece)[..., None]
         if alpha.min() < 1:
             self._note("transparent pixels composited on the background")
-        composited: FloatArray = colours * alpha + self._background * (1 - alpha)
+        composited: FloatArray = colors * alpha + self._background * (1 - alpha)
         return composited
 
     def _shallow(self, piece: Image.Image) -> FloatArray:
         if piece.mode == "La":
             piece = piece.convert("LA")
-        elif self._has_alpha and piece.mode not in _GREY_MODES:
+        elif self._has_alpha and piece.mode not in _GRAY_MODES:
             piece = piece.convert("RGBA")
         if self._transform is not None:
             piece = _applied(self._transform, piece.convert(self._profile_mode))
         return _unit(piece.convert("RGB"))
 
     def _deep(self, piece: Image.Image) -> FloatArray:
-        grey = (self._values(piece) - self._black) / (self._white - self._black)
+        gray = (self._values(piece) - self._black) / (self._white - self._black)
         if self._inverted:
-            grey = 1 - grey
+            gray = 1 - gray
         if self._transform is not None:
-            sixteen = Image.fromarray(np.round(grey * 65535).astype(np.uint16))
+            sixteen = Image.fromarray(np.round(gray * 65535).astype(np.uint16))
             return _unit(_applied(self._transform, sixteen))
-        return np.repeat(grey.astype(np.float32)[..., None], 3, axis=2)
+        return np.repeat(gray.astype(np.float32)[..., None], 3, axis=2)
 
     def _alpha(self, piece: Image.Image) -> FloatArray:
         if piece.mode in _DEEP_MODES:
@@ -136,7 +128,7 @@ class ColourReader:
         return black, white
 
     def _profile(self, picture: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-        """The transform to sRGB and the mode that it takes, or none."""
+        """The mode that the transform to sRGB takes, and the transform; empty and None without a profile."""
         if picture.mode == "LAB":
             return "LAB", _to_srgb(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB")
         data = picture.info.get("icc_profile")
@@ -160,8 +152,8 @@ def _transform_for(data: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransf
         raise ValueError(f"it has {len(data)} bytes")
     profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
     space = profile.profile.xcolor_space.strip()
-    deep, grey, print_ = mode in _DEEP_MODES, mode in _GREY_MODES, mode == "CMYK"
-    fits = {"RGB": not deep and not print_, "GRAY": grey, "CMYK": print_}
+    deep, gray, print_ = mode in _DEEP_MODES, mode in _GRAY_MODES, mode == "CMYK"
+    fits = {"RGB": not deep and not print_, "GRAY": gray, "CMYK": print_}
     if not fits.get(space, False):
         raise ValueError(f"it is for {space}, the picture is {mode}")
     profile_mode = {"RGB": "RGB", "GRAY": "I;16" if deep else "L", "CMYK": "CMYK"}[space]
@@ -169,14 +161,8 @@ def _transform_for(data: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransf
 
 
 def _to_srgb(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(
-        profile,
-        ImageCms.createProfile("sRGB"),
-        mode,
-        "RGB",
-        ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        ImageCms.Flags.BLACKPOINTCOMPENSATION,
-    )
+    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+    return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", intent, flags)
 
 
 def _applied(transform: ImageCms.ImageCmsTransform, piece: Image.Image) -> Image.Image:

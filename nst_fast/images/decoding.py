@@ -10,25 +10,26 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from nst_fast.errors import InputError, NstFastError
-from nst_fast.images.bands import Change, read_bands
-from nst_fast.images.chunks import with_only
-from nst_fast.images.color import Colour, ColourReader
-from nst_fast.images.resizing import scaled_size
+from nst_fast.errors import InputError, NstFastError, UsageError
+from nst_fast.images.color import Color, ColorReader
+from nst_fast.images.resizing import Change, read_bands, scaled_size
+from nst_fast.images.sources import open_source, with_only_chunks
 from nst_fast.images.streaming import HINT, UnlikePillowError, is_large, rows_of
+from nst_fast.system.files import AnyPath, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")  # MPO comes through JPEG; EPS starts programs: never
 SMALLEST_SIDE = 16
-# Reducing by averages leaves at least so many pixels per pixel wanted; the good filter does the rest.
-HEADROOM = 3
+HEADROOM = 3  # pixels per pixel wanted that reducing by averages leaves to the better filter
 _SCAN_BYTES = 2**24  # counting the frames of a larger GIF or TIFF would take longer than it is worth
 _REPAIR_BYTES = 2**28  # a PNG with damaged metadata is rebuilt in memory, if it is no larger
 _REMEDY = "Get it again, or open and save it in an image editor"
+_RAISE_LIMIT = "If you trust the file, raise `max_megapixels`"
 _LOCK = threading.RLock()  # Pillow's limit and Python's warning filters belong to the whole process
 
 # EXIF orientation -> (swap height and width, then flip these dimensions of [1, 3, H, W])
@@ -45,18 +46,14 @@ _UPRIGHT = {
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-_COLOUR_CHUNKS = _PIXEL_CHUNKS | {b"iCCP", b"eXIf"}
+_COLOR_CHUNKS = _PIXEL_CHUNKS | {b"iCCP", b"eXIf"}
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as decoded: upright, sRGB, at the size wanted.
+    """A picture as decoded: [1, 3, H, W], upright, sRGB, float32 in [0, 1], at the size wanted.
 
-    Attributes:
-        tensor: [1, 3, H, W], RGB, float32 in [0, 1].
-        size: width and height of the whole picture, upright, in pixels.
-        format: Pillow's name of the format.
-        notes: what a user should know about the picture.
+    ``size`` is width and height of the whole picture, upright, in pixels; ``format`` Pillow's name of the format.
     """
 
     tensor: Tensor
@@ -83,29 +80,22 @@ class Limits:
             raise InputError(f"{name} has only {width}x{height} pixels", remedy)
         if min(scaled) < SMALLEST_SIDE:
             enough = math.ceil(SMALLEST_SIDE * max(width, height) / min(width, height))
-            remedy = f"Both sides need {SMALLEST_SIDE} pixels: use --image-size {enough} or more, or crop the picture"
+            remedy = f"Both sides need {SMALLEST_SIDE} pixels: use `image_size` {enough} or more, or crop the picture"
             raise InputError(at_size, remedy)
 
     def _check_area(self, width: int, height: int, claim: str) -> None:
         if width * height > self.max_megapixels * 1e6:
-            limit = f"the limit is {self.max_megapixels:g} megapixels"
-            raise InputError(f"{claim}; {limit}", "If you trust the file, raise --max-megapixels")
+            raise InputError(f"{claim}; the limit is {self.max_megapixels:g} megapixels", _RAISE_LIMIT)
 
     def reduction(self, width: int, height: int) -> int:
-        """By which whole number a picture can be reduced while it is read without harm to the size wanted."""
+        """The whole number by which a picture can be reduced while it is read without harm to the size wanted."""
         if self.longest_side is None:
             return 1
         return max(1, max(width, height) // (HEADROOM * self.longest_side))
 
 
-def decode(stream: BinaryIO, name: str, limits: Limits, background: Colour) -> Decoded:
-    """Decode a picture that begins at the start of a stream.
-
-    Args:
-        stream: its bytes.
-        name: the picture's name for messages.
-        limits: sizes that are refused; the longest side also says how far the picture may be reduced.
-        background: the colour behind transparent pixels.
+def decode(stream: BinaryIO, name: str, limits: Limits, background: Color) -> Decoded:
+    """Decode a picture that begins at the start of a stream; ``name`` is for messages.
 
     Raises:
         InputError: damaged, cut short, of no readable kind, too large or too small.
@@ -115,11 +105,31 @@ def decode(stream: BinaryIO, name: str, limits: Limits, background: Colour) -> D
     except InputError as error:
         if error.__cause__ is None or not _is_small_png(stream):  # without a cause it is our own refusal of a size
             raise
-        for kept in (_COLOUR_CHUNKS, _PIXEL_CHUNKS):
+        for kept in (_COLOR_CHUNKS, _PIXEL_CHUNKS):
             with suppress(InputError):
-                decoded = _decode(with_only(kept, stream), name, limits, background)
+                decoded = _decode(with_only_chunks(kept, stream), name, limits, background)
                 return replace(decoded, notes=("damaged or oversized metadata ignored", *decoded.notes))
         raise
+
+
+def size_at(path: AnyPath, longest_side: int, max_megapixels: float) -> tuple[int, int] | None:
+    """Height and width that :func:`nst_fast.images.load_image` gives a file, None where its header does not say.
+
+    A hint: the file may be damaged further on, and a PNG can hold its orientation after its pixels. Pipes, which can
+    be read only once, are not opened.
+    """
+    if not Path(path).is_file():
+        return None
+    try:
+        with open_source(path) as stream, pillow_guarded(shown(path), max_megapixels):
+            picture = Image.open(stream, formats=FORMATS)
+            width, height = scaled_size(*picture.size, longest_side)
+            # For a late EXIF of a PNG Pillow would decode the pixels; the size of a TIFF it has turned already.
+            early = picture.format != "TIFF" and (picture.format != "PNG" or "exif" in picture.info)
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1) if early else 1
+    except (InputError, UsageError):
+        return None
+    return (width, height) if _UPRIGHT.get(orientation, (False,))[0] else (height, width)
 
 
 @contextmanager
@@ -139,8 +149,7 @@ def pillow_guarded(name: str, max_megapixels: float) -> Iterator[list[str]]:
         except NstFastError:
             raise
         except Image.DecompressionBombError as error:
-            message = f"{name} has more than {max_megapixels:g} megapixels"
-            raise InputError(message, "If you trust the file, raise --max-megapixels") from error
+            raise InputError(f"{name} has more than {max_megapixels:g} megapixels", _RAISE_LIMIT) from error
         except UnidentifiedImageError as error:
             raise InputError(f"{name} is damaged, or of a kind that cannot be read", _REMEDY) from error
         except MemoryError as error:
@@ -148,19 +157,15 @@ def pillow_guarded(name: str, max_megapixels: float) -> Iterator[list[str]]:
         # Broad because Pillow's decoders promise nothing: hostile bytes raise a dozen types, AttributeError included.
         except Exception as error:
             detail = " ".join(str(error).split()) or type(error).__name__
-            remedy = "Get it again, or open and save it in an image editor"
-            raise InputError(
-                f"{name} is damaged, cut short or of a kind that cannot be read ({detail})", remedy
-            ) from error
+            message = f"{name} is damaged, cut short or of a kind that cannot be read ({detail})"
+            raise InputError(message, _REMEDY) from error
         finally:
             Image.MAX_IMAGE_PIXELS = pillows_limit
-            said = [
-                str(w.message).strip() for w in caught if not issubclass(w.category, Image.DecompressionBombWarning)
-            ]
-            notes.extend(dict.fromkeys(said))
+            ours = [w for w in caught if not issubclass(w.category, Image.DecompressionBombWarning)]
+            notes.extend(dict.fromkeys(str(warning.message).strip() for warning in ours))
 
 
-def _decode(stream: BinaryIO, name: str, limits: Limits, background: Colour) -> Decoded:
+def _decode(stream: BinaryIO, name: str, limits: Limits, background: Color) -> Decoded:
     stream.seek(0)
     with pillow_guarded(name, limits.max_megapixels) as warned:
         picture = Image.open(stream, formats=FORMATS)
@@ -172,9 +177,12 @@ def _decode(stream: BinaryIO, name: str, limits: Limits, background: Colour) -> 
         change = Change(picture.size, extent, limits.reduction(*picture.size), wanted)
         tensor, orientation, noted = _pixels(picture, rawmode, stream, background, change)
         notes = [*_frames(picture, stream), *noted]
-    tensor = _upright(tensor, orientation)
-    size = (height, width) if _UPRIGHT.get(orientation, (False,))[0] else (width, height)
-    return Decoded(tensor, size, picture.format or "", (*notes, *warned))
+    swap, flips = _UPRIGHT.get(orientation, (False, ()))
+    if swap:
+        tensor, width, height = tensor.transpose(2, 3), height, width
+    if swap or flips:
+        tensor = tensor.flip(flips).contiguous()
+    return Decoded(tensor, (width, height), picture.format or "", (*notes, *warned))
 
 
 def _draft(picture: ImageFile.ImageFile, reduction: int) -> tuple[float, float]:
@@ -188,7 +196,7 @@ def _draft(picture: ImageFile.ImageFile, reduction: int) -> tuple[float, float]:
 
 
 def _pixels(
-    picture: ImageFile.ImageFile, rawmode: str, stream: BinaryIO, background: Colour, change: Change
+    picture: ImageFile.ImageFile, rawmode: str, stream: BinaryIO, background: Color, change: Change
 ) -> tuple[Tensor, int, list[str]]:
     """The picture at the size wanted but not yet turned, its EXIF orientation, and notes."""
     notes: list[str] = []
@@ -196,14 +204,14 @@ def _pixels(
         with suppress(UnlikePillowError):
             rows = rows_of(picture, stream)
             if rows is not None:
-                reader = ColourReader(picture, rawmode, background)
-                return read_bands(rows, reader, change), _orientation(picture), reader.notes
+                reader = ColorReader(picture, rawmode, background)
+                tensor = read_bands(lambda top, bottom: reader.read(rows(top, bottom)), change)
+                return tensor, _orientation(picture), reader.notes
             notes.append(HINT)
     picture.load()
     orientation = _orientation(picture)
-    reader = ColourReader(picture, rawmode, background)
-    width = picture.width
-    tensor = read_bands(lambda top, bottom: picture.crop((0, top, width, bottom)), reader, change)
+    reader = ColorReader(picture, rawmode, background)
+    tensor = read_bands(lambda top, bottom: reader.read(picture.crop((0, top, picture.width, bottom))), change)
     return tensor, orientation, [*notes, *reader.notes]
 
 
@@ -215,7 +223,7 @@ def _rawmode(picture: ImageFile.ImageFile) -> str:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation of a decoded picture, 1 to 8. Pillow itself has turned a TIFF by now and says 1 for it."""
+    """EXIF orientation of a decoded picture, 1 to 8; 1 for a TIFF, which Pillow has turned already."""
     try:
         # Not a PNG's own getexif, which decodes the picture to see what comes after it.
         orientation = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
@@ -223,13 +231,6 @@ def _orientation(picture: Image.Image) -> int:
         warnings.warn(f"damaged EXIF ignored ({error})", stacklevel=2)
         return 1
     return orientation if orientation in _UPRIGHT else 1
-
-
-def _upright(image: Tensor, orientation: int) -> Tensor:
-    swap, flips = _UPRIGHT.get(orientation, (False, ()))
-    if swap:
-        image = image.transpose(2, 3)
-    return image.flip(flips).contiguous() if swap or flips else image
 
 
 def _frames(picture: Image.Image, stream: BinaryIO) -> list[str]:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ def check_suffix(suffix: str, name: str, bit_depth: int, side: int = 0) -> str:
     """Pillow's name of the format that a suffix asks for.
 
     Raises:
-        UsageError: it cannot be written, or not with so many bits per channel or so long a side in pixels.
+        UsageError: it cannot be written, or not with this bit depth or a side of this many pixels.
     """
     if suffix.lower() not in WRITABLE:
         raise UsageError(f"{name}: cannot write {suffix or 'a name without suffix'}", f"Use {', '.join(WRITABLE)}")
@@ -60,7 +60,7 @@ def check_suffix(suffix: str, name: str, bit_depth: int, side: int = 0) -> str:
         raise UsageError(f"{bit_depth} bits per channel", "Use 8 or 16")
     if bit_depth > 8 and kind not in DEEP:
         deep = ", ".join(known for known, format_ in WRITABLE.items() if format_ in DEEP)
-        raise UsageError(f"{name}: {kind} holds 8 bits per channel, not {bit_depth}", f"Use {deep}, or --bit-depth 8")
+        raise UsageError(f"{name}: {kind} holds 8 bits per channel, not {bit_depth}", f"Use {deep}, or `bit_depth` 8")
     if side > (longest := LONGEST_SIDE.get(kind, side)):
         raise UsageError(f"{name}: {kind} holds no side of {side} pixels, the most are {longest}", "Use .png or .tif")
     return kind
@@ -72,7 +72,7 @@ def check_output_suffix(path: AnyPath, bit_depth: int = 8, side: int = 0) -> str
 
 
 def quantised(image: Tensor, bit_depth: int) -> Pixels:
-    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in whole numbers, rounded to the nearest; the rest is clamped.
+    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in whole numbers, clamped and rounded to the nearest.
 
     Raises:
         NumericsError: a value is NaN or infinite.
@@ -87,7 +87,6 @@ def quantised(image: Tensor, bit_depth: int) -> Pixels:
 
 
 def strips(image: Tensor, bit_depth: int) -> Iterator[Pixels]:
-    """The picture from top to bottom, :func:`rows_per_strip` rows at a time."""
     rows = rows_per_strip(image)
     for top in range(0, image.shape[2], rows):
         yield quantised(image[:, :, top : top + rows], bit_depth)
@@ -116,7 +115,7 @@ def write_image(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, s
 
 @contextmanager
 def _storable(kind: str, image: Tensor) -> Iterator[None]:
-    """Tell a picture that the encoder refuses, an error without a number, from a disk that does."""
+    """A picture that the encoder refuses, an error without a number, becomes an :class:`OutputError`."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -144,17 +143,14 @@ def _write_png(stream: BinaryIO, image: Tensor, text: Mapping[str, str], bit_dep
 
 
 def _put_data(stream: BinaryIO, data: bytes) -> None:
-    if data:  # a compressor may keep what it is given for later
+    if data:  # a compressor may hold its input back
         PngImagePlugin.putchunk(stream, b"IDAT", data)
 
 
 def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> bytes:
-    """Rows of bytes, each behind the filter that leaves the smallest sum of differences (PNG specification, 12.7).
+    """Rows [h, bytes], each behind the filter that leaves the smallest sum of differences (PNG specification, 12.7).
 
-    Args:
-        rows: [h, bytes].
-        above: the row before the first.
-        pixel: bytes per pixel.
+    ``above`` is the row before the first; ``pixel`` the bytes per pixel.
     """
     up = np.concatenate([above[None], rows[:-1]])
     left = np.zeros_like(rows)
@@ -207,20 +203,17 @@ def _write_by_pillow(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[s
     for strip in strips(image, 8):
         picture.paste(Image.fromarray(strip), (0, top))
         top += len(strip)
+    options: dict[str, Any] = {"quality": JPEG_QUALITY, "icc_profile": SRGB_PROFILE}  # a BMP holds neither
+    if kind == "JPEG":
+        options |= {"subsampling": "4:4:4", "extra": jpeg_comments(text)}
+    elif kind == "WEBP":
+        options |= {"exif": exif_description(text)}
     sink = cast(BinaryIO, _Sink(stream))
-    match kind:
-        case "JPEG":
-            extra = jpeg_comments(text)
-            options = {"quality": JPEG_QUALITY, "subsampling": "4:4:4", "extra": extra, "icc_profile": SRGB_PROFILE}
-        case "WEBP":
-            options = {"quality": JPEG_QUALITY, "exif": exif_description(text), "icc_profile": SRGB_PROFILE}
-        case _:
-            options = {}
     picture.save(sink, kind, **options)
 
 
 class _Sink:
-    """A stream without a descriptor: given one, Pillow writes past Python and cannot say why a disk refuses."""
+    """A stream without a descriptor: with one, Pillow writes past Python and reports no reason when a disk refuses."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.write = stream.write

@@ -1,4 +1,4 @@
-"""Colours of pictures as luminance and chroma, or as statistics; images are [1, 3, H, W], RGB, float32 in [0, 1].
+"""Colour matching: luminance, chroma and statistics of images [1, 3, H, W], RGB, float32 in [0, 1].
 
 Source: Gatys, Bethge, Hertzmann & Shechtman 2016, "Preserving Color in Neural Artistic Style Transfer"
 (arXiv:1606.05897): luminance-only transfer (section 5.1 there), colour matching (section 5).
@@ -16,35 +16,34 @@ SMALLEST_VARIANCE = (0.1 / 255) ** 2
 
 def luminance(image: Tensor) -> Tensor:
     """Y of YIQ, [1, 1, H, W]."""
-    weights = image.new_tensor(LUMINANCE).view(1, 3, 1, 1)
-    return (image * weights).sum(1, keepdim=True)
+    return (image * image.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def grey(image: Tensor) -> Tensor:
+def gray(image: Tensor) -> Tensor:
     """The image without chroma: its luminance in all three channels."""
     return luminance(image).expand_as(image).contiguous()
 
 
-def with_chroma_of(image: Tensor, colours: Tensor) -> Tensor:
+def with_chroma_of(image: Tensor, colors: Tensor) -> Tensor:
     """The luminance of one image with the I and Q of another of the same size.
 
-    Where that colour does not exist in [0, 1] it is made paler, as little as need be: luminance and hue stay, which
-    clipping would change. Differs from Gatys et al. 2016, who do not mention the matter.
+    A colour outside [0, 1] is made paler, as little as needed: clipping would change luminance and hue. Gatys et al.
+    2016 do not mention the matter.
     """
     y = luminance(image).clamp(0, 1)
-    offset = colours - luminance(colours)  # I and Q in RGB: what is added to a grey
+    offset = colors - luminance(colors)  # I and Q in RGB: what is added to a grey
     room = torch.where(offset > 0, 1 - y, y) / offset.abs().clamp_min(torch.finfo(offset.dtype).tiny)
     return (y + offset * room.amin(1, keepdim=True).clamp_max(1)).clamp(0, 1)
 
 
-def matched_colours(image: Tensor, reference: Tensor) -> Tensor:
+def matched_colors(image: Tensor, reference: Tensor) -> Tensor:
     """The image with the mean colour and the colour covariance of a reference of any size, clipped to [0, 1].
 
     x -> A (x - mean) + mean of the reference, with A = S_ref^(1/2) S_image^(-1/2), S the covariances over pixels:
     the form with symmetric roots, which mixes hues least.
     """
-    mean, covariance = colour_statistics(image)
-    wanted_mean, wanted_covariance = colour_statistics(reference)
+    mean, covariance = color_statistics(image)
+    wanted_mean, wanted_covariance = color_statistics(reference)
     change = _power(wanted_covariance, 0.5) @ _power(covariance, -0.5)
     pixels = change @ (image.double().flatten(2)[0] - mean) + wanted_mean
     return pixels.view(1, 3, *image.shape[2:]).to(image.dtype).clamp(0, 1)
@@ -58,7 +57,7 @@ def matched_luminance(image: Tensor, reference: Tensor) -> Tensor:
     return y.clamp(0, 1).expand_as(image).contiguous()
 
 
-def colour_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+def color_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [3, 1] and covariance [3, 3] of the pixels, in double precision."""
     pixels = image.double().flatten(2)[0]
     mean = pixels.mean(1, keepdim=True)

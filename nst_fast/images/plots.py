@@ -15,21 +15,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMALLEST_SHARE = 1000  # terms below this share of the smallest total are not shown
-TERM_COLOURS = {"total": "#222222", "content": "#1f77b4", "style": "#d95f02", "tv": "#7570b3"}
-# Twelve colours that differ in lightness too; runs beyond get the same colours dashed.
-RUN_COLOURS = (
+TERM_COLORS = {"total": "#222222", "content": "#1f77b4", "style": "#d95f02", "tv": "#7570b3"}
+# Twelve colours that differ in lightness too; further runs get the same colours dashed.
+RUN_COLORS = (
     *("#1b6ca8", "#d95f02", "#2a9d5c", "#8e44ad", "#c0392b", "#b8860b"),
     *("#17a2b8", "#e377c2", "#556b2f", "#7f7f7f", "#000080", "#ff9f7a"),
 )
 WIDE_LABEL = 36  # characters of a legend's label that take more than half a plot
-AGAINST = {"step": "step", "seconds": "seconds"}  # axis -> its label
+AGAINST = ("step", "seconds")  # what a horizontal axis may show
 
 
 def save_loss_curve(record: Mapping[str, Any], path: Path) -> None:
     """The loss terms of a run on a logarithmic axis, with the monitor's readings as marks."""
     figure = new_figure(7.2, 4.4)
-    axes = figure.subplots()
-    draw_losses(axes, record)
+    _draw_losses(figure.subplots(), record)
     save_figure(figure, path)
 
 
@@ -41,32 +40,25 @@ def save_comparison(
     terms: Sequence[str] = ("total",),
     against: str = "step",
 ) -> None:
-    """One loss curve per run in one plot, logarithmic; several terms stand side by side, each with its own axis.
+    """One loss curve per run, logarithmic, with its label in the legend; several terms stand side by side.
 
-    Args:
-        records: of the runs.
-        labels: for the legend, one per record.
-        path: the picture to write.
-        terms: among ``total``, ``content``, ``style`` and ``tv``.
-        against: what runs to the right, ``step`` or ``seconds``.
+    ``terms`` are among :data:`TERM_COLORS`; ``against`` is the horizontal axis, one of :data:`AGAINST`.
     """
     figure = new_figure(7.2 if len(terms) == 1 else 4.4 * len(terms), 4.4)
     panels = list(figure.subplots(1, len(terms), squeeze=False)[0])
     for axes, term in zip(panels, terms, strict=True):
-        for index, (record, label) in enumerate(zip(records, labels, strict=True)):
-            column = grouped(record["history"]).get(term, [])
-            style = "-" if index < len(RUN_COLOURS) else "--"
-            colour = RUN_COLOURS[index % len(RUN_COLOURS)]
-            if column and max(column) > 0:
-                x = positions(record, len(column), against)
-                axes.plot(x, column, style, label=label, color=colour, linewidth=1.5)
-        finish_axes(axes, f"weighted {term} loss", AGAINST[against])
-        later = [min(grouped(record["history"]).get(term, [])[1:], default=0) for record in records]
-        show_above(axes, min(filter(None, later), default=0))
+        columns = [grouped(record["history"]).get(term, []) for record in records]
+        for index, (record, column, label) in enumerate(zip(records, columns, labels, strict=True)):
+            style = "-" if index < len(RUN_COLORS) else "--"
+            _draw(
+                axes, positions(record, len(column), against), column, style, RUN_COLORS[index % len(RUN_COLORS)], label
+            )
+        smallest = min(filter(None, (min(column[1:], default=0) for column in columns)), default=0)
+        _finish(axes, f"weighted {term} loss", against, smallest)
     handles, names = panels[0].get_legend_handles_labels()
     if handles:  # below the plot: a legend of many runs would hide the curves
-        columns = 2 if len(names) > 3 and max(map(len, names)) < WIDE_LABEL else 1
-        figure.legend(handles, names, loc="outside lower center", frameon=False, ncols=columns)
+        ncols = 2 if len(names) > 3 and max(map(len, names)) < WIDE_LABEL else 1
+        figure.legend(handles, names, loc="outside lower center", frameon=False, ncols=ncols)
     save_figure(figure, path)
 
 
@@ -80,45 +72,45 @@ def save_beside(
         left.imshow(picture, interpolation="bicubic")
         left.set_title(label, fontsize=10)
         left.set_axis_off()
-        draw_losses(right, record)
+        _draw_losses(right, record)
     save_figure(figure, path)
 
 
-def draw_losses(axes: Axes, record: Mapping[str, Any]) -> None:
-    """Draw content, style, total variation and total; zero terms are left out (the axis is logarithmic)."""
+def _draw_losses(axes: Axes, record: Mapping[str, Any]) -> None:
     columns = grouped(record["history"])
-    monitored = grouped(record.get("monitor", {}).get("terms", {}))
-    steps = record.get("monitor", {}).get("steps", [])
-    for name, colour in TERM_COLOURS.items():
-        if name in columns and max(columns[name]) > 0:
-            x = positions(record, len(columns[name]), "step")
-            axes.plot(x, columns[name], label=name, color=colour, linewidth=1.5)
-        if monitored.get(name) and max(monitored[name]) > 0:
-            label = "ONNX Runtime monitor" if name == "total" else None
-            axes.plot(steps, monitored[name], "o", color=colour, markersize=3.5, fillstyle="none", label=label)
-    finish_axes(axes, "weighted loss", "step")
-    if "total" in columns:
-        show_above(axes, min(columns["total"]))
+    monitor = record.get("monitor", {})
+    monitored = grouped(monitor.get("terms", {}))
+    for name, color in TERM_COLORS.items():
+        column = columns.get(name, [])
+        _draw(axes, positions(record, len(column), "step"), column, "-", color, name)
+        label = "ONNX Runtime monitor" if name == "total" else None
+        _draw(axes, monitor.get("steps", []), monitored.get(name, []), "o", color, label)
+    _finish(axes, "weighted loss", "step", min(columns.get("total", [0])))
     axes.legend(frameon=False)
 
 
-def show_above(axes: Axes, smallest: float) -> None:
-    """Cut the axis far below what matters: a content loss that starts at rounding error must not stretch it."""
-    if smallest > 0 and axes.get_ylim()[0] < smallest / SMALLEST_SHARE:
-        axes.set_ylim(bottom=smallest / SMALLEST_SHARE)
+def _draw(axes: Axes, x: Sequence[float], y: Sequence[float], style: str, color: str, label: str | None) -> None:
+    """One line or row of marks; a term that is zero everywhere has no place on a logarithmic axis."""
+    if max(y, default=0) > 0:
+        axes.plot(x, y, style, label=label, color=color, linewidth=1.5, markersize=3.5, fillstyle="none")
 
 
-def finish_axes(axes: Axes, y_label: str, x_label: str) -> None:
+def _finish(axes: Axes, y_label: str, x_label: str, smallest: float) -> None:
+    """A logarithmic axis, cut below the smallest value that matters: a content loss that starts at rounding error must
+    not stretch it.
+    """
     axes.set_yscale("log")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(True, which="both", alpha=0.25, linewidth=0.5)
+    if smallest > 0 and axes.get_ylim()[0] < smallest / SMALLEST_SHARE:
+        axes.set_ylim(bottom=smallest / SMALLEST_SHARE)
 
 
 def positions(record: Mapping[str, Any], rows: int, against: str) -> list[float]:
     """Where the rows of a loss history stand: evenly from 0 to the last step, or to the last second.
 
-    The record inside a picture keeps but some of the rows, evenly spaced, so a row's number is not its step.
+    The record inside a picture keeps only some of the rows, evenly spaced.
     """
     end = record["seconds"] if against == "seconds" else record.get("steps") or rows - 1
     return [end * row / max(1, rows - 1) for row in range(rows)]

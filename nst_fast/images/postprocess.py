@@ -1,4 +1,4 @@
-"""What happens to a picture around the optimisation: colours of the style before it, denoising and chroma after it."""
+"""Pictures before and after the optimisation: colours of the style, denoising, chroma of the content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from nst_fast.images.matching import grey, matched_colours, matched_luminance, with_chroma_of
+from nst_fast.images.matching import gray, matched_colors, matched_luminance, with_chroma_of
 from nst_fast.options.config import FinishOptions
 
 # Standard deviation, in [0, 1], of the noise that strength 1 takes out.
@@ -20,7 +20,7 @@ PATCH_SIZE, PATCH_DISTANCE = 5, 6
 
 def prepared_content(content: Tensor, options: FinishOptions) -> Tensor:
     """The content image [1, 3, H, W] as the objective sees it: grey when luminance alone is transferred."""
-    return grey(content) if options.color == "luma" else content
+    return gray(content) if options.color == "luma" else content
 
 
 def prepared_style(style: Tensor, content: Tensor, options: FinishOptions) -> Tensor:
@@ -30,19 +30,16 @@ def prepared_style(style: Tensor, content: Tensor, options: FinishOptions) -> Te
     of the content's luminance (Gatys et al. 2016, "Preserving Color", sections 5 and 5.1).
     """
     if options.color == "match":
-        return matched_colours(style, content)
+        return matched_colors(style, content)
     return matched_luminance(style, content) if options.color == "luma" else style
 
 
 def finished(pastiche: Tensor, content: Tensor | None, options: FinishOptions) -> tuple[Tensor, list[str]]:
-    """The final picture [1, 3, H, W] on the CPU, and one phrase per thing that was done to it, for the record.
+    """The final picture [1, 3, H, W] on the CPU, and one phrase per step of postprocessing, for the record.
 
-    Denoising comes first, so that chroma which is taken from the content stays exactly the content's.
+    Denoising comes first, so that it does not change the chroma of the content.
 
-    Args:
-        pastiche: the optimised picture, in [0, 1], on the CPU.
-        content: of the same size; needed for its chroma alone.
-        options: ``color`` and ``denoise``.
+    The content has the same size; only its chroma is used.
     """
     done = []
     if options.denoise:

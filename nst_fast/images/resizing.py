@@ -1,11 +1,20 @@
-"""Sizes of pictures: how large one becomes for a longest side, and the filter that brings it there."""
+"""Sizes of pictures, the filter that brings a picture to one, and reading in bands at the size that is wanted."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from nst_fast.errors import NstFastError, UsageError
+
+BAND_PIXELS = 2**20  # converted at a time
 
 
 def scaled_size(width: int, height: int, longest_side: int | None) -> tuple[int, int]:
@@ -25,23 +34,88 @@ def resize(image: Tensor, longest_side: int) -> Tensor:
     return resize_to(image, (height, width))
 
 
-def resize_to(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Image [B, 3, H, W] brought to (height, width) in pixels: antialiased bicubic, clamped to [0, 1]."""
-    return resize_part(image, (image.shape[-2], image.shape[-1]), size)
+def resize_to(image: Tensor, size: tuple[int, int], extent: tuple[float, float] | None = None) -> Tensor:
+    """Image [B, 3, H, W] brought to (height, width) in pixels: antialiased bicubic, clamped to [0, 1].
 
-
-def resize_part(image: Tensor, extent: tuple[float, float], size: tuple[int, int]) -> Tensor:
-    """As :func:`resize_to`, for an image whose true height and width, ``extent``, end within its last pixels."""
+    ``extent`` is the true height and width of a picture that ends within the image's last pixels.
+    """
+    extent = extent or (image.shape[-2], image.shape[-1])
     if tuple(image.shape[-2:]) == tuple(size) == tuple(extent):
         return image
-    return resampled(image, extent, size).clamp(0, 1)
+    return _resampled(image, extent, size).clamp(0, 1)
 
 
-def resampled(image: Tensor, extent: tuple[float, float], size: tuple[int, int]) -> Tensor:
-    """As :func:`resize_part`, not clamped: width and height may then be resized one after the other."""
+def _resampled(image: Tensor, extent: tuple[float, float], size: tuple[int, int]) -> Tensor:
+    """Not clamped: width and height may be resized one after the other."""
     # PyTorch takes the size as the integer part of side * factor, and places pixels by the factor itself.
     factors = [1.0 if wanted == true else (wanted + 1e-6) / true for wanted, true in zip(size, extent, strict=True)]
     resized = F.interpolate(image, scale_factor=factors, mode="bicubic", align_corners=False, antialias=True)
     if tuple(resized.shape[-2:]) != tuple(size):
         raise NstFastError(f"an extent of {extent} does not give {size} from {tuple(image.shape)}")
     return resized
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to the size of a picture as it is read.
+
+    Attributes:
+        size: width and height as decoded, in pixels.
+        extent: the same, where the picture ends within the last pixels.
+        reduction: by averaging squares of so many pixels; 1 leaves them.
+        wanted: width and height in the end.
+    """
+
+    size: tuple[int, int]
+    extent: tuple[float, float]
+    reduction: int
+    wanted: tuple[int, int]
+
+
+def read_bands(read: Callable[[int, int], NDArray[np.float32]], change: Change) -> Tensor:
+    """The picture at the size wanted, [1, 3, H, W], in memory bounded by that size: squares are averaged and the width
+    resized band by band, then the height.
+
+    ``read(top, bottom)`` gives the rows from one to before another, [h, W, 3], asked for from top to bottom.
+    """
+    width, height = (math.ceil(side / change.reduction) for side in change.size)
+    across, down = (side / change.reduction for side in change.extent)
+    pieces = _pieces(read, change)
+    if change.wanted[0] < width:
+        return _narrowed(pieces, (height, down), across, change.wanted)
+    image = torch.empty(1, 3, height, width)
+    for top, piece in pieces:
+        image[:, :, top : top + piece.shape[2]] = piece
+    return resize_to(image, change.wanted[::-1], (down, across))
+
+
+def _pieces(read: Callable[[int, int], NDArray[np.float32]], change: Change) -> Iterator[tuple[int, Tensor]]:
+    """The picture, reduced, from top to bottom: the row where a piece begins, and the piece [1, 3, h, W]."""
+    width, height = change.size
+    step = max(1, BAND_PIXELS // (width * change.reduction)) * change.reduction
+    for top in range(0, height, step):
+        piece = torch.from_numpy(read(top, min(height, top + step))).permute(2, 0, 1)[None]
+        if change.reduction > 1:
+            piece = F.avg_pool2d(piece, change.reduction, ceil_mode=True)
+        yield top // change.reduction, piece
+
+
+def _narrowed(
+    pieces: Iterator[tuple[int, Tensor]], rows: tuple[int, float], across: float, wanted: tuple[int, int]
+) -> Tensor:
+    """Pieces resized in width as they come, then in height.
+
+    One channel after the other, each freed when it is done: PyTorch resizes the width first, even to itself, and keeps
+    the result.
+    """
+    (height, down), (width, _) = rows, wanted
+    planes = [torch.empty(1, 1, height, width) for _ in range(3)]
+    for top, piece in pieces:
+        narrow = _resampled(piece, (piece.shape[2], across), (piece.shape[2], width))
+        for channel, plane in enumerate(planes):
+            plane[:, :, top : top + piece.shape[2]] = narrow[:, channel : channel + 1]
+    image = torch.empty(1, 3, *wanted[::-1])
+    for channel in range(3):
+        resized = _resampled(planes.pop(0), (down, width), wanted[::-1])
+        torch.clamp(resized, 0, 1, out=image[:, channel : channel + 1])
+    return image

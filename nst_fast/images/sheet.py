@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +15,12 @@ GUTTER = 170  # the most that row headings take, in pixels
 HEADING_WIDTH = 150  # of a column whose pictures are narrower, where its heading needs it
 TITLE_WIDTH = 520  # for which a narrower sheet is widened
 LABEL_SIZE, TITLE_SIZE = 14, 17
-PAPER = (250, 250, 248)
-INK = (40, 40, 40)
-FAINT = (120, 120, 118)
-HOLE = (232, 230, 226)
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+PAPER, INK, FAINT, HOLE = (250, 250, 248), (40, 40, 40), (120, 120, 118), (232, 230, 226)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a sheet, uint8 [H, W, 3], with its label; ``picture`` None is a marked hole that says why."""
+    """A picture of a sheet, uint8 [H, W, 3], with its label; without a picture a crossed box with the reason."""
 
     label: str
     picture: np.ndarray | None
@@ -35,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Heading:
-    """What stands above a column or beside a row: ``content-weight`` in faint ink, its value below."""
+    """Above a column or beside a row: ``content-weight`` in faint ink, its value below."""
 
     name: str
     value: str
@@ -49,110 +43,99 @@ def contact_sheet(
     columns: Sequence[Sequence[Heading]] = (),
     row_headings: Sequence[Sequence[Heading]] = (),
 ) -> np.ndarray:
-    """Draw rows of cells on one sheet, uint8 [H, W, 3].
+    """Draw rows of cells, which may differ in length, on one sheet, uint8 [H, W, 3].
 
     Args:
-        rows: cells from top to bottom, left to right; rows may differ in length.
+        rows: cells from top to bottom, left to right.
         cell_size: longest side of a picture on the sheet, in pixels; smaller pictures are not enlarged.
         title: a line above the first row.
-        columns: headings above each column, one list per column.
-        row_headings: headings left of each row, one list per row.
+        columns: the headings of each column.
+        row_headings: the headings of each row.
     """
-    shape = _hole_shape(rows, cell_size)
-    fitted = [[fit(cell, cell_size, shape) for cell in row] for row in rows]
-    widths = _column_widths(fitted, columns)
-    gutter = min(GUTTER, max(map(_width, row_headings), default=0))
-    left = MARGIN + (gutter + MARGIN if row_headings else 0)
-    titled = min(TITLE_WIDTH, math.ceil(font(TITLE_SIZE).getlength(title))) + 2 * MARGIN
-    width = max(left + sum(w + MARGIN for w in widths), titled)
-    above = [_lines(headings, column) for headings, column in zip(columns, widths, strict=bool(columns))]
-    beside = [_lines(headings, gutter) for headings in row_headings] or [[] for _ in rows]
-    label = LINE + 3 if any(cell.label for row in rows for cell in row) else 0
-    heights = [
-        max(*(picture.height + label for picture in row), LINE * len(lines))
-        for row, lines in zip(fitted, beside, strict=True)
+    sizes = (_shrunk(cell.picture, cell_size).size for row in rows for cell in row if cell.picture is not None)
+    box = next(sizes, (cell_size, cell_size * 3 // 4))
+    pictures = [
+        [_hole(cell.hole, box) if cell.picture is None else _shrunk(cell.picture, cell_size) for cell in row]
+        for row in rows
     ]
-    title_height = LINE + 8 if title else 0
-    header = LINE * max(map(len, above), default=0) + (4 if above else 0)
-    page = Page(width, MARGIN + title_height + header + sum(h + MARGIN for h in heights))
-    page.text(MARGIN, MARGIN - 2, title, width - 2 * MARGIN, TITLE_SIZE)
-    lefts = [left + sum(w + MARGIN for w in widths[:c]) for c in range(len(widths))]
-    for x, lines in zip(lefts, above, strict=bool(above)):
-        page.lines(x, MARGIN + title_height + header - 4 - LINE * len(lines), lines)
-    top = MARGIN + title_height + header
-    for cells, pictures, lines, height in zip(rows, fitted, beside, heights, strict=True):
-        page.lines(MARGIN, top, lines)
-        for cell, picture, x in zip(cells, pictures, lefts, strict=False):
-            page.sheet.paste(picture, (x, top))
-            page.text(x, top + picture.height + 3, cell.label, widths[lefts.index(x)])
+    widths = [max(row[c].width for row in pictures if c < len(row)) for c in range(max(map(len, rows)))]
+    if columns:
+        pairs = zip(columns, widths, strict=True)
+        widths = [max(width, min(HEADING_WIDTH, _width(headings))) for headings, width in pairs]
+    space = LINE + 3 if any(cell.label for row in rows for cell in row) else 0
+    table = [
+        [_labelled(*block, space) for block in zip(line, (cell.label for cell in row), widths, strict=False)]
+        for line, row in zip(pictures, rows, strict=True)
+    ]
+    if columns:
+        table.insert(0, [_block(headings, width) for headings, width in zip(columns, widths, strict=True)])
+    if row_headings:
+        gutter = min(GUTTER, max(map(_width, row_headings)))
+        beside = [_block((), gutter)] * bool(columns) + [_block(headings, gutter) for headings in row_headings]
+        table = [[block, *row] for block, row in zip(beside, table, strict=True)]
+    return np.asarray(_assembled(table, title))
+
+
+def _assembled(table: Sequence[Sequence[Image.Image]], title: str) -> Image.Image:
+    """Blocks in rows and columns, each at the top left of its place, under a title."""
+    widths = [max(row[c].width for row in table if c < len(row)) for c in range(max(map(len, table)))]
+    heights = [max(block.height for block in row) for row in table]
+    titled = min(TITLE_WIDTH, round(font(TITLE_SIZE).getlength(title)))
+    width = max(sum(widths) + MARGIN * (len(widths) - 1), titled)
+    top = MARGIN + (LINE + 8 if title else 0)
+    sheet = Image.new("RGB", (width + 2 * MARGIN, top + sum(heights) + MARGIN * len(heights)), PAPER)
+    ImageDraw.Draw(sheet).text((MARGIN, MARGIN - 2), shorten(title, width, TITLE_SIZE), INK, font(TITLE_SIZE))
+    for row, height in zip(table, heights, strict=True):
+        left = MARGIN
+        for block, column in zip(row, widths, strict=False):
+            sheet.paste(block, (left, top))
+            left += column + MARGIN
         top += height + MARGIN
-    return np.asarray(page.sheet)
+    return sheet
 
 
-class Page:
-    """The paper of a sheet and the pens that write on it."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.sheet = Image.new("RGB", (width, height), PAPER)
-        self._draw = ImageDraw.Draw(self.sheet)
-
-    def text(self, x: int, y: int, text: str, width: int, size: int = LABEL_SIZE) -> None:
-        self._draw.text((x, y), shorten(text, width, size), fill=INK, font=font(size))
-
-    def lines(self, x: int, y: int, lines: Sequence[tuple[str, bool]]) -> None:
-        for index, (line, faint) in enumerate(lines):
-            self._draw.text((x, y + LINE * index), line, fill=FAINT if faint else INK, font=font(LABEL_SIZE))
+def _labelled(picture: Image.Image, label: str, width: int, space: int) -> Image.Image:
+    block = Image.new("RGB", (width, picture.height + space), PAPER)
+    block.paste(picture)
+    ImageDraw.Draw(block).text((0, picture.height + 3), shorten(label, width), INK, font(LABEL_SIZE))
+    return block
 
 
-def fit(cell: Cell, cell_size: int, hole_shape: tuple[int, int]) -> Image.Image:
-    """The picture, shrunk if need be so that its longest side fits the cell; a crossed box in place of a hole."""
-    if cell.picture is not None:
-        image = Image.fromarray(cell.picture)
-        image.thumbnail((cell_size, cell_size), Image.Resampling.LANCZOS)
-        return image
-    hole = Image.new("RGB", hole_shape, HOLE)
-    draw = ImageDraw.Draw(hole)
-    right, bottom = hole.width - 1, hole.height - 1
-    draw.line((0, 0, right, bottom), fill=FAINT)
-    draw.line((0, bottom, right, 0), fill=FAINT)
+def _block(headings: Sequence[Heading], width: int) -> Image.Image:
+    """Headings as lines of text, wrapped to a width in pixels."""
+    texts = [(text, ink) for heading in headings for text, ink in ((heading.name, FAINT), (heading.value, INK))]
+    lines = [(line, ink) for text, ink in texts for line in wrap(text, width)]
+    block = Image.new("RGB", (width, max(1, LINE * len(lines))), PAPER)
+    for index, (line, ink) in enumerate(lines):
+        ImageDraw.Draw(block).text((0, LINE * index), line, ink, font(LABEL_SIZE))
+    return block
+
+
+def _shrunk(picture: np.ndarray, cell_size: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    image.thumbnail((cell_size, cell_size), Image.Resampling.LANCZOS)
+    return image
+
+
+def _hole(why: str, size: tuple[int, int]) -> Image.Image:
+    """A crossed box in place of a picture."""
+    box = Image.new("RGB", size, HOLE)
+    draw = ImageDraw.Draw(box)
+    right, bottom = size[0] - 1, size[1] - 1
+    draw.line((0, 0, right, bottom), FAINT)
+    draw.line((0, bottom, right, 0), FAINT)
     draw.rectangle((0, 0, right, bottom), outline=FAINT)
-    lines = wrap(cell.hole, hole.width - 2 * MARGIN) if cell.hole else []
-    for index, line in enumerate(lines):
-        x = (hole.width - font(LABEL_SIZE).getlength(line)) / 2
-        y = (hole.height - LINE * len(lines)) / 2 + LINE * index
-        draw.rectangle((x - 4, y, hole.width - x + 4, y + LINE), fill=HOLE)
-        draw.text((x, y), line, fill=INK, font=font(LABEL_SIZE))
-    return hole
-
-
-def _hole_shape(rows: Sequence[Sequence[Cell]], cell_size: int) -> tuple[int, int]:
-    """Width and height of a hole: those of the first picture on the sheet."""
-    for cell in (cell for row in rows for cell in row):
-        if cell.picture is not None:
-            return fit(cell, cell_size, (1, 1)).size
-    return cell_size, cell_size * 3 // 4
-
-
-def _column_widths(rows: Sequence[Sequence[Image.Image]], columns: Sequence[Sequence[Heading]]) -> list[int]:
-    """How wide each column is: as its widest picture, or wide enough for its heading if that is short."""
-    widths = [max(row[c].width for row in rows if c < len(row)) for c in range(max(map(len, rows)))]
-    for c, headings in enumerate(columns[: len(widths)]):
-        widths[c] = max(widths[c], min(HEADING_WIDTH, _width(headings)))
-    return widths
+    if why:
+        lines, middle = "\n".join(wrap(why, size[0] - 2 * MARGIN)), (size[0] / 2, size[1] / 2)
+        draw.font = font(LABEL_SIZE)
+        draw.rectangle(draw.multiline_textbbox(middle, lines, anchor="mm", align="center"), HOLE, HOLE, 4)
+        draw.multiline_text(middle, lines, INK, anchor="mm", align="center")
+    return box
 
 
 def _width(headings: Sequence[Heading]) -> int:
     """How wide headings are that stand on one line each, in pixels."""
-    return max(math.ceil(font(LABEL_SIZE).getlength(text)) for h in headings for text in (h.name, h.value))
-
-
-def _lines(headings: Sequence[Heading], width: int) -> list[tuple[str, bool]]:
-    """Headings as lines of text with whether they are faint, wrapped to a width in pixels."""
-    found: list[tuple[str, bool]] = []
-    for heading in headings:
-        found += [(line, True) for line in wrap(heading.name, width)]
-        found += [(line, False) for line in wrap(heading.value, width)]
-    return found
+    return max(1 + round(font(LABEL_SIZE).getlength(text)) for h in headings for text in (h.name, h.value))
 
 
 def wrap(text: str, width: int) -> list[str]:
@@ -172,5 +155,5 @@ def shorten(text: str, width: int, size: int = LABEL_SIZE) -> str:
     return text
 
 
-def font(size: int) -> Font:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

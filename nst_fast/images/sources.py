@@ -1,4 +1,6 @@
-"""Where pictures are read from: a path, a pipe or standard input becomes a bounded stream that can be rewound."""
+"""Picture files before they are decoded: a path, a pipe or standard input becomes a bounded stream that can be rewound;
+the chunks of a PNG.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,10 @@ import os
 import re
 import select
 import stat
+import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from nst_fast.errors import InputError, UsageError, nearest
 from nst_fast.system.files import AnyPath, shown
@@ -16,16 +21,17 @@ Source = io.BufferedReader | io.BytesIO
 
 STANDARD_INPUT = "-"
 MAX_PIPED_BYTES = 256 * 2**20  # what a pipe may deliver; for regular files the limit of their pixels is enough
-SILENCE_SECONDS = 60.0  # a pipe that gives nothing for so long has nobody at its other end
+SILENCE_SECONDS = 60.0  # the longest pause of a pipe
 KINDS = "PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF"
 
-# The kinds above (TIFF also as BigTIFF) in that order. Whatever begins otherwise never reaches a decoder.
+# The kinds above (TIFF also as BigTIFF) in that order; a file that begins otherwise never reaches a decoder.
 _SIGNATURE = re.compile(
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|BM|GIF8[79]a|.{4}ftyp(?:avi[fs]|m[is]f1)",
     re.DOTALL,
 )
 _HEAD = 16
 _PIECE = 2**16
+_LONGEST_NAME = 79  # of a PNG's text
 
 
 def open_source(path: AnyPath) -> Source:
@@ -40,14 +46,13 @@ def open_source(path: AnyPath) -> Source:
     except FileNotFoundError as error:
         raise InputError(f"{shown(path)} does not exist", _suggestion(Path(path))) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(
-            f"{shown(path)} cannot be read: {reason.lower()}", "Check the path and its permissions"
-        ) from error
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        message = f"{shown(path)} cannot be read: {reason.lower()}"
+        raise InputError(message, "Check the path and its permissions") from error
 
 
 def check_signature(head: bytes, name: str) -> None:
-    """Raise :class:`InputError` unless the first 16 bytes are those of a kind of picture that nst-fast reads."""
+    """Raise :class:`InputError` unless the first 16 bytes are those of a readable kind of picture."""
     if not head:
         raise InputError(f"{name} is empty", f"Give a {KINDS} picture")
     if not _SIGNATURE.match(head):
@@ -60,8 +65,12 @@ def _opened(path: AnyPath) -> Source:
     mode = Path(path).stat().st_mode
     if stat.S_ISDIR(mode):
         raise UsageError(f"{shown(path)} is a folder", "Give one picture in it, or all of them to `nst-fast batch`")
-    if not stat.S_ISREG(mode):
-        return _read_special(path)
+    if not stat.S_ISREG(mode):  # a named pipe or a device; O_NONBLOCK opens a pipe that has no writer
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            return _read_pipe(handle, shown(path))
+        finally:
+            os.close(handle)
     stream = Path(path).open("rb")  # noqa: SIM115 - the caller closes it
     try:
         check_signature(stream.read(_HEAD), shown(path))
@@ -72,17 +81,8 @@ def _opened(path: AnyPath) -> Source:
     return stream
 
 
-def _read_special(path: AnyPath) -> Source:
-    """A named pipe or a device. Opening a pipe that nobody writes to would wait for ever without O_NONBLOCK."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        return _read_pipe(handle, shown(path))
-    finally:
-        os.close(handle)
-
-
 def _read_pipe(handle: int, name: str) -> Source:
-    """All of a pipe, in memory. Stops early when it does not begin like a picture, falls silent or does not end."""
+    """All of a pipe, in memory; refused early if it does not begin like a picture, pauses too long or does not end."""
     data = bytearray()
     while piece := _next_piece(handle, name):
         if len(data) < _HEAD <= len(data) + len(piece):
@@ -95,7 +95,7 @@ def _read_pipe(handle: int, name: str) -> Source:
 
 
 def _next_piece(handle: int, name: str) -> bytes:
-    # select knows no pipes on Windows; there a silent one is waited for.
+    # On Windows select takes no pipes; a silent one blocks there.
     if os.name != "nt" and not select.select([handle], [], [], SILENCE_SECONDS)[0]:
         raise InputError(f"{name} gave nothing for {SILENCE_SECONDS:g} seconds", "Check what writes to it")
     return os.read(handle, _PIECE)
@@ -108,3 +108,36 @@ def _suggestion(path: Path) -> str:
     except OSError:
         return f"There is no folder {shown(path.parent)}"
     return nearest(shown(path.name), names)
+
+
+def with_only_chunks(kept: set[bytes], stream: BinaryIO) -> BinaryIO:
+    """A PNG without its other chunks."""
+    stream.seek(0)
+    data = stream.read()
+    parts = [data[at : at + length] for kind, at, length in _png_chunks(stream) if kind in kept]
+    return io.BytesIO(data[:8] + b"".join(parts))
+
+
+def chunks_behind_pixels(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and beginning of the data of each chunk of a PNG behind the first of the pixels, except those of pixels.
+
+    The stream is left where it was. A file that is cut short or no PNG gives those that can be found.
+    """
+    start, pixels = stream.tell(), False
+    try:
+        for kind, at, length in _png_chunks(stream):
+            if pixels and kind != b"IDAT":
+                stream.seek(at + 8)
+                yield kind, stream.read(min(length - 12, _LONGEST_NAME))
+            pixels = pixels or kind == b"IDAT"
+    finally:
+        stream.seek(start)
+
+
+def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, place in the file and length, with head and checksum, of each chunk of a PNG."""
+    at = stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        yield kind, at, length + 12
+        at = stream.seek(at + length + 12)

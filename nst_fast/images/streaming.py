@@ -1,20 +1,23 @@
 """Large pictures a band at a time: libvips decodes the rows that are asked for, where Pillow would hold all of them.
 
 Only what both read alike is left to libvips: 8 or 16 bits of RGB, RGBA or grey with alpha. It gives pieces as Pillow
-would; colours, transparency and orientation stay with the code for all other pictures.
+would; colours, transparency and orientation are converted by the same code as for all other pictures.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from nst_fast.images.bands import Rows
-from nst_fast.images.chunks import behind_pixels
+from nst_fast.images.sources import chunks_behind_pixels
+
+Rows = Callable[[int, int], Image.Image]  # the rows from one to before another, asked for from top to bottom
 
 LARGE_PIXELS = 50_000_000  # Pillow takes 4 bytes for each
 HINT = "decoded whole, at 4 bytes per pixel; install nst-fast[large] to read it in bands"
@@ -40,10 +43,13 @@ def is_large(picture: ImageFile.ImageFile, rawmode: str, stream: BinaryIO) -> bo
             return not (whole or getattr(picture, "is_animated", False) or _is_turned_late(stream))
         case "TIFF":  # Pillow turns it while it decodes
             return bool(getattr(picture, "tag_v2", {}).get(ExifTags.Base.Orientation, 1) == 1)
-        case "JPEG":
-            return picture.mode == "RGB"
-        case _:
-            return False
+        case kind:
+            return kind == "JPEG" and picture.mode == "RGB"
+
+
+def _is_turned_late(stream: BinaryIO) -> bool:
+    """Whether a PNG may hold its orientation after its pixels, too late for a reader of bands."""
+    return any(kind == b"eXIf" or data.startswith(_TURNING_TEXTS) for kind, data in chunks_behind_pixels(stream))
 
 
 def rows_of(picture: ImageFile.ImageFile, stream: BinaryIO) -> Rows | None:
@@ -56,8 +62,8 @@ def rows_of(picture: ImageFile.ImageFile, stream: BinaryIO) -> Rows | None:
     if vips is None:
         return None
     mode, (width, height) = picture.mode, picture.size
-    with _Refusals(vips):
-        # Any warning is an error here: whether a damaged file is still a picture is Pillow's to say.
+    with _refusals(vips):
+        # Warnings are errors: whether a damaged file is still a picture is decided by Pillow.
         options = {"access": "sequential", "fail_on": "warning"}
         source = vips.Source.new_from_file(stream.name)
         image = getattr(vips.Image, _LOADERS[picture.format or ""])(source, **options)
@@ -67,7 +73,7 @@ def rows_of(picture: ImageFile.ImageFile, stream: BinaryIO) -> Rows | None:
         raise UnlikePillowError(f"{found}, to Pillow {picture}")
 
     def rows(top: int, bottom: int) -> Image.Image:
-        with _Refusals(vips):
+        with _refusals(vips):
             data = region.fetch(0, top, width, bottom - top)
         values = np.frombuffer(data, _DEPTHS[image.format]).reshape(bottom - top, width, image.bands)
         # Pillow, too, keeps the upper half of 16 bits.
@@ -76,17 +82,13 @@ def rows_of(picture: ImageFile.ImageFile, stream: BinaryIO) -> Rows | None:
     return rows
 
 
-class _Refusals:
-    """A context in which errors of libvips, and of a name that it cannot take, become :class:`UnlikePillowError`."""
-
-    def __init__(self, vips: Any) -> None:
-        self._kinds = (vips.Error, UnicodeError)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, self._kinds):
-            raise UnlikePillowError(str(error)) from error
+@contextmanager
+def _refusals(vips: Any) -> Iterator[None]:
+    """Errors of libvips, and of a name that it cannot take, become :class:`UnlikePillowError`."""
+    try:
+        yield
+    except (vips.Error, UnicodeError) as error:
+        raise UnlikePillowError(str(error)) from error
 
 
 @cache
@@ -100,8 +102,3 @@ def _pyvips() -> Any | None:
     pyvips.block_untrusted_set(True)  # loaders that their authors do not call safe
     pyvips.cache_set_max(0)  # it would keep files open that have been read
     return pyvips
-
-
-def _is_turned_late(stream: BinaryIO) -> bool:
-    """Whether a PNG may say after its pixels how it is to be turned; a reader of bands would not see that in time."""
-    return any(kind == b"eXIf" or data.startswith(_TURNING_TEXTS) for kind, data in behind_pixels(stream))

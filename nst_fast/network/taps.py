@@ -1,8 +1,6 @@
-"""The anatomy of VGG-16 and VGG-19 as data (Simonyan & Zisserman 2015, arXiv:1409.1556, table 1: D and E).
+"""The layers of VGG-16 and VGG-19 as data (Simonyan & Zisserman 2015, arXiv:1409.1556, table 1: D and E).
 
-A tap is a named intermediate activation: ``conv3_1`` (before the ReLU), ``relu3_1`` (after it) or ``pool3``. The
-position of a layer in :func:`layer_names` is its index in torchvision's ``features``, so that ``features.10.weight``
-belongs to ``conv3_1`` of VGG-19.
+A tap is a named intermediate activation: ``conv3_1`` (before the ReLU), ``relu3_1`` (after it) or ``pool3``.
 """
 
 from __future__ import annotations
@@ -24,6 +22,13 @@ def layer_names(network: str) -> list[str]:
             names += [f"conv{block}_{conv}", f"relu{block}_{conv}"]
         names.append(f"pool{block}")
     return names
+
+
+def check_network(network: str) -> None:
+    """Raise :class:`UsageError` unless it is the name of a network."""
+    if network not in CONVS_PER_BLOCK:
+        hint = nearest(network, CONVS_PER_BLOCK)
+        raise UsageError(f"unknown network {network!r}", f"{hint} Networks are {', '.join(CONVS_PER_BLOCK)}".strip())
 
 
 def check_taps(network: str, taps: Iterable[str]) -> None:
@@ -52,7 +57,6 @@ def block_of(layer: str) -> int:
 
 
 def channels_of(layer: str) -> int:
-    """How many channels a tap has: 256 for ``relu3_1``."""
     return BLOCK_CHANNELS[block_of(layer) - 1]
 
 
@@ -68,7 +72,7 @@ def convolutions(network: str) -> dict[str, tuple[int, int, int]]:
 
 
 def halvings_of(tap: str) -> int:
-    """How many pools lie between the image and a tap, a pool itself included."""
+    """The number of pools between the image and a tap, a pool itself included."""
     return block_of(tap) - (0 if tap.startswith("pool") else 1)
 
 

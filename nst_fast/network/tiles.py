@@ -1,9 +1,8 @@
-"""Geometry of exact tiling: which pixels a tile owns, which it has to see, and which cells of a tap are its own.
+"""Geometry of exact tiling: the pixels and the cells of each tap that a tile owns, and the crop it is computed from.
 
-A picture is cut into a grid of tiles whose inner edges lie on the deepest pooling grid in use, so that every pooling
-window of the picture is a pooling window of exactly one tile. A tile is computed from a crop: its own pixels and a
-halo around them. The halo is as wide as the taps look beyond their own cells, rounded up to the pooling grid; at the
-borders of the picture there is none, because padding is what the network sees there anyway.
+The inner edges of the grid lie on the deepest pooling grid in use, so that every pooling window of the picture belongs
+to exactly one tile. The crop is the tile's own pixels and a halo around them: the reach of the taps, rounded up to the
+pooling grid. At the borders of the picture there is no halo, because there the network pads.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from nst_fast.network.taps import cut, smallest_side
 
 
 def reach(network: str, taps: Iterable[str]) -> int:
-    """How many pixels the taps look beyond the square of their own cell, on each side: 70 for ``relu5_1`` of VGG-19.
+    """How many pixels the taps read beyond their own cell, on each side: 70 for ``relu5_1`` of VGG-19.
 
     Every 3x3 convolution adds one cell of its own grid.
     """
@@ -43,7 +42,7 @@ def halo_of(network: str, taps: Iterable[str]) -> int:
 
 @dataclass(frozen=True)
 class Extent:
-    """One axis of a tile, in pixels of the picture: its own ``start:stop`` within the crop ``low:high``."""
+    """One axis of a tile in pixels of the picture: its own ``start:stop`` within the crop ``low:high``."""
 
     start: int
     stop: int
@@ -52,11 +51,11 @@ class Extent:
 
     @property
     def seen(self) -> int:
-        """How long the crop is, in pixels."""
+        """The length of the crop in pixels."""
         return self.high - self.low
 
     def cells(self, stride: int) -> slice:
-        """The tile's own cells of a tap, as indices into the whole picture's features; they may be none."""
+        """The tile's own cells of a tap, as indices into the features of the picture; may be empty."""
         return slice(self.start // stride, self.stop // stride)
 
     def cells_in_crop(self, stride: int) -> slice:
@@ -67,14 +66,14 @@ class Extent:
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile: its rows and its columns. All methods give index tuples for ``[B, C, H, W]`` tensors."""
+    """The rows and columns of a tile; properties and methods give index tuples for ``[B, C, H, W]`` tensors."""
 
     rows: Extent
     columns: Extent
 
     @property
     def crop(self) -> tuple[slice, ...]:
-        """Own pixels and halo: what the encoder sees, and where the gradient is added."""
+        """Own pixels and halo: the encoder's input, and where its gradient is added."""
         return _index(slice(self.rows.low, self.rows.high), slice(self.columns.low, self.columns.high))
 
     @property
@@ -88,10 +87,6 @@ class Tile:
         """Own pixels and the column to their right, where there is one."""
         columns = slice(self.columns.start, min(self.columns.stop + 1, self.columns.high))
         return _index(slice(self.rows.start, self.rows.stop), columns)
-
-    @property
-    def crop_size(self) -> tuple[int, int]:
-        return self.rows.seen, self.columns.seen
 
     def cells(self, stride: int) -> tuple[slice, ...]:
         """Own cells in the features of the whole picture."""
@@ -127,17 +122,17 @@ class Tiling:
 
     @property
     def whole(self) -> bool:
-        """Whether there is but one tile, which is the picture."""
+        """Whether the only tile is the picture."""
         return self.grid == (1, 1)
 
     @property
     def largest_crop(self) -> tuple[int, int]:
-        """Height and width of the largest crop: what decides the memory."""
+        """Height and width of the largest crop, which decides the memory."""
         return max(row.seen for row in self.rows), max(column.seen for column in self.columns)
 
     @property
     def overhead(self) -> float:
-        """Pixels of all crops over pixels of the picture: what the halos cost in time."""
+        """Pixels of all crops over pixels of the picture: the cost of the halos in time."""
         seen = sum(row.seen for row in self.rows) * sum(column.seen for column in self.columns)
         return seen / (self.height * self.width)
 
@@ -147,12 +142,7 @@ def make_tiling(
 ) -> Tiling:
     """Cut a picture into ``grid`` (rows, columns) tiles of nearly equal size, exact for the given taps.
 
-    Args:
-        network: ``vgg16`` or ``vgg19``.
-        taps: every tap that is used; they decide halo and grid.
-        height, width: of the picture in pixels.
-        grid: at most so many tiles; fewer when the picture is too small for as many.
-        halo: overrides the halo that the taps need, which makes the result wrong when it is smaller.
+    A small picture gets fewer tiles. ``halo`` overrides the one that the taps need; a smaller one makes results wrong.
 
     Raises:
         UsageError: the grid is empty.
@@ -170,10 +160,7 @@ def make_tiling(
 def strip_rows(
     network: str, taps: Iterable[str], height: int, count: int, *, halo: int | None = None
 ) -> tuple[Extent, ...]:
-    """Cut the rows of a picture into at most ``count`` strips, the shares of as many processes.
-
-    A strip is what a tile is, with halo and edges on the pooling grid, but as wide as the picture.
-    """
+    """Cut the rows of a picture into at most ``count`` strips, one per process: tiles as wide as the picture."""
     taps = list(taps)
     # Edges on even rows, so that smoothing, which pools by 2, cuts none of its windows either.
     alignment = max(2, smallest_side(taps))
@@ -181,18 +168,11 @@ def strip_rows(
 
 
 def tiling_of_strip(
-    network: str,
-    taps: Iterable[str],
-    strip: Extent,
-    width: int,
-    grid: tuple[int, int],
-    *,
-    halo: int | None = None,
+    network: str, taps: Iterable[str], strip: Extent, width: int, grid: tuple[int, int], *, halo: int | None = None
 ) -> Tiling:
-    """The tiles of a strip, in the coordinates of what it sees: row 0 is the strip's ``low``.
+    """The tiles of a strip, in the coordinates of its crop: row 0 is the strip's ``low``.
 
-    Together they own the rows of the strip and not its halo, so the sums over the tiles of all strips are those over
-    the picture.
+    They own the rows of the strip and not its halo, so sums over all tiles of all strips are those over the picture.
     """
     taps = list(taps)
     alignment, halo = smallest_side(taps), halo_of(network, taps) if halo is None else halo
@@ -204,7 +184,7 @@ def tiling_of_strip(
 def _extents(length: int, count: int, alignment: int, halo: int, above: int = 0, below: int = 0) -> tuple[Extent, ...]:
     """Cut one axis into at most ``count`` extents; every inner edge is a multiple of the alignment.
 
-    So many pixels ``above`` and ``below`` the axis can be seen too; they are counted, but belong to no extent.
+    Crops may reach ``above`` and ``below`` the axis by so many pixels; these are counted, but belong to no extent.
     """
     cells = _ceil_div(length, alignment)
     count = min(count, cells)

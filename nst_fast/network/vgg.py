@@ -1,7 +1,4 @@
-"""VGG-16 and VGG-19 as frozen encoders with named taps, cut at the deepest tap in use, normalisation inside.
-
-Their anatomy is data in :mod:`nst_fast.network.taps`; :mod:`nst_fast.network.weights` finds the weights.
-"""
+"""VGG-16 and VGG-19 as frozen encoders with named taps, cut at the deepest tap in use, normalisation inside."""
 
 from __future__ import annotations
 
@@ -67,15 +64,12 @@ class Encoder(nn.Module):
         self.pooling = pooling
         self.padding = padding
         self.normalize = Normalize() if normalize_input else nn.Identity()
-        self.layers = nn.ModuleDict()
-        shapes = convolutions(network)
-        for name in cut(network, self.taps):
-            self.layers[name] = self._layer(name, shapes)
+        self.layers = nn.ModuleDict({name: self._layer(name) for name in cut(network, self.taps)})
         self.requires_grad_(False).eval()
 
-    def _layer(self, name: str, shapes: Mapping[str, tuple[int, int, int]]) -> nn.Module:
+    def _layer(self, name: str) -> nn.Module:
         if name.startswith("conv"):
-            _, inputs, outputs = shapes[name]
+            _, inputs, outputs = convolutions(self.network)[name]
             mode = self.padding if name == "conv1_1" else "zeros"
             padding_mode = cast(Literal["zeros", "reflect", "replicate"], mode)  # the config has checked it
             return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding_mode)

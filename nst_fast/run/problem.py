@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nst_fast.errors import UsageError
 from nst_fast.images import NO_BORDERS, Borders, Crop, LoadedImage, load_image
-from nst_fast.images.matching import grey, matched_colours
+from nst_fast.images.matching import gray, matched_colors
 from nst_fast.images.postprocess import finished, prepared_content, prepared_style
 from nst_fast.images.resizing import resize_to
 from nst_fast.network.taps import cut
@@ -118,7 +118,7 @@ class Problem:
         """
         start = self._init_at(scale)
         if self.config.color == "luma":
-            start = grey(start)
+            start = gray(start)
         content = self.content_at(scale)
         return start if content is None else torch.lerp(content, start, self.config.strength)
 
@@ -158,7 +158,7 @@ class Problem:
         if not styles:
             return content.clone()
         shares = self.config.blend_weights or [1.0] * len(styles)
-        parts = [share * matched_colours(content, style) for share, style in zip(shares, styles, strict=True)]
+        parts = [share * matched_colors(content, style) for share, style in zip(shares, styles, strict=True)]
         return torch.stack(parts).sum(0) / sum(shares)
 
 

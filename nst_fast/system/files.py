@@ -1,7 +1,7 @@
 """The only code that writes a file: atomic writes, the checks before them, locks, hashes and the cache folder.
 
-A file that nst-fast writes is either the old one or the whole new one, at every moment and after every failure:
-:func:`write_atomic` writes a temporary file in the same folder, forces it to the disk and renames it into place.
+At every moment and after every failure a file is the old one or the whole new one: :func:`write_atomic` writes a
+temporary file in the same folder, forces it to the disk and renames it into place.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from nst_fast.errors import BusyError, InputError, OutputError
 
 AnyPath = str | os.PathLike[str]
 
-TEMP_PREFIX = ".nst-fast-"  # a crash can leave one behind; nothing else has this name
-LITTER_SECONDS = 86_400.0  # a temporary file lives for the time of one write; one this old has no owner
+TEMP_PREFIX = ".nst-fast-"  # of temporary files, which a crash can leave behind
+LITTER_SECONDS = 86_400.0  # a temporary file this old belongs to no running write
 CACHE_VARIABLE = "NST_FAST_CACHE"
 PROBE_BYTES = 4096  # one block: enough for a full disk to say so
 
@@ -69,16 +69,14 @@ def sha256_of(path: AnyPath) -> str:
 
 
 def cache_dir(name: str = "") -> Path:
-    """The user's cache folder for nst-fast, or the part of it with this name (``weights``).
+    """The user's cache folder or a part of it (``weights``); :func:`write_atomic` creates it when it is needed.
 
-    Nothing is created: :func:`write_atomic` does that when there is something to keep. The environment
-    variable ``NST_FAST_CACHE`` overrides the platform's choice.
+    The environment variable ``NST_FAST_CACHE`` overrides the platform's choice.
     """
-    override = os.environ.get(CACHE_VARIABLE)
-    # Path.expanduser raises where there is no home folder; this one leaves the tilde.
-    home = os.path.expanduser(override or "")  # noqa: PTH111
-    root = Path(home) if override else platformdirs.user_cache_path("nst-fast", appauthor=False)
-    return root.absolute() / name
+    if override := os.environ.get(CACHE_VARIABLE):
+        # Path.expanduser raises where there is no home folder; this one leaves the tilde.
+        return Path(os.path.expanduser(override)).absolute() / name  # noqa: PTH111
+    return platformdirs.user_cache_path("nst-fast", appauthor=False).absolute() / name
 
 
 def make_folder(folder: AnyPath) -> Path:
@@ -93,21 +91,18 @@ def make_folder(folder: AnyPath) -> Path:
 def write_atomic(path: AnyPath, data: bytes | Callable[[BinaryIO], None]) -> None:
     """Write a file so that a failure or a crash at any moment leaves the old file or the new one, never a mix.
 
-    A symbolic link is followed: the file it points to is replaced, the link stays. An existing file's permissions are
-    kept. The folder must exist, except in the cache, where it is made.
+    The file behind a symbolic link is replaced, the link stays. An existing file's permissions are kept. The folder
+    must exist, except in the cache, where it is made.
 
     Args:
         path: the file to write.
-        data: its content, or a function that writes the content to the stream it is given; an ``OSError`` that it lets
-            through counts as a failure to write.
+        data: its content, or a function that writes it to a stream; an ``OSError`` of it is a failure to write.
 
     Raises:
         OutputError: no space, no permission, no folder, not a regular file. The old file is intact.
     """
-    target = _real(path)
-    temp = _temporary(target)
-    _refuse_special(target)
-    _make_cache_folder(target)
+    target = _target(path)
+    temp = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
     try:
         _write_synced(temp, data)
         _put_in_place(temp, target)
@@ -115,10 +110,6 @@ def write_atomic(path: AnyPath, data: bytes | Callable[[BinaryIO], None]) -> Non
         raise _unwritable(path, error) from error
     finally:
         remove(temp)
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
 
 
 def _write_synced(temp: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
@@ -139,7 +130,7 @@ def _put_in_place(temp: Path, target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the rename to the disk. Windows opens no folders, and some network disks refuse: there it is up to them."""
+    """Force the rename to the disk. Windows opens no folders, and some network disks refuse."""
     if os.name == "nt":
         return
     try:
@@ -155,15 +146,13 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def continued(path: AnyPath) -> Iterator[BinaryIO]:
-    """A stream to a file that may take several runs to fill (a download): it gives what has come so far, and appends.
+    """A stream to a file that may take several runs to fill (a download): it reads what is there, and appends.
 
-    The file appears when the block ends. When an error ends it, what has come stays as ``NAME.part``, unless the disk
-    is at fault; the next call goes on with it. The caller holds the file's :func:`lock`. Raises :class:`OutputError`.
+    The file appears when the block ends. When an error ends the block, what is there stays as ``NAME.part`` for the
+    next call, unless the disk is at fault. The caller holds the file's :func:`lock`. Raises :class:`OutputError`.
     """
-    target = _real(path)
+    target = _target(path)
     part = target.with_name(target.name + ".part")
-    _refuse_special(target)
-    _make_cache_folder(target)
     try:
         with part.open("a+b") as stream:
             yield stream
@@ -189,20 +178,24 @@ def move_aside(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a file that is no longer needed; one that cannot be deleted does no harm."""
+    """Delete a file that is no longer needed, if it can be deleted."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
 
 
-def _make_cache_folder(target: Path) -> None:
+def _target(path: AnyPath) -> Path:
+    """The real path of a file that may be written; its folder is made if it is in the cache."""
+    target = _real(path)
+    _refuse_special(target)
     if target.is_relative_to(_real(cache_dir())):
         make_folder(target.parent)
         _sweep(target.parent)
+    return target
 
 
 @cache
 def _sweep(folder: Path) -> None:
-    """Delete what a killed run left in a folder, once per process: its temporary files of more than a day ago."""
+    """Delete the temporary files of killed runs in a folder, once per process."""
     with suppress(OSError):
         for entry in folder.glob(f"{TEMP_PREFIX}*.tmp"):
             if time.time() - entry.lstat().st_mtime > LITTER_SECONDS:
@@ -215,10 +208,10 @@ def check_writable(path: AnyPath, overwrite: bool, inputs: Iterable[AnyPath] = (
     Args:
         path: the file that will be written.
         overwrite: whether an existing file may be replaced.
-        inputs: files that are read; the output may be none of them, under whatever name, even with ``overwrite``.
+        inputs: files that are read and are never replaced, under whatever name.
 
     Raises:
-        OutputError: says which of these it is.
+        OutputError: it is an input, special, exists, or cannot be written.
     """
     target = _real(path)
     for given in inputs:
@@ -226,15 +219,11 @@ def check_writable(path: AnyPath, overwrite: bool, inputs: Iterable[AnyPath] = (
             raise OutputError(f"{shown(path)} is the input {shown(given)}", "Choose another name for the output")
     _refuse_special(target)
     if target.exists() and not overwrite:
-        raise OutputError(f"{shown(path)} exists", "Use --overwrite to replace it, or choose another name")
+        raise OutputError(f"{shown(path)} exists", "Use `overwrite` to replace it, or choose another name")
     make_folder(target.parent)
     _sweep(target.parent)
-    _probe(target)
-
-
-def _probe(target: Path) -> None:
-    """Write and remove a small file: permission bits say little (root, network disks, full disks), this says all."""
-    probe = _temporary(target)
+    # Permission bits say little (root, network disks, full disks): write and remove a small file.
+    probe = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
     try:
         _write_synced(probe, bytes(PROBE_BYTES))
         probe.unlink()
@@ -246,12 +235,12 @@ def _probe(target: Path) -> None:
 
 @contextmanager
 def lock(path: AnyPath, *, wait: float = 0.0) -> Iterator[None]:
-    """Hold the right to write this output; a second run of this user on this machine stops, at once or after a wait.
+    """Lock an output against other runs of this user on this machine, which fail at once or after ``wait`` seconds.
 
-    The operating system frees the lock when its owner dies. The lock file lies in the cache, keyed by the real path.
+    The operating system frees the lock when its owner dies. The lock file is in the cache, keyed by the real path.
 
     Raises:
-        BusyError: somebody holds it; the message names process and host.
+        BusyError: another process holds it; the message names process and host.
         OutputError: the cache folder cannot be written.
     """
     key = sha256_bytes(os.fsencode(os.path.normcase(_real(path))))[:32]
@@ -277,7 +266,7 @@ def lock(path: AnyPath, *, wait: float = 0.0) -> Iterator[None]:
 
 
 def _read_owner(owner: Path) -> str:
-    """Who holds a lock; the file can be missing for the instant between locking and naming."""
+    """The holder of a lock; the file is missing for the instant between locking and naming."""
     try:
         return owner.read_text("utf-8", errors="replace")
     except OSError:

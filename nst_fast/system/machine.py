@@ -36,7 +36,7 @@ CUDA_ERROR_NO_DEVICE = 100
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU. ``sm`` is its compute capability without the dot: 90 for a Hopper."""
+    """An NVIDIA GPU; ``sm`` is its compute capability without the dot: 90 for a Hopper."""
 
     name: str
     sm: int
@@ -45,7 +45,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class CudaDriver:
-    """The NVIDIA driver: the newest CUDA it serves, and its GPUs. ``error`` is cuInit's code, 0 when all is well."""
+    """The NVIDIA driver: the newest CUDA it serves, its GPUs, and cuInit's error code (0: none)."""
 
     cuda_version: tuple[int, int]
     gpus: tuple[Gpu, ...]
@@ -53,7 +53,7 @@ class CudaDriver:
 
 
 def cuda_driver(load: Callable[[str], Any] = ctypes.CDLL) -> CudaDriver | None:
-    """Ask the NVIDIA driver's own library, without PyTorch and without nvidia-smi; None where there is no driver."""
+    """What the NVIDIA driver's library reports, without PyTorch and nvidia-smi; None where there is no driver."""
     try:
         library = load(DRIVER_LIBRARY)
     except OSError:
@@ -81,7 +81,7 @@ def _gpu(library: Any, index: int) -> Gpu:
 
 
 def driver_problem(driver: CudaDriver | None, needed_cuda: int) -> str:
-    """What stands between the driver and a library built for a major version of CUDA; empty when nothing does."""
+    """Why the driver cannot serve a library built for a major version of CUDA; empty when it can."""
     if driver is None:
         return f"{DRIVER_LIBRARY} (the NVIDIA driver) not found"
     if driver.cuda_version[0] < needed_cuda:
@@ -90,14 +90,13 @@ def driver_problem(driver: CudaDriver | None, needed_cuda: int) -> str:
         return f"the NVIDIA driver does not start (CUDA error {driver.error})"
     if not driver.gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return "the NVIDIA driver finds no GPU" + (
-            f" (CUDA_VISIBLE_DEVICES is {visible!r})" if visible is not None else ""
-        )
+        hidden = f" (CUDA_VISIBLE_DEVICES is {visible!r})" if visible is not None else ""
+        return f"the NVIDIA driver finds no GPU{hidden}"
     return ""
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a package, read from its metadata and not by importing it."""
+    """The installed version of a package, from its metadata."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -105,13 +104,13 @@ def version_of(package: str) -> str | None:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, without hyper-threads: the number of threads that convolutions profit from."""
+    """Cores that this process may use, without hyper-threads, which do not speed up convolutions."""
     physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     return min(physical, len(os.sched_getaffinity(0))) if sys.platform == "linux" else physical
 
 
 def describe_machine() -> dict[str, Any]:
-    """Plain data for run records and benchmark rows. Names no user, no host and no path: records travel in pictures."""
+    """Plain data for run records and benchmark rows; no user, host or path, because pictures carry their records."""
     import torch
 
     driver = cuda_driver()
@@ -127,20 +126,25 @@ def describe_machine() -> dict[str, Any]:
         "torch_cuda": torch.version.cuda,
         "torch_threads": torch.get_num_threads(),
         "gpus": [asdict(gpu) for gpu in driver.gpus] if driver else [],
-        "driver": _driver_version(),
+        # The NVIDIA driver's own number (580.65.06), which only its kernel module reports.
+        "driver": _found(r"(\d{3}\.\d+(?:\.\d+)?)", "/proc/driver/nvidia/version"),
         "driver_cuda": "{}.{}".format(*driver.cuda_version) if driver else None,
         "nst_fast": __version__,
         "commit": git_commit(Path(__file__).parents[1]),
     }
 
 
-def _cpuinfo(key: str) -> str:
+def _found(pattern: str, path: str) -> str | None:
+    """The first group of a pattern in a file of the kernel's."""
     try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        match = re.search(pattern, Path(path).read_text(errors="replace"), re.MULTILINE)
     except OSError:
-        return ""
-    match = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1] if match else ""
+        return None
+    return match[1] if match else None
+
+
+def _cpuinfo(key: str) -> str | None:
+    return _found(rf"^{key}\s*:\s*(.+)$", "/proc/cpuinfo")
 
 
 def cpu_model() -> str:
@@ -150,24 +154,13 @@ def cpu_model() -> str:
 
 
 def _cpu_flags() -> list[str]:
-    known = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    known = (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
     return [flag for flag in CPU_FLAGS if flag in known]
 
 
-def _driver_version() -> str | None:
-    """The NVIDIA driver's own number (580.65.06), which only its kernel module tells."""
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text()
-    except OSError:
-        return None
-    match = re.search(r"\d{3}\.\d+(\.\d+)?", text)
-    return match[0] if match else None
-
-
 def git_commit(checkout: Path) -> str | None:
-    """The commit of a checkout, ending in ``-dirty`` when files differ from it; None outside one.
-
-    The ``.git`` must lie right there: an installed package inside somebody else's repository is not a checkout.
+    """The commit of a checkout, ending in ``-dirty`` when files differ from it; None without a ``.git`` right there,
+    as for a package that is installed inside another repository.
     """
     if not (checkout / ".git").exists():
         return None
@@ -187,7 +180,7 @@ def _output_of(command: list[str]) -> str | None:
 
 
 def peak_memory_mib(device: torch.device | str = "cpu") -> float:
-    """The highest memory since the last reset, in MiB: of PyTorch's tensors on CUDA, else of the whole process."""
+    """The highest memory since the last reset, in MiB: of PyTorch's tensors on CUDA, else of the process."""
     if str(device).startswith("cuda"):
         import torch
 
@@ -196,9 +189,8 @@ def peak_memory_mib(device: torch.device | str = "cpu") -> float:
         return float(psutil.Process().memory_info().peak_wset) / MIB
     if sys.platform == "linux":
         # The kernel's VmHWM and not getrusage's maximum, because only VmHWM can be reset.
-        match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-        if match:
-            return int(match[1]) / 1024
+        if high := _found(r"VmHWM:\s*(\d+) kB", "/proc/self/status"):
+            return int(high) / 1024
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, the others KiB
@@ -220,10 +212,10 @@ def reset_peak_memory(device: torch.device | str = "cpu") -> bool:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The PyTorch device of a name: auto, cpu, cuda, cuda:1 or mps; ``auto`` takes the best that exists.
+    """The PyTorch device of a name: auto (the best that exists), cpu, cuda, cuda:1 or mps.
 
     Raises:
-        DeviceError: the name is unknown or this machine has no such device; what exists is listed.
+        DeviceError: the name is unknown or this machine has no such device; the devices that exist are listed.
     """
     import torch
 
@@ -238,7 +230,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _present_devices() -> tuple[list[str], str]:
-    """Device names, best first, and why there is no CUDA device among them, if there is none."""
+    """Device names, best first, and the reason if there is no CUDA device among them."""
     import torch
 
     with warnings.catch_warnings(record=True) as caught:
@@ -249,7 +241,7 @@ def _present_devices() -> tuple[list[str], str]:
     elif torch.version.cuda is None:
         reason = "the installed PyTorch is built without CUDA"
     else:
-        said = str(caught[0].message).partition("(Triggered")[0].strip() if caught else "PyTorch finds no GPU"
-        reason = driver_problem(cuda_driver(), int(torch.version.cuda.partition(".")[0])) or said
+        warning = str(caught[0].message).partition("(Triggered")[0].strip() if caught else "PyTorch finds no GPU"
+        reason = driver_problem(cuda_driver(), int(torch.version.cuda.partition(".")[0])) or warning
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return [f"cuda:{index}" for index in range(count)] + mps + ["cpu"], reason

@@ -1,4 +1,4 @@
-"""Every call by which a file gets to the disk, with something done before or after it: a failure, or the end."""
+"""Every call by which a file gets to the disk, with an action before and after it: a failure, or the process's end."""
 
 from __future__ import annotations
 

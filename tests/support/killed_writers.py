@@ -1,4 +1,4 @@
-"""A process that forks a child for every point of every piece of work, lets it die there, and looks at what is left.
+"""A process that forks a child for every point of every piece of work, ends it there, and looks at what is left.
 
 Run by test_crash_points.py with a folder; writes one JSON object per death to stdout.
 """
@@ -29,7 +29,7 @@ from nst_fast.system import files
 
 @dataclass(frozen=True)
 class Work:
-    """Something that is written: ``before`` makes the old state, ``state`` names what is found: old, new or a fault."""
+    """Something that is written: ``before`` makes the old state; ``state`` is what is found: old, new or a fault."""
 
     name: str
     before: Callable[[Path], object]
@@ -38,62 +38,51 @@ class Work:
 
 
 def halves(stream: BinaryIO) -> None:
-    stream.write(b"new " * 1000)
-    stream.write(b"content " * 1000)
+    stream.write(b"new ")
+    stream.write(b"content")
 
 
 def one_file(folder: Path) -> str:
-    content = (folder / "a").read_bytes()
-    return {b"old": "old", b"new " * 1000 + b"content " * 1000: "new"}.get(content, "mixed")
+    return {b"old": "old", b"new content": "new"}.get((folder / "a").read_bytes(), "mixed")
 
 
-def save_run(folder: Path, grey: float) -> None:
+def save_run(folder: Path, gray: float) -> None:
     record = RunRecord(
-        options={"grey": grey}, inputs={}, weights={}, machine={}, device="cpu", engine="eager", precision="fp32"
+        options={"gray": gray}, inputs={}, weights={}, machine={}, device="cpu", engine="eager", precision="fp32"
     )
-    OutputFiles(folder / "a.png").save_picture(torch.full((1, 3, 16, 16), grey), record)
+    OutputFiles(folder / "a.png").save_picture(torch.full((1, 3, 16, 16), gray), record)
 
 
 def a_run(folder: Path) -> str:
-    """Picture and record are each readable, the picture carries its own record, and the hash tells a half-done pair."""
+    """Picture and record are each readable, the picture carries its own record, and the hash shows a half-done pair."""
     picture, record = read_record(folder / "a.png"), read_record(folder / "a.json")
-    grey = picture["options"]["grey"]
-    if abs(float(load_image(folder / "a.png").tensor.mean()) - grey) > 0.01:
+    gray = picture["options"]["gray"]
+    if abs(float(load_image(folder / "a.png").tensor.mean()) - gray) > 0.01:
         return "mixed"
     whole = record["output_sha256"] == files.sha256_of(folder / "a.png")
     if whole != (record["options"] == picture["options"]):
         return "mixed"
-    return "old" if grey == 0 else "new"
+    return "old" if gray == 0 else "new"
 
 
-def write_copy(folder: Path, value: float) -> None:
-    cache._write_copy(folder / "w.safetensors", {"features.0.bias": torch.full((64,), value)}, "x", "")
+def save_copy(folder: Path, value: float) -> None:
+    cache.write_copy(folder / "w.safetensors", {"features.0.bias": torch.full((64,), value)}, "x", "")
 
 
 def a_copy(folder: Path) -> str:
     """The copy is whole; one whose note is newer counts as damaged and is fetched again, which is the safe side."""
     value = float(read_features(folder / "w.safetensors")["features.0.bias"][0])
-    if value and cache._sha256_of_intact(folder / "w.safetensors") is None:
+    if value and not cache.is_intact(folder / "w.safetensors"):
         return "mixed"
     return "new" if value else "old"
 
 
-def keep(folder: Path, value: float) -> None:
+def save_checkpoint(folder: Path, value: float) -> None:
     image = torch.full((1, 3, 4, 4), value)
     state = Checkpoint(
-        record={"steps": 2},
-        places={},
-        step=2,
-        scale=0,
-        first=0,
-        seconds=1.0,
-        history=torch.ones(2, 2),
-        pastiche=image,
-        optimizer={"moments": [image, image]},
-        guard={},
-        rules={},
-        average=None,
-    )
+        record={"steps": 2}, places={}, step=2, scale=0, first=0, seconds=1.0, history=torch.ones(2, 2),
+        pastiche=image, optimizer={"moments": [image, image]}, guard={}, rules={}, average=None,
+    )  # fmt: skip
     write_checkpoint(folder / "a.safetensors", state)
 
 
@@ -103,16 +92,20 @@ def a_checkpoint(folder: Path) -> str:
     return {frozenset({0.0}): "old", frozenset({1.0}): "new"}.get(frozenset(values), "mixed")
 
 
+def of_values(name: str, save: Callable[[Path, float], None], state: Callable[[Path], str]) -> Work:
+    return Work(name, lambda folder: save(folder, 0.0), lambda folder: save(folder, 1.0), state)
+
+
 WORKS = [
-    Work("checkpoint", lambda folder: keep(folder, 0.0), lambda folder: keep(folder, 1.0), a_checkpoint),
     Work(
         "one file",
         lambda folder: (folder / "a").write_bytes(b"old"),
-        lambda f: files.write_atomic(f / "a", halves),
+        lambda folder: files.write_atomic(folder / "a", halves),
         one_file,
     ),
-    Work("picture and record", lambda folder: save_run(folder, 0.0), lambda folder: save_run(folder, 1.0), a_run),
-    Work("weights and note", lambda folder: write_copy(folder, 0.0), lambda folder: write_copy(folder, 1.0), a_copy),
+    of_values("checkpoint", save_checkpoint, a_checkpoint),
+    of_values("picture and record", save_run, a_run),
+    of_values("weights and note", save_copy, a_copy),
 ]
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from nst_fast.weights import load_weights
 from torch import Tensor
 
-from nst_fast.network.weights import download
+from nst_fast.network.weights import hub, load_weights
 from nst_fast.network.weights.hub import HubFile
 
 
@@ -45,6 +44,7 @@ class Hub(ThreadingHTTPServer):
         self.knows_ranges = True
         self.misplaced = False  # claims the range that was asked for and sends another
         self.endless = False
+        self.drips = False  # the first bytes come alone
         self.stalls_before = ""  # "answer" or "body"
         self.asked: list[str] = []
         self.ranges: list[str] = []
@@ -87,6 +87,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:1000])
             hub.stop_stalling.wait(5)
             return
+        if hub.drips:
+            self.wfile.write(body[:5])
+            hub.stop_stalling.wait(0.1)
+            body = body[5:]
         self.wfile.write(body[: hub.cuts.pop(0)] if hub.cuts else body)
         with contextlib.suppress(OSError):  # the reader has had enough
             while hub.endless:
@@ -116,7 +120,7 @@ def in_place_of_torchvision(folder: Path, patch: pytest.MonkeyPatch) -> Iterator
     patch.setenv("TORCH_HOME", str(folder / "torch"))
     patch.setenv("no_proxy", "*")
     patch.delenv("NST_FAST_OFFLINE")
-    patch.setattr(download, "PAUSES", (0.0, 0.0))
+    patch.setattr(hub, "PAUSES", (0.0, 0.0))
     with serving() as server:
         patch.setenv("NST_FAST_WEIGHTS_URL", server.address)
         yield server

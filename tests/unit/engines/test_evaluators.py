@@ -12,7 +12,7 @@ from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.precision import DTYPES, usable_precisions
 from nst_fast.errors import DeviceError, UsageError
 from nst_fast.images import from_uint8
-from nst_fast.images.matching import matched_colours
+from nst_fast.images.matching import matched_colors
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
@@ -108,7 +108,7 @@ def whole() -> tuple[Encoder, Objective, torch.Tensor]:
     encoder, _ = make_encoder("original", "vgg19", options.taps)
     content, style = (from_uint8(draw(64)) for draw in (draw_content, draw_style))
     objective = Objective(options, build_targets(encoder, options, content, [style]))
-    return encoder, objective, matched_colours(content, style)
+    return encoder, objective, matched_colors(content, style)
 
 
 def test_the_fast_engine_is_eagers_twin_on_the_whole_original_network(

@@ -101,7 +101,7 @@ def objectives(draw: st.DrawFn) -> ObjectiveOptions:
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.sampled_from(["eager", "fast"]),
     objectives(),

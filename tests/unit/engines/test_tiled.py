@@ -83,7 +83,7 @@ def objectives(draw: st.DrawFn) -> ObjectiveOptions:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["eager", "fast"]),
     objectives(),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,26 +29,17 @@ def all_bytes() -> torch.Tensor:
     return images.from_uint8(values)
 
 
-def test_every_8_bit_value_survives_the_round_trip() -> None:
-    image = all_bytes()
-    assert image.shape == (1, 3, 16, 48)
-    assert image.is_contiguous()
-    assert torch.equal(images.from_uint8(images.to_uint8(image)), image)
-    assert len(np.unique(images.to_uint8(image)[..., 0])) == 256
-
-
 def test_values_are_rounded_to_the_nearest_and_clamped() -> None:
     values = torch.tensor([-0.5, 0.49 / 255, 0.51 / 255, 254.49 / 255, 254.51 / 255, 1.5])
     image = values.view(1, 1, 1, 6).expand(1, 3, 1, 6)
     assert images.to_uint8(image)[0, :, 1].tolist() == [0, 0, 1, 254, 255, 255]
-
-
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_an_image_that_is_not_finite_is_no_picture(poison: float) -> None:
     image = all_bytes()
-    image[0, 1, 2, 3] = poison
-    with pytest.raises(NumericsError):
-        images.to_uint8(image)
+    assert image.is_contiguous()
+    assert torch.equal(images.from_uint8(images.to_uint8(image)), image)
+    for value in (float("nan"), float("inf")):
+        image[0, 1, 2, 3] = value
+        with pytest.raises(NumericsError):
+            images.to_uint8(image)
 
 
 @pytest.mark.parametrize("suffix", LOSSLESS)
@@ -68,24 +59,16 @@ def test_lossy_formats_come_close(tmp_path: Path, suffix: str) -> None:
     assert (images.load_image(tmp_path / f"a{suffix}").tensor - image).abs().mean() < 0.02
 
 
-def test_jpeg_keeps_colour_at_full_resolution() -> None:
-    with Image.open(io.BytesIO(images.encode_image(all_bytes(), ".jpg"))) as picture:
-        assert [layer[1:3] for layer in picture.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("suffix", [s for s in images.WRITABLE if s != ".bmp"])
-def test_the_profile_is_embedded(suffix: str) -> None:
-    with Image.open(io.BytesIO(images.encode_image(all_bytes(), suffix))) as picture:
-        assert picture.info["icc_profile"] == images.SRGB_PROFILE
-
-
 @pytest.mark.parametrize("suffix", images.WRITABLE)
-def test_equal_images_are_equal_files(suffix: str) -> None:
+def test_equal_images_are_equal_files_with_a_profile_and_every_channel_at_full_resolution(suffix: str) -> None:
     first, second = (images.encode_image(all_bytes(), suffix, text=TEXT) for _ in range(2))
     assert first == second
+    with Image.open(io.BytesIO(first)) as picture:
+        assert suffix == ".bmp" or picture.info["icc_profile"] == images.SRGB_PROFILE
+        assert picture.format != "JPEG" or [layer[1:3] for layer in picture.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     width=st.integers(16, 70),
     height=st.integers(16, 70),
@@ -110,7 +93,7 @@ def test_any_size_and_mode_is_read_as_pillow_shows_it(
 def test_the_longest_side_is_what_was_asked(tmp_path: Path, longest_side: int) -> None:
     images.save_image(all_bytes()[:, :, :, :30], tmp_path / "a.png")
     if longest_side == 16:
-        with pytest.raises(InputError, match="use --image-size 30 or more"):
+        with pytest.raises(InputError, match="use `image_size` 30 or more"):
             images.load_image(tmp_path / "a.png", longest_side=longest_side)
         return
     image = images.load_image(tmp_path / "a.png", longest_side=longest_side)
@@ -132,41 +115,24 @@ def test_a_wrong_suffix_is_noted(tmp_path: Path) -> None:
 # --- text
 
 
-@pytest.mark.parametrize("suffix", [s for s in images.WRITABLE if s != ".bmp"])
-def test_text_is_given_back(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", images.WRITABLE)
+def test_text_is_given_back_by_all_formats_but_bmp(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     long = TEXT | {"long": "0123456789é" * 30_000}  # several JPEG comments, a compressed PNG chunk
     images.save_image(all_bytes(), path, text=long)
-    assert images.read_text(path) == long
+    assert images.read_text(path) == (long if suffix != ".bmp" else {})
     images.save_image(all_bytes(), path)
     assert images.read_text(path) == {}
 
 
-def test_text_longer_than_pillows_limit_is_stored_so_that_it_can_be_read(tmp_path: Path) -> None:
-    long = {"nst-fast": "x" * 3_000_000}
-    images.save_image(all_bytes(), tmp_path / "a.png", text=long)
-    assert images.read_text(tmp_path / "a.png") == long
+def test_text_beyond_pillows_limit_or_utf8_is_stored_so_that_it_can_be_read(tmp_path: Path) -> None:
+    given = {"long": "x" * 3_000_000, "name": os.fsdecode(b"caf\xe9")}
+    images.save_image(all_bytes(), tmp_path / "a.png", text=given)
+    assert images.read_text(tmp_path / "a.png") == given | {"name": r"caf\udce9"}
     assert torch.equal(images.load_image(tmp_path / "a.png").tensor, all_bytes())
 
 
-def test_a_file_name_that_is_not_utf8_does_not_cost_the_picture(tmp_path: Path) -> None:
-    images.save_image(all_bytes(), tmp_path / "a.png", text={"name": os.fsdecode(b"caf\xe9")})
-    assert images.read_text(tmp_path / "a.png") == {"name": r"caf\udce9"}
-
-
-def test_a_jpeg_comment_of_somebody_else_is_not_ours(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(encoded(sample(), "JPEG", comment="made by a camera"))
-    assert images.read_text(tmp_path / "a.jpg") == {}
-
-
-def test_a_bmp_carries_no_text(tmp_path: Path) -> None:
-    images.save_image(all_bytes(), tmp_path / "a.bmp", text=TEXT)
-    assert images.read_text(tmp_path / "a.bmp") == {}
-
-
-def test_text_bombs_and_damaged_text_are_input_errors(tmp_path: Path) -> None:
-    import zlib
-
+def test_text_bombs_and_damaged_text_are_input_errors_and_other_comments_no_text(tmp_path: Path) -> None:
     chunk = png_chunk(b"zTXt", b"nst-fast\0\0" + zlib.compress(bytes(2_000_000)))
     (tmp_path / "a.png").write_bytes(with_chunk(encoded(sample(), "PNG"), chunk))
     (tmp_path / "a.jpg").write_bytes(encoded(sample(), "JPEG", comment=b"nst-fast:{not json"))
@@ -174,6 +140,8 @@ def test_text_bombs_and_damaged_text_are_input_errors(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "b.jpg", "missing.png"):
         with pytest.raises(InputError):
             images.read_text(tmp_path / name)
+    (tmp_path / "c.jpg").write_bytes(encoded(sample(), "JPEG", comment="made by a camera"))
+    assert images.read_text(tmp_path / "c.jpg") == {}
 
 
 # --- refusals
@@ -186,11 +154,7 @@ def test_a_suffix_that_cannot_be_written_is_wrong_use(tmp_path: Path, name: str)
     with pytest.raises(UsageError):
         images.save_image(all_bytes(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_suffixes_are_read_in_any_case() -> None:
     assert images.check_output_suffix("A.PNG") == "PNG"
-    assert images.check_output_suffix("a.Jpeg") == "JPEG"
 
 
 def test_an_image_too_large_for_its_format_is_an_output_error(tmp_path: Path) -> None:
@@ -198,41 +162,6 @@ def test_an_image_too_large_for_its_format_is_an_output_error(tmp_path: Path) ->
     with pytest.raises(OutputError, match=r"17000x1 cannot be stored as WEBP .* Use \.png"):
         images.save_image(torch.zeros(1, 3, 1, 17_000), tmp_path / "a.webp")
     assert (tmp_path / "a.webp").read_bytes() == b"old"
-
-
-def test_a_full_disk_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images.save_image(all_bytes(), tmp_path / "a.png")
-    old = (tmp_path / "a.png").read_bytes()
-
-    def full(source: Path, target: Path) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OutputError, match="no space left"):
-        images.save_image(all_bytes() / 2, tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes() == old
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
-
-
-@pytest.mark.parametrize(
-    ("name", "error", "code"),
-    [
-        ("missing.png", InputError, 3),
-        ("folder", UsageError, 2),
-        ("empty.png", InputError, 3),
-        ("text.png", InputError, 3),
-    ],
-)
-def test_what_cannot_be_loaded_has_its_exit_code(
-    tmp_path: Path, name: str, error: type[InputError | UsageError], code: int
-) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(error) as caught:
-        images.load_image(tmp_path / name)
-    assert caught.value.exit_code == code
-    assert caught.value.remedy or name == "missing.png"
 
 
 def test_a_picture_with_a_camera_profile_loads(assets: Path) -> None:

@@ -10,28 +10,16 @@ import torch
 from nst_fast.api import Pastiche, stylize
 from nst_fast.errors import UsageError
 from nst_fast.images import load_image, save_image
-from nst_fast.images.matching import (
-    colour_statistics,
-    luminance,
-    matched_colours,
-    matched_luminance,
-    with_chroma_of,
-)
+from nst_fast.images.matching import color_statistics, luminance, matched_colors, matched_luminance, with_chroma_of
 from nst_fast.images.postprocess import denoised
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.problem import Networks, Problem, load_problem
 
 NETWORKS = Networks()
 TINY = StylizeConfig(
-    weights="random:0",
-    content_taps="relu2_1",
-    style_taps="relu1_1,relu2_1",
-    image_size=32,
-    steps=12,
-    monitor_every=0,
-    device="cpu",
-    engine="eager",
-)
+    weights="random:0", content_taps="relu2_1", style_taps="relu1_1,relu2_1", image_size=32, steps=12, monitor_every=0,
+    device="cpu", engine="eager",
+)  # fmt: skip
 
 
 def smooth_picture(seed: int, height: int = 24, width: int = 32) -> torch.Tensor:
@@ -72,30 +60,30 @@ def test_luminance_and_chroma_come_each_from_their_picture() -> None:
 
 
 def test_a_colour_that_does_not_exist_is_made_paler_and_keeps_luminance_and_hue() -> None:
-    dark, colours = 0.1 * smooth_picture(1), smooth_picture(2).square()
-    mixed = with_chroma_of(dark, colours)
+    dark, colors = 0.1 * smooth_picture(1), smooth_picture(2).square()
+    mixed = with_chroma_of(dark, colors)
     assert 0 <= mixed.min().item() <= mixed.max().item() <= 1
     torch.testing.assert_close(luminance(mixed), luminance(dark), atol=1e-5, rtol=0)
-    found, wanted = chroma(mixed), chroma(colours)
+    found, wanted = chroma(mixed), chroma(colors)
     torch.testing.assert_close(found[:, 0] * wanted[:, 1], found[:, 1] * wanted[:, 0], atol=1e-5, rtol=0)
     share = found.norm(dim=1) / wanted.norm(dim=1)
     assert share.max().item() < 1.001
     assert share.min().item() < 0.5
 
 
-def test_matched_colours_have_the_references_mean_and_covariance() -> None:
+def test_matched_colors_have_the_references_mean_and_covariance() -> None:
     image, reference = 0.4 + 0.2 * smooth_picture(1), 0.45 + 0.1 * smooth_picture(2, 20, 20)
     for found, wanted in zip(
-        colour_statistics(matched_colours(image, reference)), colour_statistics(reference), strict=True
+        color_statistics(matched_colors(image, reference)), color_statistics(reference), strict=True
     ):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
 
 
 def test_matching_a_picture_to_itself_or_a_flat_one_is_harmless() -> None:
     image = smooth_picture(1)
-    torch.testing.assert_close(matched_colours(image, image), image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(matched_colors(image, image), image, atol=1e-4, rtol=0)
     flat = torch.full((1, 3, 8, 8), 0.3)
-    for found in (matched_colours(flat, image), matched_luminance(flat, image)):
+    for found in (matched_colors(flat, image), matched_luminance(flat, image)):
         assert torch.isfinite(found).all()
 
 
@@ -107,7 +95,7 @@ def test_matched_luminance_is_grey_with_the_references_mean_and_deviation() -> N
     assert luminance(found).std().item() == pytest.approx(wanted.std().item(), rel=1e-2)
 
 
-def test_denoising_brings_a_noised_picture_nearer_and_keeps_an_edge() -> None:
+def test_denoising_brings_a_noised_picture_nearer_keeps_an_edge_and_changes_more_with_more_strength() -> None:
     clean = 0.8 * smooth_picture(1, 48, 48)
     clean[..., 24:] += 0.2
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
@@ -116,9 +104,6 @@ def test_denoising_brings_a_noised_picture_nearer_and_keeps_an_edge() -> None:
     assert (found - clean).square().mean().item() < 0.5 * (noised - clean).square().mean().item()
     step = (found[..., 25] - found[..., 22]).mean() / (clean[..., 25] - clean[..., 22]).mean()
     assert step.item() > 0.8
-
-
-def test_denoising_changes_more_with_more_strength() -> None:
     noised = smooth_picture(1) + 0.05 * torch.randn(1, 3, 24, 32, generator=torch.Generator().manual_seed(0))
     changes = [(denoised(noised, strength) - noised).abs().mean().item() for strength in (0.1, 0.3, 0.6, 1.0)]
     assert changes == sorted(changes)
@@ -146,19 +131,21 @@ def test_keep_gives_the_final_picture_the_contents_chroma_and_says_so(folder: Pa
 def test_match_changes_the_style_before_the_run_and_luma_transfers_luminance_only(folder: Path) -> None:
     content = load_image(folder / "content.png", longest_side=32).tensor
     matched = problem(folder, color="match").styles[0].tensor
-    torch.testing.assert_close(colour_statistics(matched)[0], colour_statistics(content)[0], atol=0.02, rtol=0)
-    grey = problem(folder, color="luma")
-    scale = grey.scales[0]
-    for image in (grey.content_at(scale), *grey.styles_at(scale), grey.start_at(scale)):
+    torch.testing.assert_close(color_statistics(matched)[0], color_statistics(content)[0], atol=0.02, rtol=0)
+    gray = problem(folder, color="luma")
+    scale = gray.scales[0]
+    for image in (gray.content_at(scale), *gray.styles_at(scale), gray.start_at(scale)):
         assert image is not None
         assert chroma(image).abs().max().item() < 1e-5
     kept = run(folder, color="luma").image
     assert_no_other_hue(kept, content)
 
 
-def test_color_needs_a_content_image(folder: Path) -> None:
+def test_colors_and_strength_need_a_content(folder: Path) -> None:
     with pytest.raises(UsageError, match="no content image"):
         load_problem(TINY.replace(color="match", content_weight=0), None, [folder / "style.png"], NETWORKS)
+    with pytest.raises(UsageError, match="needs a content loss"):
+        TINY.replace(strength=0.5, content_weight=0)
 
 
 def test_fits_bring_content_and_style_to_the_shapes_they_name(folder: Path) -> None:
@@ -225,11 +212,6 @@ def test_strength_1_leaves_the_weights_and_the_dial_is_geometric() -> None:
     assert dialled.style_weight == pytest.approx(TINY.style_weight * factors[2])
     assert dialled.tv_weight == pytest.approx(2 * factors[2])
     assert dialled.chroma_tv_weight == pytest.approx(3 * factors[2])
-
-
-def test_strength_needs_a_content_loss() -> None:
-    with pytest.raises(UsageError, match="needs a content loss"):
-        TINY.replace(strength=0.5, content_weight=0)
 
 
 def test_blend_weights_move_the_target_from_one_style_to_the_other(folder: Path) -> None:

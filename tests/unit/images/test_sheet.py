@@ -63,8 +63,3 @@ def test_text_is_wrapped_at_commas_and_never_wider_than_its_place() -> None:
     assert all(font(LABEL_SIZE).getlength(line) <= 120 for line in lines)
     assert shorten("a-name-without-any-place-to-break-it", 80).endswith("…")
     assert font(LABEL_SIZE).getlength(shorten("a-name-without-any-place-to-break-it", 80)) <= 80
-
-
-def test_the_same_cells_give_the_same_sheet() -> None:
-    cells = [[Cell("a", plain(10)), Cell("", None, "not run")]]
-    assert np.array_equal(contact_sheet(cells, title="t"), contact_sheet(cells, title="t"))

@@ -17,19 +17,15 @@ PICTURE = encoded(sample(), "PNG")
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="POSIX only")
 
 
-def test_a_missing_file_gets_the_nearest_names(tmp_path: Path) -> None:
+def test_a_missing_file_gets_the_nearest_names_and_an_empty_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for name in ("tubingen.png", "tubingen.jpg", "other.txt"):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=r"does not exist\. Did you mean tubingen.png, tubingen.jpg\?"):
         sources.open_source(tmp_path / "tubigen.png")
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"does not exist\. There is no folder .*/none"):
         sources.open_source(tmp_path / "none" / "a.png")
-
-
-def test_a_folder_is_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is empty"):
+        sources.open_source(tmp_path / "other.txt")
     with pytest.raises(UsageError, match="is a folder"):
         sources.open_source(tmp_path)
 
@@ -59,12 +55,6 @@ def test_what_does_not_begin_like_a_picture_is_refused_with_its_first_bytes(tmp_
     with pytest.raises(InputError, match="not an image") as caught:
         sources.open_source(tmp_path / "a.png")
     assert repr(content[:16]) in str(caught.value)
-
-
-def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
-    with pytest.raises(InputError, match="is empty"):
-        sources.open_source(tmp_path / "a.png")
 
 
 @needs_posix
@@ -110,27 +100,19 @@ def test_a_dash_reads_standard_input(standard_input: int) -> None:
 
 
 @needs_posix
-def test_silent_standard_input_is_given_up(standard_input: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SILENCE_SECONDS", 0.05)
-    with pytest.raises(InputError, match=r"standard input gave nothing for 0\.05 seconds"):
-        load_image("-")
-
-
-@needs_posix
-def test_a_named_pipe_is_read(tmp_path: Path) -> None:
+def test_a_named_pipe_is_read_and_a_silent_one_given_up(
+    standard_input: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(PICTURE))
     writer.start()
     assert load_image(tmp_path / "pipe").original_size == (48, 32)
     writer.join()
-
-
-@needs_posix
-def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "SILENCE_SECONDS", 0.05)
-    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="gave nothing"):
         load_image(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"standard input gave nothing for 0\.05 seconds"):
+        load_image("-")
 
 
 @needs_posix

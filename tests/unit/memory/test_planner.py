@@ -71,7 +71,7 @@ def test_a_picture_that_fits_is_computed_whole() -> None:
     assert not plan.halve_content
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(64, 6000), st.integers(64, 6000), st.floats(0.8, 30), st.sampled_from(["fast", "eager"]))
 def test_a_plan_keeps_its_budget_or_says_what_would(height: int, width: int, gibibytes: float, engine: str) -> None:
     task, budget = task_of(height, width, engine=engine), round(gibibytes * GIB)

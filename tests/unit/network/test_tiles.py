@@ -72,7 +72,7 @@ def test_tiles_are_no_larger_than_the_side_that_was_asked_for(height: int, width
 
 def test_one_tile_is_the_picture_itself() -> None:
     tiling = make_tiling("vgg19", ["relu5_1"], 123, 77, (1, 1))
-    assert [tile.crop_size for tile in tiling.tiles] == [(123, 77)]
+    assert [(tile.rows, tile.columns) for tile in tiling.tiles] == [(Extent(0, 123, 0, 123), Extent(0, 77, 0, 77))]
     assert tiling.overhead == 1.0
 
 

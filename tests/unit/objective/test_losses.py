@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nst_fast.images.matching import grey, luminance
+from nst_fast.images.matching import gray, luminance
 from nst_fast.objective import losses
 
 DOUBLE = torch.float64
@@ -15,7 +15,7 @@ def features(channels: int, height: int, width: int, seed: int = 0) -> torch.Ten
     return torch.randn(2, channels, height, width, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 6), st.integers(1, 7), st.integers(1, 7))
 def test_gram_matrix_is_the_mean_outer_product_of_positions(channels: int, height: int, width: int) -> None:
     given_features = features(channels, height, width)
@@ -100,7 +100,7 @@ def test_total_variation_is_the_weighted_sum_of_that_of_the_picture_and_of_its_c
 
 
 def test_a_grey_picture_has_no_variation_of_chroma() -> None:
-    picture = grey(features(3, 5, 6)[:1])
+    picture = gray(features(3, 5, 6)[:1])
     assert abs(losses.tv_loss(picture, losses.tv_colors(0.0, 1.0)).item()) < 1e-14 * plain_tv(picture).item()
 
 

@@ -28,7 +28,7 @@ from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.errors import NumericsError, OutOfMemoryError, OutputError, UsageError
 from nst_fast.images import load_image, save_image
-from nst_fast.images.headers import size_at
+from nst_fast.images.decoding import size_at
 from nst_fast.jobs.batch.groups import Task, groups_of
 from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
 from nst_fast.jobs.batch.run import run_batch

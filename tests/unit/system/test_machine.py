@@ -57,15 +57,9 @@ def absent(name: str) -> Any:
     raise OSError(f"{name}: cannot open shared object file")
 
 
-def test_the_driver_tells_its_cuda_version_and_its_gpus() -> None:
+def test_the_driver_reports_its_cuda_version_and_its_gpus_or_its_fault() -> None:
     assert cuda_driver(lambda name: fake_driver()) == CudaDriver((13, 2), (HOPPER,))
-
-
-def test_a_driver_that_does_not_start_has_a_version_and_no_gpus() -> None:
     assert cuda_driver(lambda name: fake_driver(error=803)) == CudaDriver((13, 2), (), 803)
-
-
-def test_no_driver_is_none() -> None:
     assert cuda_driver(absent) is None
 
 
@@ -77,10 +71,12 @@ def test_no_driver_is_none() -> None:
         (CudaDriver((13, 0), (), 803), "the NVIDIA driver does not start (CUDA error 803)"),
         (CudaDriver((13, 0), (), 100), "the NVIDIA driver finds no GPU"),
         (CudaDriver((13, 0), ()), "the NVIDIA driver finds no GPU"),
+        (CudaDriver((14, 0), (HOPPER,)), ""),
     ],
 )
-def test_each_fault_of_the_driver_has_its_words(driver: CudaDriver | None, problem: str) -> None:
-    assert driver_problem(driver, 13).endswith(problem)
+def test_each_fault_of_the_driver_is_named(driver: CudaDriver | None, problem: str) -> None:
+    found = driver_problem(driver, 13)
+    assert found.endswith(problem) and bool(found) == bool(problem)
 
 
 def test_hidden_gpus_are_named_as_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,26 +84,16 @@ def test_hidden_gpus_are_named_as_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "CUDA_VISIBLE_DEVICES is ''" in driver_problem(CudaDriver((13, 0), (), 100), 13)
 
 
-def test_a_newer_driver_serves_an_older_cuda() -> None:
-    assert driver_problem(CudaDriver((14, 0), (HOPPER,)), 13) == ""
-
-
-def test_the_description_is_json_and_says_what_matters() -> None:
+def test_the_description_is_json_with_hardware_and_versions_and_without_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     description = describe_machine()
     assert json.loads(json.dumps(description)) == description
     assert torch.__version__.startswith(description["packages"]["torch"].partition("+")[0])
     assert description["cores_physical"] >= 1
     assert description["memory_mib"] > 256
     assert description["cpu"]
-
-
-def test_the_description_holds_no_path_and_no_user() -> None:
-    text = json.dumps(describe_machine())
+    text = json.dumps(description)
     assert str(Path.home()) not in text
     assert str(Path(machine.__file__).parents[2]) not in text
-
-
-def test_the_description_carries_the_gpus_that_the_driver_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cuda_driver", lambda: CudaDriver((13, 2), (HOPPER,)))
     description = describe_machine()
     assert description["gpus"] == [{"name": "NVIDIA H200", "sm": 90, "memory_mib": 143_000}]
@@ -134,19 +120,16 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_commit_is_told_only_of_the_checkout_itself(checkout: Path) -> None:
+def test_only_a_sound_checkout_itself_has_a_commit_and_a_changed_one_is_dirty(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     assert len(str(git_commit(checkout))) == 40
     assert git_commit(checkout / "site-packages") is None
-
-
-def test_a_changed_checkout_is_dirty(checkout: Path) -> None:
     (checkout / "file").write_text("another")
     assert str(git_commit(checkout)).endswith("-dirty")
-
-
-def test_a_broken_checkout_has_no_commit(tmp_path: Path) -> None:
-    (tmp_path / ".git").mkdir()
-    assert git_commit(tmp_path) is None
+    broken = tmp_path_factory.mktemp("broken")
+    (broken / ".git").mkdir()
+    assert git_commit(broken) is None
 
 
 def test_a_peak_can_be_reset_on_linux() -> None:
@@ -174,39 +157,32 @@ def test_auto_takes_cuda_where_there_is_one(count: int, monkeypatch: pytest.Monk
         resolve_device(f"cuda:{count}")
 
 
-def test_auto_takes_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert resolve_device("auto") == torch.device("cpu")
-
-
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "mps", "gpu", ""])
 def test_a_device_that_is_not_there_lists_those_that_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
     with pytest.raises(DeviceError, match="This machine has: cpu") as caught:
         resolve_device(name)
     assert caught.value.exit_code == 6
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_driver_is_the_reason_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch, "version", SimpleNamespace(cuda="13.2"))
-    monkeypatch.setattr(machine, "cuda_driver", lambda: None)
-    with pytest.raises(DeviceError, match="the NVIDIA driver"):
-        resolve_device("cuda")
-
-
-def test_what_pytorch_warns_about_becomes_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("driver", "reason"),
+    [(None, "the NVIDIA driver"), (CudaDriver((13, 2), (HOPPER,)), r"CUDA initialization: broken\. This machine has")],
+)
+def test_a_missing_driver_or_what_pytorch_warns_about_is_the_reason_given(
+    driver: CudaDriver | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unavailable() -> bool:
         warnings.warn("CUDA initialization: broken (Triggered internally at x.cpp:1)", stacklevel=1)
         return False
 
     monkeypatch.setattr(torch.cuda, "is_available", unavailable)
     monkeypatch.setattr(torch, "version", SimpleNamespace(cuda="13.2"))
-    monkeypatch.setattr(machine, "cuda_driver", lambda: CudaDriver((13, 2), (HOPPER,)))
-    with pytest.raises(DeviceError, match=r"CUDA initialization: broken\. This machine has"):
+    monkeypatch.setattr(machine, "cuda_driver", lambda: driver)
+    with pytest.raises(DeviceError, match=reason):
         resolve_device("cuda")
 
 

@@ -8,51 +8,43 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import cmyk_profile, encoded, grey_profile, png, png_chunk, rgb_profile, sample, tiff
+from pictures import cmyk_profile, encoded, gray_profile, load, png, png_chunk, rgb_profile, sample, tiff
 from PIL import Image, ImageCms
 
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import LoadedImage, load_image
-from nst_fast.images.color import MAX_PROFILE_BYTES, SRGB_PROFILE, parse_colour
+from nst_fast.images.color import MAX_PROFILE_BYTES, SRGB_PROFILE, parse_color
 
 MAGENTA = (255, 0, 255)
 TABLE = np.array([0, 1, 127, 128, 255, 256, 257, 4095, 32767, 32768, 65534, 65535] + [9] * 4)
-
-
-def load(tmp_path: Path, data: bytes, name: str = "picture", background: str = "white") -> LoadedImage:
-    path = tmp_path / name
-    path.write_bytes(data)
-    return load_image(path, background=background)
 
 
 def first_row(image: LoadedImage) -> np.ndarray:
     return image.tensor[0, 0, 0].numpy()
 
 
-def solid(mode: str, colour: object) -> Image.Image:
-    return Image.new(mode, (16, 16), colour)  # type: ignore[arg-type]
+def solid(mode: str, color: object) -> Image.Image:
+    return Image.new(mode, (16, 16), color)  # type: ignore[arg-type]
 
 
 def pixel(image: LoadedImage) -> list[int]:
     """The one colour of a plain picture in 0-255."""
-    colour = image.tensor[0, :, :1, :1]
-    assert torch.allclose(image.tensor[0], colour.expand(3, 16, 16))
-    return [round(float(value) * 255) for value in colour.flatten()]
+    color = image.tensor[0, :, :1, :1]
+    assert torch.allclose(image.tensor[0], color.expand(3, 16, 16))
+    return [round(float(value) * 255) for value in color.flatten()]
 
 
 # --- depth
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF little-endian", "TIFF big-endian"])
-def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, kind: str) -> None:
-    grey = np.tile(TABLE.astype(np.uint16), (16, 1))
-    if kind == "PNG":
-        data = encoded(Image.fromarray(grey), "PNG")
-    elif kind == "TIFF little-endian":
-        data = encoded(Image.fromarray(grey), "TIFF")
-    else:
-        data = encoded(Image.frombytes("I;16B", (16, 16), grey.astype(">u2").tobytes()), "TIFF")
-    np.testing.assert_allclose(first_row(load(tmp_path, data)), TABLE / 65535, atol=1e-7)
+def test_16_bit_gray_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    gray = np.tile(TABLE.astype(np.uint16), (16, 1))
+    big_endian = Image.frombytes("I;16B", (16, 16), gray.astype(">u2").tobytes())
+    for picture, kind in ((Image.fromarray(gray), "PNG"), (Image.fromarray(gray), "TIFF"), (big_endian, "TIFF")):
+        row = first_row(load(tmp_path, encoded(picture, kind)))
+        np.testing.assert_allclose(row, TABLE / 65535, atol=1e-7)
+    inverted = tiff(gray.astype("<u2"), bits=16, photometric=0)  # white is zero
+    np.testing.assert_allclose(first_row(load(tmp_path, inverted)), 1 - TABLE / 65535, atol=1e-6)
 
 
 def test_12_bit_grey_has_its_own_white(tmp_path: Path) -> None:
@@ -64,21 +56,15 @@ def test_12_bit_grey_has_its_own_white(tmp_path: Path) -> None:
     np.testing.assert_allclose(first_row(load(tmp_path, data))[:4], [1, 0, 2048 / 4095, 1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
-def test_16_bit_colour_is_scaled_and_not_clipped(tmp_path: Path, colour_type: int, channels: int) -> None:
+@pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bit_colour_is_scaled_and_not_clipped(tmp_path: Path, color_type: int, channels: int) -> None:
     values = np.repeat(TABLE[:, None], channels, axis=1)
     if channels in {2, 4}:
         values[:, -1] = 65535
     rows = np.tile(values.astype(">u2")[None], (16, 1, 1)).tobytes()
-    image = load(tmp_path, png(16, 16, 16, colour_type, rows))
+    image = load(tmp_path, png(16, 16, 16, color_type, rows))
     np.testing.assert_allclose(first_row(image), TABLE / 65535, atol=1 / 255)
     assert image.notes == ("16 bits per channel read as 8",)
-
-
-def test_16_bit_tiff_with_white_as_zero_is_no_negative(tmp_path: Path) -> None:
-    grey = np.tile(TABLE.astype("<u2"), (16, 1))
-    image = load(tmp_path, tiff(grey, bits=16, photometric=0))
-    np.testing.assert_allclose(first_row(image), 1 - TABLE / 65535, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +103,7 @@ def test_pixels_that_are_not_finite_are_refused(tmp_path: Path, poison: float) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode", "colour", "expected"),
+    ("kind", "mode", "color", "expected"),
     [
         ("PNG", "1", 1, [255, 255, 255]),
         ("PNG", "L", 100, [100, 100, 100]),
@@ -132,8 +118,8 @@ def test_pixels_that_are_not_finite_are_refused(tmp_path: Path, poison: float) -
         ("WEBP", "RGB", (255, 255, 255), [255, 255, 255]),
     ],
 )
-def test_every_mode_becomes_srgb(tmp_path: Path, kind: str, mode: str, colour: object, expected: list[int]) -> None:
-    actual = pixel(load(tmp_path, encoded(solid(mode, colour), kind)))
+def test_every_mode_becomes_srgb(tmp_path: Path, kind: str, mode: str, color: object, expected: list[int]) -> None:
+    actual = pixel(load(tmp_path, encoded(solid(mode, color), kind)))
     assert np.abs(np.subtract(actual, expected)).max() <= (5 if mode == "LAB" else 2)  # 8-bit Lab is coarse
 
 
@@ -170,21 +156,21 @@ def test_cmyk_goes_through_its_profile(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "profile", "expected"),
+    ("mode", "color", "profile", "expected"),
     [
         ("RGB", (255, 128, 0), rgb_profile(1.0, red_is_blue=True), [0, 188, 255]),
         ("RGBA", (255, 128, 0, 255), rgb_profile(1.0, red_is_blue=True), [0, 188, 255]),
         ("P", 0, rgb_profile(1.0), [0, 0, 0]),
-        ("L", 128, grey_profile(1.0), [188, 188, 188]),
-        ("LA", (128, 255), grey_profile(1.0), [188, 188, 188]),
+        ("L", 128, gray_profile(1.0), [188, 188, 188]),
+        ("LA", (128, 255), gray_profile(1.0), [188, 188, 188]),
         ("L", 128, rgb_profile(1.0), [188, 188, 188]),
-        ("I;16", 128 * 257, grey_profile(1.0), [188, 188, 188]),
+        ("I;16", 128 * 257, gray_profile(1.0), [188, 188, 188]),
     ],
 )
 def test_colours_go_through_their_profile(
-    tmp_path: Path, mode: str, colour: object, profile: bytes, expected: list[int]
+    tmp_path: Path, mode: str, color: object, profile: bytes, expected: list[int]
 ) -> None:
-    image = load(tmp_path, encoded(solid(mode, colour), "PNG", icc_profile=profile))
+    image = load(tmp_path, encoded(solid(mode, color), "PNG", icc_profile=profile))
     assert pixel(image) == expected
     assert image.notes == ()
 
@@ -208,7 +194,7 @@ def test_profiles_are_converted_as_littlecms_does(tmp_path: Path) -> None:
     [
         ("RGB", b"no profile at all", "cannot open profile"),
         ("RGB", rgb_profile(1.0)[:300], "cannot"),
-        ("RGB", grey_profile(1.0), "it is for GRAY, the picture is RGB"),
+        ("RGB", gray_profile(1.0), "it is for GRAY, the picture is RGB"),
         ("L", cmyk_profile(red_ink), "it is for CMYK, the picture is L"),
         ("I;16", rgb_profile(1.0), "it is for RGB, the picture is I;16"),
         ("RGB", rgb_profile(1.0) + bytes(MAX_PROFILE_BYTES), "bytes"),
@@ -252,21 +238,21 @@ def transparent_corpus() -> dict[str, bytes]:
     hidden = np.full((32, 32, 3), 255, np.uint8)
     hidden[:, :16] = MAGENTA
     deep = hidden.astype(">u2") * 257
-    grey = np.full((32, 32), 0xFFFF, ">u2")
-    grey[:, :16] = 0x8000
+    gray = np.full((32, 32), 0xFFFF, ">u2")
+    gray[:, :16] = 0x8000
     two_bits = (b"\xaa" * 4 + b"\xff" * 4) * 32
     premultiplied = np.full((32, 32, 4), 255, np.uint8)
     premultiplied[:, :16] = 0
-    two_colours = png_chunk(b"PLTE", bytes(MAGENTA) + b"\xff\xff\xff")
+    two_colors = png_chunk(b"PLTE", bytes(MAGENTA) + b"\xff\xff\xff")
     return {
         "PNG RGBA": encoded(half_hidden("RGBA"), "PNG"),
         "PNG LA": encoded(half_hidden("LA"), "PNG"),
         "PNG P, one entry": encoded(palette, "PNG", transparency=0),
         "PNG P, alpha per entry": encoded(palette, "PNG", transparency=b"\0\xff\x80"),
-        "PNG P, partial": png(32, 32, 8, 3, np.asarray(palette).tobytes(), two_colours, png_chunk(b"tRNS", b"\0")),
+        "PNG P, partial": png(32, 32, 8, 3, np.asarray(palette).tobytes(), two_colors, png_chunk(b"tRNS", b"\0")),
         "PNG RGB, colour key": encoded(Image.fromarray(hidden), "PNG", transparency=MAGENTA),
         "PNG 16-bit RGB, colour key": png(32, 32, 16, 2, deep.tobytes(), png_chunk(b"tRNS", deep[0, 0].tobytes())),
-        "PNG 16-bit grey, key": png(32, 32, 16, 0, grey.tobytes(), png_chunk(b"tRNS", b"\x80\0")),
+        "PNG 16-bit grey, key": png(32, 32, 16, 0, gray.tobytes(), png_chunk(b"tRNS", b"\x80\0")),
         "PNG 2-bit grey, key": png(32, 32, 2, 0, two_bits, png_chunk(b"tRNS", b"\0\2")),
         "PNG L, key": encoded(Image.fromarray(hidden[..., 1]), "PNG", transparency=0),
         "PNG 1-bit, key": encoded(Image.fromarray(hidden[..., 1]).convert("1"), "PNG", transparency=0),
@@ -294,20 +280,13 @@ def test_hidden_colours_never_leak(tmp_path: Path, name: str) -> None:
         assert image.notes == ("transparent pixels composited on the background",) or "16-bit RGB" in name
 
 
-def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path: Path) -> None:
-    data = encoded(solid("RGBA", (255, 0, 0, 51)), "PNG")
-    image = load(tmp_path, data, background="#0000ff")
-    np.testing.assert_allclose(image.tensor[0, :, 3, 3], [0.2, 0.0, 0.8], atol=1e-6)
-
-
-def test_premultiplied_pixels_are_not_darkened_twice(tmp_path: Path) -> None:
-    array = np.full((16, 16, 4), (51, 0, 0, 51), np.uint8)
-    image = load(tmp_path, tiff(array, bits=8, photometric=2, extra=1), background="#0000ff")
-    np.testing.assert_allclose(image.tensor[0, :, 3, 3], [0.2, 0.0, 0.8], atol=0.01)
-
-
-def test_an_opaque_alpha_channel_is_not_worth_a_note(tmp_path: Path) -> None:
-    assert load(tmp_path, encoded(sample("RGBA"), "PNG")).notes == ()
+def test_half_transparent_pixels_are_mixed_with_the_background_premultiplied_or_not(tmp_path: Path) -> None:
+    plain = encoded(solid("RGBA", (255, 0, 0, 51)), "PNG")
+    premultiplied = tiff(np.full((16, 16, 4), (51, 0, 0, 51), np.uint8), bits=8, photometric=2, extra=1)
+    for data, tolerance in ((plain, 1e-6), (premultiplied, 0.01)):
+        image = load(tmp_path, data, background="#0000ff")
+        np.testing.assert_allclose(image.tensor[0, :, 3, 3], [0.2, 0.0, 0.8], atol=tolerance)
+    assert load(tmp_path, encoded(sample("RGBA"), "PNG")).notes == ()  # opaque
 
 
 @pytest.mark.parametrize(
@@ -320,10 +299,10 @@ def test_an_opaque_alpha_channel_is_not_worth_a_note(tmp_path: Path) -> None:
     ],
 )
 def test_colours_are_understood(given: str | tuple[float, float, float], expected: tuple[float, float, float]) -> None:
-    assert parse_colour(given) == pytest.approx(expected)
+    assert parse_color(given) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("given", ["whiteish", "", "#12345", "#ff000080", (0, 0, 2), (float("nan"), 0, 0), (1, 1)])
 def test_other_colours_are_wrong_use(given: str) -> None:
     with pytest.raises(UsageError):
-        parse_colour(given)
+        parse_color(given)
