@@ -9,7 +9,7 @@ from nst_fast.api import Listeners, Pastiche, stylize
 from nst_fast.images import from_uint8, save_image, to_uint8
 from nst_fast.images.sheet import Cell, contact_sheet
 from nst_fast.jobs.sample_art import draw_content, draw_style
-from nst_fast.onnx.publish import find_or_export
+from nst_fast.onnx.checked_export import find_or_export
 from nst_fast.options.config import ExportConfig, StylizeConfig
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Networks

@@ -10,12 +10,18 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from nst_fast.errors import UsageError
 from nst_fast.network.taps import CONVS_PER_BLOCK, check_taps
 from nst_fast.options.declaration import Options, option
 
+# ONNX Runtime's execution providers: our name -> ONNX Runtime's.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
 
 
@@ -318,6 +324,15 @@ class EncoderOptions(Options):
         choices=("imagenet", "none"),
     )
 
+    @property
+    def encoder_keywords(self) -> dict[str, Any]:
+        """The keyword arguments of an encoder with these options, see :class:`nst_fast.network.vgg.Encoder`."""
+        return {
+            "pooling": self.pooling,
+            "padding": self.padding,
+            "normalize_input": self.input_normalization == "imagenet",
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions(EncoderOptions):
@@ -370,6 +385,13 @@ class ObjectiveOptions(EncoderOptions):
     def taps(self) -> list[str]:
         """Every tap that the objective needs, without repeats."""
         return list(dict.fromkeys([*self.content_tap_weights, *self.style_tap_weights]))
+
+    @property
+    def term_names(self) -> list[str]:
+        """The weighted terms of the objective, in their order."""
+        names = [f"content/{tap}" for tap in self.content_tap_weights]
+        names += [f"style/{tap}" for tap in self.style_tap_weights]
+        return [*names, "tv"] if self.has_tv else names
 
     def contradictions(self) -> list[str]:
         check_taps(self.network, [*parse_taps(self.content_taps), *parse_taps(self.style_taps)])
@@ -460,7 +482,7 @@ class DeviceOptions(Options):
     engine_provider: str = option(
         "auto",
         "The ONNX Runtime provider of --engine ort; 'auto' is the device's own.",
-        choices=("auto", "cpu", "cuda", "tensorrt"),
+        choices=("auto", *PROVIDERS),
     )
     cuda_graph: str = option(
         "auto",
@@ -480,7 +502,7 @@ class MonitorOptions(Options):
     monitor_provider: str = option(
         "cpu",
         "The ONNX Runtime provider of the monitor.",
-        choices=("cpu", "cuda", "tensorrt"),
+        choices=tuple(PROVIDERS),
         cosmetic=True,
     )
     allow_fallback: bool = option(

@@ -152,9 +152,9 @@ ALLOWED = {
     "nst_fast/jobs/manifest.py: open": "appends one line under a lock; a line that was cut is found by its end",
     "nst_fast/cli/console.py: open": "the null device, for a stream that is closed",
     "nst_fast/system/machine.py: write_text": "a switch of the kernel, no file",
-    "nst_fast/onnx/step/bundle_files/run.py: save": "a program of its own, which replaces its picture by itself",
-    "nst_fast/onnx/step/bundle_files/run.py: replace": "as above",
-    "nst_fast/onnx/step/bundle_files/run.py: unlink": "as above",
+    "nst_fast/onnx/bundle_files/run.py: save": "a program of its own, which replaces its picture by itself",
+    "nst_fast/onnx/bundle_files/run.py: replace": "as above",
+    "nst_fast/onnx/bundle_files/run.py: unlink": "as above",
 }
 
 
