@@ -11,11 +11,10 @@ from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import Stop, graceful_stop
 from nst_fast.errors import InputError, PartialError
-from nst_fast.jobs.batch.shards import Shard
 from nst_fast.options.commands import BATCH_FIXED, BatchConfig
 
 if TYPE_CHECKING:
-    from nst_fast.jobs.batch.job import Batch, Outcome
+    from nst_fast.jobs.batch import BatchRequest, BatchResult
 
 
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
@@ -55,13 +54,12 @@ def batch(
 
     Several such commands may work in one folder, also from several machines: each takes pictures that no other has.
     """
-    part = Shard.parse(shard)
     messages.say("loading")
     from nst_fast.cli.display import ManyDisplay
-    from nst_fast.jobs.batch.job import Batch, Hooks
-    from nst_fast.jobs.batch.run import run_batch
+    from nst_fast.jobs.batch import BatchRequest, run_batch
+    from nst_fast.jobs.inputs import Shard
 
-    job = Batch(
+    job = BatchRequest(
         inputs=inputs,
         styles=style,
         folder=folder,
@@ -69,18 +67,16 @@ def batch(
         format=kind.removeprefix(".").lower(),
         overwrite=overwrite,
         retry_failed=not skip_failed,
-        shard=part,
+        shard=Shard.parse(shard),
         keep_watching=watch,
         together=together,
     )
     with graceful_stop(messages.say) as stop:
-        show = ManyDisplay(messages, stop, config)
-        hooks = Hooks(watch=show.begin, note=messages.note, made=show.made, failed=show.failed, stop=stop)
-        outcome = run_batch(job, hooks)
+        outcome = run_batch(job, ManyDisplay(messages, stop, config))
     conclude(outcome, job, messages, stop, as_json=as_json)
 
 
-def conclude(outcome: Outcome, batch: Batch, messages: Messages, stop: Stop, *, as_json: bool) -> None:
+def conclude(outcome: BatchResult, batch: BatchRequest, messages: Messages, stop: Stop, *, as_json: bool) -> None:
     """The summary, the result on stdout, and the exit code.
 
     Raises:
@@ -108,9 +104,9 @@ def conclude(outcome: Outcome, batch: Batch, messages: Messages, stop: Stop, *, 
         raise kind(summary, "The lines above and manifest.jsonl say why; the same command tries them again")
 
 
-def facts_of(outcome: Outcome, batch: Batch, status: str) -> dict[str, Any]:
+def facts_of(outcome: BatchResult, batch: BatchRequest, status: str) -> dict[str, Any]:
     """What --json gives: ``made`` counts the pictures that this call made, ``done`` those that there are."""
-    from nst_fast.jobs.batch.run import MANIFEST
+    from nst_fast.jobs.batch import MANIFEST
 
     return {
         "schema": "nst-fast/batch-result/1",

@@ -28,7 +28,7 @@ def demo(
     """
     messages.say("loading")
     from nst_fast.cli.display import Display
-    from nst_fast.jobs.demonstration import demonstrate
+    from nst_fast.jobs.demo import demonstrate
 
     with graceful_stop(messages.say) as stop, Display(messages, stop, config).begin() as display:
         result = demonstrate(folder, config, overwrite=overwrite, listeners=display)

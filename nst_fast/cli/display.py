@@ -14,14 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nst_fast.cli.console import Messages, complain
 from nst_fast.cli.signals import Stop
+from nst_fast.jobs.runner import JobObserver
 from nst_fast.options.config import ReportOptions
-from nst_fast.run.observer import Listeners, StepEvent
+from nst_fast.run.observer import StepEvent
 
 LINE_SECONDS = 10.0  # off a terminal: a line every so often ...
 LINE_SHARE = 0.1  # ... or whenever this much more of the run is done
 
 
-class Display(Listeners):
+class Display(JobObserver):
     """Shows one run, or several in turn; the first signal stops them.
 
     Args:
@@ -31,8 +32,7 @@ class Display(Listeners):
     """
 
     def __init__(self, messages: Messages, stop: Stop, options: ReportOptions | None = None) -> None:
-        super().__init__(stop=stop)
-        self.messages = messages
+        self.messages, self._stop = messages, stop
         self.log_every = options.log_every if options is not None else 0
         self.log_format = options.log_format if options is not None else ""
         console = messages.console
@@ -79,6 +79,9 @@ class Display(Listeners):
     def detail(self, text: str) -> None:
         if self._is_new(text):
             self.messages.detail(text)
+
+    def stop(self) -> bool:
+        return self._stop()
 
     def made(self, text: str) -> None:
         self.messages.say(text)

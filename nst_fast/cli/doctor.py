@@ -25,8 +25,8 @@ def examine() -> dict[str, Any]:
     """Everything the doctor looks at, as plain data."""
     from nst_fast.engines.max_pooling import triton_kernels
     from nst_fast.onnx.libraries import provider_libraries, runtime_packages
-    from nst_fast.onnx.providers import PROVIDERS
-    from nst_fast.onnx.runtime import probe_provider
+    from nst_fast.onnx.session import probe_provider
+    from nst_fast.options.config import PROVIDERS
     from nst_fast.system.files import cache_dir
     from nst_fast.system.machine import describe_machine, resolve_device
 

@@ -13,7 +13,7 @@ from nst_fast.errors import UsageError
 from nst_fast.options.config import ExportConfig
 
 if TYPE_CHECKING:
-    from nst_fast.onnx.publish import Published
+    from nst_fast.onnx.checked_export import CheckedModel
 
 SCHEMA = "nst-fast/export/1"
 
@@ -51,7 +51,7 @@ def export(
         write(bundle, config, tuple(provider or ["cpu"]), messages, overwrite=overwrite, as_json=as_json)
         return
     messages.say("exporting")
-    from nst_fast.onnx.publish import export_model
+    from nst_fast.onnx.checked_export import export_model
 
     published = export_model(config, output, providers=provider or ["cpu"], overwrite=overwrite)
     if as_json:
@@ -72,7 +72,7 @@ def write(
     as_json: bool,
 ) -> None:
     """Write a bundle and name its folder."""
-    from nst_fast.onnx.step.bundle import write_bundle
+    from nst_fast.onnx.bundle import write_bundle
 
     write_bundle(config, folder, overwrite=overwrite, providers=providers, note=messages.say)
     if as_json:
@@ -81,7 +81,7 @@ def write(
         emit(str(folder))
 
 
-def show_parity(published: Published, messages: Messages) -> None:
+def show_parity(published: CheckedModel, messages: Messages) -> None:
     """The parity table on stderr: one row per provider, size and tap."""
     from rich.table import Table
 

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nst_fast.cli.console import Messages, with_flags
-from nst_fast.errors import InputError, UsageError
-from nst_fast.options.config import StylizeConfig
+from nst_fast.errors import UsageError
 from nst_fast.options.declaration import Declared, Options, declared
 from nst_fast.options.presets import QUALITIES, find_preset, find_quality
 
@@ -88,22 +87,13 @@ def recipe_values(preset: str | None, replayed: Path | None, quality: str | None
     """The values of a preset or of a record, changed by those of a quality; empty when none is named."""
     if preset is not None and replayed is not None:
         raise UsageError("--preset and --from both say how to run", "Name one, and change it by further options")
-    recipe = find_preset(preset).values if preset is not None else recorded_options(replayed) if replayed else {}
+    if replayed is not None:
+        from nst_fast.run.provenance import recorded_options
+
+        recipe = recorded_options(replayed)
+    else:
+        recipe = find_preset(preset).values if preset is not None else {}
     return recipe | (find_quality(quality) if quality is not None else {})
-
-
-def recorded_options(path: Path) -> dict[str, Any]:
-    """Every option of a recorded run. Raises :class:`InputError` for options that this version does not have."""
-    from nst_fast.run.record import read_record
-
-    values: dict[str, Any] = read_record(path)["options"]
-    known = {item.name for item in declared(StylizeConfig)}
-    if unknown := sorted(set(values) - known):
-        raise InputError(
-            f"{path}: the run had options that this version does not have ({', '.join(unknown)})",
-            "Use the version that `nst-fast info` names",
-        )
-    return values
 
 
 def recipe_parameters() -> list[inspect.Parameter]:

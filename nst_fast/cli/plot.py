@@ -29,7 +29,7 @@ def plot(
 
     With --beside it shows every picture and its curve side by side instead.
     """
-    from nst_fast.jobs.series.comparison import compare_curves, show_beside
+    from nst_fast.jobs.comparison import compare_curves, show_beside
 
     if beside and (terms, against) != ("total", "step"):
         raise UsageError("--beside shows every loss against the step", "Leave --terms and --against out")

@@ -36,7 +36,7 @@ def reconstruct(
     Interrupted, the same command continues.
     """
     messages.say("loading")
-    from nst_fast.jobs.series.reconstruct import label, measure, plan_reconstruction
+    from nst_fast.jobs.reconstruct import label, measure, plan_reconstruction
 
     series = plan_reconstruction(content, taps, seeds, config)
     run_and_conclude(series, folder, messages, as_json=as_json, overwrite=overwrite, label=label, measure=measure)

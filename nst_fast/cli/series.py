@@ -12,17 +12,17 @@ from nst_fast.cli.console import Messages, complain, emit, emit_json
 from nst_fast.cli.signals import Stop, graceful_stop
 
 if TYPE_CHECKING:
-    from nst_fast.jobs.series.folder import Outcome
-    from nst_fast.jobs.series.jobs import Series
+    from nst_fast.jobs.runner import Outcome
+    from nst_fast.jobs.series import Series
 
 
 def run_and_conclude(series: Series, folder: Path, messages: Messages, *, as_json: bool, **settings: Any) -> None:
     """Run a series, display each run and end the command; ``settings`` are those of ``run_series``."""
     from nst_fast.cli.display import Display
-    from nst_fast.jobs.series.run import run_series
+    from nst_fast.jobs.series import run_series
 
     with graceful_stop(messages.say) as stop:
-        outcomes = run_series(series, folder, Display(messages, stop).begin, **settings)
+        outcomes = run_series(series, folder, Display(messages, stop), **settings)
     conclude_series(series, outcomes, folder, messages, stop, as_json=as_json)
 
 
@@ -34,7 +34,7 @@ def conclude_series(
     Raises:
         PartialError: a run failed.
     """
-    from nst_fast.jobs.series.run import check_complete
+    from nst_fast.jobs.series import check_complete
 
     for outcome in outcomes:
         if outcome.error is not None:

@@ -44,7 +44,7 @@ def sweep(
     with failed runs, the same command continues: finished runs are kept.
     """
     messages.say("loading")
-    from nst_fast.jobs.series.sweep import jury_measure, plan_sweep
+    from nst_fast.jobs.sweep import jury_measure, plan_sweep
 
     series = plan_sweep(content, style, vary or [], config)
     measure = jury_measure(series, jury) if jury is not None else lambda job, picture: {}

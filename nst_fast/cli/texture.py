@@ -47,7 +47,7 @@ def texture(
     continues.
     """
     messages.say("loading")
-    from nst_fast.jobs.series.texture import parse_size, plan_textures, tap_sets
+    from nst_fast.jobs.texture import parse_size, plan_textures, tap_sets
 
     sets = tap_sets(style_taps, cumulative=cumulative)
     series = plan_textures(style, sets, seeds, config, parse_size(size) if size else None)

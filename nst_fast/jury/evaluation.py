@@ -14,8 +14,8 @@ from nst_fast.jury.columns import COLUMNS
 from nst_fast.jury.judge import Jury, load_encoder
 from nst_fast.options.declaration import known
 from nst_fast.options.evaluate import EvaluateConfig
-from nst_fast.run.record import rounded
 from nst_fast.system.files import shown
+from nst_fast.system.rounding import rounded
 
 SCHEMA = "nst-fast/evaluate/1"
 

@@ -10,12 +10,18 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from nst_fast.network.taps import CONVS_PER_BLOCK, check_taps
 from nst_fast.options.declaration import Options, option
 from nst_fast.options.values import Bytes, Interval, Seconds, Shares, StyleCrop, Taps
 
+# ONNX Runtime's execution providers: our name -> ONNX Runtime's.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
 
 
@@ -227,6 +233,15 @@ class EncoderOptions(Options):
         choices=("imagenet", "none"),
     )
 
+    @property
+    def encoder_keywords(self) -> dict[str, Any]:
+        """The keyword arguments of an encoder with these options, see :class:`nst_fast.network.vgg.Encoder`."""
+        return {
+            "pooling": self.pooling,
+            "padding": self.padding,
+            "normalize_input": self.input_normalization == "imagenet",
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions(EncoderOptions):
@@ -277,6 +292,13 @@ class ObjectiveOptions(EncoderOptions):
     def taps(self) -> list[str]:
         """Every tap that the objective needs, without repeats."""
         return list(dict.fromkeys([*self.content_tap_weights, *self.style_tap_weights]))
+
+    @property
+    def term_names(self) -> list[str]:
+        """The weighted terms of the objective, in their order."""
+        names = [f"content/{tap}" for tap in self.content_tap_weights]
+        names += [f"style/{tap}" for tap in self.style_tap_weights]
+        return [*names, "tv"] if self.has_tv else names
 
     def contradictions(self) -> list[str]:
         check_taps(self.network, [*self.content_taps, *self.style_taps])
@@ -368,7 +390,7 @@ class DeviceOptions(Options):
     engine_provider: str = option(
         "auto",
         "The ONNX Runtime provider of `engine` ort; 'auto' is the device's own.",
-        choices=("auto", "cpu", "cuda", "tensorrt"),
+        choices=("auto", *PROVIDERS),
     )
     cuda_graph: str = option(
         "auto",
@@ -386,7 +408,7 @@ class MonitorOptions(Options):
         25, "Evaluate a snapshot with ONNX Runtime every N steps; 0 turns the monitor off.", minimum=0, cosmetic=True
     )
     monitor_provider: str = option(
-        "cpu", "The ONNX Runtime provider of the monitor.", choices=("cpu", "cuda", "tensorrt"), cosmetic=True
+        "cpu", "The ONNX Runtime provider of the monitor.", choices=tuple(PROVIDERS), cosmetic=True
     )
     allow_fallback: bool = option(
         False, "Accept another provider, of the engine too, when the one asked for does not work.", cosmetic=True

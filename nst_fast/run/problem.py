@@ -42,12 +42,7 @@ class Networks:
         key = (*kind, tuple(taps), str(device))
         if key not in self._made:
             weights = self.weights(options, taps)
-            encoder = weights.encoder(
-                taps,
-                pooling=options.pooling,
-                padding=options.padding,
-                normalize_input=options.input_normalization == "imagenet",
-            )
+            encoder = weights.encoder(taps, **options.encoder_keywords)
             self._made[key] = (encoder.to(device), {"source": Path(weights.source).name, "sha256": weights.sha256})
         return self._made[key]
 

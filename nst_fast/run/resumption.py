@@ -1,4 +1,4 @@
-"""Whether an interrupted run can go on: its newest checkpoint, its options, its pictures, its network, its device."""
+"""Whether an interrupted run can be resumed: its checkpoint, options, pictures, network and device."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from nst_fast.images import LoadedImage
 from nst_fast.images.given import ARRAY, IMAGE, GivenPicture, Source
 from nst_fast.images.sources import STANDARD_INPUT
 from nst_fast.options.config import StylizeConfig
-from nst_fast.options.declaration import declared
 from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Problem
+from nst_fast.run.provenance import deciding_options, option_differences
 from nst_fast.run.record import RunRecord, current_options, read_record
 from nst_fast.run.scales import Scale
 from nst_fast.system.files import sha256_of, shown
 from nst_fast.system.machine import describe_machine
 
 ENDED = ("complete", "converged", "out of time")  # the states of a run that leave nothing to be done
-# Options that name files: the record keeps what was given; where the files are now is another matter.
-FILES = ("weights", "init")
+FILES = ("weights", "init")  # options that name files: the record keeps the names that were given
 
 
 def places_of(problem: Problem, files: OutputFiles | None) -> dict[str, Any]:
@@ -61,11 +60,11 @@ def newest(files: OutputFiles, note: Callable[[str], None]) -> Checkpoint:
             problem = problem or error
             continue
         if problem is not None:
-            note(f"{problem.message}; going on from {shown(path.name)}")
+            note(f"{problem.message}; continuing from {shown(path.name)}")
         return checkpoint
     raise problem or ResumeError(
         f"{shown(files.picture)}: there is no checkpoint beside it",
-        "A run that ended keeps none, nor does one with --checkpoint-every 0",
+        "A run that ended keeps none, nor does one with `checkpoint_every` 0",
     )
 
 
@@ -82,13 +81,13 @@ def ended(files: OutputFiles) -> Mapping[str, Any] | None:
 
 
 def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> StylizeConfig:
-    """The options to go on with: those of the checkpoint, but for harmless changes.
+    """The options to resume with: those of the checkpoint, with harmless changes.
 
     Harmless are cosmetic options, another place of the same weights, and another number of steps where nothing that
     was done so far depends on it.
 
     Raises:
-        ResumeError: other options are changed; the message lists them. Or the options are those of another version.
+        ResumeError: other options are changed, or the options are those of another version.
         UsageError: a change makes no sense in itself.
     """
     try:
@@ -97,27 +96,19 @@ def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Styl
         raise ResumeError(f"the checkpoint has options of another version ({error.message})", STARTS_ANEW) from None
     changed = begun.replace(**{"weights": checkpoint.places["weights"], **changes})
     free = {"weights"} if begun.schedule == "cosine" or begun.scales > 1 else {"weights", "steps"}
-    differences = [
-        f"{item.name}: checkpoint {named(getattr(begun, item.name))}, given {named(getattr(changed, item.name))}"
-        for item in declared(StylizeConfig)
-        if not item.option.cosmetic and item.name not in free
-        if getattr(begun, item.name) != getattr(changed, item.name)
-    ]
+    wanted = {name: value for name, value in deciding_options(changed.as_dict()).items() if name not in free}
+    differences = option_differences(begun.as_dict(), wanted)
     if changed.steps < checkpoint.step:
-        differences.append(f"steps: {checkpoint.step} are done, given {changed.steps}")
+        differences.append(f"`steps`: {checkpoint.step} are done, given {changed.steps}")
     if differences:
         raise ResumeError("these options would change the picture: " + "; ".join(differences), "Leave them out")
     return changed
 
 
-def named(value: object) -> str:
-    return "its default" if value is None else str(value)
-
-
 def found_pictures(
     checkpoint: Checkpoint, content: Source | None, styles: Sequence[Source]
 ) -> tuple[Source, list[Source]]:
-    """Where content and styles are: at their old places, or where they are said to be now.
+    """The paths of content and styles: those given now, else their old ones.
 
     Raises:
         ResumeError: a picture is missing or is not the same, bit by bit.
@@ -155,18 +146,18 @@ def check_same(checkpoint: Checkpoint, problem: Problem, note: Callable[[str], N
     if problem.weights["sha256"] != record["weights"]["sha256"]:
         raise ResumeError(
             f"the weights {shown(problem.weights['source'])} are not those that the run began with",
-            "Say where those are with --weights",
+            "Say where those are with `weights`",
         )
     if str(problem.device) != record["device"]:
         raise ResumeError(f"the run began on {record['device']}, and this is {problem.device}", STARTS_ANEW)
-    then, now = (deciding(machine) for machine in (record["machine"], describe_machine()))
+    then, now = (machine_facts(machine) for machine in (record["machine"], describe_machine()))
     if changed := [name for name in now if then.get(name) != now[name]]:
         names = ", ".join(f"{name} {then.get(name)} then and {now[name]} now" for name in changed)
         note(f"not as when the run began: {names}; the picture may differ in its last bits")
 
 
-def deciding(machine: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a machine's description decides the last bits of a sum."""
+def machine_facts(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts about a machine that decide the last bits of a sum."""
     facts = {"CPU": machine["cpu"], "threads": machine["torch_threads"], "nst-fast": machine["nst_fast"]}
     gpus = {"GPUs": [gpu["name"] for gpu in machine["gpus"]]}
     return {**facts, **gpus, **{name: machine["packages"].get(name) for name in ("torch", "onnxruntime-gpu")}}
@@ -179,13 +170,13 @@ def check_output(checkpoint: Checkpoint, files: OutputFiles, *, overwrite: bool)
         raise ResumeError(f"the checkpoint belongs to {shown(meant)}, not to {shown(files.picture.name)}", "Name that")
     if files.picture.exists() and not overwrite and not _is_its_own(checkpoint, files):
         raise OutputError(
-            f"{shown(files.picture)} is not what the interrupted run left there", "Use --overwrite to replace it"
+            f"{shown(files.picture)} is not what the interrupted run left there", "Use `overwrite` to replace it"
         )
 
 
 def _is_its_own(checkpoint: Checkpoint, files: OutputFiles) -> bool:
-    """Whether the record beside the picture says so; or the one inside, if it is newer: the run may have been killed
-    after it wrote the picture and before it wrote the record. What was edited since has an old one inside, or none.
+    """Whether the record beside the picture says so; or the one inside, if it is newer: a run that is killed after it
+    wrote the picture has not written the record beside it. An edited picture has an old record inside, or none.
     """
     beside, inside = (_record_of_the_run(checkpoint, path) for path in (files.record, files.picture))
     if beside and beside["output_sha256"] == sha256_of(files.picture):
@@ -194,7 +185,7 @@ def _is_its_own(checkpoint: Checkpoint, files: OutputFiles) -> bool:
 
 
 def _record_of_the_run(checkpoint: Checkpoint, path: Path) -> Mapping[str, Any] | None:
-    """The record in a file, if it is one of the run that the checkpoint is of."""
+    """The record in a file, if it is one of the checkpoint's run."""
     with suppress(InputError):
         record = read_record(path)
         return record if record["created"] == checkpoint.record["created"] else None
@@ -202,7 +193,7 @@ def _record_of_the_run(checkpoint: Checkpoint, path: Path) -> Mapping[str, Any] 
 
 
 def as_it_was(checkpoint: Checkpoint, config: StylizeConfig) -> RunRecord:
-    """The record of the interrupted run, to be gone on with; its options with the harmless changes."""
+    """The record of the interrupted run, to be continued; its options with the harmless changes."""
     begun = checkpoint.record["options"]
     options = config.as_dict() | {name: begun[name] for name in FILES}
     return RunRecord(**copy.deepcopy(checkpoint.record) | {"options": options})
@@ -217,7 +208,7 @@ def check_size(checkpoint: Checkpoint, scales: Sequence[Scale]) -> None:
 
 @contextmanager
 def refusing_what_does_not_fit() -> Iterator[None]:
-    """While a state is copied into a run: whatever fails there means that it is not the state of such a run."""
+    """Raise :class:`ResumeError` when copying a state into a run fails: it is not the state of such a run."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

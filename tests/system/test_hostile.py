@@ -20,14 +20,14 @@ from PIL import Image
 from safetensors.torch import save
 
 from nst_fast.cli.info import describe
-from nst_fast.cli.options import recorded_options
 from nst_fast.errors import InputError, NstFastError, OnnxModelError, UsageError, WeightsError
 from nst_fast.images import load_image, save_image
-from nst_fast.jobs.series.folder import is_plan
+from nst_fast.jobs.series import is_plan
 from nst_fast.network.weights import available_taps, load_weights
 from nst_fast.network.weights.cache import note_of, pretrained_features
 from nst_fast.onnx.export import METADATA_KEY, SCHEMA, open_model, sidecar_of
 from nst_fast.options.config import StylizeConfig
+from nst_fast.run.provenance import recorded_options
 from nst_fast.run.record import RunRecord, read_record
 from nst_fast.system.files import sha256_bytes
 from nst_fast.system.machine import peak_memory_mib, reset_peak_memory

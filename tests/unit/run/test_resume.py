@@ -170,8 +170,8 @@ def test_changed_options_are_refused_with_the_list_of_them(interrupted: Path) ->
     with pytest.raises(ResumeError) as caught:
         resume(interrupted, image_size=256, learning_rate=0.3, style_weight=StylizeConfig().style_weight)
     assert caught.value.exit_code == 12
-    assert "image_size: checkpoint 32, given 256" in caught.value.message
-    assert "learning_rate: checkpoint its default, given 0.3" in caught.value.message
+    assert "`image_size` 32, not 256" in caught.value.message
+    assert "`learning_rate` its default, not 0.3" in caught.value.message
     assert "style_weight" not in caught.value.message  # given as it was
     assert OutputFiles(interrupted).checkpoints()
 
@@ -201,7 +201,7 @@ def test_fewer_steps_than_are_done_and_more_steps_of_a_cosine_are_refused(
     pair, output = (folder / "content.png", folder / "style.png"), folder / "cosine.png"
     config = TINY.replace(schedule="cosine")
     stylize(*pair, config, output=output, listeners=Listeners(stop=StopAt(3)), networks=networks)
-    with pytest.raises(ResumeError, match="steps: checkpoint 12, given 20"):
+    with pytest.raises(ResumeError, match="`steps` 12, not 20"):
         resume(output, steps=20)
 
 

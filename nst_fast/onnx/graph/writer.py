@@ -1,4 +1,4 @@
-"""A small writer of ONNX graphs: one method per kind of thing that a graph holds. Knows nothing of what is computed.
+"""A small writer of ONNX graphs: one method per kind of thing that a graph holds.
 
 Graphs are written node by node, not traced and optimised: onnxscript's rewriter takes ``x + 1e-8`` for ``x`` and would
 remove Adam's epsilon (see docs/step-graph.md).
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -29,7 +28,7 @@ class GraphWriter:
     """Collects nodes, constants, inputs and outputs, and makes a model of them.
 
     Attributes:
-        precision: of every constant that is given as a Python number, see :data:`FLOATS`.
+        precision: of inputs, outputs and constants where no other is given, see :data:`FLOATS`.
     """
 
     def __init__(self, precision: str) -> None:
@@ -63,27 +62,27 @@ class GraphWriter:
         return self.constant(np.array(values, np.int64))
 
     def constant(self, array: Array, name: str | None = None) -> Value:
-        """An initialiser; equal small ones are stored once."""
+        """An initializer; equal ones without a name are stored once."""
         key = f"{array.dtype}{array.shape}".encode() + array.tobytes() if name is None else name.encode()
         if key not in self._constants:
             self._constants[key] = name or f"constant_{len(self._constants)}"
             self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), self._constants[key]))
         return self._constants[key]
 
-    def input(self, name: str, shape: Sequence[Extent], precision: str = "") -> Value:
-        """A graph input; int64 when the precision is ``int64``."""
-        self._inputs.append(helper.make_tensor_value_info(name, self._element_type(precision), list(shape)))
+    def input(self, name: str, shape: Sequence[Extent], kind: int | None = None) -> Value:
+        """A graph input; ``kind`` is ONNX's number of its element type, by default that of :attr:`precision`."""
+        kind = element_type(self.precision) if kind is None else kind
+        self._inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
         return name
 
-    def output(self, name: str, value: Value, shape: Sequence[Extent], precision: str = "") -> None:
+    def output(self, name: str, value: Value, shape: Sequence[Extent]) -> None:
         """Make a value an output of the graph, under a name of its own; nothing may use the value afterwards."""
-        producer = next(node for node in self._nodes if value in node.output)
-        renamed = {value: name}
-        producer.output[0] = name
         for node in self._nodes:
-            for index, used in enumerate(node.input):
-                node.input[index] = renamed.get(used, used)
-        self._outputs.append(helper.make_tensor_value_info(name, self._element_type(precision), list(shape)))
+            for names in (node.input, node.output):
+                for index, used in enumerate(names):
+                    if used == value:
+                        names[index] = name
+        self._outputs.append(helper.make_tensor_value_info(name, element_type(self.precision), list(shape)))
 
     def model(self, name: str, opset: int) -> Any:
         """The finished ``onnx.ModelProto``."""
@@ -96,12 +95,10 @@ class GraphWriter:
             producer_version=__version__,
         )
 
-    def _element_type(self, precision: str) -> int:
-        if precision == "int64":
-            return int(TensorProto.INT64)
-        return int(helper.np_dtype_to_tensor_dtype(np.dtype(FLOATS[precision or self.precision])))
-
 
 def element_type(precision: str) -> int:
     """ONNX's number for a precision, as the operator Cast takes it."""
-    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(FLOATS[precision])))
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(FLOATS[precision])))
+
+
+INT64 = int(TensorProto.INT64)

@@ -9,8 +9,7 @@ from typing import Any
 from nst_fast.errors import UsageError
 from nst_fast.images import load_image, to_uint8
 from nst_fast.images.plots import AGAINST, TERM_COLORS, save_beside, save_comparison
-from nst_fast.options.config import StylizeConfig
-from nst_fast.options.declaration import declared
+from nst_fast.run.provenance import deciding_names
 from nst_fast.run.record import read_record
 from nst_fast.system.files import check_writable
 
@@ -29,16 +28,15 @@ def compare_curves(
         output: the PNG to write.
         terms: losses, one panel each.
         against: ``step`` or ``seconds``.
-        overwrite: replace an output that exists.
 
     Raises:
         UsageError: an unknown loss or axis.
         InputError: a run without a record.
         OutputError: the output exists or cannot be written.
     """
-    for name, given, known in [("--terms", terms, TERM_COLORS), ("--against", [against], AGAINST)]:
+    for name, given, known in [("terms", terms, TERM_COLORS), ("against", [against], AGAINST)]:
         if unknown := [value for value in given if value not in known]:
-            raise UsageError(f"{name} {unknown[0]!r}: must be among {', '.join(known)}")
+            raise UsageError(f"`{name}` {unknown[0]!r}: must be among {', '.join(known)}")
     check_plot(output, runs, overwrite=overwrite)
     records = [read_record(run) for run in runs]
     save_comparison(records, labels_of(runs, records), output, terms=terms, against=against)
@@ -65,7 +63,7 @@ def picture_of(run: Path, record: Record) -> Path:
 
 
 def labels_of(runs: Sequence[Path], records: Sequence[Record]) -> list[str]:
-    """What tells the runs apart: the options and inputs that differ when they are few, else the file names."""
+    """Labels that distinguish the runs: the options and inputs that differ when they are few, else the file names."""
     facts = [facts_of(record) for record in records]
     names = list(dict.fromkeys(name for fact in facts for name in fact))
     differing = [name for name in names if len({fact.get(name) for fact in facts}) > 1]
@@ -77,11 +75,10 @@ def labels_of(runs: Sequence[Path], records: Sequence[Record]) -> list[str]:
 
 
 def facts_of(record: Record) -> dict[str, str]:
-    """The options that change a picture, and the inputs, as words."""
-    cosmetic = {item.name for item in declared(StylizeConfig) if item.option.cosmetic}
+    """The options that decide a picture, and the inputs, as text."""
     content, styles = record["inputs"]["content"], record["inputs"]["styles"]
     facts = {"content": content["name"] if content else "none", "style": "+".join(style["name"] for style in styles)}
-    options = {name: value for name, value in record["options"].items() if name not in cosmetic}
+    options = {name: value for name, value in record["options"].items() if name in deciding_names()}
     return facts | {
         name.replace("_", "-"): f"{value:g}" if isinstance(value, float) else str(value)
         for name, value in options.items()

@@ -11,17 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from nst_fast.onnx.step.onnx_ops import Array, GraphWriter, Value
+from nst_fast.onnx.graph.writer import Array, GraphWriter, Value
 
 END = np.iinfo(np.int64).max  # "to the end" for Slice
 ROWS, COLUMNS = 2, 3  # the axes of a feature map
 # The four cells of a 2x2 window in the order in which PyTorch looks for the maximum: row by row.
 WINDOW = ((0, 0), (0, 1), (1, 0), (1, 1))
-
-
-def convolution(graph: GraphWriter, x: Value, weight: Value, bias: Value, border: int) -> Value:
-    """A 3x3 convolution with ``border`` rows and columns of zeros around."""
-    return graph.op("Conv", x, weight, bias, kernel_shape=[3, 3], pads=[border] * 4)
 
 
 def transposed_weight(weight: Array) -> Array:
@@ -30,7 +25,7 @@ def transposed_weight(weight: Array) -> Array:
 
 
 def convolution_gradient(graph: GraphWriter, dy: Value, transposed: Value, border: int) -> Value:
-    """dx = dy convolved with the transposed weight.
+    """dx = dy convolved with the transposed weight, for a 3x3 convolution with ``border`` zeros on each side.
 
     y[p] = sum over k of W[k] x[p + k - border], so x[q] enters y[q - k + border] with W[k]:
     dx[q] = sum over k of W[k]ᵀ dy[q - k + border], which is a convolution with k reversed and a border of 2 - border.
@@ -44,16 +39,11 @@ def relu_gradient(graph: GraphWriter, dy: Value, y: Value, precision: str) -> Va
     return graph.op("Where", graph.op("Greater", y, zero), dy, zero)
 
 
-def max_pool(graph: GraphWriter, x: Value) -> Value:
-    """2x2 maximum, stride 2; a last odd row or column is left out."""
-    return graph.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
-
-
 def max_pool_gradient(graph: GraphWriter, dy: Value, x: Value, y: Value, precision: str) -> Value:
-    """All of dy goes to the first cell of the window that holds the maximum; the others get 0.
+    """All of dy goes to the first cell of the 2x2 window that holds the maximum; the others get 0.
 
-    Cell by cell, a cell that equals y takes what is still there of dy, and the rest goes on to the next one. The last
-    cell needs no comparison: what the others left is its own. Subtracting is exact, since each takes all or nothing.
+    Cell by cell, a cell that equals y takes what is left of dy, and the rest is passed to the next one. The last cell
+    needs no comparison: what the others left is its own. Subtracting is exact, since each takes all or nothing.
     """
     zero = graph.number(0, precision)
     left, taken = dy, []
@@ -64,21 +54,15 @@ def max_pool_gradient(graph: GraphWriter, dy: Value, x: Value, y: Value, precisi
     return _interleave(graph, [*taken, left])
 
 
-def average_pool(graph: GraphWriter, x: Value, scale: float, precision: str) -> Value:
-    """2x2 mean times ``scale``, stride 2; a last odd row or column is left out."""
-    mean = graph.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
-    return graph.op("Mul", mean, graph.number(scale, precision))
-
-
 def average_pool_gradient(graph: GraphWriter, dy: Value, scale: float, precision: str) -> Value:
-    """Every cell of the window gets dy times scale / 4."""
+    """Every cell of the 2x2 window gets dy times scale / 4."""
     return _interleave(graph, [graph.op("Mul", dy, graph.number(scale / 4, precision))] * 4)
 
 
 def _every_second(graph: GraphWriter, x: Value, row: int, column: int) -> Value:
     """Every second row and column of x, from (row, column) on; always floor(h / 2) by floor(w / 2).
 
-    Stopping before the last one cuts 0, 2, .., h-1 of an odd h down to what pooling sees, and of an even h takes
+    Stopping before the last one cuts 0, 2, .., h-1 of an odd h down to what pooling reads, and of an even h takes
     nothing away, for its last index is odd.
     """
     ends = [-1 if offset == 0 else END for offset in (row, column)]
@@ -89,11 +73,6 @@ def _every_second(graph: GraphWriter, x: Value, row: int, column: int) -> Value:
 def _interleave(graph: GraphWriter, cells: list[Value]) -> Value:
     """The inverse: four maps [1, C, h, w], one per cell of the window, to one of [1, C, 2h, 2w]."""
     return graph.op("DepthToSpace", graph.op("Concat", *cells, axis=1), blocksize=2, mode="DCR")
-
-
-def restore_odd(graph: GraphWriter, dx: Value, pads: Value) -> Value:
-    """Append the row or column of zeros that belongs to what pooling left out; ``pads`` is Pad's own argument."""
-    return graph.op("Pad", dx, pads)
 
 
 def pad_border(graph: GraphWriter, x: Value, padding: str) -> Value:
@@ -112,7 +91,7 @@ def pad_border_gradient(graph: GraphWriter, dy: Value, padding: str) -> Value:
 
 def _fold_border(graph: GraphWriter, dy: Value, axis: int, source: int) -> Value:
     def lines(start: int, end: int) -> Value:
-        return slice_axis(graph, dy, axis, start, end)
+        return _slice(graph, dy, axis, start, end)
 
     first = graph.op("Add", lines(1 + source, 2 + source), lines(0, 1))
     last = graph.op("Add", lines(-2 - source, -1 - source), lines(-1, END))
@@ -122,7 +101,7 @@ def _fold_border(graph: GraphWriter, dy: Value, axis: int, source: int) -> Value
     return graph.op("Concat", lines(1, 2), first, middle, last, lines(-2, -1), axis=axis)
 
 
-def slice_axis(graph: GraphWriter, x: Value, axis: int, start: int, end: int) -> Value:
+def _slice(graph: GraphWriter, x: Value, axis: int, start: int, end: int) -> Value:
     """x[start:end] along one axis; negative numbers count from the end."""
     return graph.op("Slice", x, *(graph.integers([argument]) for argument in (start, end, axis)))
 
@@ -135,11 +114,6 @@ def squared_sum(graph: GraphWriter, x: Value) -> Value:
 def inner_product(graph: GraphWriter, x: Value, y: Value) -> Value:
     """The sum of products of all elements, [1]."""
     return graph.op("Reshape", graph.op("ReduceSum", graph.op("Mul", x, y), keepdims=0), graph.integers([1]))
-
-
-def mixed_colors(graph: GraphWriter, x: Value, colors: Value) -> Value:
-    """The colour at every position of x [1, 3, h, w] multiplied by a matrix [3, 3, 1, 1]."""
-    return graph.op("Conv", x, colors, kernel_shape=[1, 1])
 
 
 def gram_matrix(graph: GraphWriter, features: Value, channels: int, inverse_positions: Value) -> Value:
@@ -162,7 +136,7 @@ def gram_gradient(graph: GraphWriter, features: Value, channels: int, dg: Value,
 
 def neighbour_difference(graph: GraphWriter, image: Value, axis: int) -> Value:
     """x[1:] - x[:-1] along an axis."""
-    return graph.op("Sub", slice_axis(graph, image, axis, 1, END), slice_axis(graph, image, axis, 0, -1))
+    return graph.op("Sub", _slice(graph, image, axis, 1, END), _slice(graph, image, axis, 0, -1))
 
 
 def neighbour_difference_gradient(graph: GraphWriter, dy: Value, axis: int) -> Value:

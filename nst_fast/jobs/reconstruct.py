@@ -13,8 +13,8 @@ import numpy as np
 
 from nst_fast.errors import UsageError
 from nst_fast.images import load_image, to_uint8
-from nst_fast.jobs.series.folder import Outcome
-from nst_fast.jobs.series.jobs import Axes, Job, Series, make_series, parse_seeds
+from nst_fast.jobs.runner import Job, Outcome
+from nst_fast.jobs.series import Axes, Inputs, Series, make_series, parse_seeds
 from nst_fast.network.taps import check_taps
 from nst_fast.options.commands import ReconstructConfig
 from nst_fast.run.problem import at_size, read_picture
@@ -28,15 +28,14 @@ def plan_reconstruction(content: Path, taps: str, seeds: str, config: Reconstruc
     """
     names = [tap.strip() for tap in taps.split(",") if tap.strip()]
     if not names:
-        raise UsageError("--taps is empty", "Name at least one, as relu1_2,relu3_1")
+        raise UsageError("`taps` is empty", "Name at least one, as relu1_2,relu3_1")
     check_taps(config.network, names)
 
-    def job(name: str, things: dict[str, object]) -> Job:
-        changed = config.replace(content_taps=str(things["tap"]), seed=things["seed"])
-        return Job(name, {}, changed, content, ())
+    def inputs_of(values: dict[str, object]) -> Inputs:
+        return config.replace(content_taps=str(values["tap"]), seed=values["seed"]), content, ()
 
     axes: Axes = {"seed": parse_seeds(seeds), "tap": {tap: tap for tap in names}}
-    return make_series("reconstruction", f"{content.stem}, reconstructed from one tap each", axes, job)
+    return make_series("reconstruction", f"{content.stem}, reconstructed from one tap each", axes, inputs_of)
 
 
 def measure(job: Job, picture: Path) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from importlib.resources import files as package_files
@@ -13,8 +14,8 @@ from nst_fast.errors import OutputError, UsageError
 from nst_fast.network.taps import channels_of, cut, halvings_of, smallest_side
 from nst_fast.objective import losses
 from nst_fast.objective.coefficients import coefficients
-from nst_fast.onnx.publish import export_model
-from nst_fast.onnx.step.spec import AdamConstants
+from nst_fast.onnx.checked_export import export_model
+from nst_fast.onnx.graph.step import AdamConstants
 from nst_fast.options.config import ExportConfig
 from nst_fast.system.files import make_folder, write_atomic
 
@@ -31,18 +32,15 @@ def write_bundle(
     overwrite: bool = False,
     providers: tuple[str, ...] = ("cpu",),
     note: Callable[[str], None] = lambda sentence: None,
-) -> Path:
-    """Export the two models of a bundle, each proven, and lay beside them what drives them.
+) -> None:
+    """Export the two models of a bundle, each checked, and write beside them what drives them.
 
     Args:
         options: of the step graph.
         folder: made if absent.
         overwrite: replace what an earlier bundle left there.
-        providers: the ONNX Runtime providers to prove.
-        note: hears one sentence before each export.
-
-    Returns:
-        the folder.
+        providers: the ONNX Runtime providers to check.
+        note: receives one sentence before each export.
 
     Raises:
         UsageError: not a step graph in fp32.
@@ -51,29 +49,27 @@ def write_bundle(
     """
     if options.graph != "step" or options.precision != "fp32":
         raise UsageError(
-            f"a bundle of --graph {options.graph} --precision {options.precision}", "Use --graph step --precision fp32"
+            f"a bundle of `graph` {options.graph} `precision` {options.precision}",
+            "Use `graph` step `precision` fp32",
         )
     present = [name for name in (*MODELS, MANIFEST, *COPIED) if (folder / name).exists()]
     if present and not overwrite:
-        raise OutputError(f"{folder}: {present[0]} exists", "Choose another folder, or add --overwrite")
+        raise OutputError(f"{folder}: {present[0]} exists", "Choose another folder, or add `overwrite`")
     make_folder(folder)
     models = {}
     for name, graph in MODELS.items():
         note(f"exporting {name}")
-        part = options.replace(graph=graph)
-        published = export_model(part, folder / name, providers=providers, overwrite=overwrite)
-        models[name] = {key: published.manifest[key] for key in ("model_sha256", "model_bytes", "inputs", "outputs")}
+        made = export_model(options.replace(graph=graph), folder / name, providers=providers, overwrite=overwrite)
+        models[name] = {key: made.manifest[key] for key in ("model_sha256", "model_bytes", "inputs", "outputs")}
     for name in COPIED:
-        write_atomic(folder / name, package_files("nst_fast.onnx.step").joinpath("bundle_files", name).read_bytes())
+        write_atomic(folder / name, package_files("nst_fast.onnx").joinpath("bundle_files", name).read_bytes())
     manifest = json.dumps(describe(options, models), indent=1)
-    write_atomic(folder / MANIFEST, (manifest + "\n").encode())  # last: it seals the bundle
-    return folder
+    write_atomic(folder / MANIFEST, (manifest + "\n").encode())  # last: without it the bundle is unfinished
 
 
 def describe(options: ExportConfig, models: dict[str, Any]) -> dict[str, Any]:
     """What a host needs to drive the models, and nothing that it could not compute with."""
     pools = [layer for layer in cut(options.network, options.taps) if layer.startswith("pool")]
-    adam = AdamConstants()
     colors = losses.tv_colors(options.tv_weight, options.chroma_tv_weight).tolist() if options.has_tv else None
     return {
         "schema": SCHEMA,
@@ -86,12 +82,12 @@ def describe(options: ExportConfig, models: dict[str, Any]) -> dict[str, Any]:
                 "tap": (tap := term.partition("/")[2]),
                 "channels": channels_of(tap),
                 "halvings": halvings_of(tap),
-                **coefficient.as_dict(),
+                **dataclasses.asdict(coefficient),
             }
             for term, coefficient in coefficients(options).items()
         ],
         "tv_colors": colors,
         "pools": [{"name": pool, "halvings": halvings_of(pool) - 1} for pool in pools],
-        "adam": {"beta1": adam.beta1, "beta2": adam.beta2, "epsilon": adam.epsilon},
+        "adam": dataclasses.asdict(AdamConstants()),
         "models": models,
     }

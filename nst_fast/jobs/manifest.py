@@ -1,15 +1,21 @@
-"""The manifest of a batch: a line of JSON for every picture that was made or could not be made."""
+"""The manifest of a batch: a line of JSON for every picture that was made or could not be made.
+
+It is the one kind of file that is not replaced whole: several processes append to it.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+import os
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import msgspec
+from filelock import FileLock
 
 from nst_fast.errors import InputError, OutputError
-from nst_fast.jobs.batch.lines import append_line
 from nst_fast.system.files import shown
 
 SCHEMA = "nst-fast/batch/1"
@@ -23,7 +29,7 @@ class Entry:
     Attributes:
         input: the picture's name within the batch: its path below INPUT, with slashes.
         input_sha256: of its bytes when it was read; empty if it could not be.
-        options_sha256: of everything that decides what is made of it, see :class:`nst_fast.jobs.batch.plan.Plan`.
+        options_sha256: of everything that decides its picture, see :class:`nst_fast.jobs.batch.BatchFolder`.
         status: ``done`` or ``failed``.
         output: path below the batch's folder, with slashes.
         output_sha256: of the picture's bytes; empty for a failed one.
@@ -45,13 +51,9 @@ class Entry:
     finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     schema: str = SCHEMA
 
-    def to_line(self) -> str:
-        """ASCII, so that a name which is not UTF-8 survives as well."""
-        return json.dumps({"schema": self.schema, **asdict(self)})
-
 
 class Manifest:
-    """What the file says, read as it grows: other workers add to it all the time.
+    """The content of the file, read as it grows: other workers add to it all the time.
 
     Attributes:
         entries: the last line about each input.
@@ -68,7 +70,7 @@ class Manifest:
         self._read_to = 0
 
     def refresh(self) -> None:
-        """Read what was added. A last line without its end is left: it is being written, or its writer is dead."""
+        """Read what was added. A last line without its end is left: it is being written, or its writer has died."""
         try:
             with self.path.open("rb") as stream:
                 stream.seek(self._read_to)
@@ -89,8 +91,9 @@ class Manifest:
                     self.made.add((entry.input, entry.output))
 
     def append(self, entry: Entry) -> None:
-        """Add a line for good. Raises :class:`OutputError`."""
-        append_line(self.path, entry.to_line())
+        """Add a line and force it to the disk. Raises :class:`OutputError`."""
+        # ASCII, so that a name which is not UTF-8 survives as well.
+        append_line(self.path, json.dumps({"schema": entry.schema, **asdict(entry)}))
         self.refresh()
 
 
@@ -104,7 +107,42 @@ def parse_line(line: bytes, name: str) -> Entry | None:
         data = json.loads(line)
         schema = data["schema"]
         if schema == SCHEMA:
-            return Entry(**{item.name: data[item.name] for item in fields(Entry)})
-    except (ValueError, KeyError, TypeError, RecursionError):
+            return msgspec.convert(data, Entry)
+    except (ValueError, KeyError, TypeError, RecursionError):  # ValueError: no JSON, or of another shape
         return None
     raise OutputError(f"{name} is of another version ({schema!r}, expected {SCHEMA!r})", "Choose another folder")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line and force it to the disk; processes take turns by an OS lock, which a crash releases.
+
+    A crash in here leaves at most one line without its end, which no reader counts, and which the next call removes.
+
+    Raises:
+        OutputError: it cannot be written; the file is as it was.
+    """
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b", buffering=0) as stream:
+            end = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, end - 1))
+            if stream.read(1) not in (b"", b"\n"):  # a crash has cut the last line
+                stream.seek(0)
+                end = stream.read().rfind(b"\n") + 1
+                stream.truncate(end)
+            try:
+                _write_all(stream, line.encode() + b"\n")
+                os.fsync(stream.fileno())
+            except OSError:
+                stream.truncate(end)
+                raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        remedy = "Mend that and run the same command again: what is finished is kept"
+        raise OutputError(f"{shown(path)}: no line could be added: {reason}", remedy) from error
+
+
+def _write_all(stream: BinaryIO, data: bytes) -> None:
+    """Unbuffered, a write may take less than it is given: a full disk shows itself only at the next one."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[stream.write(rest) :]

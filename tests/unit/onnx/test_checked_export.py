@@ -1,4 +1,4 @@
-"""Only proven models reach their place, whole; the cache serves them again and heals itself."""
+"""Only checked models are written, whole; the cache serves them again, and replaces what is damaged."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import torch
 from places import ROOT
 
 from nst_fast.errors import DeviceError, OnnxModelError, OutputError, UsageError, VerificationError
+from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.onnx import publish
-from nst_fast.onnx.export import ExportedGraph, ExportModule, build_graph, identity_of, open_model, sidecar_of
-from nst_fast.onnx.publish import cached_path, encoder_for, export_model, find_or_export, open_monitor
+from nst_fast.onnx import checked_export
+from nst_fast.onnx.checked_export import cached_path, encoder_for, export_model, find_or_export
+from nst_fast.onnx.export import ExportedGraph, build_graph, identity_of, open_model, sidecar_of
+from nst_fast.onnx.monitor import open_monitor
 from nst_fast.onnx.session import make_session, probe_provider
 from nst_fast.options.config import ExportConfig, StylizeConfig
 from nst_fast.system.files import write_atomic
 
 SMALL = {"weights": "random", "content_taps": "relu1_2", "style_taps": "relu1_1", "chroma_tv_weight": 0.0}
 OPTIONS = ExportConfig(**SMALL)
+PICTURE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -35,11 +38,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One entry per export that really takes place."""
     calls: list[str] = []
 
-    def build(module: ExportModule, options: ExportConfig, weights_sha256: str) -> ExportedGraph:
+    def build(encoder: Encoder, options: ExportConfig, weights_sha256: str) -> ExportedGraph:
         calls.append(options.graph)
-        return build_graph(module, options, weights_sha256)
+        return build_graph(encoder, options, weights_sha256)
 
-    monkeypatch.setattr(publish, "build_graph", build)
+    monkeypatch.setattr(checked_export, "build_graph", build)
     return calls
 
 
@@ -47,20 +50,20 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def broken_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exporter that gets one weight wrong."""
 
-    def build(module: ExportModule, options: ExportConfig, weights_sha256: str) -> ExportedGraph:
-        other = copy.deepcopy(module)
+    def build(encoder: Encoder, options: ExportConfig, weights_sha256: str) -> ExportedGraph:
+        other = copy.deepcopy(encoder)
         with torch.no_grad():
-            other.encoder.layers["conv1_1"].weight[5] *= 1.01
+            other.layers["conv1_1"].weight[5] *= 1.01
         return build_graph(other, options, weights_sha256)
 
-    monkeypatch.setattr(publish, "build_graph", build)
+    monkeypatch.setattr(checked_export, "build_graph", build)
 
 
 def files_under(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_export_writes_a_proven_model_and_its_sidecar(tmp_path: Path) -> None:
+def test_export_writes_a_checked_model_and_its_sidecar(tmp_path: Path) -> None:
     output = tmp_path / "made" / "m.onnx"
     published = export_model(OPTIONS, output)
     assert files_under(output.parent) == ["m.onnx", "m.onnx.json"]
@@ -98,7 +101,7 @@ def test_unavailable_provider_is_found_before_the_export(tmp_path: Path, counted
     assert (files_under(tmp_path), counted) == ([], [])
 
 
-def test_no_provider_is_no_proof(tmp_path: Path) -> None:
+def test_an_export_without_a_provider_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least one provider"):
         export_model(OPTIONS, tmp_path / "m.onnx", providers=[])
 
@@ -132,7 +135,7 @@ def test_crash_between_model_and_sidecar_leaves_a_model_that_is_refused(
             raise KeyboardInterrupt
         write_atomic(path, data)
 
-    monkeypatch.setattr(publish, "write_atomic", write)
+    monkeypatch.setattr(checked_export, "write_atomic", write)
     with pytest.raises(KeyboardInterrupt):
         export_model(OPTIONS, output, overwrite=True)
     with pytest.raises(OnnxModelError):
@@ -182,20 +185,14 @@ def test_cache_that_cannot_be_written_costs_a_note_and_not_the_run(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("option", "value"),
     [
-        {"network": "vgg16"},
-        {"content_taps": "relu1_1"},
-        {"graph": "encoder"},
-        {"pooling": "average"},
-        {"padding": "reflect"},
-        {"input_normalization": "none"},
-        {"opset": 20},
+        *(("network", "vgg16"), ("content_taps", "relu1_1"), ("graph", "encoder"), ("pooling", "average")),
+        *(("padding", "reflect"), ("input_normalization", "none"), ("opset", 20)),
     ],
-    ids=lambda change: next(iter(change)),
 )
-def test_cache_tells_models_apart(change: dict[str, object]) -> None:
-    assert cached_path(OPTIONS.replace(**change), "a") != cached_path(OPTIONS, "a")
+def test_cache_tells_models_apart(option: str, value: object) -> None:
+    assert cached_path(OPTIONS.replace(**{option: value}), "a") != cached_path(OPTIONS, "a")
 
 
 def test_cache_tells_weights_apart_and_not_their_spelling() -> None:
@@ -204,15 +201,19 @@ def test_cache_tells_weights_apart_and_not_their_spelling() -> None:
     assert cached_path(OPTIONS, "a") == cached_path(spelled, "a")
 
 
-def test_monitor_opens_with_the_cached_model_and_its_encoder_is_left_alone(own_cache: Path, counted: list[str]) -> None:
-    config = StylizeConfig(**SMALL)
+def monitored(**options: object) -> tuple[Encoder, Objective, StylizeConfig, str]:
+    """The first arguments of open_monitor, for pictures of 16 x 16 that are their own targets."""
+    config = StylizeConfig(**SMALL, **options)
     encoder, weights_sha256 = encoder_for(ExportConfig.serving(config))
-    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    objective = Objective(config, build_targets(encoder, config, picture, [picture]))
+    return encoder, Objective(config, build_targets(encoder, config, PICTURE, [PICTURE])), config, weights_sha256
+
+
+def test_monitor_opens_with_the_cached_model_and_its_encoder_is_left_alone(own_cache: Path, counted: list[str]) -> None:
     notes: list[str] = []
+    arguments = monitored()
     for _ in range(2):
-        with open_monitor(encoder, objective, config, weights_sha256, notes.append) as monitor:
-            monitor.submit(0, picture)
+        with open_monitor(*arguments, notes.append) as monitor:
+            monitor.submit(0, PICTURE)
         assert monitor.readings()[0].terms["total"] == pytest.approx(0, abs=1e-6)
         assert (monitor.session.requested, monitor.session.actual) == ("cpu", "cpu")
     assert len(counted) == 1
@@ -222,16 +223,11 @@ def test_monitor_opens_with_the_cached_model_and_its_encoder_is_left_alone(own_c
 def test_monitor_on_an_unavailable_provider_falls_back_only_if_allowed(own_cache: Path, counted: list[str]) -> None:
     if probe_provider("cuda").works:
         pytest.skip("CUDA works here")
-    config = StylizeConfig(**SMALL, monitor_provider="cuda")
-    encoder, weights_sha256 = encoder_for(ExportConfig.serving(config))
-    picture = torch.zeros(1, 3, 16, 16)
-    objective = Objective(config, build_targets(encoder, config, picture, [picture]))
-    with pytest.raises(DeviceError):
-        open_monitor(encoder, objective, config, weights_sha256, print)
-    assert counted == []
     notes: list[str] = []
-    config = config.replace(allow_fallback=True)
-    with open_monitor(encoder, objective, config, weights_sha256, notes.append) as monitor:
+    with pytest.raises(DeviceError):
+        open_monitor(*monitored(monitor_provider="cuda"), notes.append)
+    assert (counted, notes) == ([], [])
+    with open_monitor(*monitored(monitor_provider="cuda", allow_fallback=True), notes.append) as monitor:
         assert monitor.session.actual == "cpu"
     assert any("cuda" in note for note in notes)
 

@@ -1,14 +1,9 @@
-"""Who works on which picture, when several workers, on one machine or many, share a folder.
+"""Claims: which of several workers, on one machine or many, works on which picture of a shared folder.
 
-A claim is a file that is created only if it is not there, which every file system can do, and names its worker. A
-worker holds a lock of the operating system for as long as it lives, and touches a file of its own every
-:data:`HEARTBEAT_SECONDS`. A dead worker's claims are taken over: one of this machine at once, for its lock is free; one
-of another machine, whose lock a network disk may not show, when it has not been heard of for :data:`STALE_SECONDS`.
-
-How many workers died at a picture is counted, in bytes of a file: one that kills them all is to be given up one day.
-
-These files are locks and not results, so they are not written by :mod:`nst_fast.system.files`: a file that is replaced
-would exclude nobody, and none of them is missed after a crash.
+A claim is a file created only if it does not exist, which every file system supports; it holds its worker's token. A
+worker holds an OS lock as long as it lives, and touches a file of its own (its beat). A dead worker's claims are taken
+over: on its machine at once, since its lock is free; elsewhere, where a network disk may not show the lock, when its
+beat is old. These files are locks and not results, so :mod:`nst_fast.system.files` does not write them.
 """
 
 from __future__ import annotations
@@ -30,7 +25,7 @@ from nst_fast.system.files import make_folder, remove, shown, write_atomic
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0
 TAKE_OVER = "take-over.lock"
-NEWBORN_SECONDS = 5.0  # a claim without a name is being made, or its maker died in between
+NEWBORN_SECONDS = 5.0  # a claim without a token is being made, or its maker died in between
 
 
 class Worker:
@@ -38,10 +33,7 @@ class Worker:
 
     def __init__(self, state: Path) -> None:
         self.token = secrets.token_hex(8)
-        self.machine = machine_name()
-        self.workers = make_folder(state / "workers")
-        self.claims = make_folder(state / "claims")
-        self._deaths = make_folder(state / "deaths")
+        self.workers, self.claims, self._deaths = (make_folder(state / n) for n in ("workers", "claims", "deaths"))
         self.beat = self.workers / f"{self.token}.beat"
         self.lock = FileLock(self.workers / f"{self.token}.lock")
 
@@ -53,11 +45,8 @@ class Worker:
     @contextmanager
     def claimed(self, key: str) -> Iterator[bool]:
         """Whether the claim to this key is ours for the block. Raises :class:`OutputError` if nobody could claim it."""
-        try:
+        with _claiming(self.claims, "nothing can be claimed"):
             ours = self._create(key) or self._take_over(key)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise OutputError(f"{shown(self.claims)}: nothing can be claimed: {reason}") from error
         try:
             yield ours
         finally:
@@ -69,7 +58,7 @@ class Worker:
         return self._owner(key) == self.token
 
     def deaths(self, key: str) -> int:
-        """How many workers died while this key was claimed, since it was forgotten."""
+        """How many workers died at this key since it was forgotten: the bytes of a file."""
         try:
             return (self._deaths / key).stat().st_size
         except FileNotFoundError:
@@ -79,7 +68,7 @@ class Worker:
         remove(self._deaths / key)
 
     def sweep(self) -> None:
-        """Remove what dead workers have left; claims to pictures that they had finished would stay for ever."""
+        """Remove what dead workers have left, also claims to pictures that they had finished."""
         for claim in self.claims.iterdir():
             if claim.name != TAKE_OVER:
                 with self.claimed(claim.name):
@@ -96,18 +85,15 @@ class Worker:
         return True
 
     def _take_over(self, key: str) -> bool:
-        """Claim what a dead worker has left. One at a time, so that nobody takes over from who has just done so."""
-        try:
-            with FileLock(self.claims / TAKE_OVER, timeout=0):
-                if not self._is_abandoned(key):
-                    return False
+        """Claim what a dead worker has left; one at a time, so that no live claim is removed."""
+        with suppress(Timeout), FileLock(self.claims / TAKE_OVER, timeout=0):
+            if self._is_abandoned(key):
                 if self._owner(key):
                     with (self._deaths / key).open("ab") as stream:
                         stream.write(b".")
                 remove(self.claims / key)
                 return self._create(key)
-        except Timeout:
-            return False
+        return False
 
     def _owner(self, key: str) -> str:
         try:
@@ -119,7 +105,7 @@ class Worker:
         owner = self._owner(key)
         try:
             return self._is_dead(owner) if owner else self._age(self.claims / key) > NEWBORN_SECONDS
-        except FileNotFoundError:  # given back in this moment
+        except FileNotFoundError:  # given back at this moment
             return True
 
     def _is_dead(self, token: str) -> bool:
@@ -128,7 +114,7 @@ class Worker:
         try:
             machine, age = beat.read_text("utf-8"), self._age(beat)
             with FileLock(lock, timeout=0):
-                dead = machine == self.machine or age > STALE_SECONDS
+                dead = machine == machine_name() or age > STALE_SECONDS
         except FileNotFoundError:
             return True
         except Timeout:
@@ -152,6 +138,14 @@ def machine_name() -> str:
 
 
 @contextmanager
+def _claiming(folder: Path, problem: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{shown(folder)}: {problem}: {(error.strerror or str(error)).lower()}") from error
+
+
+@contextmanager
 def at_work(state: Path) -> Iterator[Worker]:
     """A worker that others can see is alive, for the block. Raises :class:`OutputError`."""
     worker = Worker(state)
@@ -163,13 +157,10 @@ def at_work(state: Path) -> Iterator[Worker]:
                 worker.beat.touch()
 
     heart = threading.Thread(target=keep_touching, daemon=True)
-    try:
+    with _claiming(worker.workers, "cannot lock"):
         worker.lock.acquire()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise OutputError(f"{shown(worker.workers)}: cannot lock: {reason}") from error
     try:
-        write_atomic(worker.beat, worker.machine.encode())
+        write_atomic(worker.beat, machine_name().encode())
         heart.start()
         worker.sweep()
         yield worker
