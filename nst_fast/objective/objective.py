@@ -113,8 +113,7 @@ class Objective:
     @property
     def term_names(self) -> list[str]:
         """The names of the terms, in the order of :meth:`terms`."""
-        names = [f"content/{tap}" for tap in self.content_taps] + [f"style/{tap}" for tap in self.style_taps]
-        return [*names, "tv"] if self.tv_colors is not None else names
+        return self.options.term_names
 
     def terms(self, statistics: Statistics, image: Tensor) -> dict[str, Tensor]:
         """Weighted terms, each [B]; they add up to the total.
@@ -158,4 +157,4 @@ class Objective:
         for tap in self.style_taps:
             gram = self.targets.grams[tap]
             found.append(self.style_term(tap, gram * (1 + fraction), math.prod(tap_size(tap, height, width))))
-        return torch.stack(list(torch.broadcast_tensors(*found))).sum(0)
+        return sum(found[1:], found[0])
