@@ -157,4 +157,5 @@ class Objective:
         for tap in self.style_taps:
             gram = self.targets.grams[tap]
             found.append(self.style_term(tap, gram * (1 + fraction), math.prod(tap_size(tap, height, width))))
-        return sum(found[1:], found[0])
+        total: Tensor = sum(found[1:], found[0])
+        return total
