@@ -173,8 +173,8 @@ class ColorReader:
         self.notes += notes
         if decides or transform is None or not isinstance(data, bytes):
             return "", None, space
-        if deep:
-            with suppress(ValueError):  # LittleCMS would take 8 bits of it
+        if deep or profile_mode == "L":
+            with suppress(ValueError):  # LittleCMS takes 8 bits of colour, and of grey keeps too few in the shadows
                 return "", None, profile_space(data)
         return profile_mode, transform, None
 

@@ -27,6 +27,7 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _PREMULTIPLIED, _ALPHA = 1, 2
 _BEST_RATIO = 1100  # deflate packs no better
+_NUMBERS = {1: "unsigned", 2: "signed", 3: "floating point"}
 _ICC_PROFILE = 34675
 _REMEDY = "Save it as RGB or grey with 8 or 16 bits per channel, uncompressed or with deflate"
 
@@ -156,12 +157,10 @@ def _decoded(page: tifffile.TiffPage, name: str) -> NDArray[Any]:
 
 
 def _refusal(page: tifffile.TiffPage, name: str) -> InputError:
-    words = [getattr(value, "name", value) for value in (page.photometric, page.sampleformat, page.compression)]
-    return InputError(
-        f"{name} is a TIFF of a kind that is not read: {page.samplesperpixel} channels of {page.bitspersample} bits, "
-        f"{', '.join(str(word).lower() for word in words)}",
-        _REMEDY,
-    )
+    numbers = _NUMBERS.get(page.sampleformat, f"sample format {page.sampleformat}")
+    kind, packing = (getattr(code, "name", str(code)).lower() for code in (page.photometric, page.compression))
+    layout = f"{page.samplesperpixel} channels of {page.bitspersample} bits ({numbers}, {kind}, packing {packing})"
+    return InputError(f"{name} is a TIFF of a kind that is not read: {layout}", _REMEDY)
 
 
 def _sixteen(values: NDArray[Any]) -> tuple[NDArray[np.uint16], list[str]]:

@@ -43,7 +43,7 @@ _REFERENCE_WHITE = 203  # cd/m², ITU-R BT.2408: what becomes white; brighter hi
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _D50 = np.array([0.96422, 1.0, 0.82521])
 _ALIKE = 2e-3  # half a level of 8 bits
-_GAMMA_ALIKE = 0.05  # libpng's threshold: 1 / 2.2 stands for sRGB's curve
+_GAMMA_ALIKE = 0.05  # libpng's threshold: with sRGB's primaries 2.2 stands for sRGB's curve
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # BT.2100
 _NCLX = re.compile(rb"colrnclx(.{4})", re.DOTALL)
 _NCLX_WITHIN = 2**16
@@ -72,9 +72,12 @@ class Space:
 
 def space_of(primaries: Primaries, curve: Curve, *, full_range: bool = True) -> Space | None:
     """The space; None where it is sRGB. Raises ValueError for primaries that span nothing."""
-    same = np.abs(np.subtract(primaries, SRGB)).max() < _ALIKE
-    matrix = np.eye(3) if same else np.linalg.solve(_to_d50(SRGB), _to_d50(primaries))
+    matrix = np.eye(3) if _is_srgb(primaries) else np.linalg.solve(_to_d50(SRGB), _to_d50(primaries))
     return _unless_srgb(Space((curve,) * 3, matrix.astype(np.float32), full_range))
+
+
+def _is_srgb(primaries: Primaries) -> bool:
+    return bool(np.abs(np.subtract(primaries, SRGB)).max() < _ALIKE)
 
 
 def gamma_curve(gamma: float) -> Curve:
@@ -115,14 +118,14 @@ def png_space(chunks: Mapping[bytes, bytes], *, profile: bool) -> tuple[Space | 
     if profile or b"sRGB" in chunks or not chunks.keys() & {b"gAMA", b"cHRM"}:
         return None, False, notes
     try:
-        curve: Curve = _srgb_curve
         primaries = SRGB
-        if b"gAMA" in chunks:
-            gamma = 100_000 / struct.unpack(">I", chunks[b"gAMA"])[0]
-            curve = curve if abs(gamma / 2.2 - 1) < _GAMMA_ALIKE else gamma_curve(gamma)
         if b"cHRM" in chunks:
             primaries = tuple(value / 100_000 for value in struct.unpack(">8I", chunks[b"cHRM"]))
-        return space_of(primaries, curve), False, notes
+        if b"gAMA" in chunks:
+            gamma = 100_000 / struct.unpack(">I", chunks[b"gAMA"])[0]
+            if not _is_srgb(primaries) or abs(gamma / 2.2 - 1) >= _GAMMA_ALIKE:
+                return space_of(primaries, gamma_curve(gamma)), False, notes
+        return space_of(primaries, _srgb_curve), False, notes
     except (ValueError, ZeroDivisionError, struct.error):
         return None, False, [*notes, "gAMA and cHRM ignored: they describe no colours"]
 
