@@ -112,14 +112,24 @@ def test_16_bit_cmyk_is_read_as_8_in_every_layout(tmp_path: Path, layout: str, p
     assert "16 bits per channel read as 8" in image.notes
 
 
-def test_one_plane_is_no_other_than_one_channel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("white", ["black is 0", "white is 0"])
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "I;16B", "F", "P"])
+def test_one_plane_is_no_other_than_one_channel(tmp_path: Path, mode: str, white: str) -> None:
     """PlanarConfiguration 2 of grey, where Pillow takes the first letter of its packing for that of the plane."""
-    for mode in ("1", "L", "P"):
-        picture = sample(mode)
-        plain = load(tmp_path, encoded(picture, "TIFF"))
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 256
+    made = {
+        "I;16": Image.fromarray(ramp),
+        "I;16B": Image.frombytes("I;16B", (16, 16), ramp.astype(">u2").tobytes()),
+        "F": Image.fromarray(ramp.astype(np.float32) / 65535),
+    }
+    loaded = []
+    for planes in (1, 2):
         tags = TiffImagePlugin.ImageFileDirectory_v2()
-        tags[284] = 2
-        assert torch.equal(load(tmp_path, encoded(picture, "TIFF", tiffinfo=tags)).tensor, plain.tensor)
+        tags[284] = planes
+        if white == "white is 0" and mode in {"1", "L"}:
+            tags[262] = 0
+        loaded.append(load(tmp_path, encoded(made.get(mode) or sample(mode), "TIFF", tiffinfo=tags)).tensor)
+    assert torch.equal(*loaded)
 
 
 def test_turns_profiles_pages_and_premultiplied_alpha_come_with_them(tmp_path: Path) -> None:
