@@ -16,7 +16,6 @@ from pathlib import Path
 from demo_pair import demo_pair
 
 from nst_fast import Evaluation, Networks, NstFastError, evaluate, stylize
-from nst_fast.options.presets import find_preset
 
 COLUMNS = ("style_swd", "content_relu4_3", "content_ssim", "chroma_noise")
 
@@ -41,14 +40,14 @@ def paint(content: Path, style: Path, given: argparse.Namespace) -> list[Path]:
     """One picture per look; their paths."""
     networks, made = Networks(), []
     for look in given.looks:
-        options = find_preset(look).values | {
+        options = {
             "image_size": given.image_size,
             "steps": given.steps,
             "weights": given.weights,
             "monitor_every": 0,  # looks have taps of their own: the monitor would export a network for each
         }
         output = given.output / f"look-{look}.png"
-        stylize(content, style, output=output, overwrite=given.overwrite, networks=networks, **options)
+        stylize(content, style, output=output, overwrite=given.overwrite, networks=networks, preset=look, **options)
         made.append(output)
     return made
 

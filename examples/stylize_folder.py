@@ -1,9 +1,9 @@
-"""Paint every picture of a folder in one style, and watch each run through listeners.
+"""Paint every picture of a folder in one style, and watch each run.
 
     python examples/stylize_folder.py                        # the demo's scene in the style of the demo's painting
     python examples/stylize_folder.py photos painting.jpg -o painted
 
-Shows three things of the Python API: ``Listeners`` hear of progress and notes and can stop a run; ``Networks`` loads
+Shows three things of the Python API: an ``Observer`` gets progress and notes and can stop a run; ``Networks`` loads
 the network once for all pictures; a picture that cannot be used is named, and the others are made. For real work there
 is ``nst-fast batch``, which does the same and can be resumed.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from demo_pair import demo_pair
 
-from nst_fast import Listeners, Networks, NstFastError, stylize
+from nst_fast import Networks, NstFastError, Observer, stylize
 
 if TYPE_CHECKING:
     from nst_fast.run.observer import StepEvent
@@ -27,7 +27,7 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 SOME_FAILED, INTERRUPTED = 10, 130  # exit codes, as those of nst-fast
 
 
-class Watch:
+class Watch(Observer):
     """Prints what happens to one picture after another; Ctrl-C ends the run in good order, with its picture so far."""
 
     def __init__(self) -> None:
@@ -78,14 +78,13 @@ def main() -> int:
         content, style = demo_pair(given.output / "demo", given.image_size)
         contents = [content]
     watch, networks, failed = Watch(), Networks(), []
-    listeners = Listeners(event=watch.event, note=watch.note, stop=watch.stop)
     options = {name: getattr(given, name) for name in ("image_size", "steps", "weights", "overwrite")}
     options["monitor_every"] = 0  # no second opinion from ONNX Runtime, so nothing to export first
     for content in contents:
         watch.name = content.name
         output = given.output / f"{content.stem}-painted.png"
         try:
-            pastiche = stylize(content, style, output=output, listeners=listeners, networks=networks, **options)
+            pastiche = stylize(content, style, output=output, listeners=watch, networks=networks, **options)
         except NstFastError as error:
             print(f"{content.name}: error: {error}", file=sys.stderr)
             failed.append(content)

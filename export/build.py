@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 from nst_fast.errors import InputError, NstFastError
-from nst_fast.onnx.publish import export_model
+from nst_fast.onnx.checked_export import export_model
 from nst_fast.options.config import ExportConfig
 
 

@@ -15,7 +15,7 @@ from nst_fast.errors import NstFastError
 from nst_fast.options.config import StylizeConfig
 
 if TYPE_CHECKING:
-    from nst_fast.api import Listeners, Pastiche, resume, stylize, stylize_together
+    from nst_fast.api import Listeners, Observer, Pastiche, resume, stylize, stylize_together
     from nst_fast.jury.evaluation import Evaluation, Scores, evaluate
     from nst_fast.run.problem import Networks
 
@@ -26,6 +26,7 @@ __all__ = [
     "Listeners",
     "Networks",
     "NstFastError",
+    "Observer",
     "Pastiche",
     "Scores",
     "StylizeConfig",

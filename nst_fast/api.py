@@ -12,10 +12,12 @@ from pathlib import Path
 from nst_fast.distributed.group import Ranks
 from nst_fast.errors import OutputError, ResumeError, UsageError
 from nst_fast.images import check_output_suffix
+from nst_fast.images.given import Picture, Source, source_of, sources_of
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import known
+from nst_fast.options.presets import find_preset
 from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
-from nst_fast.run.observer import Listeners
+from nst_fast.run.observer import Listeners, Observer
 from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Networks, load_problem
 from nst_fast.run.resumption import ENDED, check_output, check_same, continued_config, ended, found_pictures, newest
@@ -25,13 +27,14 @@ from nst_fast.system.files import lock, shown
 
 
 def stylize(
-    content: str | Path,
-    style: str | Path | Sequence[str | Path],
+    content: Picture,
+    style: Picture | Sequence[Picture],
     config: StylizeConfig | None = None,
     *,
+    preset: str | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
-    listeners: Listeners | None = None,
+    listeners: Observer | None = None,
     networks: Networks | None = None,
     ranks: Ranks | None = None,
     **options: object,
@@ -39,16 +42,18 @@ def stylize(
     """Paint the content image in the style of one or more style images (Gatys et al. 2016).
 
     Args:
-        content: the picture whose scene is kept.
+        content: the picture whose scene is kept: a path, a PIL image, an array [H, W, 3 or 4] of uint8, uint16 or
+            floats in [0, 1], or a tensor [3, H, W] or [1, 3, H, W] of floats in [0, 1].
         style: the picture, or pictures, whose manner is taken; several are blended as ``style_weight_each`` says.
         config: every option; by default ``StylizeConfig()``.
+        preset: a recipe by name, as ``bold``, whose values replace those of ``config``.
         output: the picture to write, checked before any work; nothing is written without it.
         overwrite: replace an output that exists.
-        listeners: hear of events and notes; may stop the run.
+        listeners: the observer of the run; may stop it.
         networks: shares loaded networks between several calls.
         ranks: the processes that share the picture, see :func:`nst_fast.distributed.group.joined`; each of them
             makes the same call, and rank 0 writes.
-        **options: fields of :class:`StylizeConfig` that differ from ``config``, as ``steps=100``.
+        **options: fields of :class:`StylizeConfig` that differ from preset and ``config``, as ``steps=100``.
 
     Returns:
         The picture and its record.
@@ -56,8 +61,8 @@ def stylize(
     Raises:
         NstFastError: one of the tree in :mod:`nst_fast.errors`, according to what is wrong.
     """
-    config = (config or StylizeConfig()).replace(**known(StylizeConfig, options))
-    styles = paths_of(style)
+    config = configured(config, preset, options)
+    source, styles = source_of(content), sources_of(style)
     if not styles:
         raise UsageError("no style image was given", "Name at least one")
     files = OutputFiles(Path(output)) if output is not None else None
@@ -66,10 +71,8 @@ def stylize(
     with held(files if writes else None, listeners):
         if files is not None:
             check_unfinished(files, overwrite=overwrite)
-            files.check(
-                overwrite=overwrite, inputs=[Path(content), *styles], bit_depth=config.bit_depth, side=config.image_size
-            )
-        problem = load_problem(config, Path(content), styles, networks or Networks())
+            check_files(files, config, [source, *styles], overwrite=overwrite)
+        problem = load_problem(config, source, styles, networks or Networks())
         if files is not None and writes:
             remove_checkpoints(files)
         writer = checkpoint_writer(files if writes else None, config.checkpoint_interval, listeners.note)
@@ -78,31 +81,29 @@ def stylize(
 
 
 def stylize_together(
-    contents: Sequence[str | Path],
-    style: str | Path | Sequence[str | Path],
+    contents: Sequence[Picture],
+    style: Picture | Sequence[Picture],
     config: StylizeConfig | None = None,
     *,
+    preset: str | None = None,
     outputs: Sequence[str | Path] | None = None,
     overwrite: bool = False,
-    listeners: Listeners | None = None,
+    listeners: Observer | None = None,
     networks: Networks | None = None,
     **options: object,
 ) -> list[Pastiche]:
     """Paint several content images in one style, those of one size in one loop: more pictures per second on a GPU.
 
-    Each becomes what :func:`stylize` makes of it, but for the last bits, and for two things that pictures in one loop
-    decide together: with ``patience`` they go on until none improves any more, and when one diverges all go back to
-    their best. There is no monitor, and there are no checkpoints.
+    The pictures are those of :func:`stylize` but for their last bits, except that ``patience`` ends a loop when none of
+    its pictures improves any more, and that all return to their best when one diverges. There is no monitor, and there
+    are no checkpoints.
 
     Args:
         contents: pictures whose scenes are kept, of any sizes; as many at a time as memory holds.
-        style: the picture, or pictures, whose manner is taken, as for :func:`stylize`.
-        config: every option; by default ``StylizeConfig()``.
+        style, config, preset, networks, **options: as for :func:`stylize`.
         outputs: the pictures to write, one per content image, checked before any work; nothing is written without.
         overwrite: replace outputs that exist.
-        listeners: hear of events, whose losses are means, and notes; may stop the run.
-        networks: shares loaded networks between several calls.
-        **options: fields of :class:`StylizeConfig` that differ from ``config``, as ``steps=100``.
+        listeners: the observer of the runs; the losses of its events are means.
 
     Returns:
         The pictures and their records, in the order of ``contents``. A record's seconds are those of its whole loop,
@@ -112,29 +113,27 @@ def stylize_together(
         NstFastError: as :func:`stylize` does, and :class:`UsageError` for an option that needs a picture to itself.
             When pictures diverge beyond repair, that is raised once everything is written.
     """
-    config = (config or StylizeConfig()).replace(**known(StylizeConfig, options))
+    config = configured(config, preset, options)
     check_joinable(config)
     listeners, networks = listeners or Listeners(), networks or Networks()
-    paths, styles = [Path(content) for content in contents], paths_of(style)
-    if not (paths and styles):
-        raise UsageError(f"no {'style' if paths else 'content'} image was given", "Name at least one")
-    files = output_files(outputs, len(paths))
+    sources, styles = [source_of(content) for content in contents], sources_of(style)
+    if not (sources and styles):
+        raise UsageError(f"no {'style' if sources else 'content'} image was given", "Name at least one")
+    files = output_files(outputs, len(sources))
     made: dict[int, Pastiche] = {}
     with ExitStack() as stack:
         for file in filter(None, files):
             stack.enter_context(held(file, listeners))
             check_unfinished(file, overwrite=overwrite)
-            file.check(
-                overwrite=overwrite, inputs=[*paths, *styles], bit_depth=config.bit_depth, side=config.image_size
-            )
-        problems = [load_problem(config, path, styles, networks) for path in paths]
+            check_files(file, config, [*sources, *styles], overwrite=overwrite)
+        problems = [load_problem(config, source, styles, networks) for source in sources]
         for file in filter(None, files):
             remove_checkpoints(file)
         for index, pastiche in run_together(problems, files, listeners):
             made[index] = written(pastiche, files[index])
     if failure := next((pastiche.failure for pastiche in made.values() if pastiche.failure), None):
         raise failure
-    return [made[index] for index in range(len(paths))]
+    return [made[index] for index in range(len(sources))]
 
 
 def output_files(outputs: Sequence[str | Path] | None, count: int) -> list[OutputFiles | None]:
@@ -151,20 +150,20 @@ def output_files(outputs: Sequence[str | Path] | None, count: int) -> list[Outpu
 def resume(
     output: str | Path,
     *,
-    content: str | Path | None = None,
-    style: str | Path | Sequence[str | Path] = (),
+    content: Picture | None = None,
+    style: Picture | Sequence[Picture] = (),
     overwrite: bool = False,
-    listeners: Listeners | None = None,
+    listeners: Observer | None = None,
     networks: Networks | None = None,
     **options: object,
 ) -> Pastiche:
-    """Go on with an interrupted run of :func:`stylize` from its newest checkpoint, to the picture it would have made.
+    """Continue an interrupted run of :func:`stylize` from its newest checkpoint, to the picture it would have made.
 
     On a CPU the picture has the same pixels, bit by bit, and the loss history the same values; only times differ.
 
     Args:
         output: the picture that the run was to write.
-        content, style: where the pictures are now, if they have been moved.
+        content, style: where the pictures are now, if they have been moved; the pictures, if they were in memory.
         overwrite: replace a picture that is not the one which the run left when it was stopped.
         listeners, networks: as for :func:`stylize`.
         **options: changes of options that do not change the picture, as ``monitor_every=0``.
@@ -173,7 +172,7 @@ def resume(
         The picture and its record, as if there had been no interruption.
 
     Raises:
-        ResumeError: there is nothing to go on from, or pictures, weights, options or device are not those of the run.
+        ResumeError: there is no checkpoint, or pictures, weights, options or device are not those of the run.
         NstFastError: as :func:`stylize` does.
     """
     files, listeners = OutputFiles(Path(output)), listeners or Listeners()
@@ -181,17 +180,17 @@ def resume(
     if (record := ended(files)) is not None:
         raise ResumeError(
             f"{shown(files.picture)} is finished: {record['status']}, {record['steps']} steps",
-            f"To go on from it, stylize with --init {shown(files.picture)}",
+            f"To continue from it, use stylize with {shown(files.picture)} as `init`",
         )
     with held(files, listeners):
         checkpoint = newest(files, listeners.note)
         check_output(checkpoint, files, overwrite=overwrite)
         config = continued_config(checkpoint, known(StylizeConfig, options))
-        pictures = found_pictures(checkpoint, Path(content) if content is not None else None, paths_of(style))
-        files.check(
-            overwrite=True, inputs=[pictures[0], *pictures[1]], bit_depth=config.bit_depth, side=config.image_size
+        source, styles = found_pictures(
+            checkpoint, source_of(content) if content is not None else None, sources_of(style)
         )
-        problem = load_problem(config, *pictures, networks or Networks())
+        check_files(files, config, [source, *styles], overwrite=True)
+        problem = load_problem(config, source, styles, networks or Networks())
         check_same(checkpoint, problem, listeners.note)
         listeners.note(f"going on after step {checkpoint.step} of {config.steps}")
         pastiche = run(
@@ -200,12 +199,20 @@ def resume(
         return saved(pastiche, files)
 
 
-def paths_of(style: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [Path(style)] if isinstance(style, str | Path) else [Path(item) for item in style]
+def configured(config: StylizeConfig | None, preset: str | None, options: dict[str, object]) -> StylizeConfig:
+    """The config with the values of a preset and then the options. Raises :class:`UsageError` for unknown names."""
+    values = find_preset(preset).values if preset is not None else {}
+    return (config or StylizeConfig()).replace(**values | options)
+
+
+def check_files(files: OutputFiles, config: StylizeConfig, sources: Sequence[Source], *, overwrite: bool) -> None:
+    """Raise :class:`OutputError` or :class:`UsageError` unless the files can be written and replace no input."""
+    inputs = [source for source in sources if isinstance(source, Path)]
+    files.check(overwrite=overwrite, inputs=inputs, bit_depth=config.bit_depth, side=config.image_size)
 
 
 @contextmanager
-def held(files: OutputFiles | None, listeners: Listeners) -> Iterator[None]:
+def held(files: OutputFiles | None, listeners: Observer) -> Iterator[None]:
     """The right to write these files. Raises :class:`BusyError` at once when another run has it."""
     with ExitStack() as stack:
         if files is not None:
@@ -221,7 +228,7 @@ def check_unfinished(files: OutputFiles, *, overwrite: bool) -> None:
     if (kept := files.checkpoints()) and not overwrite:
         raise OutputError(
             f"{shown(files.picture)} is the picture of an unfinished run, which left {shown(kept[0].name)}",
-            f"Go on with it by `nst-fast resume {shown(files.picture)}`, or use --overwrite to begin anew",
+            f"Go on with it by `nst-fast resume {shown(files.picture)}`, or use `overwrite` to begin anew",
         )
 
 
@@ -242,4 +249,4 @@ def written(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
     return pastiche
 
 
-__all__ = ["Listeners", "Networks", "Pastiche", "resume", "run", "stylize", "stylize_together"]
+__all__ = ["Listeners", "Networks", "Observer", "Pastiche", "resume", "run", "stylize", "stylize_together"]

@@ -40,7 +40,7 @@ from nst_fast.system.machine import describe_machine
 SCHEMA = "nst-fast/crashes/1"
 # What the commands import when they run.
 IMPORTED = (
-    *("nst_fast.api", "nst_fast.jobs.series.run", "nst_fast.jobs.batch.run", "nst_fast.onnx.publish"),
+    *("nst_fast.api", "nst_fast.jobs.series", "nst_fast.jobs.batch", "nst_fast.onnx.checked_export"),
     *("nst_fast.run.resumption", "torchvision", "onnxscript"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg"),
 )

@@ -29,7 +29,6 @@ import oddities
 import torch
 
 from nst_fast.cli.info import describe
-from nst_fast.cli.options import recorded_options
 from nst_fast.errors import NstFastError
 from nst_fast.images import load_image, read_text, save_image
 from nst_fast.network.weights import available_taps, load_weights
@@ -38,6 +37,7 @@ from nst_fast.onnx.export import open_model, sidecar_of
 from nst_fast.onnx.session import make_session
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from nst_fast.run.provenance import recorded_options
 from nst_fast.run.record import read_record
 from nst_fast.system.files import sha256_bytes
 from nst_fast.system.machine import describe_machine, peak_memory_mib, reset_peak_memory

@@ -15,7 +15,7 @@ from work import Work
 
 from nst_fast.images import load_image, to_uint8
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
-from nst_fast.jobs.series.comparison import show_beside
+from nst_fast.jobs.comparison import show_beside
 from nst_fast.system.files import write_atomic
 
 Pixels = NDArray[np.uint8]

@@ -15,8 +15,7 @@ from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio
 from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
 from nst_fast.engines import Evaluator
 from nst_fast.errors import NstFastError
-from nst_fast.onnx.monitor import Monitor
-from nst_fast.onnx.publish import open_monitor
+from nst_fast.onnx.monitor import Monitor, open_monitor
 from nst_fast.onnx.session import Session
 from nst_fast.optimizers import Stepper, make_stepper
 from nst_fast.options.config import StylizeConfig

@@ -115,12 +115,12 @@ def bind(
     Raises:
         DeviceError: the provider does not work here, or not for all of the model.
     """
-    from nst_fast.onnx.providers import TensorrtOptions
+    from nst_fast.onnx.providers import SessionConfig
     from nst_fast.onnx.session import make_session
 
     # An engine for this one size is the best that TensorRT can build.
-    tensorrt = TensorrtOptions(profile={name: (array.shape,) * 3 for name, array in feeds.items()})
-    session = make_session(model, provider, allow_fallback=allow_fallback, tensorrt=tensorrt)
+    config = SessionConfig(profile={name: (array.shape,) * 3 for name, array in feeds.items()})
+    session = make_session(model, provider, config, allow_fallback=allow_fallback)
     return session.actual, session.bind(feeds).run
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from nst_fast import __version__
+from nst_fast.system.rounding import rounded
 
 SCHEMA = "nst-fast/bench/1"
+DIGITS = 6  # of a figure, which is more than any timing is worth
 OK, FAILED, NOT_AVAILABLE = "ok", "failed", "not available"
 
 
@@ -37,7 +38,8 @@ class Row:
     idle_memory_mib: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind} | {name: rounded(value) for name, value in asdict(self).items()}
+        facts: dict[str, Any] = rounded(asdict(self), DIGITS)
+        return {"kind": self.kind} | facts
 
 
 @dataclass(kw_only=True)
@@ -154,16 +156,5 @@ class BenchReport:
         return [row for row in self.rows if row.status == FAILED]
 
     def as_dict(self) -> dict[str, Any]:
-        figures = {"seconds": rounded(self.seconds), "ceilings": rounded(self.ceilings)}
+        figures = {"seconds": rounded(self.seconds, DIGITS), "ceilings": rounded(self.ceilings, DIGITS)}
         return vars(self) | figures | {"rows": [row.as_dict() for row in self.rows]}
-
-
-def rounded(value: Any) -> Any:
-    """Floats to 6 significant digits, which is more than any timing is worth; None for one that JSON cannot hold."""
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -17,7 +17,7 @@ from nst_fast.engines import Evaluator, choose, make_evaluator
 from nst_fast.engines.precision import DTYPES, float32_arithmetic
 from nst_fast.network.taps import channels_of, convolutions, cut, tap_size
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.onnx.publish import find_or_export
+from nst_fast.onnx.checked_export import find_or_export
 from nst_fast.onnx.session import Session
 from nst_fast.options.config import ExportConfig, StylizeConfig
 from nst_fast.run.observer import Observer

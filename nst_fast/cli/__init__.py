@@ -47,22 +47,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("stylize")(stylize.stylize)
-app.command("resume")(resume.resume)
-app.command("batch")(batch.batch)
-app.command("sweep")(sweep.sweep)
-app.command("reconstruct")(reconstruct.reconstruct)
-app.command("texture")(texture.texture)
-app.command("plan")(plan.plan)
-app.command("plot")(plot.plot)
-app.command("export")(export.export)
-app.command("bench")(bench.bench)
-app.command("evaluate")(evaluate.evaluate)
-app.command("demo")(demo.demo)
-app.command("presets")(presets.presets)
-app.command("info")(info.info)
-app.command("taps")(taps.taps)
-app.command("doctor")(doctor.doctor)
+for command in (
+    *(stylize.stylize, resume.resume, batch.batch, sweep.sweep, reconstruct.reconstruct, texture.texture, plan.plan),
+    *(plot.plot, export.export, bench.bench, evaluate.evaluate, demo.demo, presets.presets, info.info, taps.taps),
+    doctor.doctor,
+):
+    app.command(command.__name__)(command)
 app.add_typer(weights.app, name="weights")
 
 
@@ -95,7 +85,7 @@ def main() -> NoReturn:
         code = report(error, error.exit_code, error.format_message())
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except Exception as error:  # the last line of defence: a fault of ours must still end in one line and code 1
+    except Exception as error:  # a fault of ours; it too ends in one line and code 1
         hint = "This is a fault of nst-fast: please report it with the output of --debug"
         code = report(error, 1, f"{type(error).__name__}: {error}. {hint}")
     code = code if isinstance(code, int) else 0

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nst_fast.cli.console import PLAIN_SECONDS, Messages, PlainProgress, complain, emit, emit_json, progress
-from nst_fast.cli.options import takes
+from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import Stop, graceful_stop
 from nst_fast.errors import InputError, PartialError
-from nst_fast.jobs.batch.shards import Shard
 from nst_fast.options.commands import BATCH_FIXED, BatchConfig
 
 if TYPE_CHECKING:
-    from nst_fast.api import Listeners
-    from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
-    from nst_fast.jobs.series.run import Watch
-    from nst_fast.run.observer import StepEvent
+    from nst_fast.jobs.batch import BatchRequest, BatchResult
 
 
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
 def batch(
     config: BatchConfig,
+    messages: Messages,
     inputs: Annotated[
-        list[Path],
-        typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures.", show_default=False),
+        list[Path], typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures.", show_default=False)
     ],
     style: Annotated[
         list[Path], typer.Option("--style", help="A picture to paint like; given again, both are blended.")
@@ -48,30 +40,26 @@ def batch(
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="Do not try again what failed in an earlier call.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace pictures of other options, or that no batch made.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+    overwrite: Annotated[bool, overwrites("pictures of other options, or that no batch made")] = False,
+    as_json: Json = False,
 ) -> None:
     """Paint every picture of INPUT in the style of --style, into a tree like INPUT's.
 
     Example: nst-fast batch photos --style painting.jpg -o painted --image-size 512
 
-    Folders are searched with all folders in them; hidden files are left. OUTPUT/manifest.jsonl says of every picture
-    what was made of it, or why it could not be. Interrupted in whatever way, the same command goes on where it was: a
-    picture counts as made when the manifest says so and its file is whole. Pictures that cannot be used are named and
-    passed over; the command then ends with 10.
+    Folders are searched with all folders in them, without hidden files. OUTPUT/manifest.jsonl says of every picture
+    what was made of it, or why it could not be. Interrupted in whatever way, the same command continues: a picture is
+    made when the manifest says so and its file is whole. Pictures that cannot be used are named and skipped; the
+    command then ends with 10.
 
-    Several such commands may work in one folder, also from several machines: each takes what no other is at.
+    Several such commands may work in one folder, also from several machines: each takes pictures that no other has.
     """
-    messages = Messages(quiet=quiet)
-    part = Shard.parse(shard)
     messages.say("loading")
-    from nst_fast.jobs.batch.job import Batch
-    from nst_fast.jobs.batch.run import run_batch
+    from nst_fast.cli.display import ManyDisplay
+    from nst_fast.jobs.batch import BatchRequest, run_batch
+    from nst_fast.jobs.inputs import Shard
 
-    job = Batch(
+    job = BatchRequest(
         inputs=inputs,
         styles=style,
         folder=folder,
@@ -79,69 +67,16 @@ def batch(
         format=kind.removeprefix(".").lower(),
         overwrite=overwrite,
         retry_failed=not skip_failed,
-        shard=part,
+        shard=Shard.parse(shard),
         keep_watching=watch,
         together=together,
     )
     with graceful_stop(messages.say) as stop:
-        outcome = run_batch(job, hooks_of(messages, stop, config))
+        outcome = run_batch(job, ManyDisplay(messages, stop, config))
     conclude(outcome, job, messages, stop, as_json=as_json)
 
 
-def hooks_of(messages: Messages, stop: Stop, config: BatchConfig) -> Hooks:
-    """What a batch says, and to whom: failures also to those who want to hear of nothing but errors."""
-    from nst_fast.jobs.batch.job import Hooks
-
-    watch = watching(messages, stop, config)
-    return Hooks(
-        watch=watch,
-        note=messages.note,
-        made=messages.say,
-        failed=lambda text: complain(f"failed: {text}"),
-        stop=stop,
-    )
-
-
-class SlowProgress(PlainProgress):
-    """A line every ten seconds: many pictures take less, and have a line of their own when they are finished."""
-
-    def __init__(self, messages: Messages) -> None:
-        super().__init__(messages)
-        self.said_at = time.monotonic()
-
-    def __call__(self, event: StepEvent) -> None:
-        if time.monotonic() - self.said_at >= PLAIN_SECONDS and event.step < event.steps:
-            super().__call__(event)
-
-
-def watching(messages: Messages, stop: Stop, config: BatchConfig) -> Watch:
-    """Shows a bar with the picture's name on a terminal, lines elsewhere; a note that all runs have is shown once."""
-    from nst_fast.api import Listeners
-
-    noted: set[str] = set()
-
-    @contextmanager
-    def watch(line: str) -> Iterator[Listeners]:
-        picture = f"{PurePosixPath(line).name}:"
-
-        def note(text: str) -> None:
-            # Free memory and the like differ from run to run: what differs in figures alone is not said again.
-            kind = text if text.startswith(picture) else re.sub(r"\d+", "#", text)
-            if kind not in noted:
-                noted.add(kind)
-                messages.note(text)
-
-        if messages.console.is_terminal or config.log_every:
-            messages.say(line)
-            with progress(messages, config) as display:
-                yield Listeners(event=display, note=note, detail=note, stop=stop)
-        else:
-            yield Listeners(event=SlowProgress(messages), note=note, detail=note, stop=stop)
-
-    return watch
-
-
-def conclude(outcome: Outcome, batch: Batch, messages: Messages, stop: Stop, *, as_json: bool) -> None:
+def conclude(outcome: BatchResult, batch: BatchRequest, messages: Messages, stop: Stop, *, as_json: bool) -> None:
     """The summary, the result on stdout, and the exit code.
 
     Raises:
@@ -161,7 +96,7 @@ def conclude(outcome: Outcome, batch: Batch, messages: Messages, stop: Stop, *, 
     else:
         emit(str(batch.folder))
     if stop():
-        messages.say("the same command goes on where this one was")
+        messages.say("the same command continues")
         raise typer.Exit(stop.exit_code)
     if failed:
         unusable = all(entry.error and entry.error["exit_code"] == InputError.exit_code for entry in outcome.failed)
@@ -169,9 +104,9 @@ def conclude(outcome: Outcome, batch: Batch, messages: Messages, stop: Stop, *, 
         raise kind(summary, "The lines above and manifest.jsonl say why; the same command tries them again")
 
 
-def facts_of(outcome: Outcome, batch: Batch, status: str) -> dict[str, Any]:
+def facts_of(outcome: BatchResult, batch: BatchRequest, status: str) -> dict[str, Any]:
     """What --json gives: ``made`` counts the pictures that this call made, ``done`` those that there are."""
-    from nst_fast.jobs.batch.run import MANIFEST
+    from nst_fast.jobs.batch import MANIFEST
 
     return {
         "schema": "nst-fast/batch-result/1",

@@ -9,24 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from nst_fast.benchmark.scenarios import BenchConfig
-from nst_fast.cli.console import Messages, emit, emit_json
-from nst_fast.cli.options import takes
+from nst_fast.cli.console import TABLE_WIDTH, Messages, emit, emit_json
+from nst_fast.cli.options import JsonFile, Quiet, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.errors import PartialError
-
-TABLE_WIDTH = 120  # narrower, and figures would be cut; a terminal that is narrower wraps the lines
 
 
 @takes(BenchConfig)
 def bench(
     config: BenchConfig,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="Write everything as JSON; '-' is stdout.", metavar="FILE")
-    ] = None,
+    json_file: JsonFile = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the rows as CSV.", metavar="FILE")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw speed over size.", metavar="FILE")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    overwrite: Annotated[bool, overwrites("files that exist")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the loop, ONNX Runtime's evaluation and the monitor: speed, memory and quality in every row.
 

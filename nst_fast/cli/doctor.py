@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.options import Json
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-) -> None:
+def doctor(as_json: Json = False) -> None:
     """Show versions, devices, and which ONNX Runtime providers really work; say how to get those that do not.
 
     Every provider is tried with a real convolution. Nothing is downloaded.
@@ -28,8 +25,8 @@ def examine() -> dict[str, Any]:
     """Everything the doctor looks at, as plain data."""
     from nst_fast.engines.max_pooling import triton_kernels
     from nst_fast.onnx.libraries import provider_libraries, runtime_packages
-    from nst_fast.onnx.providers import PROVIDERS
-    from nst_fast.onnx.runtime import probe_provider
+    from nst_fast.onnx.session import probe_provider
+    from nst_fast.options.config import PROVIDERS
     from nst_fast.system.files import cache_dir
     from nst_fast.system.machine import describe_machine, resolve_device
 

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nst_fast.cli.console import LastingConsole, Messages, emit, emit_json
-from nst_fast.cli.options import takes
+from nst_fast.cli.console import TABLE_WIDTH, LastingConsole, Messages, emit, emit_json
+from nst_fast.cli.options import JsonFile, Quiet, overwrites, takes
 from nst_fast.options.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from nst_fast.jury.evaluation import Evaluation
-
-TABLE_WIDTH = 120  # narrower, and figures would be cut; a terminal that is narrower wraps the lines
 
 
 def show_columns(value: bool) -> None:
@@ -35,15 +33,12 @@ def evaluate(
     content: Annotated[Path, typer.Argument(help="The picture whose scene was to be kept.")],
     style: Annotated[Path, typer.Argument(help="The picture whose manner was to be taken.")],
     pictures: Annotated[list[Path], typer.Argument(help="Pictures to score, of the content's shape, of any size.")],
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="Write everything as JSON; '-' is stdout.", metavar="FILE")
-    ] = None,
+    json_file: JsonFile = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the scores as CSV.", metavar="FILE")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    overwrite: Annotated[bool, overwrites("files that exist")] = False,
+    quiet: Quiet = False,
     columns: Annotated[
-        bool,
-        typer.Option("--columns", help="Show what every column means.", callback=show_columns, is_eager=True),
+        bool, typer.Option("--columns", help="Show what every column means.", callback=show_columns, is_eager=True)
     ] = False,
 ) -> None:
     """Score PICTURES, made by any program, against CONTENT and STYLE: the same measures for all, in fp32.
@@ -53,7 +48,7 @@ def evaluate(
     All is compared at each picture's own size. An arrow in the table says which way is better; --columns says what each
     column measures, in which unit, and which paper it is from. JSON and CSV have single taps too.
     """
-    from nst_fast.system.files import check_writable
+    from nst_fast.system.files import check_writable, write_atomic
 
     messages = Messages(quiet=quiet)
     json_path = Path(json_file) if json_file not in (None, "-") else None
@@ -61,36 +56,28 @@ def evaluate(
         check_writable(path, overwrite, [content, style, *pictures])
     messages.say("loading")
     from nst_fast.jury.evaluation import evaluate as judged
+    from nst_fast.jury.report import score_table, to_csv
 
     evaluation = judged(content, style, pictures, config)
     tell(evaluation, messages)
-    write(evaluation, json_path, csv_file)
+    if json_path is not None:
+        write_atomic(json_path, (json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+    if csv_file is not None:
+        write_atomic(csv_file, to_csv(evaluation).encode())
     if json_file == "-":
         emit_json(evaluation.as_dict(), indent=1)
     else:
-        from nst_fast.jury.report import score_table
-
         emit(drawn(score_table(evaluation)))
 
 
 def tell(evaluation: Evaluation, messages: Messages) -> None:
-    """Which weights, and what there is to know of the pictures."""
+    """The weights, and the notes on the pictures."""
     messages.say("weights {source}, sha256 {sha256}".format(**evaluation.weights))
-    for each in evaluation.pictures:
-        for note in each.notes:
-            messages.note(f"{each.picture}: {note}")
-    for note in evaluation.notes:
+    for note in [
+        *(f"{each.picture}: {note}" for each in evaluation.pictures for note in each.notes),
+        *evaluation.notes,
+    ]:
         messages.note(note)
-
-
-def write(evaluation: Evaluation, json_file: Path | None, csv_file: Path | None) -> None:
-    from nst_fast.jury.report import to_csv
-    from nst_fast.system.files import write_atomic
-
-    if json_file is not None:
-        write_atomic(json_file, (json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False) + "\n").encode())
-    if csv_file is not None:
-        write_atomic(csv_file, to_csv(evaluation).encode())
 
 
 def drawn(table: Table) -> str:

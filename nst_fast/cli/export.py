@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nst_fast.cli.console import Messages, emit, emit_json
-from nst_fast.cli.options import takes
+from nst_fast.cli.options import Json, Quiet, overwrites, takes
 from nst_fast.errors import UsageError
 from nst_fast.options.config import ExportConfig
 
 if TYPE_CHECKING:
-    from nst_fast.onnx.publish import Published
+    from nst_fast.onnx.checked_export import CheckedModel
 
 SCHEMA = "nst-fast/export/1"
 
@@ -33,9 +33,9 @@ def export(
         Path | None,
         typer.Option("--bundle", help="With --graph step: write a folder that makes pictures without PyTorch."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+    overwrite: Annotated[bool, overwrites("what exists")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Export to ONNX, check the file, and prove that ONNX Runtime computes what PyTorch computes.
 
@@ -51,7 +51,7 @@ def export(
         write(bundle, config, tuple(provider or ["cpu"]), messages, overwrite=overwrite, as_json=as_json)
         return
     messages.say("exporting")
-    from nst_fast.onnx.publish import export_model
+    from nst_fast.onnx.checked_export import export_model
 
     published = export_model(config, output, providers=provider or ["cpu"], overwrite=overwrite)
     if as_json:
@@ -72,7 +72,7 @@ def write(
     as_json: bool,
 ) -> None:
     """Write a bundle and name its folder."""
-    from nst_fast.onnx.step.bundle import write_bundle
+    from nst_fast.onnx.bundle import write_bundle
 
     write_bundle(config, folder, overwrite=overwrite, providers=providers, note=messages.say)
     if as_json:
@@ -81,7 +81,7 @@ def write(
         emit(str(folder))
 
 
-def show_parity(published: Published, messages: Messages) -> None:
+def show_parity(published: CheckedModel, messages: Messages) -> None:
     """The parity table on stderr: one row per provider, size and tap."""
     from rich.table import Table
 

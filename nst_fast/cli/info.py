@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.options import Json
 
 
 def info(
     picture: Annotated[Path, typer.Argument(help="A picture made by nst-fast, or the .json beside it.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The whole record as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show how a picture was made: options, inputs, machine, speed, losses."""
     from nst_fast.run.record import read_record

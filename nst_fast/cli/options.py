@@ -1,4 +1,4 @@
-"""Command-line options generated from the config classes: names, types, defaults, ranges and help live there alone."""
+"""Command-line options: those of the config classes, generated from them, and those that many commands have."""
 
 from __future__ import annotations
 
@@ -9,10 +9,30 @@ from typing import Annotated, Any
 
 import typer
 
-from nst_fast.errors import InputError, UsageError
-from nst_fast.options.config import StylizeConfig
+from nst_fast.cli.console import Messages, with_flags
+from nst_fast.errors import UsageError
 from nst_fast.options.declaration import Declared, Options, declared
 from nst_fast.options.presets import QUALITIES, find_preset, find_quality
+
+# Beside a command's own, the options of the first panel of its help, in this order; the others are in titled panels.
+FIRST = ("image_size", "quality", "preset", "strength", "color", "style_scale", "steps", "seed", "device")
+PANEL = "Files and messages"
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.", rich_help_panel=PANEL)]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print engine, precision and memory plan too.", rich_help_panel=PANEL)
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.", rich_help_panel=PANEL)]
+JsonFile = Annotated[
+    str | None,
+    typer.Option("--json", help="Write everything as JSON; '-' is stdout.", metavar="FILE", rich_help_panel=PANEL),
+]
+
+
+def overwrites(what: str) -> Any:
+    """The option ``--overwrite`` of a command."""
+    return typer.Option("--overwrite", help=f"Replace {what}.", rich_help_panel=PANEL)
 
 
 def takes(
@@ -20,17 +40,25 @@ def takes(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Expand a command's parameter ``config`` into one option per field of the config class.
 
-    An option that is not given stays at the config's default, unless a preset or a record says otherwise. Fields named
-    by ``without`` get no option: the command decides them itself. ``recipes`` adds ``--preset``, ``--from`` and
-    ``--quality``. ``as_given`` hands over the options that are given and no others, as a dictionary.
+    A parameter ``messages`` becomes ``--quiet`` and ``--verbose``. An option that is not given stays at the config's
+    default, unless a preset or a record says otherwise.
+
+    Args:
+        config_class: declares the options.
+        without: fields without an option; the command sets them itself.
+        recipes: add ``--preset``, ``--from`` and ``--quality``.
+        as_given: pass the options that are given and no others, as a dictionary.
     """
     items = [item for item in declared(config_class) if item.name not in without]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(command, eval_str=True)
-        own = [parameter for parameter in signature.parameters.values() if parameter.name != "config"]
+        own = [parameter for name, parameter in signature.parameters.items() if name not in ("config", "messages")]
+        talks = "messages" in signature.parameters
 
         def call(**arguments: Any) -> Any:
+            if talks:
+                arguments["messages"] = Messages(quiet=arguments.pop("quiet"), verbose=arguments.pop("verbose"))
             given = {item.name: arguments.pop(item.name) for item in items}
             given = {name: value for name, value in given.items() if value is not None}
             if recipes:
@@ -38,8 +66,15 @@ def takes(
                 given = {item.name: recipe[item.name] for item in items if item.name in recipe} | given
             return command(config=given if as_given else config_class().replace(**given), **arguments)
 
-        generated = [*(recipe_parameters() if recipes else ()), *(parameter_of(item) for item in items)]
-        call.__doc__ = command.__doc__
+        generated = [*(recipe_parameters() if recipes else ()), *map(parameter_of, items)]
+        if talks:
+            flags = (("quiet", Quiet), ("verbose", Verbose))
+            own += [inspect.Parameter(name, KEYWORD, default=False, annotation=kind) for name, kind in flags]
+        order = {name: place for place, name in enumerate(FIRST)}
+        generated.sort(key=lambda parameter: order.get(parameter.name, len(order)))
+        # Rich keeps the ends of lines, which are not those of a terminal.
+        paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+        call.__doc__ = "\n\n".join(" ".join(text.split()) for text in paragraphs)
         call.__name__ = command.__name__
         call.__signature__ = inspect.Signature([*own, *generated])  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *generated]}
@@ -49,36 +84,19 @@ def takes(
 
 
 def recipe_values(preset: str | None, replayed: Path | None, quality: str | None) -> dict[str, Any]:
-    """The values of a preset or of a run record, changed by those of a quality; empty when none is named.
-
-    Raises:
-        UsageError: both are named, or the preset is unknown.
-        InputError: there is no record, or it has an option that this version does not know.
-    """
+    """The values of a preset or of a record, changed by those of a quality; empty when none is named."""
     if preset is not None and replayed is not None:
         raise UsageError("--preset and --from both say how to run", "Name one, and change it by further options")
-    dial = dict(find_quality(quality)) if quality is not None else {}
-    if preset is not None:
-        return dict(find_preset(preset).values) | dial
-    return (recorded_options(replayed) if replayed is not None else {}) | dial
+    if replayed is not None:
+        from nst_fast.run.provenance import recorded_options
 
-
-def recorded_options(path: Path) -> dict[str, Any]:
-    """Every option of a recorded run."""
-    from nst_fast.run.record import read_record
-
-    values: dict[str, Any] = read_record(path)["options"]
-    known = {item.name for item in declared(StylizeConfig)}
-    if unknown := sorted(set(values) - known):
-        raise InputError(
-            f"{path}: the run had options that this version does not know ({', '.join(unknown)})",
-            "Use the version that `nst-fast info` names",
-        )
-    return values
+        recipe = recorded_options(replayed)
+    else:
+        recipe = find_preset(preset).values if preset is not None else {}
+    return recipe | (find_quality(quality) if quality is not None else {})
 
 
 def recipe_parameters() -> list[inspect.Parameter]:
-    """``--preset``, ``--from`` and ``--quality``."""
     preset = typer.Option(
         "--preset",
         help="A recipe by name, see `nst-fast presets`; other options override its values.",
@@ -90,16 +108,14 @@ def recipe_parameters() -> list[inspect.Parameter]:
         help="A picture made by nst-fast, or its .json: run with the same options, but for those given.",
         metavar="RECORD",
         show_default=False,
+        rich_help_panel=PANEL,
     )
     steps = ", ".join(f"{name} {values['steps']}" for name, values in QUALITIES.items())
-    quality = typer.Option(
-        "--quality", help=f"One dial between speed and finish, by steps: {steps}.", metavar="NAME", show_default=False
-    )
-    kind = inspect.Parameter.KEYWORD_ONLY
+    quality = typer.Option("--quality", help=f"Speed or finish, by steps: {steps}.", metavar="NAME", show_default=False)
     return [
-        inspect.Parameter("quality", kind, default=None, annotation=Annotated[str | None, quality]),
-        inspect.Parameter("preset", kind, default=None, annotation=Annotated[str | None, preset]),
-        inspect.Parameter("replayed", kind, default=None, annotation=Annotated[Path | None, replayed]),
+        inspect.Parameter("quality", KEYWORD, default=None, annotation=Annotated[str | None, quality]),
+        inspect.Parameter("preset", KEYWORD, default=None, annotation=Annotated[str | None, preset]),
+        inspect.Parameter("replayed", KEYWORD, default=None, annotation=Annotated[Path | None, replayed]),
     ]
 
 
@@ -111,14 +127,15 @@ def parameter_of(item: Declared) -> inspect.Parameter:
         help=help_of(item),
         show_default=False,  # Typer would show None: what is not given must stay apart from what is
         metavar=item.option.metavar,
-        rich_help_panel=item.group,
+        rich_help_panel=None if item.name in FIRST else item.group,
     )
     annotation: Any = Annotated[item.kind | None, described]
-    return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return inspect.Parameter(item.name, KEYWORD, default=None, annotation=annotation)
 
 
 def help_of(item: Declared) -> str:
     """Help text, allowed values and default, in round brackets: Rich would take square ones for markup."""
-    default = "" if item.default is None or item.default is False or item.default == "" else f"default {item.default}"
+    given = "" if item.default is None or item.default is False else str(item.default)
+    default = f"default {given.replace(',', ', ')}" if given else ""  # spaces let a list of taps be broken
     facts = "; ".join(filter(None, [item.option.allowed(), default]))
-    return f"{item.option.help} ({facts})" if facts else item.option.help
+    return with_flags(f"{item.option.help} ({facts})" if facts else item.option.help)

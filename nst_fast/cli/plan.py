@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.console import emit, emit_json
-from nst_fast.cli.options import takes
+from nst_fast.cli.options import Json, takes
 from nst_fast.errors import UsageError
 from nst_fast.options.config import StylizeConfig
 
@@ -28,7 +28,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def plan(
     config: StylizeConfig,
     size: Annotated[str, typer.Argument(help="WIDTHxHEIGHT of the pastiche, in pixels.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say how much memory a picture of SIZE takes, and whether it would be computed whole or in tiles.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.options import Json, overwrites
 from nst_fast.errors import UsageError
 
 
@@ -19,8 +20,8 @@ def plot(
     ] = "total",
     against: Annotated[str, typer.Option("--against", help="What runs to the right: step or seconds.")] = "step",
     beside: Annotated[bool, typer.Option("--beside", help="Each picture with its loss curve beside it.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+    overwrite: Annotated[bool, overwrites("OUTPUT if it exists")] = False,
+    as_json: Json = False,
 ) -> None:
     """Draw the loss curves of RUNS in one plot, named by the options in which the runs differ.
 
@@ -28,7 +29,7 @@ def plot(
 
     With --beside it shows every picture and its curve side by side instead.
     """
-    from nst_fast.jobs.series.comparison import compare_curves, show_beside
+    from nst_fast.jobs.comparison import compare_curves, show_beside
 
     if beside and (terms, against) != ("total", "step"):
         raise UsageError("--beside shows every loss against the step", "Leave --terms and --against out")

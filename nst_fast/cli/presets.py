@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.options import Json
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
 from nst_fast.options.presets import OURS, PRESETS, Preset, find_preset
@@ -16,7 +17,7 @@ SCHEMA = "nst-fast/presets/1"
 
 def presets(
     name: Annotated[str | None, typer.Argument(help="Show every value of this preset.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the recipes that --preset takes, or every value of one and where it comes from."""
     if name is None:
@@ -43,10 +44,10 @@ def presets(
 
 def explained(preset: Preset) -> dict[str, dict[str, Any]]:
     """Option -> its value and source, for every option of ``stylize``, in the order of its help."""
-    config = StylizeConfig().replace(**preset.values)
+    values = StylizeConfig().replace(**preset.values).as_dict()
     default = f"{OURS}: the program's default"
     found = {}
     for item in declared(StylizeConfig):
         setting = preset.settings.get(item.name)
-        found[item.name] = {"value": getattr(config, item.name), "source": setting.source if setting else default}
+        found[item.name] = {"value": values[item.name], "source": setting.source if setting else default}
     return found

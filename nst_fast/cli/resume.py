@@ -1,4 +1,4 @@
-"""``nst-fast resume``: an interrupted run goes on."""
+"""``nst-fast resume``: continue an interrupted run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nst_fast.cli.console import Messages, progress
-from nst_fast.cli.options import takes
+from nst_fast.cli.console import Messages
+from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.stylize import conclude, resumable
 from nst_fast.options.config import StylizeConfig
@@ -18,6 +18,7 @@ from nst_fast.options.config import StylizeConfig
 @takes(StylizeConfig, as_given=True)
 def resume(
     config: dict[str, Any],
+    messages: Messages,
     output: Annotated[Path, typer.Argument(help="The picture that the run was to write.", show_default=False)],
     content: Annotated[
         Path | None, typer.Option("--content", help="Where the content image is now, if it was moved.")
@@ -25,22 +26,19 @@ def resume(
     style: Annotated[
         list[Path] | None, typer.Option("--style", help="Where the style image is now; once for each of several.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUTPUT if it is not what the run left when it stopped.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+    overwrite: Annotated[bool, overwrites("OUTPUT if it is not what the run left when it stopped")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Go on with an interrupted run, from its newest checkpoint to the picture that it would have made.
+    """Continue an interrupted run, from its newest checkpoint to the picture that it would have made.
 
     Example: nst-fast resume out.png
 
     The options are those that the run began with. Given again, or harmless (what is shown, saved or monitored), they
     are accepted; those that would change the picture are refused.
     """
-    messages = Messages(quiet=quiet)
     messages.say("loading")
     from nst_fast import api
+    from nst_fast.cli.display import Display
     from nst_fast.run.outputs import OutputFiles
     from nst_fast.run.record import RunRecord
     from nst_fast.run.resumption import ended
@@ -52,10 +50,13 @@ def resume(
         conclude(record, output, messages, as_json=as_json)
         return
     shown = StylizeConfig().replace(**{name: config[name] for name in ("log_every", "log_format") if name in config})
-    with graceful_stop(messages.say) as stop, resumable(output, messages), progress(messages, shown) as display:
-        listeners = api.Listeners(event=display, note=messages.note, detail=messages.note, stop=stop)
+    with (
+        graceful_stop(messages.say) as stop,
+        resumable(output, messages),
+        Display(messages, stop, shown).begin() as display,
+    ):
         pastiche = api.resume(
-            output, content=content, style=style or (), overwrite=overwrite, listeners=listeners, **config
+            output, content=content, style=style or (), overwrite=overwrite, listeners=display, **config
         )
     conclude(pastiche.record, output, messages, as_json=as_json)
     if stop():

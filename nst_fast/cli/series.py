@@ -1,42 +1,29 @@
-"""What the commands that run a series have in common: a display per run, the last words, the exit code."""
+"""What the commands that run a series have in common: the display, the summary, the exit code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nst_fast.cli.console import Messages, complain, emit, emit_json, progress
-from nst_fast.cli.signals import Stop
+from nst_fast.cli.console import Messages, complain, emit, emit_json
+from nst_fast.cli.signals import Stop, graceful_stop
 
 if TYPE_CHECKING:
-    from nst_fast.api import Listeners
-    from nst_fast.jobs.series.folder import Outcome
-    from nst_fast.jobs.series.jobs import Series
-    from nst_fast.jobs.series.run import Watch
+    from nst_fast.jobs.runner import Outcome
+    from nst_fast.jobs.series import Series
 
 
-def watching(messages: Messages, stop: Stop) -> Watch:
-    """Announces each run and gives it a display of its own; a note that every run has is shown once."""
-    from nst_fast.api import Listeners
+def run_and_conclude(series: Series, folder: Path, messages: Messages, *, as_json: bool, **settings: Any) -> None:
+    """Run a series, display each run and end the command; ``settings`` are those of ``run_series``."""
+    from nst_fast.cli.display import Display
+    from nst_fast.jobs.series import run_series
 
-    noted: set[str] = set()
-
-    def note(text: str) -> None:
-        if text not in noted:
-            noted.add(text)
-            messages.note(text)
-
-    @contextmanager
-    def watch(line: str) -> Iterator[Listeners]:
-        messages.say(line)
-        with progress(messages) as display:
-            yield Listeners(event=display, note=note, detail=note, stop=stop)
-
-    return watch
+    with graceful_stop(messages.say) as stop:
+        outcomes = run_series(series, folder, Display(messages, stop), **settings)
+    conclude_series(series, outcomes, folder, messages, stop, as_json=as_json)
 
 
 def conclude_series(
@@ -47,7 +34,7 @@ def conclude_series(
     Raises:
         PartialError: a run failed.
     """
-    from nst_fast.jobs.series.run import check_complete
+    from nst_fast.jobs.series import check_complete
 
     for outcome in outcomes:
         if outcome.error is not None:
@@ -56,7 +43,7 @@ def conclude_series(
     if as_json:
         emit_json(facts_of(series, outcomes, folder, stopped=stop()))
     if stop():
-        messages.say(f"stopped: {finished} of {len(outcomes)} runs are finished; the same command goes on")
+        messages.say(f"stopped: {finished} of {len(outcomes)} runs are finished; the same command continues")
         raise typer.Exit(stop.exit_code)
     check_complete(series, outcomes)
     messages.say(f"complete: {finished} runs")

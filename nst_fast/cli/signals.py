@@ -48,5 +48,5 @@ def graceful_stop(say: Callable[[str], None]) -> Iterator[Stop]:
 
 
 def _numbers() -> list[signal.Signals]:
-    """The signals this platform has; Windows knows no SIGHUP."""
+    """The signals this platform has; Windows has no SIGHUP."""
     return [signal.Signals[name] for name in SIGNALS if name in signal.Signals.__members__]

@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.console import Messages
-from nst_fast.cli.options import takes
-from nst_fast.cli.series import conclude_series, watching
-from nst_fast.cli.signals import graceful_stop
+from nst_fast.cli.options import Json, overwrites, takes
+from nst_fast.cli.series import run_and_conclude
 from nst_fast.options.commands import SweepConfig
 
 
 @takes(SweepConfig, recipes=True)
 def sweep(
     config: SweepConfig,
+    messages: Messages,
     content: Annotated[list[Path], typer.Argument(help="The picture, or pictures, whose scene is kept.")],
     style: Annotated[list[Path], typer.Option("--style", help="A picture to paint like; may be repeated.")],
     vary: Annotated[
@@ -32,9 +32,8 @@ def sweep(
         ),
     ] = None,
     folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("sweep"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the pictures of another series.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.")] = False,
+    overwrite: Annotated[bool, overwrites("the pictures of another series")] = False,
+    as_json: Json = False,
 ) -> None:
     """Paint every CONTENT like every --style with every combination of the varied options.
 
@@ -42,15 +41,11 @@ def sweep(
 
     Values that hold commas are parted by semicolons: --vary "style-taps=relu1_1;relu1_1,relu2_1". The folder gets
     sheet.png, table.csv with final losses and times, curves.png and the pictures with their records. Interrupted, or
-    with failed runs, the same command goes on where it was: finished runs are kept.
+    with failed runs, the same command continues: finished runs are kept.
     """
-    messages = Messages(quiet=quiet)
     messages.say("loading")
-    from nst_fast.jobs.series.run import run_series
-    from nst_fast.jobs.series.sweep import jury_measure, plan_sweep
+    from nst_fast.jobs.sweep import jury_measure, plan_sweep
 
     series = plan_sweep(content, style, vary or [], config)
     measure = jury_measure(series, jury) if jury is not None else lambda job, picture: {}
-    with graceful_stop(messages.say) as stop:
-        outcomes = run_series(series, folder, watching(messages, stop), overwrite=overwrite, measure=measure)
-    conclude_series(series, outcomes, folder, messages, stop, as_json=as_json)
+    run_and_conclude(series, folder, messages, as_json=as_json, overwrite=overwrite, measure=measure)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.options import Json
 from nst_fast.network.taps import channels_of, layer_names, tap_size
 from nst_fast.options.config import EncoderOptions
 
@@ -17,7 +18,7 @@ def taps(
         str | None, typer.Option("--weights", help="List only the taps that this file can serve.", metavar="SOURCE")
     ] = None,
     image_size: Annotated[int, typer.Option("--image-size", help="Show sizes for a square image.", min=16)] = 512,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the taps of a network: conv (before the ReLU), relu (after it) and pool, block by block."""
     EncoderOptions(network=network)  # refuses an unknown network

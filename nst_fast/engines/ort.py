@@ -1,4 +1,4 @@
-"""The ort engine: losses and gradient by ONNX Runtime, from a graph written for the very size of the picture.
+"""The ort engine: losses and gradient by ONNX Runtime, from a graph written for the size of the picture.
 
 PyTorch's memory is bound to the session, so nothing is copied on the way in; the results are copied once, since the
 session writes into the same memory at every step. :mod:`nst_fast.engines.ort_step` has the update in the graph too.
@@ -17,26 +17,17 @@ from nst_fast.errors import DeviceError, NumericsError, UsageError
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import Evaluation
 from nst_fast.objective.objective import Objective
-from nst_fast.onnx.binding import SharedBinding
-from nst_fast.onnx.providers import CudaOptions, TensorrtOptions
-from nst_fast.onnx.session import Session, make_session
-from nst_fast.onnx.step.export import graph_for, network_weights, objective_feeds
-from nst_fast.onnx.step.graph import build_step_graph
-from nst_fast.onnx.step.spec import GRADIENT_SCALE, AdamConstants, StepGraph
+from nst_fast.onnx.graph.step import GRADIENT_SCALE, AdamConstants, StepGraph, build_step_graph, constant_feeds
+from nst_fast.onnx.providers import SessionConfig
+from nst_fast.onnx.session import Binding, Session, make_session
 from nst_fast.system.files import cache_dir
 
-OPSET = 18
 ENGINE_CACHE = "tensorrt"
 # The gradient of an fp16 graph is computed this many times too large, so that its small parts do not underflow, and
 # divided again in fp32. The first evaluation lowers it until nothing overflows, and then leaves room for growth.
 LARGEST_SCALE, SMALLEST_SCALE, ROOM = 2.0**40, 2.0**-8, 2.0**6
 
-
 Graph = TypeVar("Graph", bound="PreparedGraph")
-
-
-def _told_nobody(session: Session) -> None:
-    """For those who do not ask what a session came to."""
 
 
 class OrtEvaluator:
@@ -45,12 +36,12 @@ class OrtEvaluator:
     Args:
         encoder: whose weights go into the graph.
         objective: what is minimised.
-        provider: ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` is the one of the encoder's device.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` is the one of the picture's device.
         precision: ``fp32``, or ``fp16`` for convolutions in fp16.
         allow_fallback: take the next best provider when this one does not work.
         cuda_graph: ``on`` captures the launches on a GPU once and replays them, ``off`` does not, ``auto`` does unless
             the capture fails.
-        opened: told of every session that will be run.
+        opened: receives every session that will be run.
     """
 
     def __init__(
@@ -62,26 +53,22 @@ class OrtEvaluator:
         precision: str = "fp32",
         allow_fallback: bool = False,
         cuda_graph: str = "auto",
-        opened: Callable[[Session], None] = _told_nobody,
+        opened: Callable[[Session], None] = lambda session: None,
     ) -> None:
-        self.encoder = encoder
-        self.objective = objective
-        self.provider = provider
-        self.precision = precision
-        self.allow_fallback = allow_fallback
-        self.cuda_graph = cuda_graph
+        self.encoder, self.objective = encoder, objective
+        self.provider, self.allow_fallback = provider, allow_fallback
+        self.precision, self.cuda_graph = precision, cuda_graph
         self.opened = opened
         self.prepared: GradientGraph | None = None
 
     def __call__(self, pastiche: Tensor) -> Evaluation:
         check_single(pastiche)
-        size = (pastiche.shape[2], pastiche.shape[3])
-        if self.prepared is None or self.prepared.spec.size != size:
+        if self.prepared is None or self.prepared.gradient.shape != pastiche.shape:
             self.prepared = self.prepare(lambda capture: GradientGraph(self, pastiche, capture), pastiche.device)
         return self.prepared(pastiche)
 
     def prepare(self, make: Callable[[bool], Graph], device: torch.device) -> Graph:
-        """A graph on its session; what that came to is told.
+        """A graph on its session, which is reported to ``opened``.
 
         Args:
             make: makes it, given whether to capture its launches; it raises DeviceError when that fails.
@@ -93,30 +80,25 @@ class OrtEvaluator:
         """
         on_cpu = self._provider(device) == "cpu"
         if on_cpu and self.cuda_graph == "on":
-            raise UsageError("--cuda-graph on: ONNX Runtime's provider is cpu", "Use --device cuda, or leave it out")
-        capture = self.cuda_graph != "off" and not on_cpu
-        try:
-            graph = make(capture)
-        except DeviceError as error:
-            if not capture or self.cuda_graph == "on":
-                raise
-            refusal = error.message
-        else:
-            self.opened(graph.session)
-            return graph
+            raise UsageError("`cuda_graph` on: ONNX Runtime's provider is cpu", "Use `device` cuda, or leave it out")
+        warnings = []
+        if self.cuda_graph != "off" and not on_cpu:
+            try:
+                graph = make(True)
+                self.opened(graph.session)
+                return graph
+            except DeviceError as error:
+                if self.cuda_graph == "on":
+                    raise
+                warnings.append(f"no CUDA graph, every step launches anew ({error.message})")
         # Outside of the handler: the error's traceback holds the first session and its memory.
         graph = make(False)
-        said = f"{graph.session.actual}: no CUDA graph, every step launches anew ({refusal})"
-        self.opened(replace(graph.session, warnings=(*graph.session.warnings, said)))
+        said = (f"{graph.session.actual}: {warning}" for warning in warnings)
+        self.opened(replace(graph.session, warnings=(*graph.session.warnings, *said)))
         return graph
 
     def _provider(self, device: torch.device) -> str:
         return device.type if self.provider == "auto" else self.provider
-
-    def spec(self, pastiche: Tensor, adam: AdamConstants | None = None) -> StepGraph:
-        """Of the graph for the size of a pastiche: of the whole step if Adam's constants are given."""
-        size = (pastiche.shape[2], pastiche.shape[3])
-        return graph_for(self.encoder, self.objective.options, precision=self.precision, adam=adam, size=size)
 
     def open(self, spec: StepGraph, device: torch.device, stream: torch.cuda.Stream | None, capture: bool) -> Session:
         """A session of a graph on the provider asked for, and on a stream of PyTorch's.
@@ -126,35 +108,28 @@ class OrtEvaluator:
             DeviceError: the provider does not work, or does not compute where the picture is.
         """
         if device.type not in ("cpu", "cuda"):
-            raise UsageError(f"the ort engine does not run on {device.type}", "Use --device cpu or cuda")
-        index, address = device.index or 0, stream.cuda_stream if stream is not None else None
-        cuda = CudaOptions(device_id=index, compute_stream=address, cuda_graph=capture)
-        tensorrt = TensorrtOptions(
-            device_id=index,
-            compute_stream=address,
-            cuda_graph=capture,
-            precision=self.precision,
-            cache=cache_dir(ENGINE_CACHE),
-        )
-        session = make_session(
-            build_step_graph(spec, network_weights(self.encoder), OPSET).SerializeToString(),
-            self._provider(device),
-            allow_fallback=self.allow_fallback,
+            raise UsageError(f"the ort engine does not run on {device.type}", "Use `device` cpu or cuda")
+        config = SessionConfig(
             deterministic=device.type == "cpu",
-            cuda=cuda,
-            tensorrt=tensorrt,
+            device_id=device.index or 0,
+            cuda_graph=capture,
+            compute_stream=stream.cuda_stream if stream is not None else None,
+            precision=self.precision,
+            engine_cache=cache_dir(ENGINE_CACHE),
         )
+        model: bytes = build_step_graph(spec).SerializeToString()
+        session = make_session(model, self._provider(device), config, allow_fallback=self.allow_fallback)
         if (session.actual == "cpu") != (device.type == "cpu"):
             raise DeviceError(
                 f"provider {session.actual} does not compute on {device}, where the picture is",
-                "Use --device cpu" if session.actual == "cpu" else "Use --device cuda",
+                f"Use `device` {'cpu' if session.actual == 'cpu' else 'cuda'}",
             )
         return session
 
 
 def check_single(pastiche: Tensor) -> None:
     if pastiche.shape[0] != 1:
-        raise UsageError("the ort engine optimises one picture at a time", "Use --engine eager for a batch")
+        raise UsageError("the ort engine optimises one picture at a time", "Use `engine` eager for a batch")
 
 
 class PreparedGraph:
@@ -162,33 +137,36 @@ class PreparedGraph:
 
     Args:
         engine: whose objective and options hold.
-        spec: of the graph.
-        device: where the picture is.
+        pastiche: the graph is for its size and device.
         capture: capture the launches as CUDA graphs.
+        adam: makes the graph that of the whole step.
     """
 
-    def __init__(self, engine: OrtEvaluator, spec: StepGraph, device: torch.device, capture: bool) -> None:
-        self.spec, self.device, self.capture = spec, device, capture
+    def __init__(
+        self, engine: OrtEvaluator, pastiche: Tensor, capture: bool, adam: AdamConstants | None = None
+    ) -> None:
+        device = pastiche.device
+        size = (pastiche.shape[2], pastiche.shape[3])
+        self.spec = StepGraph(engine.encoder, engine.objective.options, engine.precision, adam, size)
+        self.device, self.capture = device, capture
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":  # launches on PyTorch's default stream cannot be captured
             own = torch.cuda.Stream(device) if capture else None  # type: ignore[no-untyped-call]
             self.stream = own or torch.cuda.current_stream(device)
-        self.session = engine.open(spec, device, self.stream, capture)
-        assert spec.size is not None
-        feeds = objective_feeds(spec, engine.objective.options, engine.objective.targets, spec.size)
+        self.session = engine.open(self.spec, device, self.stream, capture)
+        feeds = constant_feeds(self.spec, engine.objective.targets, size)
         self.constant = {name: torch.from_numpy(array).to(device) for name, array in feeds.items()}
         self.scale: Tensor | None = None
-        if spec.precision == "fp16":
+        if self.spec.precision == "fp16":
             self.scale = self.constant[GRADIENT_SCALE] = torch.full((1,), LARGEST_SCALE, device=device)
-        self.losses = torch.empty(len(spec.term_names), device=device)
+        self.term_names = self.spec.options.term_names
+        self.losses = torch.empty(len(self.term_names), device=device)
         self.total = torch.empty(1, device=device)
-        self.gradient = torch.empty((1, 3, *spec.size), device=device)
+        self.gradient = torch.empty(pastiche.shape, device=device)
 
-    def bound(
-        self, session: Session, inputs: dict[str, Tensor], outputs: dict[str, Tensor], number: int = 1
-    ) -> SharedBinding:
-        """All inputs and outputs of a session bound to tensors that stay where they are; see :class:`SharedBinding`."""
-        binding = SharedBinding(session, number)
+    def bound(self, session: Session, inputs: dict[str, Tensor], outputs: dict[str, Tensor], graph: int = 1) -> Binding:
+        """All inputs and outputs of a session bound to tensors that stay where they are; see :class:`Binding`."""
+        binding = Binding(session, shared=True, graph=graph)
         results = {"losses": self.losses, "total": self.total, "gradient": self.gradient}
         for name, tensor in {**self.constant, **inputs}.items():
             binding.bind_input(name, tensor)
@@ -196,7 +174,7 @@ class PreparedGraph:
             binding.bind_output(name, tensor)
         return binding
 
-    def run(self, binding: SharedBinding) -> Evaluation:
+    def run(self, binding: Binding) -> Evaluation:
         """Run what is bound, after what PyTorch has queued on the device and before what it will queue there.
 
         The evaluation's gradient is overwritten by the next run.
@@ -207,11 +185,11 @@ class PreparedGraph:
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
         losses = self.losses.clone()
-        terms = {name: losses[index : index + 1] for index, name in enumerate(self.spec.term_names)}
+        terms = {name: losses[index : index + 1] for index, name in enumerate(self.term_names)}
         return Evaluation(self.total.clone(), terms, self.gradient)
 
-    def try_out(self, binding: SharedBinding) -> None:
-        """Before the loop begins: see whether capture works, and for fp16 find the scale of the gradient."""
+    def try_out(self, binding: Binding) -> None:
+        """Before the loop begins: try the capture, and for fp16 find the scale of the gradient."""
         if self.capture or self.scale is not None:
             self.run(binding)
         if self.scale is None:
@@ -219,16 +197,16 @@ class PreparedGraph:
         while not torch.isfinite(self.gradient).all():
             self.scale /= 4
             if float(self.scale) < SMALLEST_SCALE:
-                raise NumericsError("the gradient overflows in fp16", "Use --precision fp32")
+                raise NumericsError("the gradient overflows in fp16", "Use `precision` fp32")
             self.run(binding)
         self.scale /= ROOM
 
 
 class GradientGraph(PreparedGraph):
-    """Losses and gradient of any picture of one size, for every optimiser of PyTorch's."""
+    """Losses and gradient of any picture of one size, for every optimizer of PyTorch's."""
 
     def __init__(self, engine: OrtEvaluator, pastiche: Tensor, capture: bool) -> None:
-        super().__init__(engine, engine.spec(pastiche), pastiche.device, capture)
+        super().__init__(engine, pastiche, capture)
         self.pastiche = pastiche.detach().clone(memory_format=torch.contiguous_format)
         self.binding = self.bound(self.session, {"pastiche": self.pastiche}, {})
         self.try_out(self.binding)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nst_fast.engines.ort import OrtEvaluator, PreparedGraph
 from nst_fast.objective.evaluation import Evaluation
-from nst_fast.onnx.step.spec import AdamConstants
+from nst_fast.onnx.graph.step import AdamConstants
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ class WholeStep(PreparedGraph):
     def __init__(
         self, engine: OrtEvaluator, adam: AdamConstants, sets: tuple[AdamBuffers, AdamBuffers], capture: bool
     ) -> None:
-        device = sets[0].pastiche.device
-        super().__init__(engine, engine.spec(sets[0].pastiche, adam), device, capture)
-        self.scalars = {name: torch.ones(1, device=device) for name in ("learning_rate", "correction1", "correction2")}
+        super().__init__(engine, sets[0].pastiche, capture, adam)
+        self.scalars = {
+            name: torch.ones(1, device=self.device) for name in ("learning_rate", "correction1", "correction2")
+        }
         sessions = [self.session, self.session]
         if self.session.engine and self.session.cuda_graph:
-            # TensorRT's provider knows one CUDA graph per session, and a graph one direction.
-            sessions[1] = engine.open(self.spec, device, self.stream, capture)
+            # TensorRT's provider has one CUDA graph per session, and a graph one direction.
+            sessions[1] = engine.open(self.spec, self.device, self.stream, capture)
         self.directions = [
             self.bound(session, {**source.named(), **self.scalars}, target.named("new_"), number)
             for number, (session, source, target) in enumerate(zip(sessions, sets, reversed(sets), strict=True), 1)
@@ -61,7 +62,7 @@ class WholeStep(PreparedGraph):
             self._capture_back(sets[0])
 
     def _capture_back(self, live: AdamBuffers) -> None:
-        """Let the other direction, which writes into the live set, be captured before the loop begins, too."""
+        """Capture the other direction, which writes into the live set, before the loop begins, too."""
         kept = {name: tensor.clone() for name, tensor in live.named().items()}
         try:
             self.run(self.directions[1])

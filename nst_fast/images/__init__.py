@@ -9,6 +9,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from nst_fast.errors import InputError
 from nst_fast.images.borders import NO_BORDERS, Borders, Crop, decode_cropped
 from nst_fast.images.color import SRGB_PROFILE, Color, parse_color
-from nst_fast.images.decoding import Limits
+from nst_fast.images.decoding import Limits, decode
 from nst_fast.images.encoding import WRITABLE, check_output_suffix, check_suffix, quantised, write_image
 from nst_fast.images.resizing import resize, resize_to, scaled_size
 from nst_fast.images.sources import STANDARD_INPUT, open_source
@@ -98,7 +99,8 @@ def load_image(
     with open_source(path) as stream:
         try:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            decoded = decode_cropped(stream, name, Limits(longest_side, max_megapixels), color, crop)
+            decode_at = partial(decode, stream, name, background=color)
+            decoded = decode_cropped(decode_at, name, Limits(longest_side, max_megapixels), crop)
         except OSError as error:
             raise InputError(f"{name} cannot be read: {error}", "Check the disk or the network it is on") from error
     notes = (*_suffix_note(Path(path), decoded.format), *decoded.notes)

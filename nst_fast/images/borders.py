@@ -7,16 +7,15 @@ whole side. That is strict: a border that stays shows, a picture that is cut is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nst_fast.images.color import Color
-from nst_fast.images.decoding import SMALLEST_SIDE, Decoded, Limits, decode
+from nst_fast.images.decoding import SMALLEST_SIDE, Decoded, Limits
 from nst_fast.images.resizing import resize_to, scaled_size
 
 # Borders are looked for at this longest side, or the file's if that is smaller, whatever size is wanted: they are the
@@ -47,6 +46,7 @@ class Borders(NamedTuple):
 
 NO_BORDERS = Borders()
 Crop = Borders | Literal["auto"]
+Decode = Callable[[Limits], Decoded]  # decodes a picture within limits
 
 
 def _up(pixels: float) -> int:
@@ -123,19 +123,19 @@ def _continues(off: Tensor, reach: int) -> bool:
     return bool(torch.dot(further - at_edge, at_edge) > CONTINUED * torch.dot(at_edge, at_edge))
 
 
-def decode_cropped(stream: BinaryIO, name: str, limits: Limits, background: Color, crop: Crop) -> Decoded:
+def decode_cropped(decode: Decode, name: str, limits: Limits, crop: Crop) -> Decoded:
     """Decode a picture without its borders; the longest side of ``limits`` is that of the rest.
 
-    The stream is decoded again to look for borders (``auto``), and once more where there is one. A picture that would
+    The picture is decoded again to look for borders (``auto``), and once more where there is one. A picture that would
     be too small without them keeps them.
 
     Raises:
-        InputError: as from :func:`decode`; too little is left.
+        InputError: as from ``decode``; too little is left.
     """
-    decoded = decode(stream, name, limits, background)
+    decoded = decode(limits)
     borders = crop
     if borders == "auto":
-        borders = find_borders(_overview(stream, name, limits, background, decoded).tensor)
+        borders = find_borders(_overview(decode, limits, decoded).tensor)
         left = _left_of(decoded.size, borders)
         if min(*left, *scaled_size(*left, limits.longest_side)) < SMALLEST_SIDE:
             return decoded
@@ -151,17 +151,17 @@ def decode_cropped(stream: BinaryIO, name: str, limits: Limits, background: Colo
         # A little more than enough, as pixels are rounded inwards; not enlarged before the cut, which may leave little.
         side = min(max(size), math.ceil(limits.longest_side * max(size) / max(left)) + 2)
         del decoded
-        decoded = decode(stream, name, replace(limits, longest_side=side), background)
+        decoded = decode(replace(limits, longest_side=side))
     return replace(decoded, tensor=_cut(decoded.tensor, borders, scaled_size(*left, limits.longest_side)), notes=notes)
 
 
-def _overview(stream: BinaryIO, name: str, limits: Limits, background: Color, decoded: Decoded) -> Decoded:
+def _overview(decode: Decode, limits: Limits, decoded: Decoded) -> Decoded:
     longest, shortest = max(decoded.size), min(decoded.size)
     enough = math.ceil(SMALLEST_SIDE * longest / shortest)
     side = min(longest, max(OVERVIEW, enough))
     if side == limits.longest_side or (limits.longest_side is None and side == longest):
         return decoded
-    return decode(stream, name, replace(limits, longest_side=side), background)
+    return decode(replace(limits, longest_side=side))
 
 
 def _left_of(size: tuple[int, int], borders: Borders) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 from nst_fast import __version__
 from nst_fast.errors import UsageError
+from nst_fast.images.given import Picture, sources_of
 from nst_fast.jury.columns import COLUMNS
 from nst_fast.jury.judge import Jury, load_encoder
 from nst_fast.options.declaration import known
 from nst_fast.options.evaluate import EvaluateConfig
-from nst_fast.run.record import rounded
-from nst_fast.system.files import AnyPath, shown
+from nst_fast.system.files import shown
+from nst_fast.system.rounding import rounded
 
 SCHEMA = "nst-fast/evaluate/1"
 
@@ -71,9 +71,9 @@ class Evaluation:
 
 
 def evaluate(
-    content: AnyPath,
-    style: AnyPath,
-    pictures: AnyPath | Sequence[AnyPath],
+    content: Picture,
+    style: Picture,
+    pictures: Picture | Sequence[Picture],
     config: EvaluateConfig | None = None,
     **options: object,
 ) -> Evaluation:
@@ -82,7 +82,7 @@ def evaluate(
     Args:
         content: the content image; resized to each picture's size.
         style: the style image; its longest side becomes the picture's, or a fraction of it.
-        pictures: one or more files, each of the content's shape, of any size.
+        pictures: one or more, each of the content's shape, of any size.
         config: every option; by default ``EvaluateConfig()``.
         **options: fields of :class:`EvaluateConfig` that differ from ``config``, as ``weights="random:0"``.
 
@@ -92,12 +92,12 @@ def evaluate(
         WeightsError, DeviceError: weights or device that are not there.
     """
     config = (config or EvaluateConfig()).replace(**known(EvaluateConfig, options))
-    paths = [Path(pictures)] if isinstance(pictures, str | os.PathLike) else [Path(each) for each in pictures]
-    if not paths:
+    sources = sources_of(pictures)
+    if not sources:
         raise UsageError("no picture was given", "Name at least one")
     encoder, weights = load_encoder(config)
     jury = Jury(content, style, config, encoder)
-    loaded = [jury.read(path) for path in paths]  # all are checked before the first is scored
+    loaded = [jury.read(source) for source in sources]  # all are checked before the first is scored
     scores = tuple(
         Scores(picture.path, picture.sha256, picture.original_size, jury.score(picture.tensor), picture.notes)
         for picture in loaded

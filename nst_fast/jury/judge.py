@@ -13,7 +13,8 @@ from torch import Tensor
 
 from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.errors import InputError
-from nst_fast.images import LoadedImage, from_uint8, load_image, resize_to, scaled_size, to_uint8
+from nst_fast.images import LoadedImage, from_uint8, resize_to, scaled_size, to_uint8
+from nst_fast.images.given import Picture, Source, load_source, source_of
 from nst_fast.jury import measures
 from nst_fast.jury.columns import COLUMNS, CONTENT_TAP, GRAM_TAPS, WASSERSTEIN_TAPS
 from nst_fast.network.taps import channels_of
@@ -22,7 +23,7 @@ from nst_fast.network.weights import make_encoder
 from nst_fast.objective import losses
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.evaluate import EvaluateConfig
-from nst_fast.system.files import AnyPath, shown
+from nst_fast.system.files import shown
 from nst_fast.system.machine import resolve_device
 
 NETWORK = "vgg19"
@@ -43,7 +44,7 @@ class Jury:
     """Scores pictures of one content in one style; what it needs of these two is computed once per size.
 
     Args:
-        content, style: picture files.
+        content, style: files, or pictures in memory.
         config: every option.
         encoder: VGG-19 at :data:`TAPS` on its device, as :func:`load_encoder` gives it.
 
@@ -51,24 +52,24 @@ class Jury:
         note: why there is no LPIPS; empty when there is.
     """
 
-    def __init__(self, content: AnyPath, style: AnyPath, config: EvaluateConfig, encoder: Encoder) -> None:
-        self.content, self.style = Path(content), Path(style)
+    def __init__(self, content: Picture, style: Picture, config: EvaluateConfig, encoder: Encoder) -> None:
+        self.content, self.style = source_of(content), source_of(style)
         self.config, self.encoder = config, encoder
         self.device = next(encoder.parameters()).device
         self.directions = {tap: measures.directions(tap, channels_of(tap)) for tap in WASSERSTEIN_TAPS}
         self.note = measures.missing_for_lpips()
-        self._inputs: dict[Path, tuple[int, LoadedImage]] = {}
+        self._inputs: dict[Source, tuple[int, LoadedImage]] = {}
         # One size at a time is in memory.
         self._content_at = functools.lru_cache(maxsize=1)(self._measured_content)
         self._style_at = functools.lru_cache(maxsize=1)(self._measured_style)
 
-    def read(self, picture: AnyPath) -> LoadedImage:
+    def read(self, picture: Picture | Source) -> LoadedImage:
         """A picture at its own size.
 
         Raises:
             InputError: it, or the content, cannot be read; it has another shape than the content.
         """
-        loaded = self._read(Path(picture))
+        loaded = self._read(source_of(picture))
         size = loaded.original_size
         content = self._input(self.content, max(size)).original_size
         wanted = scaled_size(*content, max(size))
@@ -133,15 +134,15 @@ class Jury:
         }
         return _Style(grams, projections, measures.chroma_energy(image))
 
-    def _input(self, path: Path, longest_side: int) -> LoadedImage:
+    def _input(self, path: Source, longest_side: int) -> LoadedImage:
         """Content or style at a longest side, kept until another is asked for."""
         if path not in self._inputs or self._inputs[path][0] != longest_side:
             self._inputs[path] = longest_side, self._read(path, longest_side)
         return self._inputs[path][1]
 
-    def _read(self, path: Path, longest_side: int | None = None) -> LoadedImage:
+    def _read(self, path: Source, longest_side: int | None = None) -> LoadedImage:
         background, limit = self.config.background, self.config.max_megapixels
-        return load_image(path, longest_side=longest_side, background=background, max_megapixels=limit)
+        return load_source(path, longest_side=longest_side, background=background, max_megapixels=limit)
 
 
 def load_encoder(config: EvaluateConfig) -> tuple[Encoder, dict[str, str]]:

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nst_fast.jury.columns import COLUMNS, HEADLINE, LOWER
-from nst_fast.run.record import rounded
 from nst_fast.system.files import shown
+from nst_fast.system.rounding import rounded
 
 if TYPE_CHECKING:
     from nst_fast.jury.evaluation import Evaluation

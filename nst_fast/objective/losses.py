@@ -76,11 +76,15 @@ def style_loss(gram: Tensor, target: Tensor, normalization: str, factor: float, 
     ==========  ===============================  ==========================================
     """
     squared = (gram - target).square().sum((1, 2))
-    channels = gram.shape[1]
     if normalization == "relative":
         return squared / _above_zero(target.square().sum((1, 2)))
+    return squared * style_factor(normalization, factor, gram.shape[1], positions)
+
+
+def style_factor(normalization: str, factor: float, channels: int, positions: int) -> float:
+    """What the sum of squared differences is multiplied by, for every normalisation of :func:`style_loss` but one."""
     divisor = {"mean": channels**2, "sum": 1, "gatys": 4 * channels**2 * positions**2}[normalization]
-    return squared * (factor**2 / divisor)
+    return factor**2 / divisor
 
 
 def tv_colors(weight: float, chroma_weight: float) -> Tensor:

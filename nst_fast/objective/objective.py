@@ -108,8 +108,7 @@ class Objective:
     @property
     def term_names(self) -> list[str]:
         """The names of the terms, in the order of :meth:`terms`."""
-        names = [f"content/{tap}" for tap in self.content_taps] + [f"style/{tap}" for tap in self.style_taps]
-        return [*names, "tv"] if self.tv_colors is not None else names
+        return self.options.term_names
 
     def terms(self, statistics: Statistics, image: Tensor) -> dict[str, Tensor]:
         """Weighted terms, each [B]; they add up to the total.

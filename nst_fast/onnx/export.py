@@ -1,14 +1,13 @@
-"""The encoder, or the objective's forward side, as one ONNX file, and the sidecar that says what is in it."""
+"""The graphs as ONNX models, each with a manifest in a sidecar file: how they are built, and how they are opened."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from nst_fast import __version__
 from nst_fast.errors import NstFastError, OnnxModelError, VerificationError
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
-from nst_fast.onnx.step.spec import AdamConstants
+from nst_fast.onnx.graph.step import OPERATORS, AdamConstants, StepGraph, build_step_graph
 from nst_fast.options.config import ExportConfig
 from nst_fast.system.files import sha256_bytes
 from nst_fast.system.machine import version_of
@@ -29,11 +28,9 @@ from nst_fast.system.machine import version_of
 SCHEMA = "nst-fast/model/1"
 METADATA_KEY = "nst-fast"  # the entry of the model's metadata that carries its identity
 INPUT_NAME = "image"
-CONTENT = "content/"  # prefixes of the objective graph's outputs: content/relu4_2, gram/relu1_1
-GRAM = "gram/"
 # What ONNX Runtime's CPU and CUDA providers and TensorRT 10 all compute. Shape and its like are left out on purpose:
 # they end on the CPU, which blocks CUDA graphs (onnxruntime#15005) and a session that forbids the fallback.
-OPERATORS = frozenset(
+FORWARD_OPERATORS = frozenset(
     ["AveragePool", "Conv", "Div", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Sub", "Transpose"]
 )
 RECORDED_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
@@ -41,81 +38,72 @@ REMEDY = "Export it again with `nst-fast export`"
 
 
 class ExportModule(nn.Module):
-    """What an exported graph computes: image [1, 3, H, W] to a mapping output name -> tensor.
+    """What the graphs ``encoder`` and ``objective`` compute: image [1, 3, H, W] to a mapping output name -> tensor.
 
-    The graph ``encoder`` gives the features of every tap under the tap's own name. The graph ``objective`` gives what
-    the losses need and no more: ``content/TAP``, features [1, C, h, w], and ``gram/TAP``, F Fᵀ [1, C, C] as a *sum*
-    over positions. The host divides by ``h * w``, because in the graph the division would need Shape nodes.
+    ``encoder`` gives the features of every tap under the tap's own name; ``objective`` what the losses need:
+    ``content/TAP``, features [1, C, h, w], and ``gram/TAP``, F Fᵀ [1, C, C] as a *sum* over positions. The host
+    divides by ``h * w``, because in the graph the division would need Shape nodes.
     """
 
     def __init__(self, encoder: Encoder, options: ExportConfig) -> None:
         super().__init__()
         self.encoder = encoder
-        self.graph = options.graph
-        self.content_taps = list(options.content_tap_weights)
-        self.style_taps = list(options.style_tap_weights)
+        self.taps = options.taps if options.graph == "encoder" else []
+        self.content = {f"content/{tap}": tap for tap in options.content_tap_weights if not self.taps}
+        self.grams = {f"gram/{tap}": tap for tap in options.style_tap_weights if not self.taps}
+        self.output_names = [*self.taps, *self.content, *self.grams]
         self.eval()
-
-    @property
-    def output_names(self) -> list[str]:
-        if self.graph == "encoder":
-            return list(dict.fromkeys([*self.content_taps, *self.style_taps]))
-        return [CONTENT + tap for tap in self.content_taps] + [GRAM + tap for tap in self.style_taps]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         features = self.encoder(image)
-        if self.graph == "encoder":
-            return {tap: features[tap] for tap in self.output_names}
-        found = {CONTENT + tap: features[tap] for tap in self.content_taps}
-        return found | {GRAM + tap: losses.gram_sum(features[tap]) for tap in self.style_taps}
+        found = {tap: features[tap] for tap in self.taps}
+        found |= {name: features[tap] for name, tap in self.content.items()}
+        return found | {name: losses.gram_sum(features[tap]) for name, tap in self.grams.items()}
 
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """An ONNX model in memory and its manifest, unchecked; :mod:`nst_fast.onnx.publish` checks and writes both."""
+    """An ONNX model in memory and its manifest; :mod:`nst_fast.onnx.checked_export` checks and writes both."""
 
     model: bytes
     manifest: dict[str, Any]
 
 
-def build_graph(module: ExportModule, options: ExportConfig, weights_sha256: str) -> ExportedGraph:
-    """Export a module to ONNX: NCHW [1, 3, height, width], RGB in [0, 1], height and width dynamic, one file.
+def build_graph(encoder: Encoder, options: ExportConfig, weights_sha256: str) -> ExportedGraph:
+    """The graph that the options name as an ONNX model of one file, for pictures of any size.
 
     Args:
-        module: on the CPU, in float32.
-        options: the very options that the module was made of.
-        weights_sha256: of the weights in the module's encoder.
+        encoder: made of the options; on the CPU, in float32.
+        options: what is exported.
+        weights_sha256: of the encoder's weights.
 
     Raises:
-        VerificationError: the exporter gave another opset than asked for, or a model that not every provider takes.
+        VerificationError: the model has another opset than asked for, or is not what every provider takes.
         NstFastError: PyTorch's exporter failed.
     """
-    return seal(_export(module, options.opset), options, weights_sha256, OPERATORS)
-
-
-def seal(model: Any, options: ExportConfig, weights_sha256: str, operators: frozenset[str]) -> ExportedGraph:
-    """Write a model's identity into it, hold it against what every provider takes, and describe it.
-
-    Raises:
-        VerificationError: another opset than asked for, or an operator that is not among the ones allowed.
-    """
+    if options.has_gradient:
+        adam = AdamConstants() if options.graph == "step" else None
+        model = build_step_graph(StepGraph(encoder, options, options.precision, adam), options.opset)
+        operators = OPERATORS
+    else:
+        model, operators = _export(ExportModule(encoder, options), options.opset), FORWARD_OPERATORS
     manifest = identity_of(options, weights_sha256)
     _strip(model)
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(manifest))
     _check(model, options.opset, operators)
     data: bytes = model.SerializeToString(deterministic=True)
+    versions = {name: version for name in RECORDED_PACKAGES if (version := version_of(name))}
     manifest |= {"model_sha256": sha256_bytes(data), "model_bytes": len(data), "ir_version": model.ir_version}
     manifest |= {"inputs": _shapes(model.graph.input), "outputs": _shapes(model.graph.output)}
-    manifest |= {"operators": sorted({node.op_type for node in model.graph.node}), "versions": _versions()}
-    return ExportedGraph(data, manifest | {"parity": []})
+    manifest |= {"operators": sorted({node.op_type for node in model.graph.node})}
+    return ExportedGraph(data, manifest | {"versions": {"nst-fast": __version__, **versions}, "parity": []})
 
 
 def identity_of(options: ExportConfig, weights_sha256: str) -> dict[str, Any]:
-    """What a model is, as opposed to how and when it was made: exports that agree in it compute the same.
+    """What a model is, not how and when it was made: exports that agree in it compute the same.
 
-    It opens the manifest, is written into the model's metadata too, and names the model in the cache.
+    The manifest begins with it, the model's metadata holds it too, and its hash names the model in the cache.
     """
-    update = dataclasses.asdict(AdamConstants()) if options.graph == "step" else None
     return {
         "schema": SCHEMA,
         "graph": options.graph,
@@ -129,7 +117,7 @@ def identity_of(options: ExportConfig, weights_sha256: str) -> dict[str, Any]:
         "precision": options.precision,
         # Which kind, not whether: the models that took no matrix of colours say True.
         "tv": "colors" if options.has_gradient and options.has_tv else False,
-        "adam": update,
+        "adam": asdict(AdamConstants()) if options.graph == "step" else None,
         "weights_sha256": weights_sha256,
     }
 
@@ -139,12 +127,30 @@ def sidecar_of(model_path: Path) -> Path:
     return model_path.with_name(model_path.name + ".json")
 
 
-def load_manifest(model_path: Path) -> dict[str, Any]:
-    """The manifest of an exported model, read from its sidecar.
+def open_model(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The bytes and the manifest of an exported model, after a check that it is the model that was exported.
+
+    Give the bytes, not the path, to a session: the file could change in between.
 
     Raises:
-        OnnxModelError: there is none, or it is not a manifest of this version.
+        OnnxModelError: the model is missing, damaged, unfinished, was changed after export, or is not ours.
     """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise OnnxModelError(f"{path}: {error.strerror}", REMEDY) from None
+    manifest = _load_manifest(path)
+    expected_bytes, expected = manifest.get("model_bytes"), manifest.get("model_sha256")
+    if len(data) != expected_bytes:
+        raise OnnxModelError(f"{path}: {len(data)} bytes, but {expected_bytes} were exported", REMEDY)
+    actual = sha256_bytes(data)
+    if actual != expected:
+        raise OnnxModelError(f"{path}: changed after export, its sha256 is {actual} and not {expected}", REMEDY)
+    _check_content(data, manifest, path)
+    return data, manifest
+
+
+def _load_manifest(model_path: Path) -> dict[str, Any]:
     sidecar = sidecar_of(model_path)
     try:
         manifest = json.loads(sidecar.read_bytes())
@@ -162,31 +168,8 @@ def load_manifest(model_path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def open_model(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The bytes and the manifest of an exported model, after a check that it is the model that was exported.
-
-    Give the bytes, not the path, to a session: the file could change in between.
-
-    Raises:
-        OnnxModelError: the model is missing, damaged, unfinished, was changed after export, or is not ours.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise OnnxModelError(f"{path}: {error.strerror}", REMEDY) from None
-    manifest = load_manifest(path)
-    expected_bytes, expected = manifest.get("model_bytes"), manifest.get("model_sha256")
-    if len(data) != expected_bytes:
-        raise OnnxModelError(f"{path}: {len(data)} bytes, but {expected_bytes} were exported", REMEDY)
-    actual = sha256_bytes(data)
-    if actual != expected:
-        raise OnnxModelError(f"{path}: changed after export, its sha256 is {actual} and not {expected}", REMEDY)
-    _check_content(data, manifest, path)
-    return data, manifest
-
-
 def _check_content(data: bytes, manifest: dict[str, Any], path: Path) -> None:
-    """What the hash does not say, since whoever changes a model can change its sidecar: that we could have made it."""
+    """Check that nst-fast could have made the model; whoever changes a model can change the hash in its sidecar too."""
     try:
         model = onnx.load_from_string(data)
         embedded = {entry.key: entry.value for entry in model.metadata_props}
@@ -237,9 +220,9 @@ def _export(module: ExportModule, opset: int) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's warnings and log lines off the user's terminal; what they warn of is checked afterwards."""
+    """Keep the exporter's warnings and log lines off the terminal; what they warn of is checked afterwards."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    levels = {logger: logger.level for logger in loggers}
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
@@ -247,7 +230,7 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
@@ -261,16 +244,11 @@ def _strip(model: Any) -> None:
 
 
 def _check(model: Any, opset: int, operators: frozenset[str]) -> None:
-    """Hold the model against what every provider takes."""
+    """Raise :class:`VerificationError` unless every provider takes the model."""
     # A version conversion that fails leaves the exporter's own opset, with a log line only.
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    foreign = sorted(
-        {
-            f"{node.domain or 'onnx'}.{node.op_type}"
-            for node in model.graph.node
-            if node.domain or node.op_type not in operators
-        }
-    )
+    nodes = [node for node in model.graph.node if node.domain or node.op_type not in operators]
+    foreign = sorted({f"{node.domain or 'onnx'}.{node.op_type}" for node in nodes})
     problems = []
     if opsets != {"": opset}:
         problems.append(f"its opsets are {opsets} instead of {opset}")
@@ -296,8 +274,3 @@ def _shapes(values: Sequence[Any]) -> list[dict[str, Any]]:
         }
         for value in values
     ]
-
-
-def _versions() -> dict[str, str]:
-    found = {name: version for name in RECORDED_PACKAGES if (version := version_of(name))}
-    return {"nst-fast": __version__, **found}

@@ -1,4 +1,4 @@
-"""Which shared libraries ONNX Runtime's GPU providers need, where each resolves, and what to install if one does not.
+"""The shared libraries of ONNX Runtime's GPU providers: where each resolves, what is missing and how to get it.
 
 Read from the files themselves (ELF, Linux only): ONNX Runtime lists a provider as available even when its libraries
 cannot load, and then runs on the CPU with no more than a line in a log.
@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nst_fast.errors import DeviceError
+from nst_fast.options.config import PROVIDERS
+from nst_fast.system.machine import cuda_driver, driver_problem
 
 # Library -> the package on PyPI that brings it, for CUDA 13; for CUDA 12 the names end in -cu12.
 PACKAGES = {
@@ -47,18 +49,18 @@ class Library:
     Attributes:
         name: as the loader asks for it, ``libcurand.so.10``.
         path: where it resolves; None when it does not.
-        owner: who should supply it: a ``package``, the ``driver`` or the ``system``.
+        package: the requirement that brings it; empty for the driver's libraries and the system's.
         bundled: it resolves inside an installed Python package.
-        lazy: not linked, but opened by the provider when it is first needed.
-        package: the requirement to install when it is missing; empty for the driver's and the system's.
     """
 
     name: str
     path: Path | None
-    owner: str
-    bundled: bool
-    lazy: bool
-    package: str
+    package: str = ""
+    bundled: bool = False
+
+    @property
+    def of_driver(self) -> bool:
+        return _stem(self.name) in DRIVER
 
 
 @dataclass(frozen=True)
@@ -68,26 +70,23 @@ class SearchPaths:
     packages: tuple[Path, ...]
     system: tuple[Path, ...]
 
-    def find(self, name: str, *, packages: bool = True) -> Path | None:
-        folders = self.packages + self.system if packages else self.system
-        return next((folder / name for folder in folders if (folder / name).is_file()), None)
+    def find(self, name: str) -> Path | None:
+        return next((folder / name for folder in self.packages + self.system if (folder / name).is_file()), None)
 
 
 @functools.cache
 def search_paths() -> SearchPaths:
     """Where libraries are looked for on this machine."""
-    return SearchPaths(_package_folders(), _system_folders())
+    packages = [
+        folder for root in _package_roots("nvidia") for folder in sorted([*root.glob("*/lib"), *root.glob("lib")])
+    ]
+    return SearchPaths((*packages, *_package_roots("tensorrt_libs")), _system_folders())
 
 
-def _package_folders() -> tuple[Path, ...]:
-    """``nvidia/**/lib`` and ``tensorrt_libs`` of every installed package, without importing any."""
-    found: list[Path] = []
-    nvidia = importlib.util.find_spec("nvidia")
-    for root in (nvidia.submodule_search_locations or []) if nvidia else []:
-        found += sorted({*Path(root).glob("*/lib"), *Path(root).glob("lib")})
-    tensorrt = importlib.util.find_spec("tensorrt_libs")
-    found += [Path(root) for root in (tensorrt.submodule_search_locations or [])] if tensorrt else []
-    return tuple(found)
+def _package_roots(package: str) -> list[Path]:
+    """The folders of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    return [Path(root) for root in (spec.submodule_search_locations or [])] if spec else []
 
 
 def _system_folders() -> tuple[Path, ...]:
@@ -123,101 +122,101 @@ def provider_file(provider: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def provider_libraries(
-    provider: str, *, search: SearchPaths | None = None, file: Path | None = None
-) -> tuple[Library, ...]:
-    """Every library that a provider needs, each once: what it links, what those link, and what it opens lazily.
+def provider_libraries(provider: str, search: SearchPaths | None = None) -> tuple[Library, ...]:
+    """Every library that a GPU provider needs, each once: what it links, what those link, what it opens on first use.
 
-    Empty where there is nothing to read: off Linux, and with a CPU-only ONNX Runtime. The arguments are for tests.
+    Empty where there is nothing to read: off Linux, and with a CPU-only ONNX Runtime.
     """
-    file = file or provider_file(provider)
+    file = provider_file(provider)
     if file is None:
         return ()
     search = search or search_paths()
     linked = needed(file)
     cuda = cuda_major(linked)
+    # TensorRT leaves nodes to CUDA, so that it needs what CUDA opens, too.
+    waiting = [*linked, "libcudnn.so.9", f"libcufft.so.{12 if cuda >= 13 else 11}", f"libnvrtc.so.{cuda}"]
     found: dict[str, Library] = {}
-    waiting = [(name, False) for name in linked] + [(name, True) for name in _lazy(provider, cuda)]
     while waiting:
-        name, lazy = waiting.pop(0)
+        name = waiting.pop(0)
         if name not in found:
-            library = _resolve(name, search, cuda, lazy)
-            found[name] = library
+            library = found[name] = resolve(name, search, cuda)
             if library.path and library.bundled:
-                waiting += [(name, lazy) for name in needed(library.path)]
+                waiting += needed(library.path)
     return tuple(found.values())
 
 
 def cuda_major(names: Iterable[str]) -> int:
-    """The major version of CUDA that a provider was built for, told by the runtime library it links."""
+    """The major version of CUDA that a provider is built for: that of the runtime library it links."""
     versions = (re.fullmatch(r"libcudart\.so\.(\d+)", name) for name in names)
     return next((int(match[1]) for match in versions if match), DEFAULT_CUDA)
 
 
-def _lazy(provider: str, cuda: int) -> tuple[str, ...]:
-    """What the CUDA provider opens on first use; TensorRT falls back to CUDA, so it needs the same."""
-    if provider not in ("cuda", "tensorrt"):
-        return ()
-    return ("libcudnn.so.9", f"libcufft.so.{12 if cuda >= 13 else 11}", f"libnvrtc.so.{cuda}")
+def resolve(name: str, search: SearchPaths, cuda: int) -> Library:
+    """Look for one library, for a provider built for this major version of CUDA."""
+    package = PACKAGES.get(_stem(name), "")
+    if cuda < 13 and package.startswith("nvidia-"):
+        package = f"{package.removesuffix('-cu13')}-cu{cuda}"
+    path = search.find(name)
+    library = Library(name, path, package, bool(package) and path is not None and path.parent in search.packages)
+    if path is None and not package and not library.of_driver:
+        with contextlib.suppress(OSError):  # the folders of the C library differ from the usual ones (NixOS)
+            ctypes.CDLL(name)
+            return Library(name, Path(name))
+    return library
 
 
-def _resolve(name: str, search: SearchPaths, cuda: int, lazy: bool) -> Library:
-    stem = name.partition(".so")[0]
-    if stem in PACKAGES:
-        path = search.find(name)
-        bundled = path is not None and path.parent in search.packages
-        return Library(name, path, "package", bundled, lazy, _package(stem, cuda))
-    if stem in DRIVER:
-        return Library(name, search.find(name, packages=False), "driver", False, lazy, "")
-    return Library(name, search.find(name) or _loadable(name), "system", False, lazy, "")
+def _stem(name: str) -> str:
+    return name.partition(".so")[0]
 
 
-def _package(stem: str, cuda: int) -> str:
-    package = PACKAGES[stem]
-    if cuda >= 13 or not package.startswith("nvidia-"):
-        return package
-    return f"{package.removesuffix('-cu13')}-cu{cuda}"
+def diagnosis(provider: str) -> tuple[str, str]:
+    """What keeps a GPU provider from working, and the remedy; both empty when all that it needs seems to be there."""
+    needed_by = [library for name in dict.fromkeys((provider, "cuda")) for library in provider_libraries(name)]
+    libraries = list({library.name: library for library in needed_by}.values())
+    detail, remedy = missing(libraries)
+    if detail:
+        return detail, remedy
+    cuda = cuda_major(library.name for library in libraries)
+    if problem := driver_problem(cuda_driver(), cuda):
+        return problem, _driver_remedy(cuda)
+    if problem := load_error(provider):
+        return problem, "pip install --force-reinstall nst-fast"
+    return "", ""
 
 
-def _loadable(name: str) -> Path | None:
-    """The C library and its kin, where the folders differ from the usual (NixOS): the loader itself is asked."""
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return None
-    return Path(name)
+def wrong_package(provider: str) -> tuple[str, str]:
+    """That the installed ONNX Runtime is built without a provider, and the remedy."""
+    packages = " ".join(runtime_packages()) or "onnxruntime"
+    detail = f"the installed package ({packages}) has no {PROVIDERS[provider]}"
+    if sys.platform == "darwin":
+        return detail, "There is none for macOS: use the provider cpu"
+    return detail, f"pip uninstall -y {packages} && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def missing(libraries: Sequence[Library]) -> tuple[str, str]:
     """What does not resolve and how to get it, both in words; both empty when all is there."""
     lost = [library for library in libraries if library.path is None]
-    names = [f"{library.name} (the NVIDIA driver)" if library.owner == "driver" else library.name for library in lost]
+    names = [f"{library.name} (the NVIDIA driver)" if library.of_driver else library.name for library in lost]
     packages = dict.fromkeys(library.package for library in lost if library.package)
-    remedies = [f"pip install {' '.join(map(_quoted, packages))}"] if packages else []
-    if any(library.owner == "driver" for library in lost):
-        remedies.append(driver_remedy(cuda_major(library.name for library in libraries)))
-    if any(library.owner == "system" for library in lost):
+    quoted = [f"'{package}'" if "[" in package else package for package in packages]
+    remedies = [f"pip install {' '.join(quoted)}"] if quoted else []
+    if any(library.of_driver for library in lost):
+        remedies.append(_driver_remedy(cuda_major(library.name for library in libraries)))
+    if any(not library.package and not library.of_driver for library in lost):
         remedies.append("Install the system's libraries with its package manager")
-    return (f"{_listed(names)} not found" if names else "", ". ".join(remedies))
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    return (f"{listed} not found" if names else "", ". ".join(remedies))
 
 
-def driver_remedy(cuda: int) -> str:
+def _driver_remedy(cuda: int) -> str:
     oldest = OLDEST_DRIVER.get(cuda, max(OLDEST_DRIVER.values()))
     return f"Install the NVIDIA driver, {oldest} or newer, on a machine with an NVIDIA GPU, or use the provider cpu"
 
 
-def _quoted(requirement: str) -> str:
-    return f"'{requirement}'" if "[" in requirement else requirement
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
 def preload(provider: str) -> None:
-    """Load what a provider needs out of the installed packages, which the loader would not search by itself.
+    """Load what a GPU provider needs from the installed packages, which the system's loader does not search.
 
-    What fails to load is passed over: the provider will fail for the same reason, and that failure is explained.
+    What fails to load is passed over: the provider fails for the same reason, and that failure is explained.
     """
     for library in reversed(provider_libraries(provider)):  # what is linked comes after what links it
         if library.bundled:
@@ -229,7 +228,7 @@ def preload(provider: str) -> None:
 
 
 def load_error(provider: str) -> str:
-    """The loader's own words about a provider that does not load; empty when it does, or there is nothing to load."""
+    """The loader's message about a provider that does not load; empty when it does, or there is nothing to load."""
     file = provider_file(provider)
     if file is None:
         return ""

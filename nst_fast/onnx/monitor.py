@@ -1,10 +1,11 @@
-"""ONNX Runtime's own fp32 evaluation of snapshots of the pastiche, beside the loop and never in its way."""
+"""ONNX Runtime's own fp32 evaluation of snapshots of the pastiche, beside the loop, which never waits for it."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -14,16 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nst_fast.network.taps import tap_size
+from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective, Statistics
-from nst_fast.onnx.export import CONTENT, GRAM
-from nst_fast.onnx.session import Session
+from nst_fast.onnx.checked_export import find_or_export
+from nst_fast.onnx.session import Session, check_provider, make_session
+from nst_fast.options.config import ExportConfig, StylizeConfig
 
 CLOSE_SECONDS = 60.0  # how long the last reading may take before the run ends without it
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The objective of one snapshot as ONNX Runtime sees it.
+    """The objective of one snapshot as ONNX Runtime computes it.
 
     Attributes:
         step: updates done when the snapshot was taken.
@@ -39,21 +42,25 @@ class Reading:
 class Monitor:
     """Evaluates snapshots in a thread of its own; a context manager that ends with the last reading.
 
-    One snapshot can wait while another is evaluated. A newer one takes the place of the one that waits, so that a
-    slow provider gives fewer readings, holds up nothing, and still sees the final picture. What fails in the thread
-    ends the monitoring and not the run: it becomes one of the ``warnings``.
+    One snapshot can wait while another is evaluated. A newer one takes its place, so that a slow provider gives fewer
+    readings, and still one of the final picture. A failure in the thread ends the monitoring, not the run: it becomes
+    one of the ``warnings``.
 
     Args:
         session: of an ``objective`` graph with the objective's taps, see :mod:`nst_fast.onnx.export`.
         objective: the loop's; its targets are copied to the CPU in float32.
+
+    Attributes:
+        dropped: how many snapshots were not evaluated.
+        warnings: what went wrong so far, one sentence each.
     """
 
     def __init__(self, session: Session, objective: Objective) -> None:
         self.session = session
         self.dropped = 0
+        self.warnings: list[str] = []
         self._objective = Objective(objective.options, objective.targets.to(torch.device("cpu"), torch.float32))
         self._readings: list[Reading] = []
-        self._warnings: list[str] = []
         self._waiting: tuple[int, Tensor] | None = None
         self._closed = False
         self._changed = threading.Condition()
@@ -86,14 +93,7 @@ class Monitor:
 
     def readings(self) -> list[Reading]:
         """The readings so far, in the order of their steps."""
-        with self._changed:
-            return list(self._readings)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What went wrong so far, one sentence each."""
-        with self._changed:
-            return list(self._warnings)
+        return list(self._readings)
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Take no more snapshots and wait for those handed over, at most so many seconds."""
@@ -102,11 +102,7 @@ class Monitor:
             self._changed.notify()
         self._thread.join(timeout)
         if self._thread.is_alive() and timeout:
-            self._warn(f"monitor: the last reading was not finished within {timeout:g} s and is missing")
-
-    def _warn(self, sentence: str) -> None:
-        with self._changed:
-            self._warnings.append(sentence)
+            self.warnings.append(f"monitor: the last reading was not finished within {timeout:g} s and is missing")
 
     def _take(self) -> tuple[int, Tensor] | None:
         """Wait for a snapshot; None when the monitor is closed and nothing is left."""
@@ -118,16 +114,13 @@ class Monitor:
     def _work(self) -> None:
         while (snapshot := self._take()) is not None:
             try:
-                reading = self._evaluate(*snapshot)
-            # Broad, because whatever it is, the run it accompanies must go on; it is kept as a warning.
+                self._readings.append(self._evaluate(*snapshot))
+            # Broad, because no failure here may end the run; it is kept as a warning.
             except Exception as error:
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                self._warn(f"monitor: stopped at step {snapshot[0]}, {reason}")
-                with self._changed:
-                    self._closed = True
+                self.warnings.append(f"monitor: stopped at step {snapshot[0]}, {reason}")
+                self._closed = True
                 return
-            with self._changed:
-                self._readings.append(reading)
 
     @torch.no_grad()
     def _evaluate(self, step: int, pastiche: Tensor) -> Reading:
@@ -142,18 +135,41 @@ class Monitor:
         return Reading(step, {**means, "total": total}, 1e3 * (time.perf_counter() - started))
 
 
+def open_monitor(
+    encoder: Encoder, objective: Objective, config: StylizeConfig, weights_sha256: str, note: Callable[[str], None]
+) -> Monitor:
+    """A monitor of a run's objective, its model found in the cache or exported.
+
+    Args:
+        encoder, objective: of the run, made of the config.
+        config: names the provider and whether a fallback is allowed.
+        weights_sha256: of the encoder's weights.
+        note: receives one sentence about each thing the user should know.
+
+    Raises:
+        DeviceError: the provider does not work here and no fallback is allowed; found before any export.
+        VerificationError: the model had to be exported and is out of tolerance.
+    """
+    if not config.allow_fallback:
+        check_provider(config.monitor_provider)
+    found = find_or_export(ExportConfig.serving(config), note, (encoder, weights_sha256))
+    session = make_session(found.model, config.monitor_provider, allow_fallback=config.allow_fallback)
+    for sentence in session.warnings:
+        note(sentence)
+    return Monitor(session, objective)
+
+
 def as_statistics(outputs: Sequence[Mapping[str, NDArray[Any]]], height: int, width: int) -> Statistics:
     """The outputs of an ``objective`` graph, one mapping per picture of this size, as the objective's statistics."""
     content: dict[str, Tensor] = {}
     grams: dict[str, Tensor] = {}
     positions: dict[str, int] = {}
     for name in outputs[0]:
+        kind, tap = name.split("/")
         batch = torch.cat([torch.from_numpy(output[name]) for output in outputs])
-        if name.startswith(CONTENT):
-            content[name.removeprefix(CONTENT)] = batch
-            continue
-        tap = name.removeprefix(GRAM)
-        rows, columns = tap_size(tap, height, width)
-        positions[tap] = rows * columns
-        grams[tap] = batch / positions[tap]  # the graph gives sums over positions
+        if kind == "content":
+            content[tap] = batch
+        else:
+            positions[tap] = math.prod(tap_size(tap, height, width))
+            grams[tap] = batch / positions[tap]  # the graph gives sums over positions
     return Statistics(content, grams, positions)

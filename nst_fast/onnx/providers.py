@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: their names, their options, and the key of the TensorRT engine cache.
+"""ONNX Runtime's execution providers: their options, and the key of the TensorRT engine cache.
 
 Pure: nothing here imports ONNX Runtime, so every option can be tested where no GPU is.
 """
@@ -14,55 +14,97 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nst_fast.errors import ModelError, UsageError, nearest
+from nst_fast.options.config import PROVIDERS
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-# Who serves, best first, when a provider does not work and the user allowed a fallback.
+# What computes, best first, when a provider does not work and the user allowed a fallback.
 FALLBACKS = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
-PRECISIONS = ("fp32", "fp16", "bf16")
 
 Shape = tuple[int, ...]
 
 
-def check_provider_name(name: str) -> str:
-    """The name, unchanged; an unknown one raises :class:`UsageError` with the nearest."""
+def check_provider_name(name: str) -> None:
+    """Raise :class:`UsageError`, with the nearest name, if there is no provider of the name."""
     if name not in PROVIDERS:
         raise UsageError(f"unknown provider {name!r}", nearest(name, PROVIDERS) or f"Known are {', '.join(PROVIDERS)}")
-    return name
 
 
 @dataclass(frozen=True, kw_only=True)
-class CudaOptions:
-    """Options of the CUDA provider.
+class SessionConfig:
+    """What decides how a session computes, whatever its model.
 
     Attributes:
+        threads: threads within an operator, on the CPU; by default one for each physical core.
+        deterministic: choose only operators that give the same bits every time.
         device_id: the GPU's number.
-        prefer_nhwc: lay activations out as tensor cores like them; worth it with TF32 or fp16.
-        max_workspace: let cuDNN choose algorithms that need much memory.
-        cuda_graph: capture the graph and replay it; needs fixed shapes and addresses. Capture runs the model more
+        cuda_graph: capture the launches and replay them; needs fixed shapes and addresses. Capture runs the model more
             than once (onnxruntime#32243): never bind an input and an output to one buffer.
         compute_stream: address of the CUDA stream to run on, so that work queued there by PyTorch is waited for.
+        precision: of TensorRT's engine: ``fp32``, or ``fp16`` where TensorRT finds it faster. TensorRT rounds even
+            ``fp32`` to TF32 where that is faster; only the environment can forbid it, with NVIDIA_TF32_OVERRIDE=0.
+        engine_cache: folder of TensorRT's engines and timings; None builds an engine for every session.
+        profile: input -> smallest, best and largest shape. TensorRT chooses its kernels for the best one.
     """
 
+    threads: int | None = None
+    deterministic: bool = False
     device_id: int = 0
-    prefer_nhwc: bool = False
-    max_workspace: bool = True
     cuda_graph: bool = False
     compute_stream: int | None = None
+    precision: str = "fp32"
+    engine_cache: Path | None = None
+    profile: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
 
-    def as_ort(self, *, allow_tf32: bool) -> dict[str, str]:
-        """The options as ONNX Runtime spells them."""
-        options = {
-            "device_id": str(self.device_id),
-            "use_tf32": _flag(allow_tf32),
-            "prefer_nhwc": _flag(self.prefer_nhwc),
-            "cudnn_conv_use_max_workspace": _flag(self.max_workspace),
+    def cuda(self) -> dict[str, str]:
+        """The options of the CUDA provider. TF32 is off, so that fp32 means fp32."""
+        return {
+            **self._device(),
+            "use_tf32": "0",
+            "prefer_nhwc": "0",
+            "cudnn_conv_use_max_workspace": "1",
             "enable_cuda_graph": _flag(self.cuda_graph),
         }
-        return options | _stream(self.compute_stream)
+
+    def tensorrt(self, key: EngineKey | None) -> dict[str, str]:
+        """The options of the TensorRT provider; the key names the engine in the cache, if there is a cache."""
+        options = {
+            **self._device(),
+            "trt_fp16_enable": _flag(self.precision == "fp16"),
+            "trt_builder_optimization_level": "3",  # below 3 engines build faster and run slower
+            "trt_cuda_graph_enable": _flag(self.cuda_graph),
+        }
+        options |= {f"trt_profile_{end}_shapes": shapes for end, shapes in self._profile().items()}
+        if self.engine_cache is not None and key is not None:
+            folder = str(engine_cache_dir(self.engine_cache))
+            options |= {
+                "trt_engine_cache_enable": "1",
+                "trt_engine_cache_path": folder,
+                "trt_engine_cache_prefix": key.prefix,
+                "trt_timing_cache_enable": "1",  # shared by all engines: it saves most of the next build
+                "trt_timing_cache_path": folder,
+            }
+        return options
+
+    def shapes(self) -> str:
+        """The profile as text, empty without one: its part of the engine key."""
+        return "; ".join(f"{end}: {shapes}" for end, shapes in self._profile().items())
+
+    def _device(self) -> dict[str, str]:
+        options = {"device_id": str(self.device_id)}
+        if self.compute_stream is not None:
+            options |= {"has_user_compute_stream": "1", "user_compute_stream": str(self.compute_stream)}
+        return options
+
+    def _profile(self) -> dict[str, str]:
+        """``min``, ``opt`` and ``max`` -> the shapes of all inputs as TensorRT reads them."""
+        inputs = sorted(self.profile.items())
+        return {
+            end: ",".join(f"{name}:{'x'.join(map(str, shapes[index]))}" for name, shapes in inputs)
+            for index, end in enumerate(("min", "opt", "max") if inputs else ())
+        }
+
+
+def _flag(value: bool) -> str:
+    return str(int(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,93 +120,15 @@ class EngineKey:
     precision: str
     shapes: str
 
-    def digest(self) -> str:
-        """SHA-256 of the key, in hexadecimal."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
     @property
     def prefix(self) -> str:
-        """What the names of its engines begin with in the cache folder."""
-        return f"nst_{self.digest()[:32]}"
-
-    def kept_in(self, folder: Path) -> bool:
-        """Whether an engine of this key is in the cache folder."""
-        return next(folder.glob(f"{self.prefix}*.engine"), None) is not None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorrtOptions:
-    """Options of the TensorRT provider.
-
-    Attributes:
-        device_id: the GPU's number.
-        precision: ``fp32``, or ``fp16`` or ``bf16`` where TensorRT finds it faster. TensorRT rounds even ``fp32`` to
-            TF32 where that is faster; only the environment can forbid it, with NVIDIA_TF32_OVERRIDE=0.
-        cache: folder of built engines and of the timing cache; None builds anew for every session.
-        builder_level: 0 to 5; below 3 engines build faster and run slower.
-        profile: input -> smallest, best and largest shape. TensorRT chooses its kernels for the best one.
-        cuda_graph: capture the engine's launches and replay them; needs fixed shapes and addresses.
-        compute_stream: address of the CUDA stream to run on.
-    """
-
-    device_id: int = 0
-    precision: str = "fp32"
-    cache: Path | None = None
-    builder_level: int = 3
-    profile: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
-    cuda_graph: bool = False
-    compute_stream: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"unknown precision {self.precision!r}", f"TensorRT builds {', '.join(PRECISIONS)}")
-        if not 0 <= self.builder_level <= 5:
-            raise UsageError(f"builder level {self.builder_level}: must be from 0 to 5")
-
-    def shapes(self) -> str:
-        """The profile as text, empty without one: what the engine key holds of it."""
-        return "; ".join(f"{end}: {_shapes(self.profile, index)}" for index, end in enumerate(_ENDS) if self.profile)
-
-    def as_ort(self, key: EngineKey | None) -> dict[str, str]:
-        """The options as ONNX Runtime spells them; the key is needed when there is a cache folder."""
-        options = {
-            "device_id": str(self.device_id),
-            "trt_fp16_enable": _flag(self.precision == "fp16"),
-            "trt_bf16_enable": _flag(self.precision == "bf16"),
-            "trt_builder_optimization_level": str(self.builder_level),
-            "trt_cuda_graph_enable": _flag(self.cuda_graph),
-        }
-        if self.profile:
-            options |= {f"trt_profile_{end}_shapes": _shapes(self.profile, index) for index, end in enumerate(_ENDS)}
-        if self.cache is not None and key is not None:
-            folder = str(engine_cache_dir(self.cache))
-            options |= {
-                "trt_engine_cache_enable": "1",
-                "trt_engine_cache_path": folder,
-                "trt_engine_cache_prefix": key.prefix,
-                "trt_timing_cache_enable": "1",  # shared by all engines: it spares most of the next build
-                "trt_timing_cache_path": folder,
-            }
-        return options | _stream(self.compute_stream)
-
-
-_ENDS = ("min", "opt", "max")
-
-
-def _flag(value: bool) -> str:
-    return str(int(value))
-
-
-def _stream(address: int | None) -> dict[str, str]:
-    return {} if address is None else {"has_user_compute_stream": "1", "user_compute_stream": str(address)}
-
-
-def _shapes(profile: Mapping[str, tuple[Shape, Shape, Shape]], end: int) -> str:
-    return ",".join(f"{name}:{'x'.join(map(str, shapes[end]))}" for name, shapes in sorted(profile.items()))
+        """How the names of its engines begin in the cache folder."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return f"nst_{digest[:32]}"
 
 
 def engine_cache_dir(folder: Path) -> Path:
-    """The folder, made for its owner alone (0700). An engine is a program: who can write here can run code as us.
+    """The folder, made for its owner alone (0700): an engine is a program, so whoever writes here can run code.
 
     Raises:
         ModelError: the folder belongs to somebody else, or others could write to it.

@@ -1,7 +1,14 @@
-"""ONNX Runtime sessions that run where they were asked to, or say why not. Never imports torch."""
+"""ONNX Runtime: sessions that run where they were asked to or say why not, and which providers really work here.
+
+ONNX Runtime lists CUDA and TensorRT as available even when their libraries cannot load, turns a request for them into
+a CPU session, and says so only in its log. So a provider works when it has run a convolution. Never imports torch.
+"""
 
 from __future__ import annotations
 
+import functools
+import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,79 +19,99 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nst_fast.errors import DeviceError, OnnxModelError
-from nst_fast.onnx.providers import FALLBACKS, PROVIDERS, CudaOptions, TensorrtOptions
-from nst_fast.onnx.runtime import (
-    ORT_ERRORS,
-    ProviderStatus,
-    SessionConfig,
-    check_provider,
-    engine_key,
-    failure,
-    on_device,
-    open_session,
-    probe_provider,
-    working_providers,
-)
-from nst_fast.system.files import shown
+from nst_fast.errors import DeviceError, NstFastError, OnnxModelError, OutOfMemoryError
+from nst_fast.onnx import libraries
+from nst_fast.onnx.providers import FALLBACKS, EngineKey, SessionConfig, check_provider_name
+from nst_fast.options.config import PROVIDERS
+from nst_fast.system.files import sha256_bytes, sha256_of, shown
+from nst_fast.system.machine import cuda_driver, physical_cores
 
-__all__ = [
-    "PROVIDERS",
-    "Binding",
-    "CudaOptions",
-    "ProviderStatus",
-    "Session",
-    "TensorrtOptions",
-    "check_provider",
-    "make_session",
-    "probe_provider",
-    "working_providers",
-]
+try:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort
+except ImportError as error:
+    raise DeviceError(f"ONNX Runtime cannot be imported: {error}", "pip install --force-reinstall nst-fast") from error
 
 Array = npt.NDArray[Any]
 
-DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-}
+# What is wrong with the model itself, wherever it runs.
+MODEL_ERRORS = (ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NoModel, ort.NoSuchFile)
+# ONNX Runtime's exceptions have no base of their own; its Python layer raises plain ones.
+RUN_ERRORS = (ort.EPFail, ort.EngineError, ort.Fail, ort.NotImplemented, ort.RuntimeException)
+ORT_ERRORS = (*MODEL_ERRORS, *RUN_ERRORS, MemoryError, RuntimeError, ValueError)
+OUT_OF_MEMORY = re.compile(r"allocate memory|out of memory|bad_alloc|bad allocation", re.IGNORECASE)
+NEWER = re.compile(
+    r"(Opset) (\d+) is under development.* till opset (\d+)|model (IR) version: (\d+), max.*: (\d+)", re.S
+)
+CPU_NODES = "fallback to CPU EP has been explicitly disabled"  # in ONNX Runtime's refusal of a strict session
+FATAL = 4  # the log level: what fails is raised, and the log would repeat it on stderr
 # Sizes are computed on the CPU whatever the provider, because it is the CPU that needs them (onnxruntime#4940).
 SHAPE_ARITHMETIC = frozenset(
     {"Shape", "Size", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Cast", "Range", "ConstantOfShape"}
     | {"Add", "Sub", "Mul", "Div", "ReduceProd"}
 )
-CPU_NODES = "fallback to CPU EP has been explicitly disabled"  # in ONNX Runtime's refusal of a strict session
 
 
 class Binding:
-    """Inputs laid on the session's device, and room for its outputs, so that :meth:`run` copies nothing to or fro."""
+    """Inputs and outputs of a session that stay where they are, so that :meth:`run` copies nothing.
 
-    def __init__(self, session: Session, feeds: Mapping[str, Array]) -> None:
+    Tensors are bound by DLPack: they must be contiguous, and outside any autograd graph.
+
+    Args:
+        session: whose inputs and outputs they are.
+        shared: they are written and read on the session's own stream, so that a run need not wait for the GPU.
+        graph: number of the CUDA graph that is captured for this binding. Addresses are part of a graph, so that
+            bindings which share a number would replay each other's (onnxruntime-genai#2446).
+    """
+
+    def __init__(self, session: Session, *, shared: bool = False, graph: int = 1) -> None:
         self._owner = session
+        self._options = onnxruntime.RunOptions()
+        if shared and session.actual != "cpu":
+            self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if shared and session.cuda_graph:
+            self._options.add_run_config_entry("gpu_graph_id", str(graph))
         self._binding = session.session.io_binding()
-        device = "cpu" if session.actual == "cpu" else "cuda"
-        # Kept, because on the CPU what is bound is the arrays' own memory.
-        self._arrays = feeds
-        for name, array in feeds.items():
-            self._binding.bind_ortvalue_input(name, on_device(array, session.actual, session.device_id))
-        for name in session.outputs:
-            self._binding.bind_output(name, device, session.device_id)
+        self._kept: dict[str, Any] = {}  # ONNX Runtime keeps the address, not the tensor
+
+    def copy_input(self, name: str, array: Array) -> None:
+        """Copy the array to a GPU; on the CPU bind the array's own memory."""
+        self._kept[name] = array
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(array, self._owner.device, self._owner.device_id)
+        self._binding.bind_ortvalue_input(name, value)
+
+    def bind_input(self, name: str, tensor: Any) -> None:
+        """Read this input from the tensor's memory, as it is when :meth:`run` is called."""
+        self._binding.bind_ortvalue_input(name, self._shared(name, tensor))
+
+    def bind_output(self, name: str, tensor: Any = None) -> None:
+        """Write this output into the tensor's memory, by default into memory of the session's own on its device.
+
+        Never an input's memory: what reads it might come later.
+        """
+        if tensor is None:
+            self._binding.bind_output(name, self._owner.device, self._owner.device_id)
+        else:
+            self._binding.bind_ortvalue_output(name, self._shared(name, tensor))
 
     def run(self) -> None:
-        """Compute the outputs; the device has finished when this returns.
+        """Compute the outputs. The device has finished when this returns, unless the binding is ``shared``.
 
         Raises:
             OutOfMemoryError, DeviceError, OnnxModelError: as :func:`make_session`.
         """
         try:
-            self._owner.session.run_with_iobinding(self._binding)
+            self._owner.session.run_with_iobinding(self._binding, self._options)
         except ORT_ERRORS as error:
             raise failure(error, "the model cannot be run", self._owner.actual) from error
 
     def outputs(self) -> dict[str, Array]:
         """The outputs of the last run, copied to the host."""
         return dict(zip(self._owner.outputs, self._binding.copy_outputs_to_cpu(), strict=True))
+
+    def _shared(self, name: str, tensor: Any) -> Any:
+        self._kept[name] = tensor
+        return onnxruntime.OrtValue.from_dlpack(tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +138,13 @@ class Session:
     cuda_graph: bool = False
 
     @property
-    def inputs(self) -> dict[str, tuple[int | str | None, ...]]:
-        """Input -> shape, in which a size that may vary is a name or None."""
-        return {item.name: tuple(item.shape) for item in self.session.get_inputs()}
+    def device(self) -> str:
+        """``cpu`` or ``cuda``, where inputs and outputs are."""
+        return "cpu" if self.actual == "cpu" else "cuda"
+
+    @property
+    def inputs(self) -> list[str]:
+        return [item.name for item in self.session.get_inputs()]
 
     @property
     def outputs(self) -> list[str]:
@@ -121,9 +152,7 @@ class Session:
 
     def run(self, image: Array) -> dict[str, Array]:
         """Evaluate a model of one input: image [1, 3, H, W] of float32 to output name -> array."""
-        if len(self.inputs) != 1:
-            raise OnnxModelError(f"the model takes {', '.join(self.inputs)}; it was given an image alone")
-        return self.evaluate({next(iter(self.inputs)): image})
+        return self.evaluate({self.inputs[0]: image})
 
     def evaluate(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Evaluate a model of any inputs: input name -> array to output name -> array."""
@@ -132,40 +161,23 @@ class Session:
         return binding.outputs()
 
     def bind(self, feeds: Mapping[str, Array]) -> Binding:
-        """Lay the inputs on the device once, to run on them many times.
+        """Copy the inputs to the device once, to run on them many times.
 
         Raises:
-            OnnxModelError: a name, a type or a shape is not what the model takes.
+            OnnxModelError: the names are not those that the model takes. Types and shapes are checked by the run.
         """
-        if feeds.keys() != self.inputs.keys():
+        if feeds.keys() != set(self.inputs):
             raise OnnxModelError(f"the model takes {', '.join(self.inputs)}; it was given {', '.join(feeds)}")
-        for item in self.session.get_inputs():
-            _check_input(item.name, item.type, item.shape, feeds[item.name])
-        return Binding(self, {name: np.ascontiguousarray(array) for name, array in feeds.items()})
-
-
-def _check_input(name: str, kind: str, shape: Sequence[int | str | None], array: Array) -> None:
-    fits = len(shape) == array.ndim and all(
-        wanted == given for wanted, given in zip(shape, array.shape, strict=True) if isinstance(wanted, int)
-    )
-    if not fits or array.dtype != DTYPES.get(kind):
-        wanted_shape, given_shape = ("x".join(map(str, sizes)) for sizes in (shape, array.shape))
-        raise OnnxModelError(
-            f"input {name!r} of the model is {kind} of {wanted_shape}; it was given {array.dtype} of {given_shape}",
-            "Export a model for this size",
-        )
+        binding = Binding(self)
+        for name, array in feeds.items():
+            binding.copy_input(name, np.ascontiguousarray(array))
+        for name in self.outputs:
+            binding.bind_output(name)
+        return binding
 
 
 def make_session(
-    model: Path | bytes,
-    provider: str = "cpu",
-    *,
-    allow_fallback: bool = False,
-    threads: int | None = None,
-    deterministic: bool = False,
-    allow_tf32: bool = False,
-    cuda: CudaOptions | None = None,
-    tensorrt: TensorrtOptions | None = None,
+    model: Path | bytes, provider: str = "cpu", config: SessionConfig | None = None, *, allow_fallback: bool = False
 ) -> Session:
     """Load a model on a provider, and make sure that it is that provider which runs it.
 
@@ -173,11 +185,8 @@ def make_session(
         model: an ONNX file, or its content.
         provider: ``cpu``, ``cuda`` or ``tensorrt``. Nodes that TensorRT leaves to CUDA are a warning, as are sizes
             computed on the CPU.
+        config: how it computes.
         allow_fallback: when the provider does not work, or not for all of the model, take the next best and warn.
-        threads: threads on the CPU; by default one for each physical core.
-        deterministic: choose only operators that give the same bits every time.
-        allow_tf32: let CUDA round what it multiplies to 10 bits; faster, and no longer fp32.
-        cuda, tensorrt: options of these providers.
 
     Raises:
         UsageError: there is no provider of this name.
@@ -185,43 +194,31 @@ def make_session(
         OnnxModelError: the model is missing, damaged, or newer than ONNX Runtime.
         OutOfMemoryError: the device's memory does not hold the model.
     """
-    config = SessionConfig(
-        threads=threads,
-        deterministic=deterministic,
-        allow_tf32=allow_tf32,
-        cuda=cuda or CudaOptions(),
-        tensorrt=tensorrt or TensorrtOptions(),
-    )
+    config = config or SessionConfig()
     chosen, warnings = _choose(provider, allow_fallback)
-    engine = _engine(model, config.tensorrt) if chosen == "tensorrt" else ""
+    what = f"model {shown(model)} cannot be loaded" if isinstance(model, Path) else "the model cannot be loaded"
+    if isinstance(model, Path) and not model.is_file():
+        raise OnnxModelError(f"{what}: there is no such file", "`nst-fast export` makes one")
+    engine = _engine(model, config) if chosen == "tensorrt" else ""
     started = time.perf_counter()
-    session = _load(model, chosen, config)
+    try:
+        session = _load(model, chosen, config)
+    except ORT_ERRORS as error:
+        raise failure(error, what, chosen) from error
     seconds = time.perf_counter() - started
     actual, complaint, grave = check_placement(_placement(session), chosen)
     if grave and not allow_fallback:
         raise DeviceError(f"provider {provider} does not run the whole model: {complaint}", "Use the provider cpu")
-    if complaint:
-        warnings.append(complaint)
-    options = config.tensorrt if actual == "tensorrt" else config.cuda
     return Session(
         provider,
         actual,
         session,
-        tuple(warnings),
-        0 if actual == "cpu" else options.device_id,
+        (*warnings, *([complaint] if complaint else [])),
+        0 if actual == "cpu" else config.device_id,
         seconds,
         engine if actual == "tensorrt" else "",
-        options.cuda_graph and actual != "cpu",
+        config.cuda_graph and actual != "cpu",
     )
-
-
-def _engine(model: Path | bytes, options: TensorrtOptions) -> str:
-    """Whether TensorRT will find its engine for this model in the cache."""
-    if isinstance(model, Path) and not model.is_file():
-        return ""
-    source = str(model) if isinstance(model, Path) else model
-    kept = options.cache is not None and engine_key(source, options).kept_in(options.cache)
-    return "kept" if kept else "built"
 
 
 def _choose(provider: str, allow_fallback: bool) -> tuple[str, list[str]]:
@@ -236,19 +233,93 @@ def _choose(provider: str, allow_fallback: bool) -> tuple[str, list[str]]:
 
 
 def _load(model: Path | bytes, provider: str, config: SessionConfig) -> Any:
-    what = f"model {shown(model)} cannot be loaded" if isinstance(model, Path) else "the model cannot be loaded"
-    if isinstance(model, Path) and not model.is_file():
-        raise OnnxModelError(f"{what}: there is no such file", "`nst-fast export` makes one")
-    source = str(model) if isinstance(model, Path) else model
     try:
-        try:
-            return open_session(source, provider, config, strict=True)
-        except ORT_ERRORS as error:
-            if CPU_NODES not in str(error):
-                raise
-            return open_session(source, provider, config, strict=False)  # to see which nodes, and judge them
+        return open_session(model, provider, config, strict=True)
     except ORT_ERRORS as error:
-        raise failure(error, what, provider) from error
+        if CPU_NODES not in str(error):
+            raise
+        return open_session(model, provider, config, strict=False)  # to see which nodes, and judge them
+
+
+def open_session(model: Path | bytes, provider: str, config: SessionConfig, *, strict: bool) -> Any:
+    """An ``InferenceSession`` whose first provider is the one asked for; one of :data:`ORT_ERRORS` otherwise.
+
+    Strict: a node that would run on the CPU is an error too.
+    """
+    _spend_first_session()
+    session = onnxruntime.InferenceSession(
+        str(model) if isinstance(model, Path) else model,
+        session_options(config, strict=strict and provider != "cpu"),
+        providers=provider_list(provider, model, config),
+        enable_fallback=0,
+    )
+    if session.get_providers()[0] != PROVIDERS[provider]:
+        raise RuntimeError(f"the session runs on {session.get_providers()[0]}, {PROVIDERS[provider]} was asked for")
+    return session
+
+
+def session_options(config: SessionConfig, *, strict: bool) -> Any:
+    """ONNX Runtime's ``SessionOptions``."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL
+    options.intra_op_num_threads = config.threads or physical_cores()
+    options.use_deterministic_compute = config.deterministic
+    # Threads that spin while they wait would take the cores from PyTorch's.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Faster near zero, but only the pool's threads do it, and which of them computes what is chance.
+    options.add_session_config_entry("session.set_denormal_as_zero", str(int(not config.deterministic)))
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(strict)))
+    return options
+
+
+def provider_list(provider: str, model: Path | bytes, config: SessionConfig) -> list[tuple[str, dict[str, str]]]:
+    """The provider and its fallback. Not the CPU: listing it conflicts with forbidding it."""
+    if provider == "cpu":
+        return [(PROVIDERS["cpu"], {})]
+    cuda = (PROVIDERS["cuda"], config.cuda())
+    if provider == "cuda":
+        return [cuda]
+    key = engine_key(model, config) if config.engine_cache else None
+    return [(PROVIDERS["tensorrt"], config.tensorrt(key)), cuda]
+
+
+@functools.cache
+def _spend_first_session() -> None:
+    """Open the first session of the process in a thread of its own, and silence the log.
+
+    The first session sets, once for all, how the thread that opens it treats denormals: also in PyTorch's sums.
+    """
+    onnxruntime.set_default_logger_severity(FATAL)
+    options = session_options(SessionConfig(threads=1), strict=False)
+    thread = threading.Thread(
+        target=onnxruntime.InferenceSession, args=(convolution(), options), kwargs={"providers": [PROVIDERS["cpu"]]}
+    )
+    thread.start()
+    thread.join()
+
+
+def _engine(model: Path | bytes, config: SessionConfig) -> str:
+    """Whether TensorRT will find its engine for this model in the cache."""
+    if config.engine_cache is None:
+        return "built"
+    kept = config.engine_cache.glob(f"{engine_key(model, config).prefix}*.engine")
+    return "kept" if any(kept) else "built"
+
+
+def engine_key(model: Path | bytes, config: SessionConfig) -> EngineKey:
+    """All that an engine built here and now for this model would depend on."""
+    driver = cuda_driver()
+    gpu = driver.gpus[config.device_id] if driver and config.device_id < len(driver.gpus) else None
+    return EngineKey(
+        model_sha256=sha256_bytes(model) if isinstance(model, bytes) else sha256_of(model),
+        onnxruntime=onnxruntime.__version__,
+        tensorrt=libraries.tensorrt_version(),
+        gpu=gpu.name if gpu else "",
+        sm=gpu.sm if gpu else 0,
+        precision=config.precision,
+        shapes=config.shapes(),
+    )
 
 
 def _placement(session: Any) -> dict[str, list[str]]:
@@ -281,3 +352,75 @@ def check_placement(placed: Mapping[str, Sequence[str]], provider: str) -> tuple
 
 def _counted(operators: Sequence[str]) -> str:
     return ", ".join(f"{count} {operator}" for operator, count in Counter(operators).most_common())
+
+
+def failure(error: BaseException, what: str, provider: str) -> NstFastError:
+    """One of our errors for one of ONNX Runtime's; ``what`` begins the message: "model m.onnx cannot be loaded"."""
+    text = one_line(error)
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
+        return OutOfMemoryError(f"{what}: not enough memory for it on {provider}", "Choose a smaller image size")
+    if newer := NEWER.search(str(error)):
+        kind, found, known = filter(None, newer.groups())
+        kind = "opset" if kind == "Opset" else "IR version"
+        return OnnxModelError(
+            f"{what}: it has {kind} {found}, ONNX Runtime {onnxruntime.__version__} knows {kind} {known} at most",
+            f"pip install --upgrade {' '.join(libraries.runtime_packages()) or 'onnxruntime'}",
+        )
+    if provider == "cpu" or isinstance(error, MODEL_ERRORS):
+        return OnnxModelError(f"{what}: {text}", "Export it again")
+    return DeviceError(f"{what} on {provider}: {text}", "`nst-fast doctor` shows what works here")
+
+
+def one_line(error: BaseException) -> str:
+    """ONNX Runtime's message without its code, its source file and its line breaks."""
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
+    text = re.sub(r"/onnxruntime_src/\S+:\d+ (?:.*?\) (?=[A-Z]))?|Load model from .+? failed:", "", text)
+    return " ".join(text.split()).rstrip(".")
+
+
+@dataclass(frozen=True)
+class ProviderStatus:
+    """Whether a provider really works here; if not, what is wrong and what to do about it, one sentence each."""
+
+    name: str
+    works: bool
+    detail: str = ""
+    remedy: str = ""
+
+
+@functools.cache
+def probe_provider(name: str) -> ProviderStatus:
+    """Run one convolution on a provider. The answer is kept for the life of the process."""
+    check_provider_name(name)
+    if PROVIDERS[name] not in onnxruntime.get_available_providers():
+        return ProviderStatus(name, False, *libraries.wrong_package(name))
+    try:
+        libraries.preload(name)
+        session = open_session(convolution(), name, SessionConfig(threads=1), strict=True)
+        (result,) = session.run(None, {"image": np.ones((1, 3, 8, 8), np.float32)})
+    except DeviceError as error:  # a library that is no library
+        return ProviderStatus(name, False, error.message, error.remedy)
+    except ORT_ERRORS as error:
+        detail, remedy = libraries.diagnosis(name)
+        return ProviderStatus(name, False, detail or one_line(error), remedy or "`nst-fast doctor` shows more")
+    if not np.all(result == 27):  # 3 channels x 3 x 3 ones: exact in every precision
+        return ProviderStatus(name, False, "a convolution gives wrong numbers", "Update the driver and ONNX Runtime")
+    return ProviderStatus(name, True, "ran a convolution")
+
+
+def check_provider(name: str) -> None:
+    """Raise :class:`DeviceError` if a provider does not work here, :class:`UsageError` if there is none of the name."""
+    status = probe_provider(name)
+    if not status.works:
+        raise DeviceError(f"provider {name} does not work: {status.detail}", status.remedy)
+
+
+def convolution() -> bytes:
+    """A model of one 3x3 convolution of ones: cuDNN is opened by the first convolution, not before."""
+    from nst_fast.onnx.graph.writer import GraphWriter
+
+    writer = GraphWriter("fp32")
+    weight = writer.constant(np.ones((8, 3, 3, 3), np.float32))
+    features = writer.op("Conv", writer.input("image", [1, 3, 8, 8]), weight)
+    writer.output("features", features, [1, 8, 6, 6])
+    return bytes(writer.model("probe", opset=18).SerializeToString())

@@ -8,7 +8,7 @@ from torch import Tensor
 from nst_fast.engines import Evaluation
 from nst_fast.engines.ort import OrtEvaluator, check_single
 from nst_fast.engines.ort_step import AdamBuffers, WholeStep
-from nst_fast.onnx.step.spec import AdamConstants
+from nst_fast.onnx.graph.step import AdamConstants
 from nst_fast.optimizers.base import State, smoothed
 from nst_fast.options.config import OptimizerOptions
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
+from nst_fast.options.values import Taps
 
 # The fields that a series fills in itself, by command: they are no flags of it.
 RECONSTRUCT_FIXED = ("content_taps", "content_weight", "style_taps", "style_weight", "seed")
@@ -61,7 +62,7 @@ class TextureConfig(SweepConfig):
     content_weight: float = default("content_weight", 0.0)
     # With no content to spare, every tap counts alike; against the variation of the chroma style weighs more.
     style_weight: float = default("style_weight", 100.0)
-    style_taps: str = default("style_taps", "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1")
+    style_taps: Taps = default("style_taps", "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1")
     optimizer: str = default("optimizer", "lbfgs")
     steps: int = default("steps", 300)
     init: str = default("init", "noise")

@@ -7,59 +7,35 @@ combine the groups by inheritance, so an option means the same thing, and has th
 from __future__ import annotations
 
 import dataclasses
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, Self
 
-from nst_fast.errors import UsageError
 from nst_fast.network.taps import CONVS_PER_BLOCK, check_taps
 from nst_fast.options.declaration import Options, option
+from nst_fast.options.values import Bytes, Interval, Seconds, Shares, StyleCrop, Taps
 
+# ONNX Runtime's execution providers: our name -> ONNX Runtime's.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
 
 
-def parse_taps(text: str) -> dict[str, float]:
-    """``relu1_1:1.0,relu2_1`` -> ``{"relu1_1": 1.0, "relu2_1": 1.0}``: taps and their weights within the term."""
-    weights: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        tap, colon, number = part.partition(":")
-        try:
-            weights[tap.strip()] = float(number) if colon else 1.0
-        except ValueError:
-            raise UsageError(
-                f"tap {part!r}: {number!r} is not a weight", "Write TAP or TAP:WEIGHT, as relu2_1:0.8"
-            ) from None
-        if not 0 <= weights[tap.strip()] < float("inf"):
-            raise UsageError(f"tap {part!r}: the weight must be a finite number of at least 0")
-    return weights
-
-
-# The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps of the dial.
+# The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps.
 STRENGTH_RANGE = 100.0
-# --until-converged: so many steps without improvement.
+# `until_converged`: so many steps without improvement.
 CONVERGED_PATIENCE = 50
-# --style-crop: what of a style image's width and height is kept at least.
-LEAST_KEPT = 0.1
-
-
-# Units of --max-memory; IEC's and SI's, as people write them.
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-
-
-def parse_bytes(text: str) -> int:
-    """``4GiB``, ``1500MB`` or a plain number of bytes, as bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2].upper() not in UNITS:
-        raise UsageError(f"--max-memory {text!r}: not an amount of memory", "Write it as 4GiB, 1500MB or in bytes")
-    return round(float(match[1]) * UNITS[match[2].upper()])
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions(Options):
     """Memory."""
 
-    max_memory: str | None = option(
+    max_memory: Bytes | None = option(
         None,
         "Memory that the run may take beyond the program itself, as 4GiB or 1500MB; by default most of what is free.",
         metavar="AMOUNT",
@@ -70,19 +46,14 @@ class MemoryOptions(Options):
     )
     on_oom: str = option(
         "error",
-        "When memory runs out in spite of the plan: end with an error, or go on once in tiles.",
+        "When memory runs out in spite of the plan: end with an error, or continue once in tiles.",
         choices=("error", "tile"),
         cosmetic=True,
     )
 
     @property
     def max_memory_bytes(self) -> int | None:
-        return None if self.max_memory is None else parse_bytes(self.max_memory)
-
-    def contradictions(self) -> list[str]:
-        limit = self.max_memory_bytes  # refuses what is no amount
-        problems = ["--max-memory 0: nothing fits into that"] if limit == 0 else []
-        return problems + super().contradictions()
+        return self.max_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +63,7 @@ class ControlOptions(Options):
     strength: float = option(
         1.0, "How much style is applied; 0 is the content image itself, 1 the weights as given.", minimum=0, maximum=1
     )
-    style_weight_each: str = option(
+    style_weight_each: Shares = option(
         "", "Blend weights of several style images, in their order: NUMBER,...; by default equal.", metavar="NUMBERS"
     )
 
@@ -100,7 +71,7 @@ class ControlOptions(Options):
     def style_factor(self) -> float:
         """What the weights of style and total variation are multiplied by: (R^s - 1) / (R - 1), s the strength.
 
-        Style weights are felt by their ratio, so the dial is geometric with R = ``STRENGTH_RANGE``; taking 1 away from
+        Style weights act by their ratio, so the scale is geometric with R = ``STRENGTH_RANGE``; taking 1 away from
         both ends makes it exactly 0 at 0 and exactly 1 at 1. It grows with s, everywhere.
         """
         return float((STRENGTH_RANGE**self.strength - 1) / (STRENGTH_RANGE - 1))
@@ -108,17 +79,7 @@ class ControlOptions(Options):
     @property
     def blend_weights(self) -> list[float] | None:
         """One weight per style image, or None for equal shares."""
-        try:
-            weights = [float(part) for part in self.style_weight_each.split(",") if part.strip()]
-        except ValueError:
-            raise UsageError(f"--style-weight-each {self.style_weight_each!r}: not numbers", "Write 0.7,0.3") from None
-        return weights or None
-
-    def contradictions(self) -> list[str]:
-        weights = self.blend_weights
-        if weights is not None and (not all(0 <= weight < float("inf") for weight in weights) or not sum(weights)):
-            return [f"--style-weight-each {self.style_weight_each}: must be at least 0 and not all 0"]
-        return super().contradictions()
+        return list(self.style_weight_each) or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,16 +87,14 @@ class FitOptions(Options):
     """Fit."""
 
     content_fit: str = option(
-        "keep",
-        "Shape of the pastiche: the content image's own, or stretched to a square.",
-        choices=("keep", "square"),
+        "keep", "Shape of the pastiche: the content image's own, or stretched to a square.", choices=("keep", "square")
     )
     style_fit: str = option(
         "keep",
         "Shape of the style images: their own, or stretched to exactly the size of the pastiche.",
         choices=("keep", "match"),
     )
-    style_crop: str = option(
+    style_crop: StyleCrop = option(
         "auto",
         "Border of the style images that is left out: 'auto' looks for paper edges, frames and bars, 'none' keeps "
         "all, or LEFT,TOP,RIGHT,BOTTOM in per cent of the sides.",
@@ -145,25 +104,7 @@ class FitOptions(Options):
     @property
     def style_borders(self) -> tuple[float, float, float, float] | None:
         """Shares of the sides to be left out: left, top, right, bottom; None where they are to be looked for."""
-        if self.style_crop == "auto":
-            return None
-        if self.style_crop == "none":
-            return 0.0, 0.0, 0.0, 0.0
-        try:
-            left, top, right, bottom = (float(part) / 100 for part in self.style_crop.split(","))
-        except ValueError:
-            raise UsageError(
-                f"--style-crop {self.style_crop!r}: not auto, none or four numbers",
-                "Write LEFT,TOP,RIGHT,BOTTOM in per cent, as 0,3,0,0",
-            ) from None
-        return left, top, right, bottom
-
-    def contradictions(self) -> list[str]:
-        left, top, right, bottom = self.style_borders or (0.0, 0.0, 0.0, 0.0)
-        most = 1 - LEAST_KEPT
-        good = min(left, top, right, bottom) >= 0 and left + right <= most and top + bottom <= most  # NaN is not
-        rule = f"each at least 0, left and right, or top and bottom, at most {100 * most:g} together"
-        return ([] if good else [f"--style-crop {self.style_crop}: must be {rule}"]) + super().contradictions()
+        return self.style_crop.borders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,17 +113,17 @@ class ScaleOptions(Options):
 
     scales: int = option(
         0,
-        "Sizes that the picture passes through. 1 is the final size only; 0 begins at --min-size, whatever the "
+        "Sizes that the picture passes through. 1 is the final size only; 0 begins at `min_size`, whatever the "
         "final size, so that the look is the same at all of them.",
         minimum=0,
         maximum=16,
     )
     scale_factor: float = option(
-        2.0, "Growth from one size to the next; with --scales 0 about.", minimum=1.1, maximum=4
+        2.0, "Growth from one size to the next; with `scales` 0 about.", minimum=1.1, maximum=4
     )
     min_size: int = option(
         0,
-        "Longest side of the first size; shorter ones are left out. 0: 256 with --scales 0, and else 96.",
+        "Longest side of the first size; shorter ones are left out. 0: 256 with `scales` 0, and else 96.",
         minimum=0,
         maximum=32768,
     )
@@ -201,12 +142,12 @@ class StopOptions(Options):
     divergence_factor: float = option(
         10.0, "A loss beyond this multiple of the best one is a divergence; 0 turns the guard off.", minimum=0
     )
-    until_converged: bool = option(False, "Stop when the loss no longer improves; the same as --patience 50.")
-    patience: int = option(0, "Stop when N steps have not improved the loss by --min-improvement; 0: never.", minimum=0)
+    until_converged: bool = option(False, "Stop when the loss no longer improves; the same as `patience` 50.")
+    patience: int = option(0, "Stop when N steps have not improved the loss by `min_improvement`; 0: never.", minimum=0)
     min_improvement: float = option(
         0.01, "The fraction by which the loss must fall to count as improved.", minimum=0, maximum=0.99
     )
-    time_budget: str = option("", "End in time with the best so far: 90, 60s, 5m or 1h.", metavar="TIME")
+    time_budget: Seconds = option("", "End in time with the best so far: 90, 60s, 5m or 1h.", metavar="TIME")
 
     @property
     def patience_steps(self) -> int:
@@ -215,20 +156,7 @@ class StopOptions(Options):
     @property
     def budget_seconds(self) -> float:
         """The time budget in seconds; 0 means none."""
-        return parse_duration(self.time_budget) if self.time_budget else 0.0
-
-    def contradictions(self) -> list[str]:
-        parse_duration(self.time_budget or "1s")
-        return super().contradictions()
-
-
-def parse_duration(text: str, flag: str = "--time-budget") -> float:
-    """``90``, ``60s``, ``5m`` or ``1h`` in seconds; anything else raises :class:`UsageError`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"{flag} {text!r}: is no duration", "Write seconds, or 60s, 5m, 1h")
-    return seconds
+        return self.time_budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +175,7 @@ class FinishOptions(Options):
     bit_depth: int = option(8, "Bits per channel of the final picture; 16 for PNG and TIFF.", minimum=8, maximum=16)
 
     def contradictions(self) -> list[str]:
-        problems = [] if self.bit_depth in (8, 16) else [f"--bit-depth {self.bit_depth}: must be 8 or 16"]
+        problems = [] if self.bit_depth in (8, 16) else [f"`bit_depth` {self.bit_depth}: must be 8 or 16"]
         return problems + super().contradictions()
 
 
@@ -255,9 +183,9 @@ class FinishOptions(Options):
 class ReportOptions(Options):
     """Report."""
 
-    checkpoint_every: str = option(
+    checkpoint_every: Interval = option(
         "60s",
-        "Keep what it takes to go on after an interruption, every N steps (200) or as time passes (30s, 5m); 0: never.",
+        "Write a checkpoint, to resume from, every N steps (200) or as time passes (30s, 5m); 0: never.",
         metavar="STEPS|TIME",
         cosmetic=True,
     )
@@ -277,21 +205,7 @@ class ReportOptions(Options):
     @property
     def checkpoint_interval(self) -> Interval | None:
         """How often the state is kept; None for never."""
-        text = self.checkpoint_every.strip()
-        if not text.isdecimal():
-            return Interval(seconds=parse_duration(text, "--checkpoint-every"))
-        return Interval(steps=int(text)) if int(text) else None
-
-    def contradictions(self) -> list[str]:
-        _ = self.checkpoint_interval  # refuses what is none
-        return super().contradictions()
-
-
-class Interval(NamedTuple):
-    """A number of steps, or of seconds; the other is 0."""
-
-    steps: int = 0
-    seconds: float = 0.0
+        return self.checkpoint_every if self.checkpoint_every != Interval() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +219,7 @@ class EncoderOptions(Options):
         "downloaded once), a .safetensors or .pth file, 'random[:SEED]', or 'auto': original for vgg19, imagenet for "
         "vgg16.",
         metavar="SOURCE",
+        names_file=True,
     )
     pooling: str = option("max", "Pooling between blocks; average pooling is rescaled.", choices=("max", "average"))
     padding: str = option(
@@ -318,15 +233,24 @@ class EncoderOptions(Options):
         choices=("imagenet", "none"),
     )
 
+    @property
+    def encoder_keywords(self) -> dict[str, Any]:
+        """The keyword arguments of an encoder with these options, see :class:`nst_fast.network.vgg.Encoder`."""
+        return {
+            "pooling": self.pooling,
+            "padding": self.padding,
+            "normalize_input": self.input_normalization == "imagenet",
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions(EncoderOptions):
     """Objective."""
 
-    content_taps: str = option(
+    content_taps: Taps = option(
         "relu4_2", "Taps of the content loss, with optional weights: TAP[:WEIGHT],...", metavar="TAPS"
     )
-    style_taps: str = option(
+    style_taps: Taps = option(
         "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1:0.1",
         "Taps of the style loss, with optional weights: TAP[:WEIGHT],...",
         metavar="TAPS",
@@ -348,18 +272,16 @@ class ObjectiveOptions(EncoderOptions):
         "hw", "Divisor of the Gram matrix: positions, channels x positions, or none.", choices=("hw", "chw", "none")
     )
     style_normalization: str = option(
-        "relative",
-        "Divisor of the style loss; see docs/objective.md.",
-        choices=("relative", "mean", "sum", "gatys"),
+        "relative", "Divisor of the style loss; see docs/objective.md.", choices=("relative", "mean", "sum", "gatys")
     )
 
     @property
-    def content_tap_weights(self) -> dict[str, float]:
-        return parse_taps(self.content_taps) if self.content_weight else {}
+    def content_tap_weights(self) -> Mapping[str, float]:
+        return self.content_taps if self.content_weight else {}
 
     @property
-    def style_tap_weights(self) -> dict[str, float]:
-        return parse_taps(self.style_taps) if self.style_weight else {}
+    def style_tap_weights(self) -> Mapping[str, float]:
+        return self.style_taps if self.style_weight else {}
 
     @property
     def has_tv(self) -> bool:
@@ -371,10 +293,17 @@ class ObjectiveOptions(EncoderOptions):
         """Every tap that the objective needs, without repeats."""
         return list(dict.fromkeys([*self.content_tap_weights, *self.style_tap_weights]))
 
+    @property
+    def term_names(self) -> list[str]:
+        """The weighted terms of the objective, in their order."""
+        names = [f"content/{tap}" for tap in self.content_tap_weights]
+        names += [f"style/{tap}" for tap in self.style_tap_weights]
+        return [*names, "tv"] if self.has_tv else names
+
     def contradictions(self) -> list[str]:
-        check_taps(self.network, [*parse_taps(self.content_taps), *parse_taps(self.style_taps)])
+        check_taps(self.network, [*self.content_taps, *self.style_taps])
         if not self.taps:
-            return ["nothing to optimise: --content-weight or --style-weight must be above 0, with at least one tap"]
+            return ["nothing to optimise: `content_weight` or `style_weight` must be above 0, with at least one tap"]
         return super().contradictions()
 
 
@@ -396,9 +325,9 @@ class OptimizerOptions(Options):
         "constant", "How the learning rate falls over the run.", choices=("constant", "exponential", "cosine")
     )
     decay_rate: float = option(
-        0.96, "Exponential schedule: the factor applied every --decay-steps steps.", minimum=1e-6, maximum=1
+        0.96, "Exponential schedule: the factor applied every `decay_steps` steps.", minimum=1e-6, maximum=1
     )
-    decay_steps: int = option(100, "Exponential schedule: steps per factor of --decay-rate.", minimum=1)
+    decay_steps: int = option(100, "Exponential schedule: steps per factor of `decay_rate`.", minimum=1)
     final_learning_rate: float = option(
         0.05, "Cosine schedule: the rate at the end, as a fraction of the rate at the start.", minimum=0, maximum=1
     )
@@ -414,6 +343,7 @@ class OptimizerOptions(Options):
         "Where the pastiche starts: 'content', 'recolored' (content with the style's mean colour and covariance), "
         "'noise', 'content+noise', or an image file.",
         metavar="recolored|content|noise|content+noise|FILE",
+        names_file=True,
     )
     noise: float = option(
         0.8, "Init content+noise: uniform noise from 0 to this is added and clipped.", minimum=0, maximum=1
@@ -459,8 +389,8 @@ class DeviceOptions(Options):
     )
     engine_provider: str = option(
         "auto",
-        "The ONNX Runtime provider of --engine ort; 'auto' is the device's own.",
-        choices=("auto", "cpu", "cuda", "tensorrt"),
+        "The ONNX Runtime provider of `engine` ort; 'auto' is the device's own.",
+        choices=("auto", *PROVIDERS),
     )
     cuda_graph: str = option(
         "auto",
@@ -478,10 +408,7 @@ class MonitorOptions(Options):
         25, "Evaluate a snapshot with ONNX Runtime every N steps; 0 turns the monitor off.", minimum=0, cosmetic=True
     )
     monitor_provider: str = option(
-        "cpu",
-        "The ONNX Runtime provider of the monitor.",
-        choices=("cpu", "cuda", "tensorrt"),
-        cosmetic=True,
+        "cpu", "The ONNX Runtime provider of the monitor.", choices=tuple(PROVIDERS), cosmetic=True
     )
     allow_fallback: bool = option(
         False, "Accept another provider, of the engine too, when the one asked for does not work.", cosmetic=True
@@ -494,7 +421,7 @@ class ImageOptions(Options):
 
     image_size: int = option(512, "Longest side of the pastiche, in pixels.", minimum=16, maximum=32768)
     style_scale: float = option(
-        1.0, "Longest side of the style image, as a fraction of --image-size.", minimum=0.05, maximum=20
+        1.0, "Longest side of the style image, as a fraction of `image_size`.", minimum=0.05, maximum=20
     )
     background: str = option("white", "The colour behind transparent pixels.", metavar="COLOUR")
     max_megapixels: float = option(
@@ -521,13 +448,13 @@ class StylizeConfig(
     """Everything that decides what one run of ``stylize`` does."""
 
     def dialled(self) -> Self:
-        """The config with the weights that ``strength`` comes to, and the dial at 1."""
+        """The config with ``strength`` applied to its weights, and set to 1."""
         weights = ("style_weight", "tv_weight", "chroma_tv_weight")
         return self.replace(**{name: getattr(self, name) * self.style_factor for name in weights}, strength=1.0)
 
     def contradictions(self) -> list[str]:
         if self.strength < 1 and not self.content_tap_weights:
-            return [f"--strength {self.strength:g}: needs a content loss, which style is weighed against"]
+            return [f"`strength` {self.strength:g}: needs a content loss, which style is weighed against"]
         return super().contradictions()
 
 
@@ -551,7 +478,7 @@ class ExportConfig(ObjectiveOptions):
     )
     opset: int = option(18, "ONNX operator set; 18 and 20 are read by TensorRT 10.", minimum=18, maximum=20)
     precision: str = option(
-        "fp32", "Of the convolutions; fp16 needs --graph gradient or step.", choices=("fp32", "fp16")
+        "fp32", "Of the convolutions; fp16 needs `graph` gradient or step.", choices=("fp32", "fp16")
     )
 
     @property
@@ -561,7 +488,7 @@ class ExportConfig(ObjectiveOptions):
 
     def contradictions(self) -> list[str]:
         if self.precision == "fp16" and not self.has_gradient:
-            return [f"--precision fp16 with --graph {self.graph}: only gradient and step have it"]
+            return [f"`precision` fp16 with `graph` {self.graph}: only gradient and step have it"]
         return super().contradictions()
 
     @classmethod

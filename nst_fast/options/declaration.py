@@ -1,20 +1,21 @@
-"""What an option is: a dataclass field that knows its range, its choices and its help. Standard library only.
-
-The config classes in :mod:`nst_fast.options.config` declare options; the command line is generated from them, so a
-name, a type, a default or a range is written once.
-"""
+"""An option is a dataclass field with its range, choices and help; the command line is generated from them."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import math
+import os
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from nst_fast.errors import UsageError, nearest
+from nst_fast.options.values import Parsed
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Option:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     metavar: str | None = None
+    names_file: bool = False  # text that may name a file: a Path is accepted
     # Options that change what is reported but not the picture: a resumed or replayed run may differ in them.
     cosmetic: bool = False
 
@@ -33,12 +35,10 @@ class Option:
         """The range or the choices in words, for help texts and error messages."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        low, high = self.minimum, self.maximum
-        if low is not None and high is not None:
-            return f"from {low:g} to {high:g}"
-        if low is not None:
-            return f"at least {low:g}"
-        return f"at most {high:g}" if high is not None else ""
+        if self.minimum is None:
+            return ""
+        low, high = (f"{number:g}" if isinstance(number, float) else number for number in (self.minimum, self.maximum))
+        return f"at least {low}" if high is None else f"from {low} to {high}"
 
 
 def option(default: Any, help: str, **facts: Any) -> Any:
@@ -48,10 +48,18 @@ def option(default: Any, help: str, **facts: Any) -> Any:
 
 @dataclass(frozen=True)
 class Declared:
-    """An option as its config class declares it: what the command line, the presets and the records need."""
+    """An option as its config class declares it: what the command line, the presets and the records need.
+
+    Attributes:
+        kind: the type that is written: text for an option with a type of :mod:`nst_fast.options.values`.
+        parsed: that type, or None.
+        optional: whether None is a value.
+        group: title of the class that declares it.
+    """
 
     name: str
     kind: type
+    parsed: type[Parsed] | None
     optional: bool
     default: Any
     option: Option
@@ -67,18 +75,15 @@ def declared(config_class: type) -> list[Declared]:
     hints = typing.get_type_hints(config_class)
     found = []
     for field in dataclasses.fields(config_class):
-        kind, optional = _kind(hints[field.name])
+        hint = hints[field.name]
+        optional = isinstance(hint, types.UnionType)
+        kind = next(part for part in typing.get_args(hint) if part is not type(None)) if optional else hint
+        parsed = kind if issubclass(kind, Parsed) else None
         owner = next(base for base in reversed(config_class.__mro__) if field.name in inspect.get_annotations(base))
         group = (owner.__doc__ or "").splitlines()[0].rstrip(".")
-        found.append(Declared(field.name, kind, optional, field.default, field.metadata["option"], group))
+        facts = field.metadata["option"]
+        found.append(Declared(field.name, str if parsed else kind, parsed, optional, field.default, facts, group))
     return found
-
-
-def _kind(hint: Any) -> tuple[type, bool]:
-    if isinstance(hint, types.UnionType):
-        (inner,) = [part for part in typing.get_args(hint) if part is not type(None)]
-        return inner, True
-    return hint, False
 
 
 class Options:
@@ -99,18 +104,33 @@ class Options:
         return dataclasses.replace(self, **known(type(self), changes))  # type: ignore[type-var]
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+        """Plain data for records: option -> value, as text where the option has a type of its own."""
+        values = {item.name: getattr(self, item.name) for item in declared(type(self))}
+        return {name: value.text if isinstance(value, Parsed) else value for name, value in values.items()}
 
     def _problem(self, item: Declared) -> str | None:
-        value: Any = getattr(self, item.name)
-        if value is None and item.optional:
+        given: Any = getattr(self, item.name)
+        if given is None and item.optional:
             return None
-        if item.kind is float and type(value) is int:
-            value = _as_float(value)
-            object.__setattr__(self, item.name, value)  # 1 means 1.0, also in records and comparisons
-        if type(value) is not item.kind:
-            return f"{item.flag} {value!r}: must be {_article(item.kind)}"
+        try:
+            value = _converted(item, given)
+        except UsageError as error:
+            return f"`{item.name}` {given!r}: {error}"
+        object.__setattr__(self, item.name, value)
         return _out_of_range(item, value)
+
+
+def _converted(item: Declared, given: Any) -> Any:
+    """The value in the option's type. Raises :class:`UsageError` for what is not of it."""
+    if item.parsed is not None:
+        return given if isinstance(given, item.parsed) else item.parsed.of(given)
+    if item.kind is float and type(given) is int:
+        return _as_float(given)  # 1 means 1.0, also in records and comparisons
+    if item.option.names_file and isinstance(given, Path):
+        return str(given) if len(given.parts) > 1 else f".{os.sep}{given}"  # no word, as noise or auto
+    if type(given) is not item.kind:
+        raise UsageError(f"must be {_KINDS.get(item.kind, 'text')}")
+    return given
 
 
 def _as_float(value: int) -> float:
@@ -121,14 +141,14 @@ def _as_float(value: int) -> float:
 
 
 def _out_of_range(item: Declared, value: Any) -> str | None:
-    if item.kind is float and not math.isfinite(value):
-        return f"{item.flag} {value}: must be a finite number"
     facts = item.option
+    if item.kind is float and not math.isfinite(value):
+        return f"`{item.name}` {value}: must be a finite number"
     if facts.choices and value not in facts.choices:
-        return f"{item.flag} {value!r}: must be {facts.allowed()}. {nearest(value, facts.choices)}".rstrip(". ")
+        return f"`{item.name}` {value!r}: must be {facts.allowed()}. {nearest(value, facts.choices)}".rstrip(". ")
     too_low = facts.minimum is not None and value < facts.minimum
     too_high = facts.maximum is not None and value > facts.maximum
-    return f"{item.flag} {value}: must be {facts.allowed()}" if too_low or too_high else None
+    return f"`{item.name}` {value}: must be {facts.allowed()}" if too_low or too_high else None
 
 
 def known(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +158,3 @@ def known(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
         if name not in names:
             raise UsageError(f"unknown option {name!r}", nearest(name, names) or f"Known are {', '.join(names)}")
     return values
-
-
-def _article(kind: type) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")

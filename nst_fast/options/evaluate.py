@@ -15,8 +15,9 @@ class EvaluateConfig(Options):
 
     weights: str = option(
         "original",
-        "The weights of the VGG-19 that features are taken from, as in `stylize`; scores compare under one file only.",
+        "The weights of the VGG-19 of all features, as in `nst-fast stylize`; scores compare under one file only.",
         metavar="SOURCE",
+        names_file=True,
     )
     device: str = option(DeviceOptions.device, "Where features are computed: auto, cpu, cuda, cuda:1 or mps.")
     style_scale: float = option(

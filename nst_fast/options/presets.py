@@ -1,6 +1,6 @@
 """Named recipes: values of options, and for each value where it comes from. Data only.
 
-Five existing systems are told by what they do (docs/seed-systems.md describes them as S0 to S4). Each sets every option
+Five existing systems are named by what they do (S0 to S4 in docs/seed-systems.md). Each sets every option
 that decides the picture, so that a change of the program's own defaults does not change a recipe. The looks are ours:
 they say what differs from ``painterly``, which sets nothing and is whatever :mod:`nst_fast.options.config` says.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from nst_fast.errors import UsageError, nearest
 
@@ -47,20 +48,11 @@ def find_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def stated(**values: str | int | float) -> dict[str, Setting]:
-    return _settings(STATED, "", values)
-
-
-def usual(detail: str, **values: str | int | float) -> dict[str, Setting]:
-    return _settings(USUAL, detail, values)
-
-
-def ours(detail: str, **values: str | int | float) -> dict[str, Setting]:
-    return _settings(OURS, detail, values)
-
-
-def _settings(kind: str, detail: str, values: Mapping[str, str | int | float]) -> dict[str, Setting]:
+def _settings(kind: str, detail: str = "", /, **values: str | int | float) -> dict[str, Setting]:
     return {name: Setting(value, f"{kind}: {detail}" if detail else kind) for name, value in values.items()}
+
+
+stated, usual, ours = (partial(_settings, kind) for kind in (STATED, USUAL, OURS))
 
 
 TORCH_TUTORIAL = "the PyTorch tutorial"
@@ -109,7 +101,7 @@ SMOOTHING = Preset(
         **stated(optimizer="adam", schedule="exponential"),
         **usual("TensorFlow's tutorial", learning_rate=0.02, steps=1000),
         **usual(KERAS_EXAMPLE, decay_rate=0.96, decay_steps=100),
-        "smooth_every": Setting(251, f"{STATED}: 501 was tried too"),
+        **stated("501 was tried too", smooth_every=251),
         **stated(save_every=100, save_format="png"),
     },
 )
@@ -122,20 +114,17 @@ WEIGHTED = Preset(
         **PLAIN,
         **stated(network="vgg19", input_normalization="none"),
         "weights": KERAS_WEIGHTS,
-        "image_size": Setting(400, f"{STATED}: 400 x 400"),
+        **stated("400 x 400", image_size=400),
         **stated(content_fit="square", style_fit="match"),
-        **stated(
-            content_taps="relu5_4:1.0",
-            style_taps="relu1_1:1.0,relu2_1:0.8,relu3_1:0.7,relu4_1:0.2,relu5_1:0.1",
-        ),
-        "content_normalization": Setting("size", f"{STATED}: 1 / (4 H W C)"),
-        "gram_normalization": Setting("none", f"{STATED}: A A^T unnormalised"),
-        "style_normalization": Setting("gatys", f"{STATED}: 1 / (4 (H W C)^2)"),
-        "content_weight": Setting(100.0, f"{STATED}: alpha"),
-        "style_weight": Setting(10.0, f"{STATED}: beta"),
+        **stated(content_taps="relu5_4:1.0", style_taps="relu1_1:1.0,relu2_1:0.8,relu3_1:0.7,relu4_1:0.2,relu5_1:0.1"),
+        **stated("1 / (4 H W C)", content_normalization="size"),
+        **stated("A A^T unnormalised", gram_normalization="none"),
+        **stated("1 / (4 (H W C)^2)", style_normalization="gatys"),
+        **stated("alpha", content_weight=100.0),
+        **stated("beta", style_weight=10.0),
         **stated(optimizer="adam", learning_rate=0.03, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8),
         **stated(init="content+noise", noise=0.8, seed=272),
-        "steps": Setting(1001, f"{STATED}: epochs of one step"),
+        **stated("epochs of one step", steps=1001),
         **stated(save_every=250, save_format="jpg", log_every=250, log_format="epoch"),
     },
 )
@@ -145,11 +134,11 @@ PRE_RELU = {
     **PLAIN,
     **stated(network="vgg19"),
     "weights": TORCHVISION_WEIGHTS,
-    "content_taps": Setting("conv3_4", f"{STATED}: content block 3, before the ReLU"),
-    "style_taps": Setting(BLOCK_ENDS, f"{STATED}: style blocks 1-5, before the ReLU"),
-    "content_normalization": Setting("half_sum", f"{STATED}: 1/2 sum; with a mean, its practice, no content is left"),
-    "gram_normalization": Setting("none", f"{STATED}: summed over positions"),
-    "style_normalization": Setting("gatys", f"{STATED}: 1 / (4 N^2 M^2)"),
+    **stated("content block 3, before the ReLU", content_taps="conv3_4"),
+    **stated("style blocks 1-5, before the ReLU", style_taps=BLOCK_ENDS),
+    **stated("1/2 sum; with a mean, its practice, no content is left", content_normalization="half_sum"),
+    **stated("summed over positions", gram_normalization="none"),
+    **stated("1 / (4 N^2 M^2)", style_normalization="gatys"),
     **stated(optimizer="lbfgs"),
     **usual(TORCH_TUTORIAL, learning_rate=1.0, steps=300),
     **ours("a half sum grows with the picture; at this size the stated weights balance", image_size=256),
@@ -175,20 +164,20 @@ CLASSIC = Preset(
     "The field's plain recipe, and its post-processing: content's colours, noise reduction",
     {
         **PLAIN,
-        "weights": Setting(
-            "imagenet", f"{OURS}: {GATYS} normalised the original to mean activations of 1; torchvision's are near that"
+        **ours(
+            f"{GATYS} normalised the original to mean activations of 1; torchvision's are near that", weights="imagenet"
         ),
         **usual(GATYS, content_taps="relu4_2", style_taps=",".join(f"relu{block}_1:0.2" for block in range(1, 6))),
         **usual("a mean, so that the balance does not depend on the size", content_normalization="mean"),
-        "gram_normalization": Setting("none", f"{STATED}: A A^T"),
-        "style_normalization": Setting("gatys", f"{USUAL}: {GATYS}, equation 4"),
+        **stated("A A^T", gram_normalization="none"),
+        **usual(f"{GATYS}, equation 4", style_normalization="gatys"),
         **usual(f"{GATYS}, alpha / beta = 1e-3", content_weight=1.0, style_weight=1e3),
-        "optimizer": Setting("lbfgs", f"{USUAL}: {GATYS}; any, the document says"),
-        "init": Setting("content", f"{STATED}: content or noise"),
+        **usual(f"{GATYS}; any, the document says", optimizer="lbfgs"),
+        **stated("content or noise", init="content"),
         **usual(f"{GATYS}, their published code", image_size=512, steps=500),
         **usual("torch.optim.LBFGS", learning_rate=1.0),
-        "color": Setting("keep", f"{STATED}: colour adjustment of the final output; this kind of it is ours"),
-        "denoise": Setting(0.3, f"{STATED}: noise reduction of the final output; the strength is ours"),
+        **stated("colour adjustment of the final output; this kind of it is ours", color="keep"),
+        **stated("noise reduction of the final output; the strength is ours", denoise=0.3),
     },
 )
 
@@ -198,10 +187,10 @@ TUTORIAL = Preset(
     "The PyTorch tutorial: mean squared errors, Gram over C H W, weights 1 and 1e6, L-BFGS",
     {
         **PLAIN,
-        "network": Setting("vgg19", f"{STATED}: to be compared with vgg16"),
+        **stated("to be compared with vgg16", network="vgg19"),
         "weights": TORCHVISION_WEIGHTS,
         **stated(style_fit="match", optimizer="lbfgs"),
-        "content_taps": Setting("conv2_2", f"{USUAL}: conv_4 of {TORCH_TUTORIAL}"),
+        **usual(f"conv_4 of {TORCH_TUTORIAL}", content_taps="conv2_2"),
         "style_taps": Setting(
             "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1", f"{USUAL}: conv_1 to conv_5 of {TORCH_TUTORIAL}"
         ),
@@ -209,7 +198,7 @@ TUTORIAL = Preset(
         **usual(f"{TORCH_TUTORIAL}; 10 times the content weight was tried too", content_weight=1.0),
         **usual(TORCH_TUTORIAL, gram_normalization="chw", style_weight=1e6),
         **usual(TORCH_TUTORIAL, learning_rate=1.0, init="content", image_size=512),
-        "steps": Setting(300, f"{STATED}: 1000 was tried too"),
+        **stated("1000 was tried too", steps=300),
         **stated(log_every=25, log_format="run"),
     },
 )
@@ -257,12 +246,12 @@ LOOKS = (PAINTERLY, FAITHFUL, BOLD, PRINT, SKETCH)
 SYSTEMS = (SMOOTHING, WEIGHTED, NOISE_START, CONTENT_START, CLASSIC, TUTORIAL)
 PRESETS = {preset.name: preset for preset in (*LOOKS, *SYSTEMS)}
 
-# One dial between speed and finish, for any recipe: --quality NAME.
+# Values of `quality`: speed or finish, for any recipe.
 QUALITIES: Mapping[str, Mapping[str, int]] = {"draft": {"steps": 60}, "normal": {"steps": 150}, "best": {"steps": 400}}
 
 
-def find_quality(name: str) -> Mapping[str, int]:
+def find_quality(name: str) -> dict[str, int]:
     """The options of a quality; an unknown one raises :class:`UsageError`."""
     if name not in QUALITIES:
-        raise UsageError(f"--quality {name!r}: must be one of {', '.join(QUALITIES)}", nearest(name, QUALITIES))
-    return QUALITIES[name]
+        raise UsageError(f"`quality` {name!r}: must be one of {', '.join(QUALITIES)}", nearest(name, QUALITIES))
+    return dict(QUALITIES[name])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from nst_fast.errors import UsageError
-from nst_fast.images import NO_BORDERS, Borders, Crop, LoadedImage, load_image
+from nst_fast.images import NO_BORDERS, Borders, Crop, LoadedImage
+from nst_fast.images.given import Source, load_source
 from nst_fast.images.matching import gray, matched_colors
 from nst_fast.images.postprocess import finished, prepared_content, prepared_style
 from nst_fast.images.resizing import resize_to
@@ -41,12 +42,7 @@ class Networks:
         key = (*kind, tuple(taps), str(device))
         if key not in self._made:
             weights = self.weights(options, taps)
-            encoder = weights.encoder(
-                taps,
-                pooling=options.pooling,
-                padding=options.padding,
-                normalize_input=options.input_normalization == "imagenet",
-            )
+            encoder = weights.encoder(taps, **options.encoder_keywords)
             self._made[key] = (encoder.to(device), {"source": Path(weights.source).name, "sha256": weights.sha256})
         return self._made[key]
 
@@ -214,8 +210,8 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 def load_problem(
     config: StylizeConfig,
-    content: Path | None,
-    styles: Sequence[Path],
+    content: Source | None,
+    styles: Sequence[Source],
     networks: Networks,
     *,
     size: tuple[int, int] | None = None,
@@ -240,24 +236,24 @@ def load_problem(
     return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets)
 
 
-def check_styles(config: StylizeConfig, content: Path | None, styles: Sequence[Path]) -> None:
+def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence[Source]) -> None:
     """Raise :class:`UsageError` where the options ask for other pictures than there are."""
     blend = config.blend_weights
     if blend is not None and len(blend) != len(styles):
-        message = f"--style-weight-each {config.style_weight_each}: {len(blend)} weights for {len(styles)} style images"
+        message = f"`style_weight_each` {config.style_weight_each}: {len(blend)} weights for {len(styles)} style images"
         raise UsageError(message, "Give one weight per style image, in their order")
     if config.color != "none" and content is None:
-        raise UsageError(f"--color {config.color}: there is no content image whose colours could be used")
+        raise UsageError(f"`color` {config.color}: there is no content image whose colours could be used")
 
 
-def read_content(path: Path, config: StylizeConfig) -> LoadedImage:
+def read_content(path: Source, config: StylizeConfig) -> LoadedImage:
     """The content image at its size and shape, in its own colours."""
     if config.content_fit == "keep":
         return read_picture(path, config, config.image_size)
     return read_stretched(path, config, config.image_size, config.image_size)
 
 
-def read_style(path: Path, config: StylizeConfig, size: tuple[int, int], content: LoadedImage | None) -> LoadedImage:
+def read_style(path: Source, config: StylizeConfig, size: tuple[int, int], content: LoadedImage | None) -> LoadedImage:
     """A style image without its border, at its size, shape and colours; ``size``: the pastiche's height and width."""
     borders = config.style_borders
     crop: Crop = "auto" if borders is None else Borders(*borders)
@@ -271,15 +267,17 @@ def read_style(path: Path, config: StylizeConfig, size: tuple[int, int], content
     return replace(style, tensor=prepared_style(style.tensor, content.tensor, config))
 
 
-def read_stretched(path: Path, options: ImageOptions, height: int, width: int, crop: Crop = NO_BORDERS) -> LoadedImage:
+def read_stretched(
+    path: Source, options: ImageOptions, height: int, width: int, crop: Crop = NO_BORDERS
+) -> LoadedImage:
     """A picture brought to a height and width whatever its shape."""
     # Read at twice the size, so that the side that gives way is not enlarged from too few pixels.
     image = read_picture(path, options, 2 * max(height, width), crop)
     return replace(image, tensor=at_size(image.tensor, height, width))
 
 
-def read_picture(path: Path, options: ImageOptions, longest_side: int, crop: Crop = NO_BORDERS) -> LoadedImage:
-    return load_image(
+def read_picture(path: Source, options: ImageOptions, longest_side: int, crop: Crop = NO_BORDERS) -> LoadedImage:
+    return load_source(
         path,
         longest_side=longest_side,
         background=options.background,

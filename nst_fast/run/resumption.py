@@ -1,4 +1,4 @@
-"""Whether an interrupted run can go on: its newest checkpoint, its options, its pictures, its network, its device."""
+"""Whether an interrupted run can be resumed: its checkpoint, options, pictures, network and device."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from nst_fast.errors import InputError, OutputError, ResumeError, UsageError
+from nst_fast.images import LoadedImage
+from nst_fast.images.given import ARRAY, IMAGE, GivenPicture, Source
 from nst_fast.images.sources import STANDARD_INPUT
 from nst_fast.options.config import StylizeConfig
-from nst_fast.options.declaration import declared
 from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Problem
+from nst_fast.run.provenance import deciding_options, option_differences
 from nst_fast.run.record import RunRecord, current_options, read_record
 from nst_fast.run.scales import Scale
 from nst_fast.system.files import sha256_of, shown
 from nst_fast.system.machine import describe_machine
 
 ENDED = ("complete", "converged", "out of time")  # the states of a run that leave nothing to be done
-# Options that name files: the record keeps what was given; where the files are now is another matter.
-FILES = ("weights", "init")
+FILES = ("weights", "init")  # options that name files: the record keeps the names that were given
 
 
 def places_of(problem: Problem, files: OutputFiles | None) -> dict[str, Any]:
     """Where the files of a run are, for :class:`Checkpoint`."""
     weights = Path(problem.config.weights)
     return {
-        "content": absolute(problem.content.path) if problem.content is not None else None,
-        "styles": [absolute(style.path) for style in problem.styles],
+        "content": place_of(problem.content) if problem.content is not None else None,
+        "styles": [place_of(style) for style in problem.styles],
         "weights": absolute(weights) if weights.is_file() else problem.config.weights,
         "output": absolute(files.picture) if files is not None else None,
     }
@@ -38,6 +39,11 @@ def places_of(problem: Problem, files: OutputFiles | None) -> dict[str, Any]:
 
 def absolute(path: Path) -> str:
     return str(path) if str(path) == STANDARD_INPUT else str(path.absolute())
+
+
+def place_of(picture: LoadedImage) -> str:
+    """Where a picture is read from: a file, standard input, or the kind of a picture in memory."""
+    return picture.format if picture.format in (ARRAY, IMAGE) else absolute(picture.path)
 
 
 def newest(files: OutputFiles, note: Callable[[str], None]) -> Checkpoint:
@@ -54,11 +60,11 @@ def newest(files: OutputFiles, note: Callable[[str], None]) -> Checkpoint:
             problem = problem or error
             continue
         if problem is not None:
-            note(f"{problem.message}; going on from {shown(path.name)}")
+            note(f"{problem.message}; continuing from {shown(path.name)}")
         return checkpoint
     raise problem or ResumeError(
         f"{shown(files.picture)}: there is no checkpoint beside it",
-        "A run that ended keeps none, nor does one with --checkpoint-every 0",
+        "A run that ended keeps none, nor does one with `checkpoint_every` 0",
     )
 
 
@@ -75,13 +81,13 @@ def ended(files: OutputFiles) -> Mapping[str, Any] | None:
 
 
 def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> StylizeConfig:
-    """The options to go on with: those of the checkpoint, but for harmless changes.
+    """The options to resume with: those of the checkpoint, with harmless changes.
 
     Harmless are cosmetic options, another place of the same weights, and another number of steps where nothing that
     was done so far depends on it.
 
     Raises:
-        ResumeError: other options are changed; the message lists them. Or the options are those of another version.
+        ResumeError: other options are changed, or the options are those of another version.
         UsageError: a change makes no sense in itself.
     """
     try:
@@ -90,25 +96,19 @@ def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Styl
         raise ResumeError(f"the checkpoint has options of another version ({error.message})", STARTS_ANEW) from None
     changed = begun.replace(**{"weights": checkpoint.places["weights"], **changes})
     free = {"weights"} if begun.schedule == "cosine" or begun.scales > 1 else {"weights", "steps"}
-    differences = [
-        f"{item.name}: checkpoint {named(getattr(begun, item.name))}, given {named(getattr(changed, item.name))}"
-        for item in declared(StylizeConfig)
-        if not item.option.cosmetic and item.name not in free
-        if getattr(begun, item.name) != getattr(changed, item.name)
-    ]
+    wanted = {name: value for name, value in deciding_options(changed.as_dict()).items() if name not in free}
+    differences = option_differences(begun.as_dict(), wanted)
     if changed.steps < checkpoint.step:
-        differences.append(f"steps: {checkpoint.step} are done, given {changed.steps}")
+        differences.append(f"`steps`: {checkpoint.step} are done, given {changed.steps}")
     if differences:
         raise ResumeError("these options would change the picture: " + "; ".join(differences), "Leave them out")
     return changed
 
 
-def named(value: object) -> str:
-    return "its default" if value is None else str(value)
-
-
-def found_pictures(checkpoint: Checkpoint, content: Path | None, styles: Sequence[Path]) -> tuple[Path, list[Path]]:
-    """Where content and styles are: at their old places, or where they are said to be now.
+def found_pictures(
+    checkpoint: Checkpoint, content: Source | None, styles: Sequence[Source]
+) -> tuple[Source, list[Source]]:
+    """The paths of content and styles: those given now, else their old ones.
 
     Raises:
         ResumeError: a picture is missing or is not the same, bit by bit.
@@ -119,22 +119,25 @@ def found_pictures(checkpoint: Checkpoint, content: Path | None, styles: Sequenc
         raise ResumeError(message, "Give all of them, in their order, or none")
     content = content or Path(places["content"])
     styles = styles or [Path(place) for place in places["styles"]]
-    check_picture(content, inputs["content"], "--content")
+    check_picture(content, inputs["content"], "content")
     for path, described in zip(styles, inputs["styles"], strict=True):
-        check_picture(path, described, "--style")
+        check_picture(path, described, "style")
     return content, list(styles)
 
 
-def check_picture(path: Path, described: Mapping[str, Any], flag: str) -> None:
-    remedy = f"Say where {shown(described['name'])} is now with {flag}"
-    if str(path) == STANDARD_INPUT:
-        raise ResumeError("the picture came from standard input", f"Give the same one as a file, with {flag}")
+def check_picture(picture: Source, described: Mapping[str, Any], option: str) -> None:
+    remedy = f"Say where {shown(described['name'])} is now with `{option}`"
+    name = picture.name if isinstance(picture, GivenPicture) else str(picture)
+    if name == STANDARD_INPUT:
+        raise ResumeError("the picture came from standard input", f"Give the same one as a file, with `{option}`")
+    if name in (ARRAY, IMAGE) and name == described["name"]:
+        raise ResumeError(f"the run began with an {name} in memory", f"Give the same one again with `{option}`")
     try:
-        found = sha256_of(path)
+        found = picture.sha256 if isinstance(picture, GivenPicture) else sha256_of(picture)
     except InputError as error:
         raise ResumeError(error.message, remedy) from None
     if found != described["sha256"]:
-        raise ResumeError(f"{shown(path)} is not the picture that the run began with", remedy)
+        raise ResumeError(f"{shown(name)} is not the picture that the run began with", remedy)
 
 
 def check_same(checkpoint: Checkpoint, problem: Problem, note: Callable[[str], None]) -> None:
@@ -143,18 +146,18 @@ def check_same(checkpoint: Checkpoint, problem: Problem, note: Callable[[str], N
     if problem.weights["sha256"] != record["weights"]["sha256"]:
         raise ResumeError(
             f"the weights {shown(problem.weights['source'])} are not those that the run began with",
-            "Say where those are with --weights",
+            "Say where those are with `weights`",
         )
     if str(problem.device) != record["device"]:
         raise ResumeError(f"the run began on {record['device']}, and this is {problem.device}", STARTS_ANEW)
-    then, now = (deciding(machine) for machine in (record["machine"], describe_machine()))
+    then, now = (machine_facts(machine) for machine in (record["machine"], describe_machine()))
     if changed := [name for name in now if then.get(name) != now[name]]:
         names = ", ".join(f"{name} {then.get(name)} then and {now[name]} now" for name in changed)
         note(f"not as when the run began: {names}; the picture may differ in its last bits")
 
 
-def deciding(machine: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a machine's description decides the last bits of a sum."""
+def machine_facts(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts about a machine that decide the last bits of a sum."""
     facts = {"CPU": machine["cpu"], "threads": machine["torch_threads"], "nst-fast": machine["nst_fast"]}
     gpus = {"GPUs": [gpu["name"] for gpu in machine["gpus"]]}
     return {**facts, **gpus, **{name: machine["packages"].get(name) for name in ("torch", "onnxruntime-gpu")}}
@@ -167,13 +170,13 @@ def check_output(checkpoint: Checkpoint, files: OutputFiles, *, overwrite: bool)
         raise ResumeError(f"the checkpoint belongs to {shown(meant)}, not to {shown(files.picture.name)}", "Name that")
     if files.picture.exists() and not overwrite and not _is_its_own(checkpoint, files):
         raise OutputError(
-            f"{shown(files.picture)} is not what the interrupted run left there", "Use --overwrite to replace it"
+            f"{shown(files.picture)} is not what the interrupted run left there", "Use `overwrite` to replace it"
         )
 
 
 def _is_its_own(checkpoint: Checkpoint, files: OutputFiles) -> bool:
-    """Whether the record beside the picture says so; or the one inside, if it is newer: the run may have been killed
-    after it wrote the picture and before it wrote the record. What was edited since has an old one inside, or none.
+    """Whether the record beside the picture says so; or the one inside, if it is newer: a run that is killed after it
+    wrote the picture has not written the record beside it. An edited picture has an old record inside, or none.
     """
     beside, inside = (_record_of_the_run(checkpoint, path) for path in (files.record, files.picture))
     if beside and beside["output_sha256"] == sha256_of(files.picture):
@@ -182,7 +185,7 @@ def _is_its_own(checkpoint: Checkpoint, files: OutputFiles) -> bool:
 
 
 def _record_of_the_run(checkpoint: Checkpoint, path: Path) -> Mapping[str, Any] | None:
-    """The record in a file, if it is one of the run that the checkpoint is of."""
+    """The record in a file, if it is one of the checkpoint's run."""
     with suppress(InputError):
         record = read_record(path)
         return record if record["created"] == checkpoint.record["created"] else None
@@ -190,7 +193,7 @@ def _record_of_the_run(checkpoint: Checkpoint, path: Path) -> Mapping[str, Any] 
 
 
 def as_it_was(checkpoint: Checkpoint, config: StylizeConfig) -> RunRecord:
-    """The record of the interrupted run, to be gone on with; its options with the harmless changes."""
+    """The record of the interrupted run, to be continued; its options with the harmless changes."""
     begun = checkpoint.record["options"]
     options = config.as_dict() | {name: begun[name] for name in FILES}
     return RunRecord(**copy.deepcopy(checkpoint.record) | {"options": options})
@@ -205,7 +208,7 @@ def check_size(checkpoint: Checkpoint, scales: Sequence[Scale]) -> None:
 
 @contextmanager
 def refusing_what_does_not_fit() -> Iterator[None]:
-    """While a state is copied into a run: whatever fails there means that it is not the state of such a run."""
+    """Raise :class:`ResumeError` when copying a state into a run fails: it is not the state of such a run."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

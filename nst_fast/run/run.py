@@ -13,8 +13,7 @@ from nst_fast.distributed.group import Ranks
 from nst_fast.engines import Choice
 from nst_fast.errors import NumericsError, OutOfMemoryError
 from nst_fast.objective.objective import Objective
-from nst_fast.onnx.monitor import Monitor
-from nst_fast.onnx.publish import open_monitor
+from nst_fast.onnx.monitor import Monitor, open_monitor
 from nst_fast.optimizers import make_stepper, resized_moments
 from nst_fast.optimizers.base import State
 from nst_fast.run.averaging import IterateAverage

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
-from nst_fast.jobs.batch.run import run_batch
+from nst_fast.jobs.batch import BatchRequest, BatchResult, run_batch
+from nst_fast.jobs.runner import JobObserver
 from nst_fast.options.commands import BatchConfig
-from nst_fast.run.observer import Listeners
+from nst_fast.run.observer import Observer, StepEvent
 
 TINY = BatchConfig(
     weights="random:0",
@@ -32,30 +32,54 @@ def draw(path: Path, seed: int = 0, size: tuple[int, int] = (32, 24)) -> Path:
     return path
 
 
-class Watcher:
-    """Counts the updates of each run; stops when it is told to."""
+class Watcher(JobObserver):
+    """Records what it is given; stops at a run."""
 
     def __init__(self, stop_at: int | None = None) -> None:
-        self.titles: list[str] = []
+        self.titles: list[str] = []  # of the runs
+        self.updates: list[int] = []  # of each run
+        self.notes: list[str] = []
+        self.failures: list[str] = []
         self.stop_at = stop_at
 
     @contextmanager
-    def __call__(self, line: str) -> Iterator[Listeners]:
-        self.titles.append(line.split()[1])
-        yield Listeners(stop=self.stop)
+    def begin(self, title: str) -> Iterator[Observer]:
+        self.titles.append(title)
+        self.updates.append(0)
+        yield self
+
+    def kept(self, title: str) -> None:
+        """Not a run."""
+
+    def event(self, event: StepEvent) -> None:
+        self.updates[-1] = event.step
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def detail(self, text: str) -> None:
+        self.notes.append(text)
+
+    def failed(self, text: str) -> None:
+        self.failures.append(text)
 
     def stop(self) -> bool:
         return self.stop_at is not None and len(self.titles) >= self.stop_at
 
+    @property
+    def painted(self) -> list[str]:
+        """The names of the pictures that were really painted, or of the first of several in one loop."""
+        return [title.split()[1] for title in self.titles]
 
-def batch_of(photos: Path, *inputs: Path, **options: object) -> Batch:
+
+def batch_of(photos: Path, *inputs: Path, **options: object) -> BatchRequest:
     config = TINY.replace(**{name: options.pop(name) for name in list(options) if name in TINY.as_dict()})
     given = {"inputs": inputs or (photos,), "styles": [photos.parent / "style.png"], "folder": photos.parent / "out"}
-    return Batch(**{**given, "config": config, **options})  # type: ignore[arg-type]
+    return BatchRequest(**{**given, "config": config, **options})  # type: ignore[arg-type]
 
 
-def run(photos: Path, *inputs: Path, **options: object) -> tuple[Outcome, list[str]]:
-    """The outcome, and the names of the pictures that were really painted."""
+def run(photos: Path, *inputs: Path, **options: object) -> tuple[BatchResult, list[str]]:
+    """The result, and the names of the pictures that were really painted."""
     watcher = Watcher()
-    outcome = run_batch(batch_of(photos, *inputs, **options), Hooks(watch=watcher))
-    return outcome, watcher.titles
+    result = run_batch(batch_of(photos, *inputs, **options), watcher)
+    return result, watcher.painted

@@ -27,14 +27,7 @@ def few_channels() -> Iterator[None]:
 @cache
 def narrow(options: ObjectiveOptions) -> Encoder:
     with few_channels():
-        encoder, _ = make_encoder(
-            "random:2",
-            options.network,
-            options.taps,
-            pooling=options.pooling,
-            padding=options.padding,
-            normalize_input=True,
-        )
+        encoder, _ = make_encoder("random:2", options.network, options.taps, **options.encoder_keywords)
     for name, parameter in encoder.named_parameters():
         if name.endswith("bias"):  # so few channels would all be dark without
             parameter.uniform_(0, 0.2, generator=torch.Generator().manual_seed(3))

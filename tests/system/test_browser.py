@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from webdriver import Browser, chromium
 
-from nst_fast.onnx.step.bundle import write_bundle
+from nst_fast.onnx.bundle import write_bundle
 from nst_fast.options.config import ExportConfig
 
 SIZE, STEPS = 128, 20

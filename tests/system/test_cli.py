@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from PIL import Image
 
 from nst_fast import __version__
+from nst_fast.cli.stylize import peak_memory
+from nst_fast.run.record import RunRecord
 
 TINY = (
     *("--weights", "random:0", "--content-taps", "relu2_1", "--style-taps", "relu1_1,relu2_1"),
@@ -56,21 +59,21 @@ def test_stylize_writes_picture_record_curve_and_snapshots(
 
 def test_json_is_one_object_on_stdout_with_the_documented_fields(run: subprocess.CompletedProcess[str]) -> None:
     facts = json.loads(run.stdout)
-    assert facts["status"] == "complete"
-    assert facts["output"] == "out.png"
-    assert facts["steps"] == 6
-    assert facts["device"] == "cpu"
-    assert facts["engine"] == "fast"
-    assert facts["precision"] == "fp32"
+    known = {"status": "complete", "output": "out.png", "steps": 6, "device": "cpu", "engine": "fast"}
+    known |= {"precision": "fp32", "provider": {"requested": "cpu", "actual": "cpu"}}
+    assert {name: facts[name] for name in known} == known
     assert (facts["weights"]["source"], len(facts["weights"]["sha256"])) == ("random, seed 0", 64)
     assert "weights: random, seed 0" in run.stderr
-    assert facts["provider"] == {"requested": "cpu", "actual": "cpu"}
-    assert {"seconds", "steps_per_second", "losses", "precision", "peak_memory_mib", "warnings"} <= set(facts)
+    assert {"seconds", "steps_per_second", "losses", "peak_memory_mib", "warnings"} <= set(facts)
 
 
-def test_off_a_terminal_there_are_plain_lines_and_no_control_bytes(run: subprocess.CompletedProcess[str]) -> None:
+def test_off_a_terminal_there_are_plain_lines_without_control_bytes_and_details(
+    run: subprocess.CompletedProcess[str],
+) -> None:
     assert "step 6/6" in run.stderr
     assert "\x1b" not in run.stderr + run.stdout
+    assert "engine " not in run.stderr
+    assert "plan:" not in run.stderr
 
 
 def test_monitor_readings_stand_beside_the_loops_own_terms(
@@ -103,53 +106,37 @@ def test_an_existing_output_is_kept_unless_overwrite_is_given(
 
 
 def test_the_same_seed_gives_the_same_bytes(pictures: Path) -> None:
-    for name in ("one", "two"):
-        arguments = ("stylize", "content.png", "style.png", "-o", f"{name}.bmp", *TINY)
-        assert (
-            nst_fast(*arguments, "--steps", "4", "--init", "noise", "--monitor-every", "0", cwd=pictures).returncode
-            == 0
-        )
+    for name in ("one.bmp", "two.bmp"):
+        arguments = ("--steps", "4", "--init", "noise", "--monitor-every", "0")
+        assert nst_fast(*stylized(*arguments, "-o", name), cwd=pictures).returncode == 0
     assert (pictures / "one.bmp").read_bytes() == (pictures / "two.bmp").read_bytes()
 
 
+PAIR = ("content.png", "style.png", "-o", "bad.png")
+
+
+def stylized(*arguments: str) -> tuple[str, ...]:
+    return ("stylize", *PAIR, *TINY, *arguments)
+
+
+# The exit code, words of the message, and the command.
 BAD: dict[str, tuple[int, str, tuple[str, ...]]] = {
-    "missing": (3, "content.png", ("stylize", "contnet.png", "style.png", "-o", "bad.png", *TINY)),
-    "empty": (3, "empty", ("stylize", "empty.png", "style.png", "-o", "bad.png", *TINY)),
-    "truncated": (3, "truncated", ("stylize", "cut.png", "style.png", "-o", "bad.png", *TINY)),
-    "one pixel": (3, "16", ("stylize", "pixel.png", "style.png", "-o", "bad.png", *TINY)),
-    "bomb": (
-        3,
-        "--max-megapixels",
-        ("stylize", "content.png", "style.png", "-o", "bad.png", "--max-megapixels", "0.001", *TINY),
-    ),
-    "unknown tap": (
-        2,
-        "relu4_4",
-        ("stylize", "content.png", "style.png", "-o", "bad.png", "--content-taps", "relu4_9"),
-    ),
-    "nan weight": (
-        2,
-        "--style-weight nan",
-        ("stylize", "content.png", "style.png", "-o", "bad.png", "--style-weight", "nan", *TINY),
-    ),
-    "offline weights": (
-        5,
-        "weights import FILE",
-        ("stylize", "content.png", "style.png", "-o", "bad.png", "--weights", "imagenet"),
-    ),
+    "missing": (3, "content.png", ("stylize", "contnet.png", *PAIR[1:], *TINY)),
+    "empty": (3, "empty", ("stylize", "empty.png", *PAIR[1:], *TINY)),
+    "truncated": (3, "truncated", ("stylize", "cut.png", *PAIR[1:], *TINY)),
+    "one pixel": (3, "16", ("stylize", "pixel.png", *PAIR[1:], *TINY)),
+    "bomb": (3, "--max-megapixels", stylized("--max-megapixels", "0.001")),
+    "unknown tap": (2, "relu4_4", ("stylize", *PAIR, "--content-taps", "relu4_9")),
+    "nan weight": (2, "--style-weight nan", stylized("--style-weight", "nan")),
+    "offline weights": (5, "weights import FILE", ("stylize", *PAIR, "--weights", "imagenet")),
     "original weights of another network": (
-        5,
-        "Give --network vgg19",
-        ("stylize", "content.png", "style.png", "-o", "bad.png", "--weights", "original", "--network", "vgg16"),
+        *(5, "Give --network vgg19"),
+        ("stylize", *PAIR, "--weights", "original", "--network", "vgg16"),
     ),
-    "no such device": (6, "cpu", ("stylize", "content.png", "style.png", "-o", "bad.png", "--device", "cuda:7", *TINY)),
-    "unknown option": (2, "--stepz", ("stylize", "content.png", "style.png", "-o", "bad.png", "--stepz", "3")),
-    "output suffix": (2, ".xyz", ("stylize", "content.png", "style.png", "-o", "bad.xyz", *TINY)),
-    "output is an input": (
-        4,
-        "content.png",
-        ("stylize", "content.png", "style.png", "-o", "content.png", "--overwrite", *TINY),
-    ),
+    "no such device": (6, "cpu", stylized("--device", "cuda:7")),
+    "unknown option": (2, "--stepz", ("stylize", *PAIR, "--stepz", "3")),
+    "output suffix": (2, ".xyz", ("stylize", *PAIR[:3], "bad.xyz", *TINY)),
+    "output is an input": (4, "content.png", ("stylize", *PAIR[:3], "content.png", "--overwrite", *TINY)),
     "no record": (3, "no run record", ("info", "content.png")),
 }
 
@@ -177,6 +164,32 @@ def test_an_error_is_json_too_when_json_was_asked_for(pictures: Path) -> None:
     assert facts["status"] == "error"
     assert facts["code"] == 3
     assert facts["kind"] == "InputError"
+
+
+def test_verbose_adds_engine_and_plan_once_and_the_summary_explains_the_memory(pictures: Path) -> None:
+    made = nst_fast(*stylized("--overwrite", "--steps", "2", "--monitor-every", "0", "-v", "-o", "v.png"), cwd=pictures)
+    lines = made.stderr.splitlines()
+    for beginning in ("engine fast", "plan: 48x36 whole"):
+        assert len([line for line in lines if line.startswith(beginning)]) == 1, made.stderr
+    assert "peak memory" in made.stderr
+    record = RunRecord(options={}, inputs={}, weights={}, device="", engine="", precision="", machine={})
+    record.peak_memory_mib = 1174.4
+    assert peak_memory(record) == "peak memory 1174 MiB"
+    record.plan = {"program_memory_mib": 799.2}
+    assert peak_memory(record) == "peak memory 1174 MiB, of which 799 MiB the program itself"
+
+
+@pytest.mark.parametrize(
+    ("command", "own"), [("stylize", ["--output"]), ("sweep", ["--style", "--vary", "--jury", "--output"])]
+)
+def test_help_begins_with_the_options_that_most_people_need(command: str, own: list[str]) -> None:
+    panels = nst_fast(command, "--help", COLUMNS="80").stdout.split("╭─ ")
+    titles = [panel.split(" ─")[0] for panel in panels[1:]]
+    assert titles[:4] == ["Arguments", "Options", "Files and messages", "Images"]
+    first = re.findall(r"--[a-z-]+", " ".join(line[:25] for line in panels[2].splitlines()))
+    common = ["--image-size", "--quality", "--preset", "--strength", "--color", "--style-scale", "--steps", "--seed"]
+    assert first == [*own, *common, "--device", "--help"]
+    assert all(len(line) <= 80 for line in "".join(panels).splitlines())
 
 
 def test_version_and_taps_and_bare_call() -> None:

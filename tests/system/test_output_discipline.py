@@ -19,18 +19,17 @@ import torch
 import typer
 from PIL import Image
 
-from nst_fast import StylizeConfig, stylize
+from nst_fast import stylize
 from nst_fast.cli import app, main
 from nst_fast.cli.console import Messages, complain
 
-SMALL = ("--weights", "random:0", "--content-taps", "relu1_2", "--style-taps", "relu1_1", "--precision", "fp32")
-TINY = (*SMALL, "--engine", "eager", "--image-size", "24", "--steps", "2")
 TAPS = ("--weights", "random:0", "--content-taps", "relu1_2", "--style-taps", "relu1_1")
+TINY = (*TAPS, "--precision", "fp32", "--engine", "eager", "--image-size", "24", "--steps", "2")
 QUICK_BENCH = ("--sizes", "24", "--engines", "eager", "--steps", "1", "--repeats", "1", "--turn-seconds", "0.001")
 BENCH = (*QUICK_BENCH, "--providers", "cpu", "--monitor-every", "0", "--no-memory", "--device", "cpu", *TAPS)
 
-RECONSTRUCT = ("reconstruct", "content.png", "--taps", "relu1_1", "--weights=random:0", "--image-size=24", "--steps=2")
-TEXTURE = ("texture", "style.png", "--style-taps", "relu1_1", "--weights=random:0", "--image-size=24", "--steps=2")
+SHORT = ("--weights=random:0", "--image-size=24", "--steps=2")
+BATCH = ("batch", "content.png", "--style", "style.png", *TINY)
 
 # What is called with --json, its exit code, and the schema of what it gives.
 CALLS: dict[str, tuple[tuple[str, ...], int, str]] = {
@@ -39,8 +38,8 @@ CALLS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "resume what is finished": (("resume", "made.png"), 0, "stylize"),
     "sweep": (("sweep", "content.png", "--style", "style.png", "--vary", "seed=0,1", *TINY), 0, "sweep"),
     "sweep with a hole": (("sweep", "bad.png", "--style", "style.png", "-o", "holes", *TINY), 10, "sweep"),
-    "reconstruct": (RECONSTRUCT, 0, "reconstruction"),
-    "texture": (TEXTURE, 0, "texture"),
+    "reconstruct": (("reconstruct", "content.png", "--taps", "relu1_1", *SHORT), 0, "reconstruction"),
+    "texture": (("texture", "style.png", "--style-taps", "relu1_1", *SHORT), 0, "texture"),
     "plan": (("plan", "512x384"), 0, "plan"),
     "plot": (("plot", "made.png", "-o", "curves.png"), 0, "plot"),
     "export": (("export", "-o", "tiny.onnx", *TAPS), 0, "export"),
@@ -71,9 +70,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(coarse).resize((32, 24), Image.Resampling.BICUBIC).save(folder / name)
     (folder / "bad.png").write_bytes(b"")
     options = {"weights": "random:0", "content_taps": "relu1_2", "style_taps": "relu1_1", "image_size": 24, "steps": 1}
-    made = stylize(
-        folder / "content.png", folder / "style.png", StylizeConfig(engine="eager", monitor_every=0, **options)
-    )
+    made = stylize(folder / "content.png", folder / "style.png", engine="eager", monitor_every=0, **options)
     made.save(folder / "made.png")
     return folder
 
@@ -128,7 +125,7 @@ def test_every_command_has_json_and_is_called_above() -> None:
 def test_without_json_stdout_gets_the_results_path_alone(call: Call) -> None:
     code, out, err = call("plot", "made.png", "-o", "alone.png")
     assert (code, out, err) == (0, "alone.png\n", "")
-    code, out, err = call("batch", "content.png", "--style", "style.png", "-o", "quiet", *TINY, "--quiet")
+    code, out, err = call(*BATCH, "-o", "quiet", "--quiet")
     assert (code, out, err) == (0, "quiet\n", "")
     code, out, err = call("batch", "bad.png", "content.png", "--style", "style.png", "-o", "some", *TINY, "--quiet")
     assert (code, out) == (10, "some\n")
@@ -175,17 +172,23 @@ def test_odd_names_work_in_the_c_locale_without_a_home_and_are_printed_escaped(o
     assert len([line for line in text.splitlines() if line.startswith("failed: [bad]\\n\\x1b[2J.png: ")]) == 1
 
 
-def test_a_name_that_is_not_utf_8_comes_out_as_its_bytes(
-    workshop: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
+@pytest.fixture
+def inside(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workshop, as the current folder."""
     monkeypatch.chdir(workshop)
+    return workshop
+
+
+def test_a_name_that_is_not_utf_8_comes_out_as_its_bytes(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     name = os.fsdecode(b"curves-\xff.png")
     for flags, expected in ((), b"curves-\xff.png\n"), (("--overwrite", "--json"), rb'"curves-\udcff.png"}' + b"\n"):
         monkeypatch.setattr(sys, "argv", ["nst-fast", "plot", "made.png", "-o", name, *flags])
         with pytest.raises(SystemExit, match="0"):
             main()
         assert capfdbinary.readouterr().out.endswith(expected)
-    assert (workshop / name).exists()
+    assert (inside / name).exists()
 
 
 def test_a_name_that_is_markup_or_control_bytes_is_an_ordinary_error(call: Call) -> None:
@@ -224,18 +227,15 @@ def test_a_reader_who_went_away_leaves_no_trace_in_the_exit_code_or_in_the_other
     assert not done.stderr
 
 
-def test_the_work_is_finished_though_nobody_reads_of_it(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workshop)
-    monkeypatch.setattr(
-        sys, "argv", ["nst-fast", "batch", "content.png", "--style", "style.png", "-o", "unread", *TINY]
-    )
+def test_the_work_is_finished_though_nobody_reads_of_it(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["nst-fast", *BATCH, "-o", "unread"])
     with os.fdopen(closed_pipe(), "w") as out, os.fdopen(closed_pipe(), "w") as err, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         with pytest.raises(SystemExit) as ended:
             main()
     assert ended.value.code == 0
-    assert (workshop / "unread" / "content.png").exists()
+    assert (inside / "unread" / "content.png").exists()
 
 
 def test_streams_that_are_not_there_at_all_do_not_matter(workshop: Path) -> None:
@@ -273,16 +273,15 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, *arguments: str, **changes: str
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+@pytest.mark.usefixtures("inside")
 def test_terminals_get_a_bar_no_colour_if_they_say_so_and_plain_lines_if_they_are_dumb(
-    workshop: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(workshop)
     colour = re.compile(r"\x1b\[[0-9;]*[34][0-7][0-9;]*m")
-    arguments = ("batch", "content.png", "--style", "style.png", *TINY)
-    assert colour.search(on_terminal(monkeypatch, *arguments, "-o", "colour", TERM="xterm-256color"))
-    plain = on_terminal(monkeypatch, *arguments, "-o", "no-colour", TERM="xterm-256color", NO_COLOR="1")
+    assert colour.search(on_terminal(monkeypatch, *BATCH, "-o", "colour", TERM="xterm-256color"))
+    plain = on_terminal(monkeypatch, *BATCH, "-o", "no-colour", TERM="xterm-256color", NO_COLOR="1")
     assert "\x1b[" in plain  # the bar moves
     assert not colour.search(plain)
-    dumb = on_terminal(monkeypatch, *arguments, "-o", "dumb", TERM="dumb")
+    dumb = on_terminal(monkeypatch, *BATCH, "-o", "dumb", TERM="dumb")
     assert "\x1b" not in dumb
     assert "step 2/2" in dumb

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from nst_fast.jobs.sample_art.noise import SEED, Bools, Floats, Pixels, check_size, fbm, mix, noise, ramp, smoothstep
 
 Point = tuple[float, float, float]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 HORIZON, EYE = 0.60, 0.16
 MOON = (-0.215, 0.235)
 SUNLIGHT, SKYLIGHT, MOONLIGHT, HAZE = np.array(
@@ -49,7 +49,7 @@ class _Land:
 
     z: Floats  # [Z, 1]
     height: Floats  # [Z, W], below 0 under water
-    colour: Floats  # [Z, W, 3], light
+    color: Floats  # [Z, W, 3], light
 
     def at(self, x: float, z: float) -> float:
         """The height of the ground, or of the water, at a place."""
@@ -84,49 +84,49 @@ def _make_land(width: int) -> _Land:
     height += cape * (0.26 + 0.10 * fbm(4 * x, 4 * z, 5))
     trees = np.abs(noise(26 * x, 26 * z)[0]) * smoothstep(0.03, 0.1, height) * smoothstep(0.9, 0.5, height)
     height += 0.05 * trees * smoothstep(3.6, 4.2, z)
-    return _Land(z, height, _colour_land(np.maximum(height, 0), x, z))
+    return _Land(z, height, _color_land(np.maximum(height, 0), x, z))
 
 
-def _colour_land(height: Floats, x: Floats, z: Floats) -> Floats:
+def _color_land(height: Floats, x: Floats, z: Floats) -> Floats:
     """Rock, forest, meadow and snow, lit from the right, in the haze of their distance."""
     slope_x = np.gradient(height, axis=1) / np.gradient(x, axis=1)
     slope_z = np.gradient(height, axis=0) / np.gradient(z, axis=0)
     upright = 1 / np.sqrt(1 + slope_x**2 + slope_z**2)
     grain, fine = fbm(7 * x, 7 * z, 4), fbm(14 * x, 14 * z, 4)
-    colour = mix((0.20, 0.17, 0.17), (0.33, 0.28, 0.25), smoothstep(-0.4, 0.4, grain))
+    color = mix((0.20, 0.17, 0.17), (0.33, 0.28, 0.25), smoothstep(-0.4, 0.4, grain))
     woods = mix((0.030, 0.055, 0.035), (0.13, 0.12, 0.04), smoothstep(-0.3, 0.5, grain))
-    colour = mix(colour, woods, smoothstep(0.95, 0.55, height + 0.5 * grain))
+    color = mix(color, woods, smoothstep(0.95, 0.55, height + 0.5 * grain))
     meadow = mix((0.09, 0.09, 0.03), (0.26, 0.18, 0.06), smoothstep(-0.3, 0.3, fine))
-    colour = mix(colour, meadow, smoothstep(0.24, 0.10, height + 0.15 * grain))
-    colour = mix(colour, (0.05, 0.045, 0.045), smoothstep(0.035, 0.01, height + 0.03 * grain))
+    color = mix(color, meadow, smoothstep(0.24, 0.10, height + 0.15 * grain))
+    color = mix(color, (0.05, 0.045, 0.045), smoothstep(0.035, 0.01, height + 0.03 * grain))
     snow = smoothstep(0.95, 1.35, height + 0.9 * grain - 0.1 * np.abs(slope_x)) * smoothstep(
         0.40, 0.62, upright + 0.2 * grain
     )
-    colour = mix(colour, (0.92, 0.93, 0.97), snow)
+    color = mix(color, (0.92, 0.93, 0.97), snow)
     # A place is in shadow when a ray that climbs to the right at 0.3 meets higher ground.
     ray = (height - 0.30 * x)[:, ::-1]
     sunlit = smoothstep(0.10, 0.0, (np.maximum.accumulate(ray, axis=1) - ray)[:, ::-1])
     sunlit *= np.clip((0.30 - 0.78 * slope_x + 0.50 * slope_z) * upright, 0, 1)
-    colour *= sunlit[..., None] * SUNLIGHT + (0.28 + 0.65 * upright - 0.16 * np.tanh(slope_x))[..., None] * SKYLIGHT
+    color *= sunlit[..., None] * SUNLIGHT + (0.28 + 0.65 * upright - 0.16 * np.tanh(slope_x))[..., None] * SKYLIGHT
     haze = (1 - np.exp(-np.maximum(z - 1.5, 0) / 15)) * np.exp(-0.3 * height)
-    return mix(colour, HAZE, haze)
+    return mix(color, HAZE, haze)
 
 
-def _colour_sky(u: Floats, v: Floats) -> Floats:
+def _color_sky(u: Floats, v: Floats) -> Floats:
     """The light of the sky, clouds and moon at ``u`` from the middle and ``v`` above the horizon, in picture widths."""
     t = np.clip(v / 0.46, 0, 1)
-    colour = ramp(SKY_LIGHT, np.sqrt(t))
+    color = ramp(SKY_LIGHT, np.sqrt(t))
     nearness = 1 / (v + 0.10)
     clouds = fbm(1.1 * u * nearness + 9, 0.9 * nearness + 0.3 * u + 4, 7, erosion=0.25)
     cover = smoothstep(-0.02, 0.40, clouds) * smoothstep(0.0, 0.1, v)
     shade = mix((0.95, 0.50, 0.36), (0.34, 0.27, 0.42), t)
-    colour = mix(colour, mix(shade, (1.25, 0.72, 0.50), smoothstep(0.5, 0.0, cover) * (1 - 0.5 * t)), 0.8 * cover)
+    color = mix(color, mix(shade, (1.25, 0.72, 0.50), smoothstep(0.5, 0.0, cover) * (1 - 0.5 * t)), 0.8 * cover)
     distance = np.hypot(u - MOON[0], v - MOON[1])
     face = mix((0.85, 0.80, 0.66), (0.40, 0.38, 0.36), smoothstep(-0.1, 0.5, fbm(60 * u, 60 * v, 3)))
-    colour += face * (smoothstep(0.0265, 0.0245, distance) * (1 - 0.5 * cover))[..., None]
+    color += face * (smoothstep(0.0265, 0.0245, distance) * (1 - 0.5 * cover))[..., None]
     shine = 0.35 * np.exp(-distance / 0.05) + 0.12 * np.exp(-distance / 0.16)
-    colour += shine[..., None] * MOONLIGHT
-    return colour
+    color += shine[..., None] * MOONLIGHT
+    return color
 
 
 def _cast_rays(land: _Land, brush: _Brush) -> tuple[Floats, Bools]:
@@ -149,10 +149,10 @@ def _paint_view(land: _Land, brush: _Brush) -> tuple[Pixels, Bools]:
     row, hit = _cast_rays(land, brush)
     near, columns = row.astype(np.int32), np.arange(brush.width)
     far = np.minimum(near + 1, len(land.z) - 1)
-    ground = mix(land.colour[near, columns], land.colour[far, columns], row - near)
+    ground = mix(land.color[near, columns], land.color[far, columns], row - near)
     v = np.maximum(HORIZON * brush.height - np.arange(brush.height, dtype=np.float32), 0) / brush.width
     u = (columns.astype(np.float32) + 0.5) / brush.width - 0.5
-    light = np.where(hit[..., None], ground, _colour_sky(*np.meshgrid(u, v)))
+    light = np.where(hit[..., None], ground, _color_sky(*np.meshgrid(u, v)))
     pixels = _expose(light)
     painted = _paint_objects(pixels, land, brush)
     return pixels, hit & (land.height[far, columns] <= 0) & ~painted
@@ -173,9 +173,9 @@ def _paint_objects(pixels: Pixels, land: _Land, brush: _Brush) -> Bools:
     for z in np.linspace(3.7, 3.15, 14).tolist():
         _paint_pine(draw, brush, land, rng.uniform(0.34, 0.52) * z, z, rng)
     base = land.at(0.80, 3.1)
-    for colour, corners in CHAPEL:
+    for color, corners in CHAPEL:
         face = [brush.at((0.74 + x / 80, base + y / 80, 3.05 + z / 80)) for x, y, z in corners]
-        draw.polygon(face, fill=colour)
+        draw.polygon(face, fill=color)
     for x, z in ((0.62, 3.45), (1.06, 2.95), (1.14, 2.85), (1.24, 2.75)):
         _paint_pine(draw, brush, land, x, z, rng)
     _paint_boat(draw, brush)
@@ -201,8 +201,8 @@ def _paint_pine(draw: ImageDraw.ImageDraw, brush: _Brush, land: _Land, x: float,
             tip = (left + side * reach * rng.uniform(0.7, 1.1), level + droop)
             bend = ((left + tip[0]) / 2, level + 0.5 * droop - 0.01 * tall)
             lit = np.clip(0.7 * side + 0.25 + rng.normal(0, 0.35), 0, 1) * (0.55 + 0.45 * part)
-            colour = (int(16 + 112 * lit), int(26 + 78 * lit), int(28 + 30 * lit))
-            draw.line([(left, level - 0.012 * tall), bend, tip], fill=colour, width=max(1, round(0.016 * tall)))
+            color = (int(16 + 112 * lit), int(26 + 78 * lit), int(28 + 30 * lit))
+            draw.line([(left, level - 0.012 * tall), bend, tip], fill=color, width=max(1, round(0.016 * tall)))
 
 
 def _paint_boat(draw: ImageDraw.ImageDraw, brush: _Brush) -> None:

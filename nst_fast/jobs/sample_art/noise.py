@@ -61,11 +61,11 @@ def mix(first: ArrayLike, second: ArrayLike, share: Floats) -> Floats:
     return a + (b - a) * share[..., None]
 
 
-def ramp(colours: Floats, position: Floats) -> Floats:
+def ramp(colors: Floats, position: Floats) -> Floats:
     """The colour at a position from 0 (the first) to 1 (the last)."""
-    t = np.clip(position, 0, 1) * (len(colours) - 1)
-    i = np.minimum(t.astype(np.int32), len(colours) - 2)
-    return mix(colours[i], colours[i + 1], t - i)
+    t = np.clip(position, 0, 1) * (len(colors) - 1)
+    i = np.minimum(t.astype(np.int32), len(colors) - 2)
+    return mix(colors[i], colors[i + 1], t - i)
 
 
 def hexes(codes: str) -> Floats:

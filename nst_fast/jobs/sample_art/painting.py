@@ -51,7 +51,7 @@ class _Plan:
     y: Floats
     coarse: Floats  # noise that makes lines unsteady
     fine: Floats
-    colour: Floats
+    color: Floats
     flow: Floats  # strokes run along its level lines
 
 
@@ -70,8 +70,8 @@ def _plan_sky() -> _Plan:
         halo = np.maximum(halo, np.exp(-((far / 2) ** 2)) * (0.62 + 0.38 * np.sin(9 * far + 2 * fine)))
         flow += smoothstep(2.0, 1.2, far) * (-1.6 * radius * far - flow)
     sky = ramp(SKY, 0.52 * streams + 0.55 * halo + 0.30 * fine + 0.2 * coarse + 0.28 * y)
-    colour = mix(sky, ramp(SUN, 1.12 * glow - 0.1 + 0.12 * fine), smoothstep(0.12, 0.42, glow))
-    return _Plan(x, y, coarse, fine, colour, flow)
+    color = mix(sky, ramp(SUN, 1.12 * glow - 0.1 + 0.12 * fine), smoothstep(0.12, 0.42, glow))
+    return _Plan(x, y, coarse, fine, color, flow)
 
 
 def _plan_hills(plan: _Plan) -> None:
@@ -80,7 +80,7 @@ def _plan_hills(plan: _Plan) -> None:
         ridge = level + tall * np.sin(frequency * plan.x + phase) + 0.02 * np.sin(11 * plan.x + phase)
         under = plan.y - ridge
         tone = 0.30 + 0.22 * step + 0.28 * np.sin(60 * under + 3 * plan.fine) + 0.5 * plan.fine - 1.2 * under
-        plan.colour = mix(plan.colour, ramp(HILL, tone), smoothstep(-0.003, 0.003, under))
+        plan.color = mix(plan.color, ramp(HILL, tone), smoothstep(-0.003, 0.003, under))
         bent = plan.y - 0.9 * ridge + 0.05 * plan.coarse + 0.04 * plan.fine
         plan.flow = np.where(under > 0, bent, plan.flow)
 
@@ -90,11 +90,11 @@ def _plan_field(plan: _Plan) -> None:
     under = plan.y - 0.72 - 0.03 * np.sin(2.6 * plan.x + 4)
     fan = (plan.x - 0.78) / np.maximum(plan.y - 0.60, 0.02)
     row = np.sin(9 * fan + 2 * plan.coarse)
-    colour = ramp(WHEAT, 0.52 + 0.36 * row + 0.45 * plan.fine)
+    color = ramp(WHEAT, 0.52 + 0.36 * row + 0.45 * plan.fine)
     poppies = 0.9 * noise(19 * plan.x, 26 * plan.y)[0] * smoothstep(0, 0.1, under)
-    colour = mix(colour, POPPY, smoothstep(0.30, 0.42, poppies))
-    colour = mix(colour, GRASS, 0.8 * smoothstep(-0.72, -0.95, row))
-    plan.colour = mix(plan.colour, colour, smoothstep(-0.003, 0.003, under))
+    color = mix(color, POPPY, smoothstep(0.30, 0.42, poppies))
+    color = mix(color, GRASS, 0.8 * smoothstep(-0.72, -0.95, row))
+    plan.color = mix(plan.color, color, smoothstep(-0.003, 0.003, under))
     plan.flow = np.where(under > 0, 0.35 * fan + 0.03 * plan.coarse, plan.flow)
 
 
@@ -104,16 +104,16 @@ def _plan_painting() -> tuple[Floats, Floats]:
     _plan_hills(plan)
     _plan_field(plan)
     down, right = np.gradient(plan.flow)
-    colour, angle = plan.colour, np.arctan2(-right, down)
+    color, angle = plan.color, np.arctan2(-right, down)
     for middle, foot, tip, half in CYPRESSES:
         t = np.clip((foot - plan.y) / (foot - tip), 0, 1)
         reach = half * np.sqrt(np.sin(np.pi * t**0.62).clip(0, 1)) * (1.05 - 0.45 * t) * ((t > 0) & (t < 1))
         off = (plan.x - middle - 0.018 * np.sin(9 * t)) / np.maximum(reach, 1e-3)
         inside = (np.abs(off) + 0.35 * plan.fine < 1) & (reach > 0.002)
         flames = ramp(CYPRESS, 0.28 + 0.25 * np.sin(5 * off + 16 * t) + 0.55 * plan.fine - 0.12 * off)
-        colour = np.where(inside[..., None], flames, colour)
+        color = np.where(inside[..., None], flames, color)
         angle = np.where(inside, 0.45 * np.sin(13 * t + 2.2 * off) - 0.25 * off - np.pi / 2, angle)
-    return colour, angle.astype(np.float32)
+    return color, angle.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _look_up(plane: Floats, x: Floats, y: Floats) -> Floats:
 
 
 def _trace_strokes(
-    colour: Floats, angle: Floats, count: int, length: float, points: int, spread: float, rng: Generator
+    color: Floats, angle: Floats, count: int, length: float, points: int, spread: float, rng: Generator
 ) -> _Strokes:
     """Strokes through random places, both ways along the flow; the brush turns more slowly than the flow does."""
     x0, y0 = rng.random((2, count), dtype=np.float32) * np.array([[PLAN_WIDTH / PLAN_HEIGHT], [1]], np.float32)
@@ -152,7 +152,7 @@ def _trace_strokes(
             # A flow has no sign: the tangent of the difference is the same for both directions.
             heading += TURN * np.arctan(np.tan(_look_up(angle, x, y) - heading))
     value, tint = rng.normal(0, spread, (count, 1)), rng.normal(0, 60 * spread, (count, 3))
-    light = _look_up(colour, x0, y0) * (1 + 0.75 * value) + tint
+    light = _look_up(color, x0, y0) * (1 + 0.75 * value) + tint
     dark = light * rng.normal(0.94, 0.22, (count, 1)) + rng.normal(0, 18, (count, 3))
     return _Strokes(path[0], path[1], path[2], breadth, light.astype(np.float32), dark.astype(np.float32))
 
@@ -208,14 +208,14 @@ def draw_style(size: int = 384) -> Pixels:
     """
     check_size(size)
     width, height = 2 * size, 2 * round(0.8 * size)
-    colour, angle = _plan_painting()
-    primed = np.clip(0.8 * colour + PRIMER, 0, 255).astype(np.uint8)
+    color, angle = _plan_painting()
+    primed = np.clip(0.8 * color + PRIMER, 0, 255).astype(np.uint8)
     ground = np.asarray(Image.fromarray(primed).resize((width, height)), np.float32)
     canvas = np.dstack([ground, np.zeros_like(ground[..., :1])])
     for layer, (thick, length, cover, spread) in enumerate(LAYERS):
         tracing, laying = np.random.default_rng([SEED, layer]).spawn(2)
         count = int(cover * 100 * 100 * PLAN_WIDTH / PLAN_HEIGHT / (thick * length))
         points = max(4, int(length / 100 * height / STEP))
-        strokes = _trace_strokes(colour, angle, count, length / 100, points, spread, tracing)
+        strokes = _trace_strokes(color, angle, count, length / 100, points, spread, tracing)
         _lay_strokes(canvas, strokes, thick / 100 * height, laying)
     return _light_paint(canvas)

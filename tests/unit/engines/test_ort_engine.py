@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ort_problems import BLOCKS, distance, problem
+from ort_problems import BLOCKS, check_same_end, distance, problem, real_pictures, steps
 from torch import Tensor
 
 from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.errors import DeviceError, UsageError
-from nst_fast.images import load_image
-from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import EagerEvaluator, Evaluator
 from nst_fast.objective.objective import Objective
-from nst_fast.optimizers import learning_rate_at, make_optimizer
+from nst_fast.optimizers import TorchStepper, make_optimizer
 from nst_fast.options.config import StylizeConfig
 
 
@@ -86,43 +84,32 @@ def test_convolutions_in_fp16_stay_near_fp32() -> None:
     assert distance(actual.gradient, expected.gradient) < 0.15  # its scale was undone
 
 
-def optimise(evaluate: Evaluator, options: StylizeConfig, start: Tensor) -> tuple[Tensor, float]:
-    pastiche = start.clone()
-    optimizer = make_optimizer(pastiche, options)
-    for step in range(options.steps):
-        optimizer.update(evaluate(pastiche), evaluate, learning_rate_at(options, step))
-    return pastiche.clamp(0, 1), float(evaluate(pastiche).total)
-
-
-def agree(encoder: Encoder, objective: Objective, options: StylizeConfig, start: Tensor) -> None:
-    """After all steps the losses lie within 0.5 % and the pictures within a mean of 2 levels of 255."""
-    expected, expected_loss = optimise(EagerEvaluator(encoder, objective), options, start)
-    actual, actual_loss = optimise(OrtEvaluator(encoder, objective), options, start)
-    assert abs(actual_loss / expected_loss - 1) < 0.005
-    assert float((actual - expected).abs().mean()) < 2 / 255
+def optimized(evaluator: Evaluator, options: StylizeConfig, start: Tensor) -> Tensor:
+    stepper = TorchStepper(evaluator, make_optimizer(start.clone(), options))
+    return steps(stepper, options, options.steps).clamp(0, 1)
 
 
 def test_fifty_steps_of_adam_end_where_eager_ends() -> None:
     options, encoder, objective, start = problem(48, 64, steps=50, optimizer="adam", learning_rate=0.01)
-    agree(encoder, objective, options, start)
+    eager = EagerEvaluator(encoder, objective)
+    actual = optimized(OrtEvaluator(encoder, objective), options, start)
+    check_same_end(actual, optimized(eager, options, start), eager)
 
 
 def test_lbfgs_runs_on_the_engine() -> None:
     options, encoder, objective, start = problem(32, 40, steps=8, optimizer="lbfgs", learning_rate=0.5)
-    first = float(OrtEvaluator(encoder, objective)(start).total)
-    _, last = optimise(OrtEvaluator(encoder, objective), options, start)
-    assert last < 0.5 * first
+    engine = OrtEvaluator(encoder, objective)
+    assert engine(optimized(engine, options, start)).total < 0.5 * engine(start).total
 
 
 def test_fifty_steps_of_lbfgs_on_real_pictures_and_weights_end_with_the_loss_of_eager(assets: Path) -> None:
-    names = ("tubingen.png", "starry_night.jpg")
-    content, style = (load_image(assets / "images" / name, longest_side=64).tensor for name in names)
-    options, encoder, objective, _ = problem(images=(content, style), weights="original", **BLOCKS, steps=50)
+    images = real_pictures(assets)
+    options, encoder, objective, _ = problem(images=images, weights="original", **BLOCKS, steps=50)
     assert options.optimizer == "lbfgs"
     # Not the picture: a start moved by 1e-7 moves eager's own further than this engine does.
-    _, expected = optimise(EagerEvaluator(encoder, objective), options, content)
-    _, actual = optimise(OrtEvaluator(encoder, objective), options, content)
-    assert abs(actual / expected - 1) < 0.005
+    eager, engine = EagerEvaluator(encoder, objective), OrtEvaluator(encoder, objective)
+    expected, actual = (eager(optimized(evaluator, options, images[0])).total for evaluator in (eager, engine))
+    assert abs(float(actual) / float(expected) - 1) < 0.005
 
 
 def test_a_batch_is_refused() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nst_fast.api import stylize
-from nst_fast.cli.options import recorded_options
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import borders as borders_module
 from nst_fast.images import from_uint8, load_image, save_image
 from nst_fast.images.borders import NO_BORDERS, WIDEST, Borders, find_borders
 from nst_fast.images.resizing import resize, resize_to
-from nst_fast.jobs.batch.plan import Plan
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.checkpoint import Checkpoint
 from nst_fast.run.problem import read_style
+from nst_fast.run.provenance import Provenance, recorded_options
 from nst_fast.run.resumption import continued_config
 
 WHITE, GRAY, BLACK, CREAM = (1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0), (0.93, 0.88, 0.75)
@@ -270,13 +268,13 @@ def test_a_stretched_style_image_has_no_border_either(scan: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "1,2,3", "1,2,3,4,5", "a,0,0,0", "top"])
 def test_what_is_no_crop_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--style-crop .*: not auto, none or four numbers.*as 0,3,0,0"):
+    with pytest.raises(UsageError, match=r"`style_crop` .*: not auto, none or four numbers.*as 0,3,0,0"):
         StylizeConfig(style_crop=text)
 
 
 @pytest.mark.parametrize("text", ["-1,0,0,0", "50,0,50,0", "0,95,0,0", "nan,0,0,0", "0,inf,0,0"])
 def test_a_crop_that_leaves_too_little_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=f"--style-crop {text}: must be each at least 0.*at most 90 together"):
+    with pytest.raises(UsageError, match=f"`style_crop` '{text}': must be each at least 0.*at most 90 together"):
         StylizeConfig(style_crop=text)
 
 
@@ -306,7 +304,8 @@ def test_a_run_says_once_what_it_left_out_and_the_record_keeps_it(scan: Path, tm
 
 def test_a_record_without_the_option_is_of_a_run_that_left_nothing_out(scan: Path, tmp_path: Path) -> None:
     save_image(textured(48, 64), tmp_path / "content.png")
-    record = stylize(tmp_path / "content.png", scan, TINY, output=tmp_path / "out.png").record.as_dict()
+    one_scale = TINY.replace(scales=1)  # 0 meant something else in those days
+    record = stylize(tmp_path / "content.png", scan, one_scale, output=tmp_path / "out.png").record.as_dict()
     assert recorded_options(tmp_path / "out.png")["style_crop"] == "auto"
     del record["options"]["style_crop"]
     (tmp_path / "old.json").write_text(json.dumps(record))
@@ -316,11 +315,15 @@ def test_a_record_without_the_option_is_of_a_run_that_left_nothing_out(scan: Pat
         record=record, places={"weights": "random:0"}, step=0, scale=0, first=0, seconds=0.0, history=nothing,
         pastiche=nothing, optimizer={}, guard={}, rules={}, average=None,
     )  # fmt: skip
-    assert continued_config(old, {}).style_crop == "none"
-    plan = Plan.of(TINY.replace(style_crop="none", scales=1), [scan], "", "png")
-    stored = plan.as_dict()
-    del stored["options"]["style_crop"]
-    assert plan.differences(stored) == []
-    assert replace(plan, options={**plan.options, "style_crop": "auto"}).differences(stored) == [
-        "--style-crop none, not auto"
-    ]
+    assert continued_config(old, {}).as_dict()["style_crop"] == "none"
+    found = Provenance.of_record(record)
+    weights = record["weights"]["sha256"]
+    for crop, phrases in (("none", []), ("auto", ["`style_crop` none, not auto"])):
+        wanted = Provenance.of_run(one_scale.replace(style_crop=crop), tmp_path / "content.png", [scan], weights)
+        assert wanted.differences(found) == phrases
+
+
+def test_a_border_is_never_more_than_the_limit() -> None:
+    for share in (0.11, 0.118, 0.13):
+        found = find_borders(framed(textured(400, 400), Borders(top=share))[0])
+        assert found.top == 0 or share <= found.top <= WIDEST

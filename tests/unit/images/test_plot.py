@@ -13,7 +13,7 @@ from PIL import Image
 from nst_fast.cli.plot import plot
 from nst_fast.errors import InputError, OutputError, UsageError
 from nst_fast.images.plots import positions
-from nst_fast.jobs.series.comparison import compare_curves, labels_of, show_beside
+from nst_fast.jobs.comparison import compare_curves, labels_of, show_beside
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.record import RunRecord, read_record
@@ -82,7 +82,7 @@ def test_what_cannot_be_plotted_is_refused_before_anything_is_written(tmp_path: 
     run = save_run(tmp_path / "a.png")
     plain = tmp_path / "plain.png"
     Image.new("RGB", (20, 20)).save(plain)
-    with pytest.raises(UsageError, match="--terms 'loss'"):
+    with pytest.raises(UsageError, match="`terms` 'loss'"):
         compare_curves([run], tmp_path / "out.png", terms=["loss"], overwrite=False)
     with pytest.raises(UsageError, match="PNG"):
         compare_curves([run], tmp_path / "out.pdf", overwrite=False)

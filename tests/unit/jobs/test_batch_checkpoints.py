@@ -1,19 +1,16 @@
-"""What a worker kept of a picture when it died or was stopped, and who goes on from it."""
+"""What a worker kept of a picture when it died or was stopped, and how the next continues."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from batches import Watcher, batch_of, run
 from PIL import Image
 
-from nst_fast.jobs.batch.inputs import STATE
-from nst_fast.jobs.batch.job import Hooks
-from nst_fast.jobs.batch.run import run_batch
-from nst_fast.run.observer import Listeners, StepEvent
+from nst_fast.jobs.batch import run_batch
+from nst_fast.jobs.inputs import STATE
+from nst_fast.run.observer import StepEvent
 
 OPTIONS = {"steps": 12, "optimizer": "lbfgs", "checkpoint_every": "1", "log_every": 1}
 
@@ -23,21 +20,15 @@ class DeathError(BaseException):
 
 
 class Killer(Watcher):
-    """Ends the worker at a step of the first picture; hears what is said."""
+    """Ends the worker at a step of the first picture."""
 
     def __init__(self, step: int) -> None:
         super().__init__()
         self.step = step
-        self.notes: list[str] = []
 
-    @contextmanager
-    def __call__(self, line: str) -> Iterator[Listeners]:
-        def event(event: StepEvent) -> None:
-            if event.step == self.step:
-                raise DeathError
-
-        with super().__call__(line) as listeners:
-            yield Listeners(stop=listeners.stop, event=event, note=self.notes.append, detail=self.notes.append)
+    def event(self, event: StepEvent) -> None:
+        if event.step == self.step:
+            raise DeathError
 
 
 def kept(photos: Path) -> list[str]:
@@ -47,21 +38,21 @@ def kept(photos: Path) -> list[str]:
 
 def killed_at(step: int, photos: Path, **options: object) -> None:
     with pytest.raises(DeathError):
-        run_batch(batch_of(photos, **{**OPTIONS, **options}), Hooks(watch=Killer(step)))
+        run_batch(batch_of(photos, **{**OPTIONS, **options}), Killer(step))
 
 
-def go_on(photos: Path, **options: object) -> list[str]:
-    """Run the batch to its end; what was said."""
-    watcher = Killer(step=-1)
-    outcome = run_batch(batch_of(photos, **{**OPTIONS, **options}), Hooks(watch=watcher))
+def finished(photos: Path, **options: object) -> list[str]:
+    """Run the batch to its end; the notes."""
+    watcher = Watcher()
+    outcome = run_batch(batch_of(photos, **{**OPTIONS, **options}), watcher)
     assert len(outcome.done) == 2
     return watcher.notes
 
 
-def test_a_picture_goes_on_where_its_worker_died_to_the_same_pixels(photos: Path) -> None:
+def test_a_picture_continues_where_its_worker_died_to_the_same_pixels(photos: Path) -> None:
     killed_at(7, photos)
     assert kept(photos) == ["a-checkpoint-000006.safetensors", "a-checkpoint-000007.safetensors"]
-    assert "going on after step 7 of 12" in go_on(photos)
+    assert "continuing after step 7 of 12" in finished(photos)
     assert kept(photos) == []
     again = photos.parent / "again"
     run(photos, folder=again, **OPTIONS)
@@ -70,25 +61,25 @@ def test_a_picture_goes_on_where_its_worker_died_to_the_same_pixels(photos: Path
             assert one.tobytes() == other.tobytes()
 
 
-def test_a_stopped_picture_goes_on_too(photos: Path) -> None:
+def test_a_stopped_picture_continues_too(photos: Path) -> None:
     watcher = Watcher(stop_at=1)
-    run_batch(batch_of(photos, **OPTIONS), Hooks(watch=watcher, stop=watcher.stop))
+    run_batch(batch_of(photos, **OPTIONS), watcher)
     assert kept(photos) == ["a-checkpoint-000000.safetensors"]
-    assert "going on after step 0 of 12" in go_on(photos)
+    assert "continuing after step 0 of 12" in finished(photos)
 
 
-def test_nobody_goes_on_from_other_options_another_input_or_what_is_damaged(photos: Path) -> None:
+def test_nobody_continues_from_other_options_another_input_or_what_is_damaged(photos: Path) -> None:
     killed_at(5, photos)
-    notes = go_on(photos, content_weight=3.0)  # may change, for nothing has been made yet
-    assert "begun anew: what was kept is of another input or other options" in notes
+    notes = finished(photos, content_weight=3.0)  # may change, for nothing has been made yet
+    assert "started anew: what was kept is of another input or other options" in notes
     other = photos.parent / "other"
     killed_at(5, photos, folder=other)
     for path in (other / STATE / "checkpoints").rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-10])
-    assert any(note.startswith("begun anew: ") for note in go_on(photos, folder=other))
+    assert any(note.startswith("started anew: ") for note in finished(photos, folder=other))
 
 
 def test_without_checkpoints_nothing_is_kept(photos: Path) -> None:
     killed_at(5, photos, checkpoint_every="0")
     assert not (photos.parent / "out" / STATE / "checkpoints").exists()
-    assert not any("going on" in note for note in go_on(photos, checkpoint_every="0"))
+    assert not any("continuing" in note for note in finished(photos, checkpoint_every="0"))

@@ -7,7 +7,7 @@ from PIL import Image
 
 from nst_fast.api import Listeners
 from nst_fast.errors import OutputError, WeightsError
-from nst_fast.jobs.demonstration import demonstrate
+from nst_fast.jobs.demo import demonstrate
 from nst_fast.network.weights import original
 from nst_fast.options.config import DemoConfig
 

@@ -7,29 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batches import draw
 from PIL import Image
 
-from nst_fast.cli.console import Messages
-from nst_fast.cli.series import watching
-from nst_fast.cli.signals import Stop
 from nst_fast.errors import UsageError
-from nst_fast.jobs.series.reconstruct import label, measure, plan_reconstruction, psnr
-from nst_fast.jobs.series.run import run_series
+from nst_fast.jobs.reconstruct import label, measure, plan_reconstruction, psnr
+from nst_fast.jobs.runner import JobObserver
+from nst_fast.jobs.series import run_series
 from nst_fast.options.commands import ReconstructConfig
 
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    coarse = np.random.default_rng(3).integers(0, 255, (5, 7, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((64, 48), Image.Resampling.BICUBIC).save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
+    return draw(tmp_path / "photo.png", 3, (64, 48))
 
 
 def measured(content: Path, taps: str, folder: Path, config: ReconstructConfig, seeds: str = "0") -> list[float]:
     """The PSNR of every picture, as the table has it."""
     series = plan_reconstruction(content, taps, seeds, config)
-    watch = watching(Messages(quiet=True), Stop())
-    outcomes = run_series(series, folder, watch, label=label, measure=measure)
+    outcomes = run_series(series, folder, JobObserver(), label=label, measure=measure)
     with (folder / "table.csv").open(newline="") as stream:
         values = [float(row["psnr_db"]) for row in csv.DictReader(stream)]
     assert [label(outcome) for outcome in outcomes] == [f"PSNR {value:.1f} dB" for value in values]
@@ -71,7 +67,7 @@ def test_two_seeds_start_from_two_noises(photo: Path, tmp_path: Path) -> None:
     assert not np.array_equal(one, two)
 
 
-def test_the_original_network_knows_the_picture_at_relu1_2_and_less_of_it_deeper(assets: Path, tmp_path: Path) -> None:
+def test_the_original_network_reconstructs_relu1_2_best_and_deeper_taps_less(assets: Path, tmp_path: Path) -> None:
     config = ReconstructConfig(image_size=48, steps=80)
     values = measured(assets / "images" / "tubingen.png", "relu1_2,relu2_2,relu3_1", tmp_path, config)
     assert values[0] > 28

@@ -9,25 +9,23 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import typer
+from batches import Watcher, draw
 from PIL import Image
 
 from nst_fast import evaluate
-from nst_fast.api import Listeners
 from nst_fast.cli.console import Messages
 from nst_fast.cli.series import conclude_series
 from nst_fast.cli.signals import Stop
 from nst_fast.errors import BusyError, OutputError, PartialError, UsageError, WeightsError
-from nst_fast.jobs.series.jobs import Series
-from nst_fast.jobs.series.run import run_series
-from nst_fast.jobs.series.sweep import jury_measure, plan_sweep
+from nst_fast.jobs.runner import JobObserver
+from nst_fast.jobs.series import Series, run_series
+from nst_fast.jobs.sweep import jury_measure, plan_sweep
 from nst_fast.options.commands import SweepConfig
 from nst_fast.system.files import lock
 
@@ -40,27 +38,9 @@ TINY = SweepConfig(
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     for seed, name in enumerate(["one", "two", "three", "wave"]):
-        coarse = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((40, 30), Image.Resampling.BICUBIC).save(folder / f"{name}.png")
+        draw(folder / f"{name}.png", seed, (40, 30))
     (folder / "broken.png").write_bytes(b"not a picture")
     return folder
-
-
-class Watcher:
-    """Counts the updates of every run, and stops when it is told to."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.updates: list[int] = []
-        self.stop_at = stop_at
-
-    @contextmanager
-    def __call__(self, line: str) -> Iterator[Listeners]:
-        self.updates.append(0)
-
-        def count(event: object) -> None:
-            self.updates[-1] = event.step  # type: ignore[attr-defined]
-
-        yield Listeners(event=count, stop=lambda: len(self.updates) == self.stop_at)
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -83,7 +63,7 @@ def test_every_combination_is_one_job_with_the_last_axis_running_fastest(picture
         "content-weight": ["0.01", "1", "100"],
         "style-taps": ["relu1_1", "relu1_1,relu2_1:0.5"],
     }
-    configs = [(job.content, job.config.content_weight, job.config.style_taps) for job in series.jobs]
+    configs = [(job.content, job.config.content_weight, str(job.config.style_taps)) for job in series.jobs]
     assert len(set(configs)) == len({job.name for job in series.jobs}) == 12
     assert configs[1] == (pictures / "one.png", 0.01, "relu1_1,relu2_1:0.5")
     assert configs[2] == (pictures / "one.png", 1.0, "relu1_1")
@@ -104,7 +84,7 @@ def test_pictures_of_one_name_and_values_that_are_no_file_names_stay_apart(tmp_p
         ("content-weight", "no values"),
         ("content-weight=1,x", "'x' is not a number"),
         ("steps=1.5", "not a whole number"),
-        ("content-weight=-1", "--content-weight -1"),
+        ("content-weight=-1", "`content_weight` -1"),
         ("style-taps=relu1_1;relu9_9", "relu9_9"),
         ("allow-fallback=perhaps", "true or false"),
     ],
@@ -135,23 +115,29 @@ def test_finished_runs_are_kept_and_unfinished_ones_are_done(pictures: Path, tmp
     other.with_suffix(".json").write_text(json.dumps(record | {"output_sha256": "00"}))
     watcher = Watcher()
     run_series(series, tmp_path, watcher)
-    assert watcher.updates == [3, 3, 3, 0]
+    assert watcher.updates == [3, 3, 3]
     assert (tmp_path / "sheet.png").read_bytes() == sheet
     assert [row["status"] for row in rows_of(tmp_path)] == ["complete"] * 4
     assert all(float(row["seconds"]) > 0 for row in rows_of(tmp_path))
+
+
+def test_a_run_that_is_kept_has_a_title_and_a_note() -> None:
+    watcher = Watcher()
+    JobObserver.kept(watcher, "1/4 content one")
+    assert (watcher.titles, watcher.notes) == (["1/4 content one"], ["finished before, kept"])
 
 
 def test_a_wider_sweep_in_the_same_folder_runs_only_what_is_new(pictures: Path, tmp_path: Path) -> None:
     run_series(small_series(pictures), tmp_path, Watcher())
     watcher = Watcher()
     run_series(small_series(pictures, vary="content-weight=1,5,10"), tmp_path, watcher)
-    assert watcher.updates == [0, 3, 0, 0, 3, 0]
+    assert watcher.updates == [3, 3]
 
 
 def test_pictures_of_other_options_are_not_replaced_unless_asked(pictures: Path, tmp_path: Path) -> None:
     run_series(small_series(pictures), tmp_path, Watcher())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(OutputError, match=r"--steps 3, not 4.*--overwrite"):
+    with pytest.raises(OutputError, match=r"`steps` 3, not 4.*`overwrite`"):
         run_series(small_series(pictures, steps=4), tmp_path, Watcher())
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     watcher = Watcher()
@@ -161,7 +147,7 @@ def test_pictures_of_other_options_are_not_replaced_unless_asked(pictures: Path,
 
 def test_another_picture_under_the_same_name_is_another_start(pictures: Path, tmp_path: Path) -> None:
     start = tmp_path / "start.png"
-    for seed, expected in [(0, [1]), (0, [0])]:
+    for seed, expected in [(0, [1]), (0, [])]:
         Image.fromarray(np.full((30, 40, 3), seed, dtype=np.uint8)).save(start)
         watcher = Watcher()
         run_series(small_series(pictures, "one", vary="steps=1", init=str(start)), tmp_path / "out", watcher)
@@ -207,7 +193,7 @@ def test_a_failed_run_is_a_hole_a_row_and_exit_10_and_spoils_no_other(
     assert len(lines) == 2
 
 
-def test_a_stopped_series_keeps_what_is_finished_and_can_go_on(
+def test_a_stopped_series_keeps_what_is_finished_and_can_continue(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     series = small_series(pictures)
@@ -223,20 +209,6 @@ def test_a_stopped_series_keeps_what_is_finished_and_can_go_on(
     run_series(series, tmp_path / "a", Watcher())
     run_series(series, tmp_path / "b", Watcher())
     assert (tmp_path / "a" / "sheet.png").read_bytes() == (tmp_path / "b" / "sheet.png").read_bytes()
-
-
-def test_weights_are_loaded_and_targets_measured_once(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from nst_fast.objective import targets
-    from nst_fast.run import problem
-
-    calls: list[str] = []
-    load, build = problem.load_weights, targets.build_targets
-    monkeypatch.setattr(problem, "load_weights", lambda *given: calls.append("load") or load(*given))
-    monkeypatch.setattr(targets, "build_targets", lambda *given: calls.append("build") or build(*given))
-    run_series(small_series(pictures, vary="content-weight=1,2,3"), tmp_path, Watcher())
-    assert sorted(calls) == ["build"] * 3 + ["load"]  # two contents, one style
 
 
 def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_sheet(pictures: Path, tmp_path: Path) -> None:
@@ -265,7 +237,7 @@ def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_sheet(pictures: Pa
     assert 1 <= done < 9, f"killed {delay:.3f} s after the first picture, with {done} done"
     watcher = Watcher()
     run_series(series, broken, watcher)
-    assert watcher.updates.count(0) >= done - 1
+    assert len(watcher.updates) <= 10 - done
     assert (broken / "sheet.png").read_bytes() == (whole / "sheet.png").read_bytes()
 
 
@@ -275,7 +247,7 @@ def test_the_jury_adds_its_columns_to_the_table_also_for_pictures_that_are_kept(
     assert "style_swd" not in rows_of(tmp_path)[0]
     watcher = Watcher()
     run_series(series, tmp_path, watcher, measure=jury_measure(series, "random:1"))
-    assert watcher.updates == [0, 0]
+    assert watcher.updates == []
     for row in rows_of(tmp_path):
         picture = tmp_path / "pictures" / row["picture"]
         scores = evaluate(
@@ -287,7 +259,7 @@ def test_the_jury_adds_its_columns_to_the_table_also_for_pictures_that_are_kept(
 
 
 def test_a_jury_that_could_not_score_is_refused_before_any_run(pictures: Path) -> None:
-    with pytest.raises(UsageError, match="--jury needs"):
+    with pytest.raises(UsageError, match="`jury` needs"):
         jury_measure(small_series(pictures, content_fit="square"), "random:1")
     with pytest.raises(WeightsError):
         jury_measure(small_series(pictures), "nowhere.safetensors")

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nst_fast.cli.console import Messages
-from nst_fast.cli.series import watching
-from nst_fast.cli.signals import Stop
 from nst_fast.errors import OutputError, UsageError
-from nst_fast.jobs.series.run import run_series
-from nst_fast.jobs.series.texture import parse_size, plan_textures, tap_sets
+from nst_fast.jobs.runner import JobObserver
+from nst_fast.jobs.series import run_series
+from nst_fast.jobs.texture import parse_size, plan_textures, tap_sets
 from nst_fast.options.commands import TextureConfig
 
 TINY = TextureConfig(weights="random:0", image_size=32, min_size=16, scales=2, steps=30, engine="eager")
@@ -59,8 +57,7 @@ def test_an_unknown_tap_is_refused_before_any_work(stripes: Path) -> None:
 
 def test_a_texture_has_the_size_asked_for_and_nearly_the_styles_grams(stripes: Path, tmp_path: Path) -> None:
     series = plan_textures([stripes], ["relu1_1,relu2_1"], "0,1", TINY, (24, 56))
-    watch = watching(Messages(quiet=True), Stop())
-    outcomes = run_series(series, tmp_path / "out", watch)
+    outcomes = run_series(series, tmp_path / "out", JobObserver())
     pictures = [np.asarray(Image.open(tmp_path / "out" / "pictures" / f"seed={seed}.png")) for seed in (0, 1)]
     assert [picture.shape for picture in pictures] == [(24, 56, 3)] * 2
     assert not np.array_equal(*pictures)
@@ -70,4 +67,6 @@ def test_a_texture_has_the_size_asked_for_and_nearly_the_styles_grams(stripes: P
         assert total[-1] < total[0] / 20
         assert not outcome.record["losses"].keys() & {"content/relu4_2"}
     with pytest.raises(OutputError, match="another size"):
-        run_series(plan_textures([stripes], ["relu1_1,relu2_1"], "0,1", TINY, (24, 40)), tmp_path / "out", watch)
+        run_series(
+            plan_textures([stripes], ["relu1_1,relu2_1"], "0,1", TINY, (24, 40)), tmp_path / "out", JobObserver()
+        )

@@ -11,7 +11,8 @@ from nst_fast.memory.footprint import MIB, Network, kept_bytes, step_bytes, weig
 from nst_fast.memory.grids import tiling_like
 from nst_fast.memory.planner import MemoryTask, budget_of, largest_size, make_plan, predict
 from nst_fast.network.tiles import make_tiling
-from nst_fast.options.config import StylizeConfig, parse_bytes
+from nst_fast.options.config import StylizeConfig
+from nst_fast.options.values import Bytes
 
 GIB = 2**30
 DEFAULT = StylizeConfig()
@@ -27,12 +28,12 @@ def task_of(
     ("text", "expected"), [("4GiB", 4 * GIB), ("1500MB", 1_500_000_000), ("0.5 gib", GIB // 2), ("4096", 4096)]
 )
 def test_amounts_of_memory_are_read_as_people_write_them(text: str, expected: int) -> None:
-    assert parse_bytes(text) == expected
+    assert Bytes.of(text) == expected
 
 
 @pytest.mark.parametrize("text", ["4 GiBi", "many", "-1GiB", "", "0"])
 def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--max-memory"):
+    with pytest.raises(UsageError, match="`max_memory`"):
         StylizeConfig(max_memory=text)
 
 

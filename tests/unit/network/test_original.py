@@ -21,7 +21,7 @@ from nst_fast.api import stylize
 from nst_fast.errors import WeightsError
 from nst_fast.network.taps import convolutions, layer_names
 from nst_fast.network.weights import available_taps, load_weights, make_encoder, original
-from nst_fast.onnx.publish import cached_path, encoder_for
+from nst_fast.onnx.checked_export import cached_path, encoder_for
 from nst_fast.options.config import ExportConfig, StylizeConfig
 from nst_fast.system.files import sha256_of
 

@@ -19,8 +19,8 @@ from PIL import Image
 
 from nst_fast import api
 from nst_fast.errors import OutputError, UsageError
-from nst_fast.onnx.step.bundle import COPIED, write_bundle
-from nst_fast.onnx.step.spec import OPERATORS
+from nst_fast.onnx.bundle import COPIED, write_bundle
+from nst_fast.onnx.graph.step import OPERATORS
 from nst_fast.options.config import ExportConfig, StylizeConfig
 
 OBJECTIVE: dict[str, Any] = {
@@ -40,7 +40,8 @@ NEEDS = ("numpy", "pillow", "onnxruntime")
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_bundle(ExportConfig(graph="step", **OBJECTIVE), tmp_path_factory.mktemp("bundle"))
+    folder = tmp_path_factory.mktemp("bundle")
+    write_bundle(ExportConfig(graph="step", **OBJECTIVE), folder)
     for name, seed in (("content", 1), ("style", 2)):
         coarse = torch.rand(1, 3, 9, 12, generator=torch.Generator().manual_seed(seed))
         picture = torch.nn.functional.interpolate(coarse, (74, 100), mode="bicubic").clamp(0, 1)

@@ -1,8 +1,9 @@
+"""What the GPU providers need, where it resolves on this machine, and how what is missing is named."""
+
 from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from nst_fast.onnx.libraries import (
     needed,
     provider_file,
     provider_libraries,
+    resolve,
     runtime_packages,
     search_paths,
     tensorrt_version,
@@ -48,17 +50,12 @@ def hide(name: str, folder: Path) -> SearchPaths:
 def test_every_library_of_the_cuda_provider_is_installed_but_the_drivers_own(cuda_file: Path) -> None:
     """The promise of the base install: on Linux, an NVIDIA driver and `pip install nst-fast` are enough for CUDA."""
     found = provider_libraries("cuda")
-    assert {library.name for library in found if library.owner == "driver"} == {"libcuda.so.1"}
-    unresolved = [library.name for library in found if library.owner == "package" and not library.bundled]
-    assert unresolved == []
-    assert [library.name for library in found if library.owner == "system" and library.path is None] == []
-
-
-@linux
-def test_what_the_cuda_provider_opens_lazily_is_installed_too(cuda_file: Path) -> None:
-    lazy = {library.name.partition(".")[0]: library for library in provider_libraries("cuda") if library.lazy}
-    assert {"libcudnn", "libcufft", "libnvrtc"} <= lazy.keys()
-    assert all(library.bundled for library in lazy.values())
+    assert {library.name for library in found if library.of_driver} == {"libcuda.so.1"}
+    assert [library.name for library in found if library.package and not library.bundled] == []
+    others = [library for library in found if not library.package and not library.of_driver]
+    assert [library.name for library in others if library.path is None] == []
+    # Opened on first use, not linked:
+    assert {"libcudnn", "libcufft", "libnvrtc"} <= {library.name.partition(".")[0] for library in found}
 
 
 @linux
@@ -67,8 +64,8 @@ def test_a_hidden_library_is_missed_and_its_package_named(
     stem: str, package: str, cuda_file: Path, tmp_path: Path
 ) -> None:
     name = next(library.name for library in provider_libraries("cuda") if library.name.startswith(f"{stem}."))
-    found = provider_libraries("cuda", search=hide(name, tmp_path))
-    assert [library.name for library in found if library.owner == "package" and library.path is None] == [name]
+    found = provider_libraries("cuda", hide(name, tmp_path))
+    assert [library.name for library in found if library.package and library.path is None] == [name]
     detail, remedy = missing(found)
     assert name in detail
     assert remedy.startswith(f"pip install {package}")
@@ -78,31 +75,21 @@ def test_a_hidden_library_is_missed_and_its_package_named(
 @linux
 def test_a_library_of_the_system_serves_but_is_not_bundled(cuda_file: Path) -> None:
     here = search_paths()
-    found = provider_libraries("cuda", search=SearchPaths((), here.packages + here.system))
+    found = provider_libraries("cuda", SearchPaths((), here.packages + here.system))
     curand = next(library for library in found if library.name.startswith("libcurand"))
     assert curand.path is not None
     assert not curand.bundled
 
 
 @linux
-def test_the_provider_and_what_it_links_are_read_from_the_files(cuda_file: Path) -> None:
-    names = needed(cuda_file)
-    assert "libcuda.so.1" in names
-    assert any(name.startswith("libcudart.so.") for name in names)
-
-
-@linux
-def test_each_library_is_listed_once(cuda_file: Path) -> None:
-    names = [library.name for library in provider_libraries("tensorrt")]
-    assert len(names) == len(set(names)) > 0
-
-
-@linux
-def test_what_a_library_links_in_its_turn_is_needed_too(cuda_file: Path) -> None:
+def test_what_is_linked_is_read_from_the_files_in_turn_and_each_library_listed_once(cuda_file: Path) -> None:
     """The TensorRT provider links cuBLAS, and only cuBLAS links its light twin."""
-    file = cuda_file.with_name("libonnxruntime_providers_tensorrt.so")
-    assert not any(name.startswith("libcublasLt") for name in needed(file))
-    assert any(library.name.startswith("libcublasLt") for library in provider_libraries("tensorrt"))
+    linked = needed(cuda_file.with_name("libonnxruntime_providers_tensorrt.so"))
+    assert any(name.startswith("libcudart.so.") for name in linked)
+    names = [library.name for library in provider_libraries("tensorrt")]
+    assert len(names) == len(set(names))
+    light = [name for name in names if name.startswith("libcublasLt")]
+    assert light and not set(light) & set(linked)
 
 
 @linux
@@ -130,33 +117,24 @@ def test_a_file_that_is_no_library_is_told(tmp_path: Path) -> None:
         needed(tmp_path / "libfake.so.1")
 
 
-def library(name: str, *, package: str = "", owner: str = "package", path: Path | None = None) -> Library:
-    return Library(name, path, owner, bundled=False, lazy=False, package=package)
+CURAND = Library("libcurand.so.10", None, "nvidia-curand")
 
 
 def test_all_that_is_missing_is_told_in_one_line() -> None:
-    curand = library("libcurand.so.10", package="nvidia-curand")
-    nvinfer = library("libnvinfer.so.10", package="nst-fast[tensorrt]")
-    parser = replace(nvinfer, name="libnvonnxparser.so.10")
-    driver = library("libcuda.so.1", owner="driver")
-    detail, remedy = missing([curand, nvinfer, parser, driver])
+    tensorrt = [Library(f"{name}.so.10", None, "nst-fast[tensorrt]") for name in ("libnvinfer", "libnvonnxparser")]
+    detail, remedy = missing([CURAND, *tensorrt, Library("libcuda.so.1", None)])
     assert detail == (
         "libcurand.so.10, libnvinfer.so.10, libnvonnxparser.so.10 and libcuda.so.1 (the NVIDIA driver) not found"
     )
     assert remedy.startswith("pip install nvidia-curand 'nst-fast[tensorrt]'. Install the NVIDIA driver, 580 or newer")
 
 
-def test_nothing_is_said_when_nothing_is_missing() -> None:
-    assert missing([library("libcurand.so.10", package="nvidia-curand", path=Path("x"))]) == ("", "")
-
-
-def test_a_missing_system_library_has_a_remedy_of_its_own() -> None:
-    assert "package manager" in missing([library("libstdc++.so.6", owner="system")])[1]
-
-
-def test_the_driver_asked_for_is_that_of_the_cuda_version() -> None:
-    runtime = library("libcudart.so.12", package="nvidia-cuda-runtime-cu12", path=Path("x"))
-    assert "525 or newer" in missing([runtime, library("libcuda.so.1", owner="driver")])[1]
+def test_the_remedy_fits_what_is_missing() -> None:
+    assert missing([Library("libcurand.so.10", Path("x"), "nvidia-curand")]) == ("", "")
+    assert missing([CURAND]) == ("libcurand.so.10 not found", "pip install nvidia-curand")
+    assert "package manager" in missing([Library("libstdc++.so.6", None)])[1]
+    cuda12 = Library("libcudart.so.12", Path("x"), "nvidia-cuda-runtime-cu12")
+    assert "525 or newer" in missing([cuda12, Library("libcuda.so.1", None)])[1]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +150,15 @@ def test_the_driver_asked_for_is_that_of_the_cuda_version() -> None:
     ],
 )
 def test_packages_are_named_as_they_are_on_pypi(name: str, cuda: int, package: str) -> None:
-    assert libraries._resolve(name, SearchPaths((), ()), cuda, lazy=False).package == package
+    assert resolve(name, SearchPaths((), ()), cuda).package == package
+
+
+@linux
+def test_a_system_library_is_looked_for_by_the_loader_itself_too() -> None:
+    nowhere = SearchPaths((), ())
+    assert resolve("libc.so.6", nowhere, 13).path == Path("libc.so.6")
+    for name in ("libno-such.so.1", "libcurand.so.10", "libcuda.so.1"):
+        assert resolve(name, nowhere, 13).path is None
 
 
 def test_the_cuda_version_is_that_of_the_linked_runtime() -> None:

@@ -1,9 +1,11 @@
-"""The monitor sees what the loop sees, never holds it up, and says so when it fails."""
+"""The monitor computes the loop's terms, never makes it wait, and reports its own failures."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ import torch
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.onnx.export import ExportModule, build_graph
+from nst_fast.onnx.checked_export import encoder_for
+from nst_fast.onnx.export import build_graph
 from nst_fast.onnx.monitor import Monitor
-from nst_fast.onnx.publish import encoder_for
+from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import Session, make_session
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.config import ExportConfig, StylizeConfig
@@ -28,8 +31,8 @@ def make_problem(**options: object) -> Problem:
     config = StylizeConfig(**{**SMALL, **options})
     export = ExportConfig.serving(config)
     encoder, weights_sha256 = encoder_for(export)
-    graph = build_graph(ExportModule(encoder, export), export, weights_sha256)
-    return config, encoder, make_session(graph.model, threads=1)
+    graph = build_graph(encoder, export, weights_sha256)
+    return config, encoder, make_session(graph.model, config=SessionConfig(threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,8 @@ def run_both(problem: Problem, size: tuple[int, int], batch: int = 1) -> None:
             evaluation = evaluate(pastiche)
             terms = {**evaluation.terms, "total": evaluation.total}
             expected.append({name: term.mean().item() for name, term in terms.items()})
-            submit_and_wait(monitor, step, pastiche.clone())
+            assert monitor.submit(step, pastiche.clone())
+            wait_until(lambda done=step + 1: len(monitor.readings()) == done)  # none waits, so none is dropped
             optimizer.update(evaluation, evaluate, config.initial_learning_rate)
     assert (monitor.warnings, monitor.dropped) == ([], 0)
     readings = monitor.readings()
@@ -68,19 +72,11 @@ def run_both(problem: Problem, size: tuple[int, int], batch: int = 1) -> None:
         assert reading.terms == pytest.approx(terms, rel=1e-3)
 
 
-def submit_and_wait(monitor: Monitor, step: int, pastiche: torch.Tensor) -> None:
-    """Hand a snapshot over when none waits, so that none is dropped."""
-    wait_until(lambda: monitor._waiting is None)
-    assert monitor.submit(step, pastiche)
-
-
 def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(int(WAIT / 0.005)):
-        if condition():
-            return
-        pause.wait(0.005)
-    raise AssertionError("waited in vain")
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, f"nothing within {WAIT} s"
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(
@@ -130,11 +126,20 @@ def test_pastiche_outside_the_unit_range_is_evaluated_as_it_is(problem: Problem)
     assert monitor.readings()[0].terms["total"] == pytest.approx(expected, rel=1e-3)
 
 
+BLACK = torch.zeros(1, 3, 16, 16)
+
+
+def black_monitor(problem: Problem, session: Any = None) -> Monitor:
+    """A monitor for pictures of the size of BLACK."""
+    config, encoder, own = problem
+    return Monitor(session or own, make_objective(config, encoder, (16, 16)))
+
+
 class BlockedSession:
     """A session that computes nothing until it is released."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, problem: Problem) -> None:
+        self._session = problem[2]
         self.entered = threading.Event()
         self.released = threading.Event()
 
@@ -144,16 +149,14 @@ class BlockedSession:
         return self._session.run(image)
 
 
-def test_a_slow_provider_drops_readings_and_still_sees_the_last_picture(problem: Problem) -> None:
-    config, encoder, session = problem
-    blocked = BlockedSession(session)
-    pastiche = torch.zeros(1, 3, 16, 16)
-    monitor = Monitor(blocked, make_objective(config, encoder, (16, 16)))
-    assert monitor.submit(0, pastiche)
+def test_a_slow_provider_drops_readings_and_still_evaluates_the_last_picture(problem: Problem) -> None:
+    blocked = BlockedSession(problem)
+    monitor = black_monitor(problem, blocked)
+    assert monitor.submit(0, BLACK)
     assert blocked.entered.wait(WAIT)
-    assert monitor.submit(1, pastiche)  # waits
-    assert not monitor.submit(2, pastiche)  # takes its place
-    assert not monitor.submit(3, pastiche)
+    assert monitor.submit(1, BLACK)  # waits
+    assert not monitor.submit(2, BLACK)  # takes its place
+    assert not monitor.submit(3, BLACK)
     assert monitor.dropped == 2
     blocked.released.set()
     monitor.close(WAIT)
@@ -162,10 +165,9 @@ def test_a_slow_provider_drops_readings_and_still_sees_the_last_picture(problem:
 
 
 def test_a_reading_that_never_ends_is_a_warning(problem: Problem) -> None:
-    config, encoder, session = problem
-    blocked = BlockedSession(session)
-    monitor = Monitor(blocked, make_objective(config, encoder, (16, 16)))
-    monitor.submit(0, torch.zeros(1, 3, 16, 16))
+    blocked = BlockedSession(problem)
+    monitor = black_monitor(problem, blocked)
+    monitor.submit(0, BLACK)
     assert blocked.entered.wait(WAIT)
     monitor.close(0.01)
     assert "not finished within 0.01 s" in monitor.warnings[0]
@@ -174,10 +176,9 @@ def test_a_reading_that_never_ends_is_a_warning(problem: Problem) -> None:
 
 
 def test_an_exception_leaves_the_loop_without_waiting(problem: Problem) -> None:
-    config, encoder, session = problem
-    blocked = BlockedSession(session)
-    with pytest.raises(KeyboardInterrupt), Monitor(blocked, make_objective(config, encoder, (16, 16))) as monitor:
-        monitor.submit(0, torch.zeros(1, 3, 16, 16))
+    blocked = BlockedSession(problem)
+    with pytest.raises(KeyboardInterrupt), black_monitor(problem, blocked) as monitor:
+        monitor.submit(0, BLACK)
         raise KeyboardInterrupt
     assert (monitor.readings(), monitor.warnings) == ([], [])
     blocked.released.set()
@@ -190,27 +191,24 @@ class BrokenSession:
 
 
 def test_a_failure_in_the_thread_becomes_a_warning_and_ends_the_monitoring(problem: Problem) -> None:
-    config, encoder, _ = problem
-    with Monitor(BrokenSession(), make_objective(config, encoder, (16, 16))) as monitor:
-        monitor.submit(7, torch.zeros(1, 3, 16, 16))
+    with black_monitor(problem, BrokenSession()) as monitor:
+        monitor.submit(7, BLACK)
         wait_until(lambda: bool(monitor.warnings))
-        wait_until(lambda: not monitor.submit(8, torch.zeros(1, 3, 16, 16)))
+        wait_until(lambda: not monitor.submit(8, BLACK))
     assert monitor.warnings == ["monitor: stopped at step 7, device lost"]
     assert monitor.readings() == []
     assert monitor.dropped >= 1
 
 
 def test_a_picture_of_another_size_is_a_warning(problem: Problem) -> None:
-    config, encoder, session = problem
-    with Monitor(session, make_objective(config, encoder, (16, 16))) as monitor:
+    with black_monitor(problem) as monitor:
         monitor.submit(0, torch.zeros(1, 3, 24, 24))
     assert len(monitor.warnings) == 1
 
 
 def test_closing_twice_is_harmless_and_nothing_is_taken_afterwards(problem: Problem) -> None:
-    config, encoder, session = problem
-    monitor = Monitor(session, make_objective(config, encoder, (16, 16)))
+    monitor = black_monitor(problem)
     monitor.close()
     monitor.close()
-    assert not monitor.submit(0, torch.zeros(1, 3, 16, 16))
+    assert not monitor.submit(0, BLACK)
     assert (monitor.readings(), monitor.dropped) == ([], 1)

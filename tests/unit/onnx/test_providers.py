@@ -1,3 +1,5 @@
+"""Options of the providers as ONNX Runtime reads them, the key of a TensorRT engine, and the folder it is kept in."""
+
 from __future__ import annotations
 
 import os
@@ -7,19 +9,10 @@ from typing import Any
 
 import pytest
 
-from nst_fast.errors import ModelError, UsageError
+from nst_fast.errors import ModelError
 from nst_fast.onnx.libraries import provider_file
-from nst_fast.onnx.providers import (
-    FALLBACKS,
-    PROVIDERS,
-    CudaOptions,
-    EngineKey,
-    TensorrtOptions,
-    check_provider_name,
-    engine_cache_dir,
-)
-from nst_fast.options.config import MonitorOptions
-from nst_fast.options.declaration import declared
+from nst_fast.onnx.providers import FALLBACKS, EngineKey, SessionConfig, engine_cache_dir
+from nst_fast.options.config import PROVIDERS
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners of folders are POSIX's")
 
@@ -35,108 +28,70 @@ KEY = EngineKey(
 PROFILE = {"image": ((1, 3, 64, 64), (1, 3, 512, 512), (1, 3, 1024, 1024))}
 
 
-def test_the_options_of_the_commands_offer_exactly_these_providers() -> None:
-    (provider,) = [item for item in declared(MonitorOptions) if item.name == "monitor_provider"]
-    assert provider.option.choices == tuple(PROVIDERS)
-
-
-def test_an_unknown_provider_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"unknown provider 'tensor_rt'\. Did you mean tensorrt"):
-        check_provider_name("tensor_rt")
-
-
 def test_every_fallback_ends_on_the_cpu_and_none_on_itself() -> None:
-    for name in PROVIDERS:
-        assert name not in FALLBACKS[name]
-        assert name == "cpu" or FALLBACKS[name][-1] == "cpu"
+    assert FALLBACKS.keys() == PROVIDERS.keys()
+    for name, others in FALLBACKS.items():
+        assert name not in others
+        assert name == "cpu" or others[-1] == "cpu"
 
 
-def test_cuda_computes_in_fp32_unless_tf32_is_allowed() -> None:
-    assert CudaOptions().as_ort(allow_tf32=False)["use_tf32"] == "0"
-    assert CudaOptions().as_ort(allow_tf32=True)["use_tf32"] == "1"
+def test_cuda_computes_in_fp32() -> None:
+    assert SessionConfig().cuda()["use_tf32"] == "0"
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "option", "text"),
+    ("provider", "change", "option", "text"),
     [
-        ("device_id", 3, "device_id", "3"),
-        ("prefer_nhwc", True, "prefer_nhwc", "1"),
-        ("max_workspace", False, "cudnn_conv_use_max_workspace", "0"),
-        ("cuda_graph", True, "enable_cuda_graph", "1"),
+        ("cuda", {"device_id": 3}, "device_id", "3"),
+        ("cuda", {"cuda_graph": True}, "enable_cuda_graph", "1"),
+        ("cuda", {"compute_stream": 0x7F00}, "user_compute_stream", str(0x7F00)),
+        ("cuda", {"compute_stream": 0x7F00}, "has_user_compute_stream", "1"),
+        ("tensorrt", {"device_id": 3}, "device_id", "3"),
+        ("tensorrt", {"cuda_graph": True}, "trt_cuda_graph_enable", "1"),
+        ("tensorrt", {"compute_stream": 0x7F00}, "user_compute_stream", str(0x7F00)),
+        ("tensorrt", {"precision": "fp16"}, "trt_fp16_enable", "1"),
+        ("tensorrt", {"profile": PROFILE}, "trt_profile_min_shapes", "image:1x3x64x64"),
+        ("tensorrt", {"profile": PROFILE}, "trt_profile_opt_shapes", "image:1x3x512x512"),
+        ("tensorrt", {"profile": PROFILE}, "trt_profile_max_shapes", "image:1x3x1024x1024"),
+        (
+            "tensorrt",
+            {"profile": PROFILE | {"gram": ((64, 64),) * 3}},
+            "trt_profile_min_shapes",
+            "gram:64x64,image:1x3x64x64",
+        ),
     ],
 )
-def test_each_cuda_option_reaches_onnx_runtime(field: str, value: Any, option: str, text: str) -> None:
-    options = replace(CudaOptions(), **{field: value}).as_ort(allow_tf32=False)
-    assert options[option] == text
-    assert options[option] != CudaOptions().as_ort(allow_tf32=False)[option]
+def test_each_option_reaches_onnx_runtime(provider: str, change: dict[str, Any], option: str, text: str) -> None:
+    def options(config: SessionConfig) -> dict[str, str]:
+        return config.cuda() if provider == "cuda" else config.tensorrt(None)
 
-
-@pytest.mark.parametrize(
-    "make",
-    [lambda **stream: CudaOptions(**stream).as_ort(allow_tf32=False), lambda **s: TensorrtOptions(**s).as_ort(None)],
-)
-def test_a_compute_stream_is_passed_by_its_address(make: Any) -> None:
-    assert "user_compute_stream" not in make()
-    options = make(compute_stream=0x7F00)
-    assert (options["has_user_compute_stream"], options["user_compute_stream"]) == ("1", str(0x7F00))
-
-
-def test_tensorrt_precision_is_one_flag() -> None:
-    flags = {
-        precision: [
-            TensorrtOptions(precision=precision).as_ort(None)[f"trt_{kind}_enable"] for kind in ("fp16", "bf16")
-        ]
-        for precision in ("fp32", "fp16", "bf16")
-    }
-    assert flags == {"fp32": ["0", "0"], "fp16": ["1", "0"], "bf16": ["0", "1"]}
-
-
-@pytest.mark.parametrize("wrong", [{"precision": "fp8"}, {"builder_level": 6}, {"builder_level": -1}])
-def test_tensorrt_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        TensorrtOptions(**wrong)
-
-
-def test_a_profile_is_written_as_tensorrt_reads_it() -> None:
-    options = TensorrtOptions(profile=PROFILE).as_ort(None)
-    assert options["trt_profile_min_shapes"] == "image:1x3x64x64"
-    assert options["trt_profile_opt_shapes"] == "image:1x3x512x512"
-    assert options["trt_profile_max_shapes"] == "image:1x3x1024x1024"
-
-
-def test_a_profile_of_two_inputs_names_both() -> None:
-    profile = PROFILE | {"gram": ((64, 64), (64, 64), (64, 64))}
-    assert TensorrtOptions(profile=profile).as_ort(None)["trt_profile_min_shapes"] == "gram:64x64,image:1x3x64x64"
+    assert options(SessionConfig(**change))[option] == text
+    assert options(SessionConfig()).get(option) != text
 
 
 def test_without_a_cache_folder_no_engine_is_kept() -> None:
-    assert not [name for name in TensorrtOptions().as_ort(KEY) if "cache" in name]
+    assert not [name for name in SessionConfig().tensorrt(KEY) if "cache" in name]
 
 
 def test_engines_and_timings_are_kept_in_the_cache_folder(tmp_path: Path) -> None:
     folder = tmp_path / "engines"
-    options = TensorrtOptions(cache=folder, builder_level=5).as_ort(KEY)
+    options = SessionConfig(engine_cache=folder).tensorrt(KEY)
     assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "1"
     assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(folder)
-    assert options["trt_engine_cache_prefix"] == f"nst_{KEY.digest()[:32]}"
-    assert options["trt_builder_optimization_level"] == "5"
+    assert options["trt_engine_cache_prefix"] == KEY.prefix
     assert folder.is_dir()
-
-
-def test_the_engine_key_is_stable() -> None:
-    assert replace(KEY).digest() == KEY.digest()
-    assert len(KEY.digest()) == 64
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(EngineKey)])
 def test_whatever_an_engine_depends_on_changes_its_key(field: str) -> None:
     other = 80 if field == "sm" else "another"
-    assert replace(KEY, **{field: other}).digest() != KEY.digest()
+    assert replace(KEY).prefix == KEY.prefix
+    assert replace(KEY, **{field: other}).prefix != KEY.prefix
 
 
 def test_two_profiles_have_two_keys() -> None:
     smaller = {"image": (PROFILE["image"][0], PROFILE["image"][0], PROFILE["image"][1])}
-    texts = [TensorrtOptions(profile=profile).shapes() for profile in ({}, PROFILE, smaller)]
+    texts = [SessionConfig(profile=profile).shapes() for profile in ({}, PROFILE, smaller)]
     assert len(set(texts)) == 3
     assert texts[0] == ""
 
@@ -147,7 +102,7 @@ def test_tensorrt_knows_every_option_that_is_sent(tmp_path: Path) -> None:
     if file is None:
         pytest.skip("the installed ONNX Runtime has no TensorRT provider")
     known = file.read_bytes()
-    options = TensorrtOptions(profile=PROFILE, cache=tmp_path / "engines", compute_stream=1).as_ort(KEY)
+    options = SessionConfig(profile=PROFILE, engine_cache=tmp_path / "engines", compute_stream=1).tensorrt(KEY)
     assert [name for name in options if name.encode() + b"\0" not in known] == []
 
 

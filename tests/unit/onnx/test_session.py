@@ -1,8 +1,10 @@
+"""Sessions compute where they were asked to, or say why not."""
+
 from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,26 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nst_fast.errors import DeviceError, OnnxModelError, UsageError
+from nst_fast.errors import DeviceError, OnnxModelError, OutOfMemoryError, UsageError
+from nst_fast.onnx import libraries
 from nst_fast.onnx import session as session_module
-from nst_fast.onnx.providers import PROVIDERS, CudaOptions, TensorrtOptions
-from nst_fast.onnx.runtime import ORT_ERRORS, ProviderStatus, SessionConfig, engine_key, open_session
-from nst_fast.onnx.session import Session, check_placement, make_session, probe_provider
+from nst_fast.onnx.providers import SessionConfig
+from nst_fast.onnx.session import (
+    ORT_ERRORS,
+    ProviderStatus,
+    Session,
+    check_placement,
+    engine_key,
+    failure,
+    make_session,
+    one_line,
+    open_session,
+    probe_provider,
+    provider_list,
+    session_options,
+)
+from nst_fast.options.config import PROVIDERS
+from nst_fast.system.machine import CudaDriver, Gpu
 
 no_cuda = pytest.mark.skipif(probe_provider("cuda").works, reason="CUDA works here, so it cannot be missed")
 lists_cuda = pytest.mark.skipif(
@@ -29,11 +46,15 @@ GPU_PROVIDERS = [
     )
     for name in ("cuda", "tensorrt")
 ]
+CONVS = ["Conv", "Relu", "Conv", "Relu"]
 
 
-def make_model(
-    sizes: Sequence[int | str] = ("height", "width"), *, opset: int = 18, ir_version: int = 10, seed: int = 0
-) -> bytes:
+def as_bytes(graph: Any, opset: int = 18, ir_version: int = 10) -> bytes:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    return bytes(model.SerializeToString())
+
+
+def make_model(sizes: Sequence[int | str] = ("height", "width"), *, seed: int = 0, **versions: int) -> bytes:
     """A small encoder: a convolution (tap ``conv``) and its ReLU (tap ``relu``)."""
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, *sizes])
     taps = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, *sizes]) for name in ("conv", "relu")]
@@ -43,17 +64,13 @@ def make_model(
         helper.make_node("Relu", ["conv"], ["relu"]),
     ]
     graph = helper.make_graph(nodes, "encoder", [image], taps, [numpy_helper.from_array(values, "weight")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
-    return bytes(model.SerializeToString())
+    return as_bytes(graph, **versions)
 
 
 def make_sum() -> bytes:
     """A model of two inputs: a + b."""
     sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("a", "b", "sum")]
-    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["sum"])], "add", sides[:2], sides[2:])
-    return bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
-    )
+    return as_bytes(helper.make_graph([helper.make_node("Add", ["a", "b"], ["sum"])], "add", sides[:2], sides[2:]))
 
 
 def make_image(height: int = 9, width: int = 13) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -62,30 +79,22 @@ def make_image(height: int = 9, width: int = 13) -> np.ndarray[Any, np.dtype[np.
 
 @pytest.fixture(scope="module")
 def session() -> Session:
-    return make_session(make_model(), threads=1)
+    return make_session(make_model(), config=SessionConfig(threads=1))
 
 
 def test_what_is_asked_for_on_the_cpu_is_what_runs(session: Session) -> None:
     assert (session.requested, session.actual, session.warnings) == ("cpu", "cpu", ())
-    assert session.inputs == {"image": (1, 3, "height", "width")}
-    assert session.outputs == ["conv", "relu"]
+    assert (session.inputs, session.outputs) == (["image"], ["conv", "relu"])
 
 
-def test_a_bound_run_equals_a_plain_run(session: Session) -> None:
-    image = make_image()
+@pytest.mark.parametrize("size", [(9, 13), (8, 8), (33, 47), (1, 5)])
+def test_one_session_serves_every_size_and_equals_a_plain_run(session: Session, size: tuple[int, int]) -> None:
+    image = make_image(*size)
     plain = onnxruntime.InferenceSession(make_model(), providers=["CPUExecutionProvider"])
-    expected = dict(zip(("conv", "relu"), plain.run(["conv", "relu"], {"image": image}), strict=True))
     actual = session.run(image)
-    assert actual.keys() == expected.keys()
-    for name, values in expected.items():
+    assert list(actual) == ["conv", "relu"]
+    for name, values in zip(actual, plain.run(["conv", "relu"], {"image": image}), strict=True):
         np.testing.assert_allclose(actual[name], values, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [(8, 8), (33, 47), (1, 5)])
-def test_one_session_serves_every_size(session: Session, size: tuple[int, int]) -> None:
-    found = session.run(make_image(*size))
-    assert found["relu"].shape == (1, 8, *size)
-    np.testing.assert_array_equal(found["relu"], np.maximum(found["conv"], 0))
 
 
 def test_outputs_of_one_run_survive_the_next(session: Session) -> None:
@@ -95,24 +104,16 @@ def test_outputs_of_one_run_survive_the_next(session: Session) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_a_binding_runs_many_times_on_the_same_inputs(session: Session) -> None:
-    binding = session.bind({"image": make_image()})
-    binding.run()
-    first = binding.outputs()
-    binding.run()
-    np.testing.assert_array_equal(binding.outputs()["relu"], first["relu"])
-    np.testing.assert_array_equal(first["relu"], session.run(make_image())["relu"])
-
-
-def test_a_binding_keeps_its_inputs_alive(session: Session) -> None:
+def test_a_binding_keeps_its_inputs_alive_and_runs_many_times(session: Session) -> None:
     image = make_image()
     alive = weakref.ref(image)
     binding = session.bind({"image": image})
     del image
     gc.collect()
     assert alive() is not None
-    binding.run()
-    np.testing.assert_array_equal(binding.outputs()["relu"], session.run(make_image())["relu"])
+    for _ in range(2):
+        binding.run()
+        np.testing.assert_array_equal(binding.outputs()["relu"], session.run(make_image())["relu"])
 
 
 def test_strided_and_read_only_images_are_read_as_they_are(session: Session) -> None:
@@ -126,7 +127,7 @@ def test_models_of_several_inputs_are_fed_by_name() -> None:
     adder = make_session(make_sum())
     feeds = {"b": np.float32([1, 2]), "a": np.float32([10, 20])}
     np.testing.assert_array_equal(adder.evaluate(feeds)["sum"], [11, 22])
-    with pytest.raises(OnnxModelError, match="the model takes a, b; it was given an image alone"):
+    with pytest.raises(OnnxModelError, match="the model takes a, b; it was given a"):
         adder.run(make_image())
 
 
@@ -134,9 +135,9 @@ def test_models_of_several_inputs_are_fed_by_name() -> None:
     ("feeds", "words"),
     [
         ({"picture": make_image()}, "the model takes image; it was given picture"),
-        ({"image": make_image().astype(np.float64)}, "float64"),
-        ({"image": make_image()[0]}, "3x9x13"),
-        ({"image": np.zeros((1, 4, 8, 8), np.float32)}, "1x4x8x8"),
+        ({"image": make_image().astype(np.float64)}, r"data type.*double"),
+        ({"image": make_image()[0]}, "rank for input: image Got: 3 Expected: 4"),
+        ({"image": np.zeros((1, 4, 8, 8), np.float32)}, "index: 1 Got: 4 Expected: 3"),
         ({}, "the model takes image"),
     ],
 )
@@ -148,26 +149,23 @@ def test_inputs_that_do_not_fit_are_refused(session: Session, feeds: dict[str, A
 def test_a_model_of_one_size_refuses_another() -> None:
     fixed = make_session(make_model((16, 16)))
     assert fixed.run(make_image(16, 16))["relu"].shape == (1, 8, 16, 16)
-    with pytest.raises(OnnxModelError, match="1x3x16x16; it was given float32 of 1x3x9x13"):
+    with pytest.raises(OnnxModelError, match="index: 2 Got: 9 Expected: 16"):
         fixed.run(make_image())
 
 
-def test_what_fails_while_running_is_one_of_our_errors(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_running_is_one_of_our_errors(session: Session) -> None:
     binding = session.bind({"image": make_image()})
     binding._binding.clear_binding_inputs()
     with pytest.raises(OnnxModelError, match="the model cannot be run"):
         binding.run()
 
 
-def test_deterministic_runs_give_the_same_bits() -> None:
-    runs = [make_session(make_model(), deterministic=True).run(make_image())["conv"] for _ in range(2)]
-    np.testing.assert_array_equal(*runs)
-
-
-def test_a_file_and_its_bytes_are_the_same_model(tmp_path: Path, session: Session) -> None:
+def test_a_file_and_its_bytes_are_the_same_model_and_deterministic_runs_give_the_same_bits(tmp_path: Path) -> None:
     path = tmp_path / "a model.onnx"
     path.write_bytes(make_model())
-    np.testing.assert_array_equal(make_session(path).run(make_image())["conv"], session.run(make_image())["conv"])
+    config = SessionConfig(deterministic=True)
+    runs = [make_session(model, config=config).run(make_image())["conv"] for model in (path, path.read_bytes())]
+    np.testing.assert_array_equal(*runs)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 99, make_model()[:60]], ids=["empty", "garbage", "cut"])
@@ -188,16 +186,16 @@ def test_a_model_that_is_no_file_is_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "words"),
+    ("versions", "words"),
     [
-        (make_model(opset=99), r"it has opset 99, ONNX Runtime \S+ knows opset \d+ at most"),
-        (make_model(ir_version=99), r"it has IR version 99, ONNX Runtime \S+ knows IR version \d+ at most"),
+        ({"opset": 99}, r"it has opset 99, ONNX Runtime \S+ knows opset \d+ at most"),
+        ({"ir_version": 99}, r"it has IR version 99, ONNX Runtime \S+ knows IR version \d+ at most"),
     ],
     ids=["opset", "ir"],
 )
-def test_a_model_newer_than_the_runtime_names_both_versions(model: bytes, words: str) -> None:
+def test_a_model_newer_than_the_runtime_names_both_versions(versions: dict[str, int], words: str) -> None:
     with pytest.raises(OnnxModelError, match=words) as caught:
-        make_session(model)
+        make_session(make_model(**versions))
     assert caught.value.remedy.startswith("pip install --upgrade onnxruntime")
 
 
@@ -225,32 +223,11 @@ def test_a_fallback_that_is_allowed_is_taken_and_told(provider: str) -> None:
     assert fallback.run(make_image())["relu"].shape == (1, 8, 9, 13)
 
 
-def test_tensorrt_falls_back_to_cuda_where_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    status = {name: ProviderStatus(name, name != "tensorrt", "libnvinfer.so.10 not found") for name in PROVIDERS}
-    monkeypatch.setattr(session_module, "probe_provider", status.__getitem__)
-    chosen, warnings = session_module._choose("tensorrt", allow_fallback=True)
-    assert chosen == "cuda"
-    assert warnings == ["provider tensorrt does not work, cuda is used instead: libnvinfer.so.10 not found"]
-
-
-@no_cuda
-@lists_cuda
-def test_a_session_that_lands_on_the_cpu_behind_a_good_probe_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real thing: ONNX Runtime is asked for CUDA, cannot load it, and would give a CPU session."""
-    monkeypatch.setattr(session_module, "probe_provider", lambda name: ProviderStatus(name, True))
-    monkeypatch.setattr(session_module, "check_provider", lambda name: None)
-    with pytest.raises(DeviceError, match="cannot be loaded on cuda"):
-        make_session(make_model(), "cuda")
-
-
 @no_cuda
 @lists_cuda
 def test_a_strict_session_is_refused_in_the_words_that_are_waited_for() -> None:
     with pytest.raises(ORT_ERRORS, match=session_module.CPU_NODES):
         open_session(make_model(), "cuda", SessionConfig(), strict=True)
-
-
-CONVS = ["Conv", "Relu", "Conv", "Relu"]
 
 
 @pytest.mark.parametrize(
@@ -272,34 +249,56 @@ def test_nodes_elsewhere_are_judged(
     placed: dict[str, list[str]], provider: str, actual: str, complaint: str, grave: bool
 ) -> None:
     found = check_placement(placed, provider)
-    assert found[0] == actual
     assert complaint in found[1]
-    assert bool(found[1]) == bool(complaint)
-    assert found[2] == grave
+    assert (found[0], bool(found[1]), found[2]) == (actual, bool(complaint), grave)
 
 
-def test_the_placement_is_read_back_from_the_session(session: Session) -> None:
-    (operators,) = session_module._placement(session.session).values()
-    assert any("Conv" in operator for operator in operators)
+Place = Callable[[dict[str, list[str]]], None]
 
 
-def place(monkeypatch: pytest.MonkeyPatch, placed: dict[str, list[str]]) -> None:
-    """A machine on which CUDA works and ONNX Runtime places the nodes so; the session itself is one of the CPU."""
-    cpu = make_session(make_model()).session
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine whose probes of every provider succeed."""
     monkeypatch.setattr(session_module, "probe_provider", lambda name: ProviderStatus(name, True))
-    monkeypatch.setattr(session_module, "check_provider", lambda name: None)
-    monkeypatch.setattr(session_module, "_placement", lambda session: placed)
-
-    def open_session(model: Any, provider: str, config: Any, *, strict: bool) -> Any:
-        if strict and placed.get("cpu"):
-            raise RuntimeError("nodes are assigned to the CPU, but fallback to CPU EP has been explicitly disabled")
-        return cpu
-
-    monkeypatch.setattr(session_module, "open_session", open_session)
+    return monkeypatch
 
 
-def test_a_convolution_on_the_cpu_stops_a_cuda_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    place(monkeypatch, {"cuda": ["Relu"], "cpu": ["Conv"]})
+@pytest.fixture
+def place(probed: pytest.MonkeyPatch) -> Place:
+    """Makes ONNX Runtime place the nodes as given; the session itself is one of the CPU."""
+    cpu = make_session(make_model()).session
+
+    def on(placed: dict[str, list[str]]) -> None:
+        def open_session(model: Any, provider: str, config: Any, *, strict: bool) -> Any:
+            if strict and placed.get("cpu"):
+                raise RuntimeError("nodes are assigned to the CPU, but fallback to CPU EP has been explicitly disabled")
+            return cpu
+
+        probed.setattr(session_module, "open_session", open_session)
+        probed.setattr(session_module, "_placement", lambda session: placed)
+
+    return on
+
+
+@no_cuda
+@lists_cuda
+def test_a_session_that_lands_on_the_cpu_behind_a_good_probe_is_an_error(probed: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime is asked for CUDA, cannot load it, and would give a CPU session."""
+    with pytest.raises(DeviceError, match="cannot be loaded on cuda"):
+        make_session(make_model(), "cuda")
+
+
+def test_tensorrt_falls_back_to_cuda_where_that_works(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
+    place({"cuda": CONVS})
+    status = {name: ProviderStatus(name, name != "tensorrt", "libnvinfer.so.10 not found") for name in PROVIDERS}
+    monkeypatch.setattr(session_module, "probe_provider", status.__getitem__)
+    fallback = make_session(make_model(), "tensorrt", allow_fallback=True)
+    assert (fallback.requested, fallback.actual) == ("tensorrt", "cuda")
+    assert fallback.warnings == ("provider tensorrt does not work, cuda is used instead: libnvinfer.so.10 not found",)
+
+
+def test_a_convolution_on_the_cpu_stops_a_cuda_session(place: Place) -> None:
+    place({"cuda": ["Relu"], "cpu": ["Conv"]})
     with pytest.raises(DeviceError, match=r"does not run the whole model: 1 of 2 nodes .* \(1 Conv on cpu\)"):
         make_session(make_model(), "cuda")
     allowed = make_session(make_model(), "cuda", allow_fallback=True)
@@ -307,38 +306,36 @@ def test_a_convolution_on_the_cpu_stops_a_cuda_session(monkeypatch: pytest.Monke
     assert "1 Conv on cpu" in allowed.warnings[0]
 
 
-def test_whether_tensorrt_builds_its_engine_or_finds_it_is_known(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    place(monkeypatch, {"tensorrt": CONVS})
-    model, options = make_model((8, 8)), TensorrtOptions(cache=tmp_path, precision="fp16")
-    assert make_session(model, "tensorrt", tensorrt=options).engine == "built"
-    (tmp_path / f"{engine_key(model, options).prefix}_sm90.engine").touch()
-    kept = make_session(model, "tensorrt", tensorrt=options)
+def test_sizes_computed_on_the_cpu_are_a_warning(place: Place) -> None:
+    place({"cuda": CONVS, "cpu": ["Shape", "Gather"]})
+    tolerated = make_session(make_model(), "cuda")
+    assert tolerated.actual == "cuda"
+    assert "1 Shape, 1 Gather on cpu" in tolerated.warnings[0]
+
+
+def test_whether_tensorrt_builds_its_engine_or_finds_it_is_known(place: Place, tmp_path: Path) -> None:
+    place({"tensorrt": CONVS})
+    model, config = make_model((8, 8)), SessionConfig(engine_cache=tmp_path, precision="fp16")
+    assert make_session(model, "tensorrt", config).engine == "built"
+    (tmp_path / f"{engine_key(model, config).prefix}_sm90.engine").touch()
+    kept = make_session(model, "tensorrt", config)
     assert (kept.engine, kept.actual) == ("kept", "tensorrt")
     assert kept.seconds > 0
     for other in (make_model((8, 8), seed=1), make_model((8, 9))):  # other weights, another size
-        assert make_session(other, "tensorrt", tensorrt=options).engine == "built"
-    for changed in ({"precision": "fp32"}, {"cache": None}):
-        assert make_session(model, "tensorrt", tensorrt=replace(options, **changed)).engine == "built"
+        assert make_session(other, "tensorrt", config).engine == "built"
+    for changed in ({"precision": "fp32"}, {"engine_cache": None}):
+        assert make_session(model, "tensorrt", replace(config, **changed)).engine == "built"
     assert make_session(model, "cuda", allow_fallback=True).engine == ""
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_only_a_session_on_a_gpu_captures_its_launches(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
-    place(monkeypatch, {provider: CONVS})
-    wish = {"cuda": CudaOptions(cuda_graph=True), "tensorrt": TensorrtOptions(cuda_graph=True)}
-    assert make_session(make_model(), provider, **wish).cuda_graph
+def test_only_a_session_on_a_gpu_captures_its_launches(place: Place, provider: str) -> None:
+    place({provider: CONVS})
+    captured = SessionConfig(cuda_graph=True)
+    assert make_session(make_model(), provider, captured).cuda_graph
     assert not make_session(make_model(), provider).cuda_graph
-    monkeypatch.undo()
-    assert not make_session(make_model(), "cpu", **wish).cuda_graph
-
-
-def test_sizes_computed_on_the_cpu_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    place(monkeypatch, {"cuda": CONVS, "cpu": ["Shape", "Gather"]})
-    tolerated = make_session(make_model(), "cuda")
-    assert tolerated.actual == "cuda"
-    assert "1 Shape, 1 Gather on cpu" in tolerated.warnings[0]
+    place({"cpu": CONVS})
+    assert not make_session(make_model(), "cpu", captured).cuda_graph
 
 
 @pytest.mark.parametrize("provider", GPU_PROVIDERS)
@@ -348,3 +345,86 @@ def test_a_gpu_computes_what_the_cpu_computes(provider: str, session: Session) -
     image = make_image(33, 47)
     for name, expected in session.run(image).items():
         np.testing.assert_allclose(gpu.run(image)[name], expected, rtol=5e-3, atol=5e-3)
+
+
+def test_a_session_on_another_provider_than_asked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime drops a provider that cannot load and continues without it."""
+
+    class Silent:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            assert options["enable_fallback"] == 0
+
+        def get_providers(self) -> list[str]:
+            return [PROVIDERS["cpu"]]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Silent)
+    with pytest.raises(RuntimeError, match="CUDAExecutionProvider was asked for"):
+        open_session(b"", "cuda", SessionConfig(), strict=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "strict", "entry", "value"),
+    [
+        (SessionConfig(), True, "session.disable_cpu_ep_fallback", "1"),
+        (SessionConfig(), False, "session.disable_cpu_ep_fallback", "0"),
+        (SessionConfig(), False, "session.intra_op.allow_spinning", "0"),
+        (SessionConfig(), False, "session.set_denormal_as_zero", "1"),
+        (SessionConfig(deterministic=True), False, "session.set_denormal_as_zero", "0"),  # every bit must be the same
+    ],
+)
+def test_sessions_are_configured_as_their_entries_say(
+    config: SessionConfig, strict: bool, entry: str, value: str
+) -> None:
+    assert session_options(config, strict=strict).get_session_config_entry(entry) == value
+
+
+def test_threads_determinism_and_silence_are_set() -> None:
+    options = session_options(SessionConfig(threads=3, deterministic=True), strict=False)
+    assert (options.intra_op_num_threads, options.use_deterministic_compute) == (3, True)
+    assert options.log_severity_level == session_module.FATAL
+    assert session_options(SessionConfig(), strict=False).intra_op_num_threads >= 1
+
+
+def test_a_gpu_session_never_lists_the_cpu_and_tensorrt_stands_before_cuda() -> None:
+    lists = {name: [full for full, _ in provider_list(name, b"", SessionConfig())] for name in PROVIDERS}
+    assert lists == {
+        "cpu": [PROVIDERS["cpu"]],
+        "cuda": [PROVIDERS["cuda"]],
+        "tensorrt": [PROVIDERS["tensorrt"], PROVIDERS["cuda"]],
+    }
+
+
+def test_an_engine_key_holds_the_facts_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = CudaDriver((13, 2), (Gpu("NVIDIA H200", 90, 143_000),))
+    monkeypatch.setattr(session_module, "cuda_driver", lambda: driver)
+    monkeypatch.setattr(libraries, "tensorrt_version", lambda: "10.16.1.11")
+    (tmp_path / "m.onnx").write_bytes(b"model")
+    half = SessionConfig(precision="fp16")
+    key = engine_key(tmp_path / "m.onnx", half)
+    assert (key.gpu, key.sm, key.tensorrt, key.precision) == ("NVIDIA H200", 90, "10.16.1.11", "fp16")
+    assert key.onnxruntime == onnxruntime.__version__
+    assert key == engine_key(b"model", half)
+    assert key != engine_key(b"modem", half)
+
+
+@pytest.mark.parametrize(
+    ("text", "provider", "kind"),
+    [
+        ("Failed to allocate memory for requested buffer of size 99", "cuda", OutOfMemoryError),
+        ("CUDA failure 2: out of memory", "cuda", OutOfMemoryError),
+        ("std::bad_alloc", "cuda", OutOfMemoryError),
+        ("CUDA failure 719: unspecified launch failure", "cuda", DeviceError),
+        ("CUDA failure 719: unspecified launch failure", "cpu", OnnxModelError),
+    ],
+)
+def test_failures_are_of_the_memory_the_device_or_the_model(text: str, provider: str, kind: type) -> None:
+    assert type(failure(RuntimeError(text), "the model cannot be run", provider)) is kind
+
+
+def test_messages_lose_code_source_file_and_line_breaks() -> None:
+    text = (
+        "[ONNXRuntimeError] : 1 : FAIL : Load model from a b.onnx failed:/onnxruntime_src/onnxruntime/core/graph/"
+        "model.cc:256 onnxruntime::Model::Model(onnx::ModelProto&&, const onnxruntime::ModelOptions&) "
+        "Unsupported\n thing.\n"
+    )
+    assert one_line(RuntimeError(text)) == "Unsupported thing"

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nst_fast.errors import OutputError, ResumeError, UsageError
-from nst_fast.options.config import Interval, StylizeConfig
+from nst_fast.options.config import StylizeConfig
+from nst_fast.options.values import Interval
 from nst_fast.run import checkpoint as checkpoint_files
 from nst_fast.run.checkpoint import KEPT, SCHEMA, Checkpoint, CheckpointWriter, read_checkpoint, write_checkpoint
 from nst_fast.run.outputs import OutputFiles
@@ -182,7 +183,7 @@ def test_intervals(text: str, interval: Interval | None) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "-3", "0s", "5d", "1e3", "nan"])
 def test_what_is_no_interval_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--checkpoint-every"):
+    with pytest.raises(UsageError, match="`checkpoint_every`"):
         StylizeConfig(checkpoint_every=text)
 
 

@@ -84,3 +84,18 @@ def test_options_of_before_style_crop_keep_their_meaning() -> None:
     assert current_options(old | {"scales": 2, "strength": 1.0}) == UNRECORDED | old | {"scales": 2, "strength": 1.0}
     new = UNRECORDED | old
     assert current_options(new) == new
+
+
+def test_a_record_with_a_field_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
+    damaged = record()
+    damaged.inputs["\ud800"] = 1
+    damaged.save(tmp_path / "out.json")
+    with pytest.raises(InputError, match="damaged"):
+        read_record(tmp_path / "out.json")
+
+
+def test_the_name_of_an_input_may_be_any_file_name(tmp_path: Path) -> None:
+    made = record()
+    made.inputs["content"]["name"] = "\udcff.png"  # bytes that are not UTF-8
+    made.save(tmp_path / "out.json")
+    assert read_record(tmp_path / "out.json")["inputs"]["content"]["name"] == "\udcff.png"

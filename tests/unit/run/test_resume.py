@@ -170,8 +170,8 @@ def test_changed_options_are_refused_with_the_list_of_them(interrupted: Path) ->
     with pytest.raises(ResumeError) as caught:
         resume(interrupted, image_size=256, learning_rate=0.3, style_weight=StylizeConfig().style_weight)
     assert caught.value.exit_code == 12
-    assert "image_size: checkpoint 32, given 256" in caught.value.message
-    assert "learning_rate: checkpoint its default, given 0.3" in caught.value.message
+    assert "`image_size` 32, not 256" in caught.value.message
+    assert "`learning_rate` its default, not 0.3" in caught.value.message
     assert "style_weight" not in caught.value.message  # given as it was
     assert OutputFiles(interrupted).checkpoints()
 
@@ -201,12 +201,12 @@ def test_fewer_steps_than_are_done_and_more_steps_of_a_cosine_are_refused(
     pair, output = (folder / "content.png", folder / "style.png"), folder / "cosine.png"
     config = TINY.replace(schedule="cosine")
     stylize(*pair, config, output=output, listeners=Listeners(stop=StopAt(3)), networks=networks)
-    with pytest.raises(ResumeError, match="steps: checkpoint 12, given 20"):
+    with pytest.raises(ResumeError, match="`steps` 12, not 20"):
         resume(output, steps=20)
 
 
 def test_an_option_out_of_range_is_a_usage_error(interrupted: Path) -> None:
-    with pytest.raises(UsageError, match="--log-every"):
+    with pytest.raises(UsageError, match="`log_every`"):
         resume(interrupted, log_every=-1)
 
 
@@ -214,7 +214,7 @@ def test_a_moved_picture_is_named_and_found_where_it_is_said_to_be(
     interrupted: Path, folder: Path, networks: api.Networks
 ) -> None:
     (folder / "content.png").rename(folder / "moved.png")
-    with pytest.raises(ResumeError, match=r"content\.png.*--content"):
+    with pytest.raises(ResumeError, match=r"content\.png.*`content`"):
         resume(interrupted)
     with pytest.raises(ResumeError, match="is not the picture"):
         resume(interrupted, content=folder / "style.png")
@@ -223,7 +223,7 @@ def test_a_moved_picture_is_named_and_found_where_it_is_said_to_be(
 
 def test_a_changed_picture_is_refused(interrupted: Path, folder: Path) -> None:
     save_image(torch.rand(1, 3, 20, 20), folder / "style.png")
-    with pytest.raises(ResumeError, match=r"style\.png is not the picture that the run began with.*--style"):
+    with pytest.raises(ResumeError, match=r"style\.png is not the picture that the run began with.*`style`"):
         resume(interrupted)
 
 
@@ -306,7 +306,7 @@ def test_a_finished_run_and_one_without_checkpoint_say_so(
     interrupted: Path, folder: Path, networks: api.Networks
 ) -> None:
     resume(interrupted, networks=networks)
-    with pytest.raises(ResumeError, match=r"is finished: complete, 12 steps.*--init"):
+    with pytest.raises(ResumeError, match=r"is finished: complete, 12 steps.*`init`"):
         resume(interrupted)
     with pytest.raises(ResumeError, match="no checkpoint"):
         resume(folder / "nothing.png")
@@ -317,7 +317,7 @@ def test_an_unfinished_run_is_not_begun_anew_by_accident(
 ) -> None:
     pair = folder / "content.png", folder / "style.png"
     interrupted.unlink()
-    with pytest.raises(OutputError, match=r"out-checkpoint-000007\.safetensors.*nst-fast resume.*--overwrite"):
+    with pytest.raises(OutputError, match=r"out-checkpoint-000007\.safetensors.*nst-fast resume.*`overwrite`"):
         stylize(*pair, TINY, output=interrupted)
     stylize(*pair, TINY, output=interrupted, overwrite=True, networks=networks)
     assert not OutputFiles(interrupted).checkpoints()

@@ -7,14 +7,14 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from batches import Watcher
 from loops import bowl, ramp, run_loop, stepper_on
 from PIL import Image
 from torch import Tensor
@@ -29,9 +29,8 @@ from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.errors import NumericsError, OutOfMemoryError, OutputError, UsageError
 from nst_fast.images import load_image, save_image
 from nst_fast.images.decoding import size_at
-from nst_fast.jobs.batch.groups import Task, groups_of
-from nst_fast.jobs.batch.job import Batch, Hooks, Outcome
-from nst_fast.jobs.batch.run import run_batch
+from nst_fast.jobs import runner
+from nst_fast.jobs.batch import BatchRequest, BatchResult, run_batch
 from nst_fast.memory.planner import MemoryTask, make_plan
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
@@ -340,12 +339,14 @@ def test_a_header_tells_the_size_that_a_picture_will_have(tmp_path: Path) -> Non
 
 def test_groups_are_full_or_of_what_is_left_and_rivals_for_a_name_stand_apart(tmp_path: Path) -> None:
     sizes = {"a.png": (32, 24), "b.png": (24, 32), "a.jpg": (32, 24), "c.png": (64, 48), "d.png": (32, 24)}
-    tasks = [Task(name, paint(tmp_path / name, 0, size), name, name) for name, size in sizes.items()]
+    for name, size in sizes.items():
+        paint(tmp_path / name, 0, size)
     (tmp_path / "e.png").write_text("no picture")
-    tasks.append(Task("e.png", tmp_path / "e.png", "e.png", "e.png"))
 
     def named(count: int, **options: Any) -> list[str]:
-        return ["".join(t.name[0] for t in group) for group in groups_of(tasks, count, TINY.replace(**options))]
+        config = TINY.replace(**options)
+        jobs = [runner.Job(name, name, config, tmp_path / name, ()) for name in [*sizes, "e.png"]]
+        return ["".join(job.name[0] for job in group) for group in runner.groups_of(jobs, count)]
 
     assert named(1) == ["a", "b", "a", "c", "d", "e"]
     assert named(2) == ["a", "ac", "e", "b", "d"]
@@ -353,21 +354,11 @@ def test_groups_are_full_or_of_what_is_left_and_rivals_for_a_name_stand_apart(tm
     assert named(9, content_fit="square") == ["a", "abcde"]
 
 
-class Watcher:
-    def __init__(self) -> None:
-        self.titles: list[str] = []
-
-    @contextmanager
-    def __call__(self, line: str) -> Iterator[Listeners]:
-        self.titles.append(line)
-        yield Listeners()
-
-
-def run(folder: Path, **options: Any) -> tuple[Outcome, list[str], list[str]]:
-    watcher, notes = Watcher(), list[str]()
+def run(folder: Path, **options: Any) -> tuple[BatchResult, list[str], list[str]]:
+    watcher = Watcher()
     given: dict[str, Any] = {"config": BatchConfig(**OPTIONS), "together": 3, **options}
-    batch = Batch(inputs=[folder / "in"], styles=[folder / "style.png"], folder=folder / "out", **given)
-    return run_batch(batch, Hooks(watch=watcher, note=notes.append)), watcher.titles, notes
+    batch = BatchRequest(inputs=[folder / "in"], styles=[folder / "style.png"], folder=folder / "out", **given)
+    return run_batch(batch, watcher), watcher.titles, watcher.notes
 
 
 def test_a_batch_takes_pictures_of_one_size_together_and_a_bad_file_takes_none_down(tmp_path: Path) -> None:
@@ -430,13 +421,13 @@ def test_a_picture_that_diverges_fails_alone(tmp_path: Path, monkeypatch: pytest
         ("2.png", "done"),
     ]
     assert titles == ["1/3 0.png and 2 more of its size", "1/3 0.png", "2/3 1.png", "3/3 2.png"]
-    assert any("going on one by one" in note and "diverged" in note for note in notes)
+    assert any("continuing one by one" in note and "diverged" in note for note in notes)
 
 
 def test_a_batch_together_needs_a_sensible_number_and_options(tmp_path: Path) -> None:
     paint(tmp_path / "style.png", 9)
     paint(tmp_path / "in" / "0.png", 0)
-    with pytest.raises(UsageError, match="--together 0"):
+    with pytest.raises(UsageError, match="`together` 0"):
         run(tmp_path, together=0)
     with pytest.raises(UsageError, match="`tile_size`"):
         run(tmp_path, config=BatchConfig(**OPTIONS, tile_size=64))

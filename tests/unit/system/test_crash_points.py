@@ -147,14 +147,14 @@ MODULES = {  # module -> its functions that write
     "np": {"save", "savez", "savetxt"},
 }
 ALLOWED = {
-    "nst_fast/jobs/batch/claims.py: open": "to create a file that does not exist is to claim a picture",
-    "nst_fast/jobs/batch/claims.py: touch": "the beat of a worker's heart, in a file without content",
-    "nst_fast/jobs/batch/lines.py: open": "appends one line under a lock; a line that was cut is found by its end",
+    "nst_fast/jobs/claims.py: open": "to create a file that does not exist is to claim a picture",
+    "nst_fast/jobs/claims.py: touch": "the beat of a worker's heart, in a file without content",
+    "nst_fast/jobs/manifest.py: open": "appends one line under a lock; a line that was cut is found by its end",
     "nst_fast/cli/console.py: open": "the null device, for a stream that is closed",
     "nst_fast/system/machine.py: write_text": "a switch of the kernel, no file",
-    "nst_fast/onnx/step/bundle_files/run.py: save": "a program of its own, which replaces its picture by itself",
-    "nst_fast/onnx/step/bundle_files/run.py: replace": "as above",
-    "nst_fast/onnx/step/bundle_files/run.py: unlink": "as above",
+    "nst_fast/onnx/bundle_files/run.py: save": "a program of its own, which replaces its picture by itself",
+    "nst_fast/onnx/bundle_files/run.py: replace": "as above",
+    "nst_fast/onnx/bundle_files/run.py: unlink": "as above",
 }
 
 

@@ -1,0 +1,134 @@
+"""The pictures of a batch: where they are, their names, the names of their outputs, and parts of them (shards)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from nst_fast.errors import InputError, UsageError
+from nst_fast.images import READABLE
+from nst_fast.images.sources import open_source
+from nst_fast.system.files import shown
+
+STATE = ".nst-fast-batch"  # a batch's own files; it marks a folder as a batch's output
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal parts of a batch, by the hash of names: the same on every machine. ``1/1`` is all of it."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """``2/5`` -> the second of five parts."""
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip(), re.ASCII)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"`shard` {text!r}: is no part of a whole", "Write it as 2/5: the second of five parts")
+        return cls(int(match[1]), int(match[2]))
+
+    def holds(self, name: str) -> bool:
+        digest = hashlib.sha256(os.fsencode(name)).digest()
+        return int.from_bytes(digest[:8]) % self.count == self.index - 1
+
+
+WHOLE = Shard()
+
+
+def find_pictures(given: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Name -> path of every picture, sorted by name.
+
+    A folder gives the files below it with the suffix of a picture, a file itself whatever it is called. Among several
+    inputs each folder's pictures keep the folder's name. Hidden files and the outputs of batches, such as ``folder``,
+    are left out.
+
+    Raises:
+        InputError: an input is missing, or a folder cannot be read.
+        UsageError: two different pictures have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in dict.fromkeys(given):
+        if not path.is_dir():
+            if not path.exists():
+                open_source(path).close()  # raises, with a suggestion
+            _add(found, path.name, path)
+            continue
+        prefix = PurePosixPath(path.absolute().resolve().name if len(given) > 1 else "")
+        for picture in pictures_below(path, folder):
+            _add(found, str(prefix / picture.relative_to(path).as_posix()), picture)
+    return dict(sorted(found.items()))
+
+
+def _add(found: dict[str, Path], name: str, path: Path) -> None:
+    other = found.setdefault(name, path)
+    if other.absolute() != path.absolute():
+        message = f"{shown(other)} and {shown(path)} would have one name in the output, {shown(name)}"
+        raise UsageError(message, "Give their folders, or rename one of them")
+
+
+def pictures_below(root: Path, output: Path) -> Iterator[Path]:
+    """The pictures in a folder and the folders in it; links are followed, but no folder is entered twice."""
+    entered = {identity(output)}
+    for place, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
+        here = Path(place)
+        if (this := identity(here)) in entered or STATE in folders:
+            folders.clear()
+            continue
+        entered.add(this)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and PurePosixPath(name).suffix.lower() in READABLE:
+                yield here / name
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file or folder, the same for all its names; None when it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _refuse(error: OSError) -> None:
+    message = f"{shown(error.filename)}: the folder cannot be read: {(error.strerror or str(error)).lower()}"
+    raise InputError(message, "Mend its permissions, or name the other folders one by one") from error
+
+
+def stem_key(name: str) -> str:
+    """The same for pictures that compete for one output: a hash of the name without suffix, folded."""
+    stem = str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
+    return hashlib.sha256(os.fsencode(folded(stem))).hexdigest()[:32]
+
+
+def folded(name: str) -> str:
+    """The same for names that are equal for some file systems, which ignore case or Unicode composition."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def output_name(name: str, suffix: str, taken: Collection[str]) -> str:
+    """``a.jpg`` -> ``a.png``, or ``a.jpg.png``, ``a.jpg-2.png`` ... unless it is among the :func:`folded` ``taken``."""
+    path = PurePosixPath(name)
+    number, candidate = 1, str(path.with_suffix(suffix))
+    while folded(candidate) in taken:
+        candidate = f"{path}{suffix}" if number == 1 else f"{path}-{number}{suffix}"
+        number += 1
+    return candidate
+
+
+def output_names(names: Sequence[str], suffix: str, known: dict[str, str]) -> dict[str, str]:
+    """Input -> output for all names in order; those that are ``known``, made before, stay as they are."""
+    chosen = {name: output for name, output in known.items() if PurePosixPath(output).suffix == suffix}
+    taken = {folded(output) for output in chosen.values()}
+    for name in names:
+        if name not in chosen:
+            chosen[name] = output_name(name, suffix, taken)
+            taken.add(folded(chosen[name]))
+    return chosen

@@ -1,1 +1,0 @@
-"""Many runs in one process: reconstructions, textures, sweeps, and their comparison."""

@@ -1,0 +1,348 @@
+"""Losses, their gradient and one Adam update as a single ONNX graph, made of the rules of :mod:`.rules`.
+
+The gradient graph: the pastiche in; its gradient, its loss terms and their total out. The step graph: pastiche and
+Adam's state in; the next pastiche, the next state, and the losses of the pastiche that came in, out. Targets, weights
+of the terms and all that depends on the size are inputs, so one file serves every style, normalisation and size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from nst_fast.network.taps import channels_of, cut, halvings_of, tap_size
+from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder, Normalize
+from nst_fast.objective import losses
+from nst_fast.objective.coefficients import coefficients
+from nst_fast.objective.objective import Statistics
+from nst_fast.onnx.graph import rules
+from nst_fast.onnx.graph.writer import FLOATS, INT64, Array, GraphWriter, Value, element_type
+from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
+
+CONTENT_TARGET, GRAM_TARGET = "target/content/", "target/gram/"
+WEIGHT, INVERSE_POSITIONS, PADS = "weight/", "inverse_positions/", "pads/"
+TV_COLORS, TV_DOWN, TV_RIGHT = WEIGHT + "tv/colors", WEIGHT + "tv/down", WEIGHT + "tv/right"
+GRADIENT_SCALE = "gradient_scale"
+# Every operator that the graphs may use; ONNX Runtime's CPU, CUDA and WebGPU providers and TensorRT have them all.
+OPERATORS = frozenset(
+    [
+        *("Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DepthToSpace", "Div", "Equal", "Greater", "MatMul"),
+        *("MaxPool", "Mul", "Pad", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Slice", "Sqrt", "Sub"),
+        *("Transpose", "Where"),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConstants:
+    """What of Adam is written into the step graph. The learning rate and the bias corrections are inputs."""
+
+    beta1: float = OptimizerOptions.adam_beta1
+    beta2: float = OptimizerOptions.adam_beta2
+    epsilon: float = OptimizerOptions.adam_epsilon
+
+
+@dataclass(frozen=True, eq=False)
+class StepGraph:
+    """What a graph computes.
+
+    Attributes:
+        encoder: the network; its weights are written into the graph.
+        options: say which taps and terms there are; weights and normalisations are inputs of the graph.
+        precision: ``fp32``, ``fp64`` (for tests), or ``fp16``: convolutions, ReLU and pooling in fp16; statistics,
+            losses, pixels and Adam's state in fp32.
+        adam: makes a step graph; None makes a gradient graph.
+        size: height and width, when they are known; otherwise the graph takes any.
+    """
+
+    encoder: Encoder
+    options: ObjectiveOptions
+    precision: str = "fp32"
+    adam: AdamConstants | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def layers(self) -> list[str]:
+        return cut(self.encoder.network, self.options.taps)
+
+    @property
+    def state_precision(self) -> str:
+        """Of pixels, statistics, losses and Adam's state."""
+        return "fp32" if self.precision == "fp16" else self.precision
+
+    def extents(self, layer: str) -> tuple[int | str, int | str]:
+        """Height and width of a layer's output; formulas when the size is not known."""
+        if self.size is not None:
+            return tap_size(layer, *self.size)
+        divisor = 1 << halvings_of(layer)
+        return (f"height//{divisor}", f"width//{divisor}") if divisor > 1 else ("height", "width")
+
+
+def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) -> dict[str, Array]:
+    """Every input of a graph that stays the same over a run, but for ``gradient_scale``.
+
+    Args:
+        spec: of the graph; its options give the weights and normalisations.
+        targets: of one picture.
+        size: height and width of the pastiche.
+    """
+    options, (height, width) = spec.options, size
+    kind = FLOATS[spec.state_precision]
+    positions = {tap: math.prod(tap_size(tap, height, width)) for tap in options.taps}
+    feeds = {INVERSE_POSITIONS + tap: np.array([1 / positions[tap]], kind) for tap in options.style_tap_weights}
+    if spec.size is None:
+        pools = [layer for layer in spec.layers if layer.startswith("pool")]
+        feeds |= {PADS + pool: np.array(odd_pads(pool, height, width), np.int64) for pool in pools}
+    tensors = {f"content/{tap}": (CONTENT_TARGET + tap, target) for tap, target in targets.content.items()}
+    tensors |= {f"style/{tap}": (GRAM_TARGET + tap, target) for tap, target in targets.grams.items()}
+    of_term = coefficients(options)
+    for term, (name, target) in tensors.items():
+        feeds[name] = to_array(target).astype(kind)
+        value = of_term[term].value(positions[term.partition("/")[2]], feeds[name])
+        feeds[WEIGHT + term] = np.array([value], kind)
+    if options.has_tv:
+        colors = losses.tv_colors(options.tv_weight, options.chroma_tv_weight)
+        feeds[TV_COLORS] = to_array(colors).reshape(3, 3, 1, 1).astype(kind)
+        for name, count in zip((TV_DOWN, TV_RIGHT), losses.tv_counts(3, height, width), strict=True):
+            feeds[name] = np.array([1 / count], kind)
+    return feeds
+
+
+def odd_pads(pool: str, height: int, width: int) -> list[int]:
+    """Pad's argument that restores the odd row and column that a pool leaves out of an image of this size."""
+    halvings = halvings_of(pool) - 1  # before the pool
+    return [0, 0, 0, 0, 0, 0, (height >> halvings) % 2, (width >> halvings) % 2]
+
+
+def to_array(tensor: Tensor) -> Array:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+
+def build_step_graph(spec: StepGraph, opset: int = 18) -> Any:
+    """The ``onnx.ModelProto`` of a graph, opset 18 to 20."""
+    return _Author(spec).write(opset)
+
+
+class _Author:
+    """Writes one graph: forwards, losses, backwards, and the update."""
+
+    def __init__(self, spec: StepGraph) -> None:
+        self.spec = spec
+        self.graph = GraphWriter(spec.state_precision)
+        self.features: dict[str, Value] = {}  # layer -> its output
+        self.seeds: dict[str, Value] = {}  # tap -> gradient of its own losses with respect to it
+        self.masked: set[str] = set()  # ReLUs whose mask is already in the gradient that reaches them
+        self.terms: dict[str, Value] = {}
+        self.half = spec.precision == "fp16"
+        self.scale: Value | None = None
+        self.float = FLOATS[spec.state_precision]
+
+    def write(self, opset: int) -> Any:
+        graph, spec = self.graph, self.spec
+        pastiche = graph.input("pastiche", self._image_shape())
+        state = [graph.input(name, self._image_shape()) for name in ("m", "v")] if spec.adam else []
+        self._forward(pastiche)
+        self.scale = graph.input(GRADIENT_SCALE, [1]) if self.half else None
+        for tap in spec.options.content_tap_weights:
+            self._content_loss(tap)
+        for tap in spec.options.style_tap_weights:
+            self._style_loss(tap)
+        gradient = self._backward()
+        if spec.options.has_tv:
+            gradient = graph.op("Add", gradient, self._tv_loss(pastiche))
+        if spec.adam:
+            self._adam(spec.adam, pastiche, state, gradient)
+        self._outputs(gradient)
+        return graph.model("step" if spec.adam else "gradient", opset)
+
+    def _image_shape(self) -> list[int | str]:
+        return [1, 3, *self.spec.extents("relu1_1")]
+
+    def _forward(self, pastiche: Value) -> None:
+        graph = self.graph
+        with graph.scope("normalize"):
+            value = graph.op("Div", graph.op("Sub", pastiche, self._per_channel("mean")), self._per_channel("std"))
+            value = self._cast(value, self.spec.precision)
+        self.features["normalize"] = value
+        for layer in self.spec.layers:
+            with graph.scope(layer):
+                value = self._layer(layer, value)
+            self.features[layer] = value
+
+    def _layer(self, layer: str, x: Value) -> Value:
+        graph = self.graph
+        if layer.startswith("relu"):
+            return graph.op("Relu", x)
+        if layer.startswith("pool"):  # 2x2, stride 2; a last odd row or column is left out
+            if self.spec.encoder.pooling == "max":
+                return graph.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+            mean = graph.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+            return graph.op("Mul", mean, graph.number(AVERAGE_POOLING_SCALE, self.spec.precision))
+        border = self._border(layer)
+        if border == 0:
+            x = rules.pad_border(graph, x, self.spec.encoder.padding)
+        convolution = self._convolution(layer)
+        assert convolution.bias is not None
+        weight = self._weight(f"{layer}/weight", to_array(convolution.weight))
+        bias = self._weight(f"{layer}/bias", to_array(convolution.bias))
+        return graph.op("Conv", x, weight, bias, kernel_shape=[3, 3], pads=[border] * 4)
+
+    def _convolution(self, layer: str) -> nn.Conv2d:
+        module = self.spec.encoder.layers[layer]
+        assert isinstance(module, nn.Conv2d)
+        return module
+
+    def _weight(self, name: str, array: Array) -> Value:
+        return self.graph.constant(array.astype(FLOATS[self.spec.precision]), name)
+
+    def _border(self, layer: str) -> int:
+        """How many zeros a convolution adds on each side: none where another padding went before."""
+        return 0 if layer == "conv1_1" and self.spec.encoder.padding != "zeros" else 1
+
+    def _content_loss(self, tap: str) -> None:
+        """term = weight · sum d², d = features - target; the gradient is 2 weight d."""
+        graph = self.graph
+        target = graph.input(CONTENT_TARGET + tap, [1, channels_of(tap), *self.spec.extents(tap)])
+        weight = graph.input(f"{WEIGHT}content/{tap}", [1])
+        with graph.scope(f"content/{tap}"):
+            difference = graph.op("Sub", self._statistics(tap), target)
+            self.terms[f"content/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
+            self._seed(tap, graph.op("Mul", difference, self._slope(weight)))
+
+    def _style_loss(self, tap: str) -> None:
+        """term = weight · sum d², d = Gram - target; the gradient with respect to the Gram is 2 weight d."""
+        graph = self.graph
+        channels = channels_of(tap)
+        target = graph.input(GRAM_TARGET + tap, [1, channels, channels])
+        weight = graph.input(f"{WEIGHT}style/{tap}", [1])
+        inverse_positions = graph.input(INVERSE_POSITIONS + tap, [1])
+        with graph.scope(f"style/{tap}"):
+            features = self._statistics(tap)
+            difference = graph.op("Sub", rules.gram_matrix(graph, features, channels, inverse_positions), target)
+            self.terms[f"style/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
+            dg = graph.op("Mul", difference, self._slope(weight))
+            self._seed(tap, rules.gram_gradient(graph, features, channels, dg, inverse_positions))
+
+    def _statistics(self, tap: str) -> Value:
+        return self._cast(self.features[tap], self.spec.state_precision)
+
+    def _slope(self, weight: Value) -> Value:
+        """2 weight, times the scale of an fp16 gradient."""
+        doubled = self.graph.op("Mul", weight, self.graph.number(2))
+        return self.graph.op("Mul", doubled, self.scale) if self.scale else doubled
+
+    def _seed(self, tap: str, gradient: Value) -> None:
+        gradient = self._cast(gradient, self.spec.precision)
+        present = self.seeds.get(tap)
+        self.seeds[tap] = self.graph.op("Add", present, gradient) if present else gradient
+
+    def _tv_loss(self, pastiche: Value) -> Value:
+        """The term is put among the terms; returned is its gradient with respect to the pixels.
+
+        term = weight · sum of dᵀ M d, d = differences of neighbours; as M is symmetric, the gradient is 2 weight M d.
+        """
+        graph = self.graph
+        terms, gradients = [], []
+        colors = graph.input(TV_COLORS, [3, 3, 1, 1])
+        with graph.scope("tv"):
+            for name, axis in ((TV_DOWN, rules.ROWS), (TV_RIGHT, rules.COLUMNS)):
+                weight = graph.input(name, [1])
+                difference = rules.neighbour_difference(graph, pastiche, axis)
+                mixed = graph.op("Conv", difference, colors, kernel_shape=[1, 1])
+                terms.append(graph.op("Mul", rules.inner_product(graph, difference, mixed), weight))
+                seed = graph.op("Mul", mixed, graph.op("Mul", weight, graph.number(2)))
+                gradients.append(rules.neighbour_difference_gradient(graph, seed, axis))
+            self.terms["tv"] = graph.op("Add", *terms)
+            return graph.op("Add", *gradients)
+
+    def _backward(self) -> Value:
+        """From the deepest layer to the pixels, adding each tap's own gradient where the tap is."""
+        graph = self.graph
+        gradient: Value | None = None
+        layers = self.spec.layers
+        for layer, before in zip(reversed(layers), reversed(["normalize", *layers[:-1]]), strict=True):
+            with graph.scope(f"gradient/{layer}"):
+                if seed := self.seeds.get(layer):
+                    gradient = graph.op("Add", gradient, seed) if gradient else seed
+                assert gradient is not None  # the deepest layer is a tap
+                gradient = self._layer_gradient(layer, before, gradient)
+        assert gradient is not None
+        with graph.scope("gradient/normalize"):
+            gradient = self._cast(gradient, self.spec.state_precision)
+            gradient = graph.op("Div", gradient, self.scale) if self.scale else gradient
+            return graph.op("Div", gradient, self._per_channel("std"))
+
+    def _layer_gradient(self, layer: str, before: str, dy: Value) -> Value:
+        graph, precision = self.graph, self.spec.precision
+        if layer.startswith("relu"):
+            return dy if layer in self.masked else rules.relu_gradient(graph, dy, self.features[layer], precision)
+        if layer.startswith("conv"):
+            weight = to_array(self._convolution(layer).weight)
+            transposed = self._weight(f"{layer}/transposed", rules.transposed_weight(weight))
+            border = self._border(layer)
+            dx = rules.convolution_gradient(graph, dy, transposed, border)
+            return dx if border else rules.pad_border_gradient(graph, dx, self.spec.encoder.padding)
+        if self.spec.encoder.pooling == "max":
+            dx = self._max_pool_gradient(layer, before, dy)
+        else:
+            dx = rules.average_pool_gradient(graph, dy, AVERAGE_POOLING_SCALE, precision)
+        return self._restore_odd(layer, dx)
+
+    def _max_pool_gradient(self, pool: str, before: str, dy: Value) -> Value:
+        """The ReLU before the pool lets pass what the pool sends to a cell above 0, that is to a maximum above 0: so
+        its mask is as good here, on a quarter of the cells - unless a tap adds a gradient of its own in between."""
+        precision = self.spec.precision
+        if before not in self.seeds:
+            dy = rules.relu_gradient(self.graph, dy, self.features[pool], precision)
+            self.masked.add(before)
+        return rules.max_pool_gradient(self.graph, dy, self.features[before], self.features[pool], precision)
+
+    def _restore_odd(self, pool: str, dx: Value) -> Value:
+        """Append the row or column of zeros that belongs to what pooling left out."""
+        if self.spec.size is None:
+            return self.graph.op("Pad", dx, self.graph.input(PADS + pool, [8], INT64))
+        pads = odd_pads(pool, *self.spec.size)
+        return self.graph.op("Pad", dx, self.graph.integers(pads)) if any(pads) else dx
+
+    def _outputs(self, gradient: Value) -> None:
+        graph = self.graph
+        terms = graph.op("Concat", *(self.terms[name] for name in self.spec.options.term_names), axis=0)
+        total = graph.op("ReduceSum", terms, keepdims=1)
+        graph.output("losses", terms, [len(self.terms)])
+        graph.output("total", total, [1])
+        graph.output("gradient", gradient, self._image_shape())
+
+    def _adam(self, adam: AdamConstants, pastiche: Value, state: list[Value], gradient: Value) -> None:
+        """One update, Kingma & Ba 2015, algorithm 1, its epsilon where PyTorch has it; then the clamp to [0, 1]."""
+        graph = self.graph
+        names = ("learning_rate", "correction1", "correction2")  # the last two: 1 - beta^t
+        rate, correction1, correction2 = (graph.input(name, [1]) for name in names)
+        with graph.scope("adam"):
+            m = self._decay(state[0], gradient, adam.beta1)
+            v = self._decay(state[1], graph.op("Mul", gradient, gradient), adam.beta2)
+            root = graph.op("Div", graph.op("Sqrt", v), graph.op("Sqrt", correction2))
+            denominator = graph.op("Add", root, graph.constant(np.array([adam.epsilon], self.float), "epsilon"))
+            step = graph.op("Mul", graph.op("Div", m, denominator), graph.op("Div", rate, correction1))
+            limits = [graph.constant(np.array(limit, self.float)) for limit in (0, 1)]  # Clip takes scalars only
+            clamped = graph.op("Clip", graph.op("Sub", pastiche, step), *limits)
+        for name, value in (("new_pastiche", clamped), ("new_m", m), ("new_v", v)):
+            graph.output(name, value, self._image_shape())
+
+    def _decay(self, state: Value, value: Value, beta: float) -> Value:
+        graph = self.graph
+        kept = graph.op("Mul", state, graph.number(beta))
+        return graph.op("Add", kept, graph.op("Mul", value, graph.number(1 - beta)))
+
+    def _per_channel(self, which: str) -> Value:
+        """``mean``, which is subtracted from the pixels of each channel, or ``std``, by which they are divided."""
+        normalize = self.spec.encoder.normalize
+        plain = [0.0] * 3 if which == "mean" else [1.0] * 3
+        values = getattr(normalize, which).flatten().tolist() if isinstance(normalize, Normalize) else plain
+        return self.graph.constant(np.array(values, self.float).reshape(1, 3, 1, 1), which)
+
+    def _cast(self, value: Value, precision: str) -> Value:
+        return self.graph.op("Cast", value, to=element_type(precision)) if self.half else value

@@ -1,0 +1,196 @@
+"""Types of options that can be written as text. The text is read once, when a config is made.
+
+Each class takes text or the Python value in ``of`` and keeps the text: ``str`` gives it, and records hold it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Self
+
+from nst_fast.errors import UsageError
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+LEAST_KEPT = 0.1  # of a style image's width and height, whatever its borders
+
+
+class Parsed:
+    """A value with the text that it was, or can be, written as."""
+
+    text: str
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        """The value from text or from a Python value. Raises :class:`UsageError` without the option's name."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Taps(Parsed, Mapping[str, float]):
+    """Taps and their weights within a term, in order: ``TAP[:WEIGHT],...``, a mapping, or a sequence of taps."""
+
+    def __init__(self, weights: Mapping[str, float], text: str | None = None) -> None:
+        self._weights = dict(weights)
+        written = [tap if weight == 1 else f"{tap}:{weight!r}" for tap, weight in self._weights.items()]
+        self.text = ",".join(written) if text is None else text
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        if isinstance(given, str):
+            parts = (part.strip().partition(":") for part in given.split(",") if part.strip())
+            weights = {tap.strip(): _tap_weight(tap, number) if colon else 1.0 for tap, colon, number in parts}
+        elif isinstance(given, Mapping):
+            weights = {tap: _tap_weight(tap, number) for tap, number in given.items()}
+        elif isinstance(given, Iterable):
+            weights = dict.fromkeys(given, 1.0)
+        else:
+            raise UsageError("must be text, taps, or taps with their weights")
+        if not all(isinstance(tap, str) for tap in weights):
+            raise UsageError("a tap is named by text", "Write it as relu2_1")
+        return cls(weights, given if isinstance(given, str) else None)
+
+    def __getitem__(self, tap: str) -> float:
+        return self._weights[tap]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal taps and weights in the same order: terms are added in that order."""
+        return isinstance(other, Taps) and list(self.items()) == list(other.items())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.items()))
+
+
+def _tap_weight(tap: str, given: object) -> float:
+    try:
+        weight = float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise UsageError(f"tap {tap!r}: {given!r} is not a weight", "Write TAP or TAP:WEIGHT, as relu2_1:0.8") from None
+    if not 0 <= weight < math.inf:
+        raise UsageError(f"tap {tap!r}: the weight {given} must be a finite number of at least 0")
+    return weight
+
+
+class Shares(Parsed, tuple[float, ...]):
+    """Weights of several style images, in their order: ``NUMBER,...`` or a sequence of numbers; none for equal."""
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        parts = [part for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+        try:
+            shares = cls(float(part) for part in parts)  # type: ignore[attr-defined]
+        except (TypeError, ValueError):
+            raise UsageError("not numbers", "Write 0.7,0.3") from None
+        if shares and (not all(0 <= share < math.inf for share in shares) or not sum(shares)):
+            raise UsageError("must be at least 0 and not all 0")
+        shares.text = given if isinstance(given, str) else ",".join(map(repr, shares))
+        return shares
+
+
+class Bytes(Parsed, int):
+    """An amount of memory in bytes: a whole number, or ``4GiB``, ``1500MB``."""
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(given))
+        if isinstance(given, bool | float) or match is None or match[2].upper() not in UNITS:
+            raise UsageError("not an amount of memory", "Write it as 4GiB, 1500MB or in bytes")
+        amount = cls(round(float(match[1]) * UNITS[match[2].upper()]))
+        if amount == 0:
+            raise UsageError("nothing fits into that")
+        amount.text = str(given)
+        return amount
+
+
+class Seconds(Parsed, float):
+    """A duration in seconds: a number, or ``90``, ``60s``, ``5m``, ``1h``; 0 or empty text for none."""
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        if given == "" or (given == 0 and not isinstance(given, bool)):
+            seconds, text = cls(0), ""
+        elif isinstance(given, str):
+            seconds, text = cls(_seconds(given)), given
+        else:
+            text = format(Decimal(repr(given)), "f") if type(given) in (int, float) else repr(given)
+            seconds = cls(_seconds(text))
+        seconds.text = text
+        return seconds
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not 0 < seconds < math.inf:
+        raise UsageError("is no duration", "Write seconds, or 60s, 5m, 1h")
+    return seconds
+
+
+@dataclass(frozen=True)
+class Interval(Parsed):
+    """A number of steps, or of seconds; the other is 0, and both are for never. ``200``, ``30s``, or a number of steps.
+
+    Attributes:
+        text: by default what the numbers are written as.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    text: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        written = f"{Seconds.of(self.seconds)}s" if self.seconds else str(self.steps)
+        object.__setattr__(self, "text", self.text or written)
+
+    __str__ = Parsed.__str__
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        if type(given) is int and given >= 0:
+            return cls(steps=given)
+        text = given.strip() if isinstance(given, str) else ""
+        return cls(steps=int(text), text=str(given)) if text.isdecimal() else cls(seconds=_seconds(text), text=text)
+
+
+@dataclass(frozen=True)
+class StyleCrop(Parsed):
+    """What is left out of a style image at its sides: ``auto``, ``none``, or LEFT,TOP,RIGHT,BOTTOM in per cent.
+
+    Attributes:
+        borders: shares of the sides in that order; None where they are to be looked for.
+    """
+
+    borders: tuple[float, float, float, float] | None
+    text: str = field(compare=False)
+
+    __str__ = Parsed.__str__
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        if given == "auto":
+            return cls(None, "auto")
+        if given == "none":
+            return cls((0.0, 0.0, 0.0, 0.0), "none")
+        parts = given.split(",") if isinstance(given, str) else given
+        try:
+            left, top, right, bottom = (float(part) / 100 for part in parts)  # type: ignore[attr-defined]
+        except (TypeError, ValueError):
+            remedy = "Write LEFT,TOP,RIGHT,BOTTOM in per cent, as 0,3,0,0"
+            raise UsageError("not auto, none or four numbers", remedy) from None
+        most = 1 - LEAST_KEPT
+        if not (min(left, top, right, bottom) >= 0 and left + right <= most and top + bottom <= most):  # NaN is not
+            rule = f"each at least 0, left and right, or top and bottom, at most {100 * most:g} together"
+            raise UsageError(f"must be {rule}")
+        text = given if isinstance(given, str) else ",".join(map(repr, parts))  # type: ignore[call-overload]
+        return cls((left, top, right, bottom), text)

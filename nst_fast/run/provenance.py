@@ -1,0 +1,131 @@
+"""What decides a picture, compared between runs: for resuming, batches, sweeps and ``--from``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+from nst_fast.errors import InputError
+from nst_fast.options.config import StylizeConfig
+from nst_fast.options.declaration import declared
+from nst_fast.run.record import current_options, read_record
+from nst_fast.system.files import sha256_of
+from nst_fast.system.rounding import rounded
+
+FILE = "(file)"  # the value of `init` where it names a file: its hash counts, not its path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What decides a picture: options that are not cosmetic, and the sha256 of every file that is read.
+
+    Attributes:
+        options: by name; in a comparison, those of the wanted provenance count.
+        weights: of the network; None where they are not compared.
+        content: None for a texture.
+        styles: in their order.
+        init: of the file to start from; empty without one.
+        size: width and height of the picture; None where content and options decide them.
+    """
+
+    options: Mapping[str, Any]
+    weights: str | None
+    content: str | None
+    styles: Sequence[str]
+    init: str
+    size: Sequence[int] | None = None
+
+    @classmethod
+    def of_run(
+        cls,
+        config: StylizeConfig,
+        content: Path | None,
+        styles: Sequence[Path],
+        weights: str | None,
+        size: Sequence[int] | None = None,
+    ) -> Self:
+        init = config.init_file
+        return cls(
+            options=deciding_options(rounded(config.as_dict())) | ({"init": FILE} if init is not None else {}),
+            weights=weights,
+            content=readable_sha256(content) if content is not None else None,
+            styles=[readable_sha256(path) for path in styles],
+            init=readable_sha256(init) if init is not None else "",
+            size=size,
+        )
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Self:
+        """The provenance of a record as :func:`nst_fast.run.record.read_record` gives it, or a checkpoint's."""
+        inputs = record["inputs"]
+        init = inputs.get("init", {}).get("sha256", "")
+        return cls(
+            options=deciding_options(record["options"]) | ({"init": FILE} if init else {}),
+            weights=record["weights"].get("sha256", ""),
+            content=(inputs.get("content") or {}).get("sha256"),
+            styles=[style["sha256"] for style in inputs.get("styles", [])],
+            init=init,
+            size=record["size"],
+        )
+
+    def differences(self, found: Provenance) -> list[str]:
+        """What is otherwise in a provenance that was found, one phrase each; empty for the same picture."""
+        same = {
+            "other weights": self.weights in (None, found.weights),
+            "another content picture": self.content == found.content,
+            "other style pictures": list(self.styles) == list(found.styles),
+            "another picture to start from": self.init == found.init,
+            "another size": self.size is None or list(self.size) == found.size,
+        }
+        return option_differences(found.options, self.options) + [phrase for phrase in same if not same[phrase]]
+
+
+@cache
+def deciding_names() -> list[str]:
+    """The options that decide a picture."""
+    return [item.name for item in declared(StylizeConfig) if not item.option.cosmetic]
+
+
+def deciding_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide a picture, out of all those of a run of any version."""
+    known = current_options(options)
+    return {name: known.get(name, "unknown") for name in deciding_names()}
+
+
+def option_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """A phrase for each wanted option that was found with another value."""
+    return [
+        f"`{name}` {_named(found.get(name, 'unknown'))}, not {_named(value)}"
+        for name, value in wanted.items()
+        if found.get(name, "unknown") != value
+    ]
+
+
+def _named(value: object) -> str:
+    return "its default" if value is None else str(value)
+
+
+def readable_sha256(path: Path) -> str:
+    """The sha256 of a file; empty when it cannot be read, which agrees with no record."""
+    try:
+        return sha256_of(path)
+    except InputError:
+        return ""
+
+
+def recorded_options(path: Path) -> dict[str, Any]:
+    """Every option of a recorded run, to run with again.
+
+    Raises:
+        InputError: there is no record, or it has an option that this version does not know.
+    """
+    options: dict[str, Any] = read_record(path)["options"]
+    if unknown := sorted(set(options) - {item.name for item in declared(StylizeConfig)}):
+        raise InputError(
+            f"{path}: the run had options that this version does not know ({', '.join(unknown)})",
+            "Use the version that `nst-fast info` names",
+        )
+    return options
