@@ -48,6 +48,10 @@ def parse_color(color: str | Color) -> Color:
     return color
 
 
+def _unstated(*, profile: bool) -> tuple[Space | None, bool, list[str]]:
+    return None, False, []
+
+
 class ColorReader:
     """Reads pieces of one picture as [h, w, 3] float32 sRGB in [0, 1].
 
@@ -65,7 +69,13 @@ class ColorReader:
     """
 
     def __init__(
-        self, picture: Image.Image, rawmode: str, background: Color, stated: Stated, *, sixteen: bool = False
+        self,
+        picture: Image.Image,
+        rawmode: str,
+        background: Color,
+        stated: Stated = _unstated,
+        *,
+        sixteen: bool = False,
     ) -> None:
         self.notes: list[str] = []
         self._background = np.array(background, np.float32)
