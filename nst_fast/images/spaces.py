@@ -99,6 +99,8 @@ def stated_space(picture: Image.Image, stream: BinaryIO, *, profile: bool) -> tu
         elif isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.tag_v2.keys() >= _TIFF_PRIMARIES:
             white, primaries = (picture.tag_v2[tag] for tag in sorted(_TIFF_PRIMARIES))
             space = space_of((*map(float, white), *map(float, primaries)), _srgb_curve)
+        elif picture.format == "BMP" and _bmp_says_colors(stream):
+            notes = ["colour description of the BMP not converted"]
         elif picture.format in {"JPEG", "MPO"} and _interoperability(picture) == "R03":
             space = space_of(ADOBE_RGB, gamma_curve(ADOBE_GAMMA))
     except (ValueError, ArithmeticError) as error:
@@ -142,6 +144,16 @@ def _avif_space(stream: BinaryIO) -> tuple[Space | None, list[str]]:
     unspecified = 2
     primaries, transfer = (1 if primaries == unspecified else primaries), (13 if transfer == unspecified else transfer)
     return _coded(bytes((min(primaries, 255), min(transfer, 255), 0, 1)))
+
+
+def _bmp_says_colors(stream: BinaryIO) -> bool:
+    """Whether a BMP has a profile, or endpoints of its own."""
+    at = stream.tell()
+    stream.seek(14)
+    header = stream.read(96)
+    stream.seek(at)
+    kind = header[56:60] if int.from_bytes(header[:4], "little") >= 108 else b"none"
+    return kind in {b"DEBM", b"KNIL"} or (kind == bytes(4) and any(header[60:96]))  # embedded, linked, calibrated
 
 
 def _interoperability(picture: Image.Image) -> object:

@@ -215,3 +215,17 @@ def test_primaries_of_a_tiff_are_converted(tmp_path: Path) -> None:
     tags[318] = (0.0, 0.0)
     image = load(tmp_path, encoded(Image.new("RGB", (32, 32), (200, 60, 60)), "TIFF", tiffinfo=tags))
     assert image.notes == ("colour description ignored: primaries without luminance",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "endpoints", "noted"),
+    [(b"DEBM", 0, True), (b"\0\0\0\0", 1, True), (b"\0\0\0\0", 0, False), (b"BGRs", 1, False)],
+)
+def test_colours_of_a_bmp_are_noted(tmp_path: Path, kind: bytes, endpoints: int, noted: bool) -> None:
+    plain = encoded(Image.new("RGB", (32, 32), (200, 60, 60)), "BMP")
+    header = struct.pack("<I", 108) + plain[18:54] + bytes(16) + kind + bytes((endpoints,)) * 36 + bytes(12)
+    data = plain[:10] + struct.pack("<I", 14 + len(header)) + header + plain[54:]
+    assert len(header) == 108
+    image = load(tmp_path, data)
+    np.testing.assert_allclose(image.tensor[0, :, 3, 3] * 255, [200, 60, 60], atol=1e-3)
+    assert image.notes == (("colour description of the BMP not converted",) if noted else ())
