@@ -9,16 +9,18 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from nst_fast.errors import InputError
 from nst_fast.images.color import INFINITE, value_range
 from nst_fast.images.streaming import Rows
+
+if TYPE_CHECKING:
+    import tifffile
 
 _BITS = TiffImagePlugin.BITSPERSAMPLE
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
@@ -115,8 +117,10 @@ def read_tiff(
     Raises:
         InputError: of a kind that is not read, or not finite; damage raises tifffile's errors.
     """
+    from tifffile import TiffFile  # a quarter of a second to import
+
     stream.seek(0)
-    with tifffile.TiffFile(stream, name="") as file:
+    with TiffFile(stream, name="") as file:
         page = file.pages.first
         check(page.imagewidth, page.imagelength, name)
         values, notes = _sixteen(_decoded(page, name))
