@@ -23,7 +23,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import differential
 import mutations as m
+import oddities
 import torch
 
 from nst_fast.cli.info import describe
@@ -76,6 +78,16 @@ def picture_target(kind: str, share: int) -> Target:
         return chance.choice((m.damaged, deep))(sound, chance)
 
     return Target(f".{kind.lower()}", share, make, (load_small, load_whole, read_text))
+
+
+def odd_target(suffix: str, share: int, make: Callable[[Random], bytes], deep: m.Mutator) -> Target:
+    """Pictures that are sound, or nearly, and half of them damaged."""
+
+    def maybe_damaged(chance: Random) -> bytes:
+        data = make(chance)
+        return chance.choice((m.damaged, deep))(data, chance) if chance.random() < 0.5 else data
+
+    return Target(suffix, share, maybe_damaged, (load_small, load_whole, read_text))
 
 
 def load_small(path: Path) -> None:
@@ -159,6 +171,10 @@ _SOUND: dict[str, bytes] = {}
 TARGETS: dict[str, Target] = {
     **{kind.lower(): picture_target(kind, 4500) for kind in ("PNG", "JPEG", "TIFF", "WEBP")},
     **{kind.lower(): picture_target(kind, 1000) for kind in ("GIF", "BMP", "AVIF")},
+    "png-colors": odd_target(".png", 3000, oddities.color_png, m.png_below_the_checksums),
+    "tiff-deep": odd_target(".tif", 3000, oddities.deep_tiff, m.tiff_tags),
+    "exif": odd_target(".jpg", 2000, oddities.turned, m.damaged),
+    "differential": Target(".zip", 2000, differential.archive, (differential.check,)),
     "safetensors": Target(
         ".safetensors",
         1500,
@@ -285,7 +301,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             sys.stderr.write(feed(names[0], data, Path(folder), Tally()) + "\n")
         return 0
-    for name, number in ((name, number) for name in names for number in range(100)):
+    forkable = [name for name in names if name != "differential"]  # libvips does not survive a fork once it was used
+    for name, number in ((name, number) for name in forkable for number in range(100)):
         input_of(arguments.seed, name, number)  # makes the sound files, which the children inherit
     started, failures, tallies = time.monotonic(), list[dict[str, Any]](), dict[str, Tally]()
     for name in names:

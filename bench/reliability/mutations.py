@@ -125,17 +125,19 @@ def picture_body(png: bytes) -> bytes:
 
 def tiff_tags(data: bytes, chance: Random) -> bytes:
     """A TIFF with odd values in its first directory."""
-    broken = bytearray(data)
-    start = struct.unpack_from("<I", data, 4)[0]
-    count = struct.unpack_from("<H", data, start)[0]
+    if data[2:4] not in {b"*\0", b"\0*"}:
+        return damaged(data, chance)  # BigTIFF
+    broken, order = bytearray(data), "<" if data.startswith(b"II") else ">"
+    start = struct.unpack_from(order + "I", data, 4)[0]
+    count = struct.unpack_from(order + "H", data, start)[0]
     for _ in range(chance.randrange(1, 4)):
         entry = start + 2 + 12 * chance.randrange(count)
         value = chance.choice((0, 1, 2, 3, 7, 16, 255, 65_535, 2**31, 2**32 - 1, start, chance.randrange(2**32)))
         match chance.randrange(4):  # tag, type, count or value
             case 0 | 1 as field:
-                struct.pack_into("<H", broken, entry + 2 * field, value % 2**16)
+                struct.pack_into(order + "H", broken, entry + 2 * field, value % 2**16)
             case field:
-                struct.pack_into("<I", broken, entry + 4 * (field - 1), value)
+                struct.pack_into(order + "I", broken, entry + 4 * (field - 1), value)
     return bytes(broken)
 
 

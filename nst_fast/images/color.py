@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor, TiffImagePlugin
 
 from nst_fast.errors import InputError, UsageError
+from nst_fast.images.spaces import FloatArray, Space, profile_space
 
-FloatArray = NDArray[np.float32]
+Piece = Image.Image | NDArray[np.uint16]
+# profile=whether there is a usable one -> the space stated, whether it goes before the profile, notes
+Stated = Callable[..., tuple[Space | None, bool, list[str]]]
 Color = tuple[float, float, float]
 
 MAX_PROFILE_BYTES = 8 * 2**20  # the largest profiles of printing presses have 3 MB
@@ -19,6 +24,7 @@ _GRAY_MODES = {"1", "L", "LA", "La", "I;16", "I;16B"}
 _DEEP_MODES = {"I;16", "I;16B", "I", "F"}
 _WHITE_IS_ZERO = 0  # of TIFF's tag 262; Pillow inverts 8 bits for us, but not 16 or 32
 _PHOTOMETRIC = 262
+INFINITE = ("the picture has pixels that are NaN or infinite", "Repair it in the program that made it")
 
 
 _littlecms = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -42,24 +48,40 @@ def parse_color(color: str | Color) -> Color:
     return color
 
 
-class ColorReader:
-    """Reads pieces of one decoded picture as [h, w, 3] float32 sRGB in [0, 1].
+def _unstated(*, profile: bool) -> tuple[Space | None, bool, list[str]]:
+    return None, False, []
 
-    Profiles are converted by LittleCMS (relative colorimetric with black point compensation), transparent pixels are
-    composited on the background, pictures of more than 8 bits are scaled, never clipped.
+
+class ColorReader:
+    """Reads pieces of one picture as [h, w, 3] float32 sRGB in [0, 1].
+
+    Profiles of 8 bits are converted by LittleCMS (relative colorimetric with black point compensation), transparent
+    pixels are composited on the background, pictures of more than 8 bits are scaled, never clipped.
 
     Args:
-        picture: decoded by Pillow.
+        picture: decoded by Pillow, or its facts.
         rawmode: how the file stores its pixels, in Pillow's words (``RGB;16B``); known before decoding only.
         background: the colour behind transparent pixels.
+        stated: the colours that the file states otherwise than by a profile, given whether it has one.
+        sixteen: pieces of colour come as arrays of 16 bits.
 
     ``notes`` for the user grow while pieces are read. Raises :class:`InputError` for pixels that are not finite.
     """
 
-    def __init__(self, picture: Image.Image, rawmode: str, background: Color) -> None:
+    def __init__(
+        self,
+        picture: Image.Image,
+        rawmode: str,
+        background: Color,
+        stated: Stated = _unstated,
+        *,
+        sixteen: bool = False,
+    ) -> None:
         self.notes: list[str] = []
         self._background = np.array(background, np.float32)
         self._has_alpha = picture.has_transparency_data
+        self._key = picture.info.get("transparency") if sixteen else None
+        self._premultiplied = rawmode.startswith("RGBa") or bool(picture.info.get("premultiplied"))
         self._unsigned = rawmode == "I;32N"
         self._inverted = (
             isinstance(picture, TiffImagePlugin.TiffImageFile)
@@ -68,20 +90,40 @@ class ColorReader:
         )
         _scale_transparency(picture.info, rawmode)
         self._black, self._white = self._range(picture, rawmode)
-        self._profile_mode, self._transform = self._profile(picture)
-        if ";16" in rawmode and picture.mode not in _DEEP_MODES:
+        mode = "LA" if rawmode.startswith("LA;16") else picture.mode
+        deep = sixteen or mode in _DEEP_MODES
+        self._profile_mode, self._transform, self._space = self._profile(picture.info, mode, stated, deep=deep)
+        if (";16" in rawmode and picture.mode not in _DEEP_MODES and not sixteen) or (sixteen and self._transform):
             self.notes.append("16 bits per channel read as 8")
 
-    def read(self, piece: Image.Image) -> FloatArray:
-        """A crop of the picture: [h, w, 3]."""
-        colors = self._deep(piece) if piece.mode in _DEEP_MODES else self._shallow(piece)
-        if not self._has_alpha:
+    def read(self, piece: Piece) -> FloatArray:
+        """A crop of the picture, as Pillow's or, of 16-bit colour, [h, w, grey or RGB, alpha]: [h, w, 3]."""
+        if isinstance(piece, np.ndarray):
+            colors, alpha = self._sixteen(piece)
+        else:
+            colors = self._deep(piece) if piece.mode in _DEEP_MODES else self._shallow(piece)
+            alpha = self._alpha(piece)[..., None] if self._has_alpha else None
+        if self._space is not None:
+            colors = self._space.to_srgb(colors)
+        if alpha is None:
             return colors
-        alpha = self._alpha(piece)[..., None]
         if alpha.min() < 1:
             self._note("transparent pixels composited on the background")
         composited: FloatArray = colors * alpha + self._background * (1 - alpha)
         return composited
+
+    def _sixteen(self, values: NDArray[np.uint16]) -> tuple[FloatArray, FloatArray | None]:
+        unit = values.astype(np.float32) / np.float32(65535)
+        alpha = unit[..., -1:] if values.shape[2] in {2, 4} else None
+        colors = unit[..., :3] if values.shape[2] > 2 else np.repeat(unit[..., :1], 3, axis=2)
+        if self._key is not None:
+            alpha = np.asarray((values != np.array(self._key)).any(2, keepdims=True), np.float32)
+        if self._premultiplied and alpha is not None:
+            colors = np.where(alpha > 0, colors / np.maximum(alpha, 1e-6), 0).clip(0, 1)
+        if self._transform is not None:
+            eight = Image.fromarray(np.round(colors * 255).astype(np.uint8)).convert(self._profile_mode)
+            colors = _unit(_applied(self._transform, eight).convert("RGB"))
+        return colors, alpha
 
     def _shallow(self, piece: Image.Image) -> FloatArray:
         if piece.mode == "La":
@@ -118,32 +160,49 @@ class ColorReader:
             return 0.0, 4095.0 if rawmode == "I;12" else 65535.0
         values = np.asarray(picture)
         values = values.view(np.uint32) if self._unsigned else values
-        low, high = float(values.min()), float(values.max())
-        if not np.isfinite((low, high)).all():  # a NaN anywhere makes both NaN
-            raise InputError("the picture has pixels that are NaN or infinite", "Repair it in the program that made it")
         full = (1.0,) if picture.mode == "F" else (255.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1)
-        black, white = min(0.0, low), next((white for white in full if high <= white), high)
-        if (black, white) != (0.0, 1.0):
-            self._note(f"no agreed range: {black:g} taken as black, {white:g} as white")
+        black, white, notes = value_range(float(values.min()), float(values.max()), full)
+        self.notes += notes
         return black, white
 
-    def _profile(self, picture: Image.Image) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-        """The mode that the transform to sRGB takes, and the transform; empty and None without a profile."""
-        if picture.mode == "LAB":
-            return "LAB", _to_srgb(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB")
-        data = picture.info.get("icc_profile")
+    def _profile(
+        self, info: Mapping[Any, Any], mode: str, stated: Stated, *, deep: bool
+    ) -> tuple[str, ImageCms.ImageCmsTransform | None, Space | None]:
+        """The mode that the transform to sRGB takes, the transform, or in its place a space; None where not needed."""
+        if mode == "LAB":
+            return "LAB", _to_srgb(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB"), None
+        data, profile_mode, transform = info.get("icc_profile"), "", None
         if isinstance(data, bytes) and data:
             try:
-                return _transform_for(data, picture.mode)
+                profile_mode, transform = _transform_for(data, mode)
             except (OSError, ValueError, ImageCms.PyCMSError) as error:
                 self._note(f"ICC profile ignored: {error}")
-        elif picture.mode == "CMYK":
+        elif mode == "CMYK":
             self._note("CMYK without a profile: colours are approximate")
-        return "", None
+        space, decides, notes = stated(profile=transform is not None) if mode != "CMYK" else (None, False, [])
+        self.notes += notes
+        if decides or transform is None or not isinstance(data, bytes):
+            return "", None, space
+        if deep or profile_mode == "L":
+            with suppress(ValueError):  # LittleCMS takes 8 bits of colour, and of grey keeps too few in the shadows
+                return "", None, profile_space(data)
+        return profile_mode, transform, None
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def value_range(low: float, high: float, full: tuple[float, ...]) -> tuple[float, float, list[str]]:
+    """The values that become black and white where none are agreed: ``full`` has those that are usual as white.
+
+    With a note unless they are 0 and 1. Raises :class:`InputError` for values that are not finite.
+    """
+    if not np.isfinite((low, high)).all():  # a NaN anywhere makes both NaN
+        raise InputError(*INFINITE)
+    black, white = min(0.0, low), next((white for white in full if high <= white), high)
+    unagreed = (black, white) != (0.0, 1.0)
+    return black, white, [f"no agreed range: {black:g} taken as black, {white:g} as white"] if unagreed else []
 
 
 def _transform_for(data: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform]:
@@ -180,5 +239,3 @@ def _scale_transparency(info: dict[str | tuple[int, int], Any], rawmode: str) ->
     factor = {"L;2": 85, "L;4": 17}.get(rawmode)
     if factor and "transparency" in info:
         info["transparency"] *= factor
-    if rawmode == "RGB;16B" and "transparency" in info:
-        info["transparency"] = tuple(value >> 8 for value in info["transparency"])

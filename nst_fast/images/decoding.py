@@ -10,17 +10,20 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from nst_fast.errors import InputError, NstFastError, UsageError
 from nst_fast.images.color import Color, ColorReader
 from nst_fast.images.resizing import Change, read_bands, scaled_size
-from nst_fast.images.sources import open_source, with_only_chunks
-from nst_fast.images.streaming import HINT, UnlikePillowError, is_large, rows_of
+from nst_fast.images.sixteen import halves, is_deep, is_planar, is_tiff, read_tiff, use_native_order
+from nst_fast.images.sources import COLOR_CHUNKS, open_source, with_only_chunks
+from nst_fast.images.spaces import stated_space
+from nst_fast.images.streaming import HINT, Rows, UnlikePillowError, is_large, rows_of
 from nst_fast.system.files import AnyPath, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")  # MPO comes through JPEG; EPS starts programs: never
@@ -46,7 +49,7 @@ _UPRIGHT = {
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-_COLOR_CHUNKS = _PIXEL_CHUNKS | {b"iCCP", b"eXIf"}
+_COLOR_CHUNKS = _PIXEL_CHUNKS | COLOR_CHUNKS | {b"iCCP", b"eXIf"}
 
 
 @dataclass(frozen=True)
@@ -168,15 +171,15 @@ def pillow_guarded(name: str, max_megapixels: float) -> Iterator[list[str]]:
 def _decode(stream: BinaryIO, name: str, limits: Limits, background: Color) -> Decoded:
     stream.seek(0)
     with pillow_guarded(name, limits.max_megapixels) as warned:
-        picture = Image.open(stream, formats=FORMATS)
+        picture, rows, notes = _opened(stream, name, limits)
         width, height = picture.size
         limits.check(width, height, name)
         rawmode = _rawmode(picture)
         extent = _draft(picture, limits.reduction(width, height))
         wanted = scaled_size(width, height, limits.longest_side)
         change = Change(picture.size, extent, limits.reduction(*picture.size), wanted)
-        tensor, orientation, noted = _pixels(picture, rawmode, stream, background, change)
-        notes = [*_frames(picture, stream), *noted]
+        tensor, orientation, noted = _pixels(picture, rawmode, rows, stream, background, change)
+        notes = [*_frames(picture, stream), *notes, *noted]
     swap, flips = _UPRIGHT.get(orientation, (False, ()))
     if swap:
         tensor, width, height = tensor.transpose(2, 3), height, width
@@ -185,7 +188,36 @@ def _decode(stream: BinaryIO, name: str, limits: Limits, background: Color) -> D
     return Decoded(tensor, (width, height), picture.format or "", (*notes, *warned))
 
 
-def _draft(picture: ImageFile.ImageFile, reduction: int) -> tuple[float, float]:
+def _opened(stream: BinaryIO, name: str, limits: Limits) -> tuple[Image.Image, Rows | None, list[str]]:
+    """A picture before decoding; or, of a TIFF for tifffile, its facts, rows and notes."""
+    if stream.read(4) == b"MM\0+":  # Pillow takes it for another kind
+        return read_tiff(stream, name, limits.check)
+    try:
+        picture = Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError:
+        if is_tiff(stream):
+            return read_tiff(stream, name, limits.check)
+        raise
+    if is_planar(picture):
+        limits.check(*picture.size, name)
+        bands = len(picture.getbands())
+        if bands == 2 or (bands > 2 and is_deep(picture) and picture.mode != "CMYK"):
+            try:
+                return read_tiff(stream, name, limits.check)
+            except InputError:  # Pillow, through libtiff, knows more kinds of packing
+                if bands == 2:  # but takes all from the first plane
+                    raise
+        # Without libtiff Pillow takes each byte of each plane for a pixel, whatever its depth.
+        given, TiffImagePlugin.READ_LIBTIFF = TiffImagePlugin.READ_LIBTIFF, True
+        try:
+            picture = Image.open(stream, formats=FORMATS)
+        finally:
+            TiffImagePlugin.READ_LIBTIFF = given
+    use_native_order(picture)
+    return picture, None, []
+
+
+def _draft(picture: Image.Image, reduction: int) -> tuple[float, float]:
     """Let a JPEG leave out detail while decoding; other kinds cannot. Width and height that the picture then has.
 
     They may end within the last pixel: 1003 pixels at one eighth are 125.375, decoded as 126.
@@ -196,28 +228,35 @@ def _draft(picture: ImageFile.ImageFile, reduction: int) -> tuple[float, float]:
 
 
 def _pixels(
-    picture: ImageFile.ImageFile, rawmode: str, stream: BinaryIO, background: Color, change: Change
+    picture: Image.Image, rawmode: str, rows: Rows | None, stream: BinaryIO, background: Color, change: Change
 ) -> tuple[Tensor, int, list[str]]:
     """The picture at the size wanted but not yet turned, its EXIF orientation, and notes."""
     notes: list[str] = []
-    if is_large(picture, rawmode, stream):
+    stated = partial(stated_space, picture, stream)
+    if isinstance(picture, ImageFile.ImageFile) and is_large(picture, rawmode, stream):
         with suppress(UnlikePillowError):
-            rows = rows_of(picture, stream)
-            if rows is not None:
-                reader = ColorReader(picture, rawmode, background)
-                tensor = read_bands(lambda top, bottom: reader.read(rows(top, bottom)), change)
+            banded = rows_of(picture, stream)
+            if banded is not None:
+                reader = ColorReader(picture, rawmode, background, stated, sixteen=";16" in rawmode)
+                tensor = read_bands(lambda top, bottom: reader.read(banded(top, bottom)), change)
                 return tensor, _orientation(picture), reader.notes
             notes.append(HINT)
-    picture.load()
+    if rows is None:
+        rows = halves(picture, rawmode, lambda: Image.open(stream, formats=FORMATS))
+    sixteen = rows is not None
+    if rows is None:
+        picture.load()
+    read = rows or (lambda top, bottom: picture.crop((0, top, picture.width, bottom)))
     orientation = _orientation(picture)
-    reader = ColorReader(picture, rawmode, background)
-    tensor = read_bands(lambda top, bottom: reader.read(picture.crop((0, top, picture.width, bottom))), change)
+    reader = ColorReader(picture, rawmode, background, stated, sixteen=sixteen)
+    tensor = read_bands(lambda top, bottom: reader.read(read(top, bottom)), change)
     return tensor, orientation, [*notes, *reader.notes]
 
 
-def _rawmode(picture: ImageFile.ImageFile) -> str:
+def _rawmode(picture: Image.Image) -> str:
     """How the file stores pixels, in Pillow's words (``RGB;16B``); empty where the decoder does not say."""
-    arguments = picture.tile[0].args if picture.tile else ""
+    tiles = getattr(picture, "tile", None)
+    arguments = tiles[0].args if tiles else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 

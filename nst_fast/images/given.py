@@ -16,9 +16,10 @@ from torch import Tensor
 from nst_fast.errors import InputError
 from nst_fast.images import LoadedImage, load_image
 from nst_fast.images.borders import NO_BORDERS, Crop, decode_cropped
-from nst_fast.images.color import Color, ColorReader, FloatArray, parse_color
+from nst_fast.images.color import Color, ColorReader, parse_color
 from nst_fast.images.decoding import Decoded, Limits, pillow_guarded
 from nst_fast.images.resizing import Change, read_bands, scaled_size
+from nst_fast.images.spaces import FloatArray
 from nst_fast.images.text import MAX_MEGAPIXELS
 from nst_fast.system.files import AnyPath
 

@@ -29,6 +29,7 @@ _SIGNATURE = re.compile(
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|BM|GIF8[79]a|.{4}ftyp(?:avi[fs]|m[is]f1)",
     re.DOTALL,
 )
+COLOR_CHUNKS = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
 _HEAD = 16
 _PIECE = 2**16
 _LONGEST_NAME = 79  # of a PNG's text
@@ -132,6 +133,23 @@ def chunks_behind_pixels(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
             pixels = pixels or kind == b"IDAT"
     finally:
         stream.seek(start)
+
+
+def color_chunks(stream: BinaryIO) -> dict[bytes, bytes]:
+    """The first of each of a PNG's chunks before its pixels that describe colours, but the profile. The stream is left
+    where it was.
+    """
+    start, found = stream.tell(), dict[bytes, bytes]()
+    try:
+        for kind, at, length in _png_chunks(stream):
+            if kind == b"IDAT":
+                break
+            if kind in COLOR_CHUNKS and kind not in found:
+                stream.seek(at + 8)
+                found[kind] = stream.read(min(length - 12, _LONGEST_NAME))
+    finally:
+        stream.seek(start)
+    return found
 
 
 def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:

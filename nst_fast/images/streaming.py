@@ -15,12 +15,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
+from nst_fast.images.color import Piece
 from nst_fast.images.sources import chunks_behind_pixels
 
-Rows = Callable[[int, int], Image.Image]  # the rows from one to before another, asked for from top to bottom
+Rows = Callable[[int, int], Piece]  # the rows from one to before another, asked for from top to bottom
 
 LARGE_PIXELS = 50_000_000  # Pillow takes 4 bytes for each
-HINT = "decoded whole, at 4 bytes per pixel; install nst-fast[large] to read it in bands"
+HINT = "decoded whole, at 4 bytes per pixel, or 8 of 16 bits; install nst-fast[large] to read it in bands"
 _LOADERS = {"PNG": "pngload_source", "JPEG": "jpegload_source", "TIFF": "tiffload_source"}
 _CHANNELS = {"RGB": 3, "RGBA": 4, "LA": 2}
 _TURNING_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp")
@@ -72,12 +73,11 @@ def rows_of(picture: ImageFile.ImageFile, stream: BinaryIO) -> Rows | None:
     if found[:3] != (width, height, _CHANNELS[mode]) or image.format not in _DEPTHS:
         raise UnlikePillowError(f"{found}, to Pillow {picture}")
 
-    def rows(top: int, bottom: int) -> Image.Image:
+    def rows(top: int, bottom: int) -> Piece:
         with _refusals(vips):
             data = region.fetch(0, top, width, bottom - top)
         values = np.frombuffer(data, _DEPTHS[image.format]).reshape(bottom - top, width, image.bands)
-        # Pillow, too, keeps the upper half of 16 bits.
-        return Image.fromarray(values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8))
+        return Image.fromarray(values) if values.dtype == np.uint8 else values
 
     return rows
 

@@ -130,7 +130,7 @@ def describe_machine() -> dict[str, Any]:
         "driver": _found(r"(\d{3}\.\d+(?:\.\d+)?)", "/proc/driver/nvidia/version"),
         "driver_cuda": "{}.{}".format(*driver.cuda_version) if driver else None,
         "nst_fast": __version__,
-        "commit": git_commit(Path(__file__).parents[1]),
+        "commit": git_commit(Path(__file__).parents[2]),
     }
 
 

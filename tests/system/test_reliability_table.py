@@ -1,4 +1,4 @@
-"""docs/reliability.md: eighty rows, each with a test that exists or a reason why it has none."""
+"""docs/reliability.md: at least eighty rows, each with a test that exists or a reason why it has none."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from places import ROOT
 
 from nst_fast.errors import DeviceError
 from nst_fast.system import machine
@@ -125,6 +126,7 @@ def test_only_a_sound_checkout_itself_has_a_commit_and_a_changed_one_is_dirty(
 ) -> None:
     assert len(str(git_commit(checkout))) == 40
     assert git_commit(checkout / "site-packages") is None
+    assert machine.describe_machine()["commit"] == git_commit(ROOT)
     (checkout / "file").write_text("another")
     assert str(git_commit(checkout)).endswith("-dirty")
     broken = tmp_path_factory.mktemp("broken")
