@@ -49,7 +49,7 @@ def stylize(
 
     Any thread may call this, in any mode of PyTorch (``inference_mode``, autocast, another default dtype or device):
     the picture does not depend on it, and neither modes nor random numbers are changed. Only the number of threads is
-    the caller's. A forked process of one that has called this may not, unless it computes with one thread.
+    the caller's. A process forked from one that has called this may not: threads do not survive a fork.
 
     Args:
         content: the picture whose scene is kept: a path, a PIL image, an array [H, W, 3 or 4] of uint8, uint16 or

@@ -25,7 +25,7 @@ from nst_fast.images.sources import check_signature
 from nst_fast.images.text import MAX_MEGAPIXELS
 from nst_fast.system.files import AnyPath
 
-IMAGE, ARRAY, FILE = "image", "array", "bytes"  # what records call them, in place of a file's name
+KINDS = IMAGE, ARRAY, FILE = "image", "array", "bytes"  # what records call them, in place of a file's name
 REMEDY = (
     "Give a path, a PIL image, an array [H, W, 3 or 4] of uint8, uint16 or floats in [0, 1], a tensor [3, H, W] or "
     "[1, 3, H, W] of floats in [0, 1], or the bytes of a picture file"
@@ -144,12 +144,13 @@ def _checked(given: NDArray[Any] | Tensor) -> Image.Image | FloatArray:
         array = given
     else:
         raise InputError(f"{type(given).__name__} is no picture", REMEDY)
-    if array.ndim != 3 or array.shape[2] not in (3, 4) or not (array.dtype in (np.uint8, np.uint16) or _real(array)):
+    usable = array.size and (array.dtype in (np.uint8, np.uint16) or _real(array))
+    if array.ndim != 3 or array.shape[2] not in (3, 4) or not usable:
         raise InputError(f"an array {list(array.shape)} of {array.dtype} is no picture", REMEDY)
     if array.dtype == np.uint8:
         return Image.fromarray(array)
     floats = np.array(array, np.float32, order="C") / np.float32(65535 if array.dtype == np.uint16 else 1)
-    if floats.size and not (floats.min() >= 0 and floats.max() <= 1):  # NaN is not
+    if not (floats.min() >= 0 and floats.max() <= 1):  # NaN is not
         raise InputError("the given array has values that are not from 0 to 1", "Divide it by its largest value")
     return floats
 

@@ -41,11 +41,11 @@ class ProcessState:
                     restore()
 
     def check_fork(self) -> None:
-        """Raise :class:`UsageError` in a fork of a process that has made a call: it would wait for lost threads.
+        """Raise :class:`UsageError` in a fork of a process that has made a call.
 
-        The threads of OpenMP do not survive a fork, and the first loop that they share never ends.
+        The threads of OpenMP and of autograd do not survive a fork: the first loop that they share would never end.
         """
-        if self._process not in (0, os.getpid()) and torch.get_num_threads() > 1:
+        if self._process not in (0, os.getpid()):
             message = "this process is a fork of one that has used nst-fast, whose threads it does not have"
             remedy = (
                 "Start processes with multiprocessing's spawn or forkserver, or call torch.set_num_threads(1) first"
