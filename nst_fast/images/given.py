@@ -144,7 +144,7 @@ def _checked(given: NDArray[Any] | Tensor) -> Image.Image | FloatArray:
         array = given
     else:
         raise InputError(f"{type(given).__name__} is no picture", REMEDY)
-    usable = array.size and (array.dtype in (np.uint8, np.uint16) or _real(array))
+    usable = array.size > 0 and (array.dtype in (np.uint8, np.uint16) or _real(array))
     if array.ndim != 3 or array.shape[2] not in (3, 4) or not usable:
         raise InputError(f"an array {list(array.shape)} of {array.dtype} is no picture", REMEDY)
     if array.dtype == np.uint8:
