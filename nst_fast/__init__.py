@@ -49,3 +49,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'nst_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, also of what is not loaded yet."""
+    return sorted({*globals(), *__all__})

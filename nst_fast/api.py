@@ -5,9 +5,11 @@ May import: distributed, errors, images, options, run, system.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from nst_fast.distributed.group import Ranks
 from nst_fast.errors import OutputError, ResumeError, UsageError
@@ -24,12 +26,16 @@ from nst_fast.run.resumption import ENDED, check_output, check_same, continued_c
 from nst_fast.run.run import run
 from nst_fast.run.together import check_joinable, run_together
 from nst_fast.system.files import lock, shown
+from nst_fast.system.isolation import own_state
+
+Kind = TypeVar("Kind")
 
 
+@own_state()
 def stylize(
     content: Picture,
     style: Picture | Sequence[Picture],
-    config: StylizeConfig | None = None,
+    config: StylizeConfig | Mapping[str, object] | None = None,
     *,
     preset: str | None = None,
     output: str | Path | None = None,
@@ -41,11 +47,15 @@ def stylize(
 ) -> Pastiche:
     """Paint the content image in the style of one or more style images (Gatys et al. 2016).
 
+    Any thread may call this, in any mode of PyTorch (``inference_mode``, autocast, another default dtype or device):
+    the picture does not depend on it, and neither modes nor random numbers are changed. Only the number of threads is
+    the caller's. A process forked from one that has called this may not: threads do not survive a fork.
+
     Args:
         content: the picture whose scene is kept: a path, a PIL image, an array [H, W, 3 or 4] of uint8, uint16 or
-            floats in [0, 1], or a tensor [3, H, W] or [1, 3, H, W] of floats in [0, 1].
+            floats in [0, 1], a tensor [3, H, W] or [1, 3, H, W] of floats in [0, 1], or the bytes of a picture file.
         style: the picture, or pictures, whose manner is taken; several are blended as ``style_weight_each`` says.
-        config: every option; by default ``StylizeConfig()``.
+        config: every option, or a mapping of some; by default ``StylizeConfig()``.
         preset: a recipe by name, as ``bold``, whose values replace those of ``config``.
         output: the picture to write, checked before any work; nothing is written without it.
         overwrite: replace an output that exists.
@@ -65,14 +75,14 @@ def stylize(
     source, styles = source_of(content), sources_of(style)
     if not styles:
         raise UsageError("no style image was given", "Name at least one")
-    files = OutputFiles(Path(output)) if output is not None else None
-    listeners = listeners or Listeners()
+    files = OutputFiles.of(output) if output is not None else None
+    listeners, networks = instance(Observer, listeners, Listeners()), instance(Networks, networks, Networks())
     writes = files is not None and (ranks is None or ranks.rank == 0)
     with held(files if writes else None, listeners):
         if files is not None:
             check_unfinished(files, overwrite=overwrite)
             check_files(files, config, [source, *styles], overwrite=overwrite)
-        problem = load_problem(config, source, styles, networks or Networks())
+        problem = load_problem(config, source, styles, networks)
         if files is not None and writes:
             remove_checkpoints(files)
         writer = checkpoint_writer(files if writes else None, config.checkpoint_interval, listeners.note)
@@ -80,10 +90,11 @@ def stylize(
         return saved(pastiche, files if writes else None)
 
 
+@own_state()
 def stylize_together(
     contents: Sequence[Picture],
     style: Picture | Sequence[Picture],
-    config: StylizeConfig | None = None,
+    config: StylizeConfig | Mapping[str, object] | None = None,
     *,
     preset: str | None = None,
     outputs: Sequence[str | Path] | None = None,
@@ -115,8 +126,8 @@ def stylize_together(
     """
     config = configured(config, preset, options)
     check_joinable(config)
-    listeners, networks = listeners or Listeners(), networks or Networks()
-    sources, styles = [source_of(content) for content in contents], sources_of(style)
+    listeners, networks = instance(Observer, listeners, Listeners()), instance(Networks, networks, Networks())
+    sources, styles = sources_of(contents), sources_of(style)
     if not (sources and styles):
         raise UsageError(f"no {'style' if sources else 'content'} image was given", "Name at least one")
     files = output_files(outputs, len(sources))
@@ -140,13 +151,14 @@ def output_files(outputs: Sequence[str | Path] | None, count: int) -> list[Outpu
     """One entry per picture. Raises :class:`UsageError` unless there is one output for each."""
     if outputs is None:
         return [None] * count
-    places = [Path(output) for output in outputs]
-    if len({place.absolute() for place in places}) != len(places) or len(places) != count:
-        message = f"{len(places)} outputs for {count} content images"
+    files = [OutputFiles.of(output) for output in ([outputs] if isinstance(outputs, str | os.PathLike) else outputs)]
+    if len({file.picture.absolute() for file in files}) != len(files) or len(files) != count:
+        message = f"{len(files)} outputs for {count} content images"
         raise UsageError(message, "Name one for each, all different")
-    return [OutputFiles(place) for place in places]
+    return [*files]
 
 
+@own_state()
 def resume(
     output: str | Path,
     *,
@@ -175,7 +187,11 @@ def resume(
         ResumeError: there is no checkpoint, or pictures, weights, options or device are not those of the run.
         NstFastError: as :func:`stylize` does.
     """
-    files, listeners = OutputFiles(Path(output)), listeners or Listeners()
+    files, listeners, networks = (
+        OutputFiles.of(output),
+        instance(Observer, listeners, Listeners()),
+        instance(Networks, networks, Networks()),
+    )
     check_output_suffix(files.picture)
     if (record := ended(files)) is not None:
         raise ResumeError(
@@ -190,7 +206,7 @@ def resume(
             checkpoint, source_of(content) if content is not None else None, sources_of(style)
         )
         check_files(files, config, [source, *styles], overwrite=True)
-        problem = load_problem(config, source, styles, networks or Networks())
+        problem = load_problem(config, source, styles, networks)
         check_same(checkpoint, problem, listeners.note)
         listeners.note(f"going on after step {checkpoint.step} of {config.steps}")
         pastiche = run(
@@ -199,10 +215,19 @@ def resume(
         return saved(pastiche, files)
 
 
-def configured(config: StylizeConfig | None, preset: str | None, options: dict[str, object]) -> StylizeConfig:
+def configured(
+    config: StylizeConfig | Mapping[str, object] | None, preset: str | None, options: dict[str, object]
+) -> StylizeConfig:
     """The config with the values of a preset and then the options. Raises :class:`UsageError` for unknown names."""
     values = find_preset(preset).values if preset is not None else {}
-    return (config or StylizeConfig()).replace(**values | options)
+    return StylizeConfig.of(config).replace(**values | options)
+
+
+def instance(kind: type[Kind], given: Kind | None, usual: Kind) -> Kind:
+    """What a program gave, or the usual. Raises :class:`UsageError` for anything of another kind."""
+    if given is not None and not isinstance(given, kind):
+        raise UsageError(f"{type(given).__name__} is no {kind.__name__}", f"Give {type(usual).__name__}(...)")
+    return usual if given is None else given
 
 
 def check_files(files: OutputFiles, config: StylizeConfig, sources: Sequence[Source], *, overwrite: bool) -> None:

@@ -40,7 +40,7 @@ CONV_CHANNELS = 256
 PROBE_SECONDS, PROBE_REPEATS = 0.5, 50  # how long a probe is repeated, and how often at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """The problem at one size: content pictures, where the pastiches start, both [B, 3, H, W], and the objective."""
 

@@ -56,7 +56,7 @@ class FastEvaluator:
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WholeSeed:
     """Adds the derivative of the total with respect to a tap's features; content terms are a by-product."""
 

@@ -13,7 +13,7 @@ from nst_fast.objective.evaluation import Evaluation
 from nst_fast.onnx.graph.step import AdamConstants
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdamBuffers:
     """A picture and Adam's moments of it, each [1, 3, H, W], at addresses that stay."""
 

@@ -116,7 +116,7 @@ def add_total_variation(colors: Tensor, image: Tensor, tile: Tile, gradient: Ten
     return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TileSeed:
     """Adds the derivative of the total with respect to a tap's features: for the tile's own cells, not in the halo."""
 

@@ -52,7 +52,7 @@ _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _COLOR_CHUNKS = _PIXEL_CHUNKS | COLOR_CHUNKS | {b"iCCP", b"eXIf"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decoded:
     """A picture as decoded: [1, 3, H, W], upright, sRGB, float32 in [0, 1], at the size wanted.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,16 @@ WIDE_LABEL = 36  # characters of a legend's label that take more than half a plo
 AGAINST = ("step", "seconds")  # what a horizontal axis may show
 
 
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Matplotlib's own style for as long as a plot is drawn, whatever the caller has set; also a decorator."""
+    from matplotlib import style
+
+    with style.context("default"):
+        yield
+
+
+@own_style()
 def save_loss_curve(record: Mapping[str, Any], path: Path) -> None:
     """The loss terms of a run on a logarithmic axis, with the monitor's readings as marks."""
     figure = new_figure(7.2, 4.4)
@@ -32,6 +43,7 @@ def save_loss_curve(record: Mapping[str, Any], path: Path) -> None:
     save_figure(figure, path)
 
 
+@own_style()
 def save_comparison(
     records: Sequence[Mapping[str, Any]],
     labels: Sequence[str],

@@ -12,9 +12,9 @@ from nst_fast.errors import UsageError
 from nst_fast.images.given import Picture, sources_of
 from nst_fast.jury.columns import COLUMNS
 from nst_fast.jury.judge import Jury, load_encoder
-from nst_fast.options.declaration import known
 from nst_fast.options.evaluate import EvaluateConfig
 from nst_fast.system.files import shown
+from nst_fast.system.isolation import own_state
 from nst_fast.system.rounding import rounded
 
 SCHEMA = "nst-fast/evaluate/1"
@@ -70,11 +70,12 @@ class Evaluation:
         return facts | {"pictures": [each.as_dict() for each in self.pictures], "notes": list(self.notes)}
 
 
+@own_state()
 def evaluate(
     content: Picture,
     style: Picture,
     pictures: Picture | Sequence[Picture],
-    config: EvaluateConfig | None = None,
+    config: EvaluateConfig | Mapping[str, object] | None = None,
     **options: object,
 ) -> Evaluation:
     """Score pictures of any program against the content and the style they were made from; docs/jury.md.
@@ -83,7 +84,7 @@ def evaluate(
         content: the content image; resized to each picture's size.
         style: the style image; its longest side becomes the picture's, or a fraction of it.
         pictures: one or more, each of the content's shape, of any size.
-        config: every option; by default ``EvaluateConfig()``.
+        config: every option, or a mapping of some; by default ``EvaluateConfig()``.
         **options: fields of :class:`EvaluateConfig` that differ from ``config``, as ``weights="random:0"``.
 
     Raises:
@@ -91,7 +92,7 @@ def evaluate(
         UsageError: no picture; an option that makes no sense.
         WeightsError, DeviceError: weights or device that are not there.
     """
-    config = (config or EvaluateConfig()).replace(**known(EvaluateConfig, options))
+    config = EvaluateConfig.of(config).replace(**options)
     sources = sources_of(pictures)
     if not sources:
         raise UsageError("no picture was given", "Name at least one")

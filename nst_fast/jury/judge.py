@@ -31,7 +31,7 @@ TAPS = tuple(dict.fromkeys((*GRAM_TAPS, *WASSERSTEIN_TAPS, CONTENT_TAP)))
 TOLERANCE = 2  # pixels by which a side may differ from the content's shape: programs round sizes in many ways
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Style:
     """What is compared of the style image at one size."""
 
@@ -149,7 +149,7 @@ def load_encoder(config: EvaluateConfig) -> tuple[Encoder, dict[str, str]]:
     """The network at the jury's taps on its device, and where its weights come from."""
     device = resolve_device(config.device)
     encoder, weights = make_encoder(config.weights, NETWORK, TAPS)
-    return encoder.to(device), {"source": Path(weights.source).name, "sha256": weights.sha256}
+    return encoder.to(device), weights.facts
 
 
 class Panel:

@@ -72,7 +72,10 @@ class Encoder(nn.Module):
             _, inputs, outputs = convolutions(self.network)[name]
             mode = self.padding if name == "conv1_1" else "zeros"
             padding_mode = cast(Literal["zeros", "reflect", "replicate"], mode)  # the config has checked it
-            return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding_mode)
+            # Not initialised: weights are loaded, and the caller's random numbers stay as they are.
+            return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding_mode, device="meta").to_empty(
+                device="cpu"
+            )
         if name.startswith("relu"):
             return nn.ReLU()  # not in place: a conv tap must keep its negative values
         return nn.MaxPool2d(2) if self.pooling == "max" else ScaledAveragePool()

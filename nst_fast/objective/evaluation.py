@@ -13,7 +13,7 @@ from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """The objective at one pastiche.
 

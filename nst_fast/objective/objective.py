@@ -18,7 +18,7 @@ from nst_fast.options.config import ObjectiveOptions
 ROUNDINGS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """What the losses compare. The same measures, taken once from content and style images, are the targets.
 

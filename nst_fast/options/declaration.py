@@ -8,12 +8,13 @@ import math
 import os
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from nst_fast.errors import UsageError, nearest
-from nst_fast.options.values import Parsed
+from nst_fast.options.values import Parsed, plain
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -99,6 +100,15 @@ class Options:
         """Problems that lie between options, one sentence each; called when every option is fine by itself."""
         return []
 
+    @classmethod
+    def of(cls, given: Any) -> Self:
+        """A config as a program gives it: one of this class, a mapping of options, or None for the defaults."""
+        if isinstance(given, cls):
+            return given
+        if given is None or isinstance(given, Mapping):
+            return cls(**known(cls, dict(given or {})))
+        raise UsageError(f"`config` is {type(given).__name__}", f"Give a {cls.__name__} or a dict of its options")
+
     def replace(self, **changes: Any) -> Self:
         """A copy with some options changed; an unknown name raises :class:`UsageError` with the nearest names."""
         return dataclasses.replace(self, **known(type(self), changes))  # type: ignore[type-var]
@@ -122,12 +132,14 @@ class Options:
 
 def _converted(item: Declared, given: Any) -> Any:
     """The value in the option's type. Raises :class:`UsageError` for what is not of it."""
+    given = plain(given)
     if item.parsed is not None:
         return given if isinstance(given, item.parsed) else item.parsed.of(given)
     if item.kind is float and type(given) is int:
         return _as_float(given)  # 1 means 1.0, also in records and comparisons
-    if item.option.names_file and isinstance(given, Path):
-        return str(given) if len(given.parts) > 1 else f".{os.sep}{given}"  # no word, as noise or auto
+    if item.option.names_file and isinstance(given, os.PathLike):
+        path = Path(given)
+        return str(path) if len(path.parts) > 1 else f".{os.sep}{path}"  # no word, as noise or auto
     if type(given) is not item.kind:
         raise UsageError(f"must be {_KINDS.get(item.kind, 'text')}")
     return given
@@ -156,5 +168,5 @@ def known(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
     names = [item.name for item in declared(config_class)]
     for name in values:
         if name not in names:
-            raise UsageError(f"unknown option {name!r}", nearest(name, names) or f"Known are {', '.join(names)}")
+            raise UsageError(f"unknown option {name!r}", nearest(str(name), names) or f"Known are {', '.join(names)}")
     return values

@@ -42,8 +42,8 @@ class Preset:
 
 def find_preset(name: str) -> Preset:
     """The preset of that name; an unknown one raises :class:`UsageError` with the nearest."""
-    if name not in PRESETS:
-        hint = nearest(name, PRESETS) or f"Known are {', '.join(PRESETS)}."
+    if not isinstance(name, str) or name not in PRESETS:
+        hint = nearest(str(name), PRESETS) or f"Known are {', '.join(PRESETS)}."
         raise UsageError(f"unknown preset {name!r}", f"{hint} `nst-fast presets` says what each is")
     return PRESETS[name]
 

@@ -10,12 +10,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Self
+from typing import Any, Self
 
 from nst_fast.errors import UsageError
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 LEAST_KEPT = 0.1  # of a style image's width and height, whatever its borders
+
+
+def plain(given: Any) -> Any:
+    """A scalar of NumPy or PyTorch as the Python value that it holds, text as plain text; anything else unchanged."""
+    if isinstance(given, str):
+        return str.__str__(given)
+    return given.item() if getattr(given, "shape", None) == () and hasattr(given, "item") else given
 
 
 class Parsed:
@@ -178,13 +185,13 @@ class StyleCrop(Parsed):
 
     @classmethod
     def of(cls, given: object) -> Self:
-        if given == "auto":
+        if isinstance(given, str) and given == "auto":
             return cls(None, "auto")
-        if given == "none":
+        if isinstance(given, str) and given == "none":
             return cls((0.0, 0.0, 0.0, 0.0), "none")
-        parts = given.split(",") if isinstance(given, str) else given
         try:
-            left, top, right, bottom = (float(part) / 100 for part in parts)  # type: ignore[attr-defined]
+            parts = given.split(",") if isinstance(given, str) else list(map(plain, given))  # type: ignore[call-overload]
+            left, top, right, bottom = (float(part) / 100 for part in parts)
         except (TypeError, ValueError):
             remedy = "Write LEFT,TOP,RIGHT,BOTTOM in per cent, as 0,3,0,0"
             raise UsageError("not auto, none or four numbers", remedy) from None
@@ -192,5 +199,5 @@ class StyleCrop(Parsed):
         if not (min(left, top, right, bottom) >= 0 and left + right <= most and top + bottom <= most):  # NaN is not
             rule = f"each at least 0, left and right, or top and bottom, at most {100 * most:g} together"
             raise UsageError(f"must be {rule}")
-        text = given if isinstance(given, str) else ",".join(map(repr, parts))  # type: ignore[call-overload]
+        text = given if isinstance(given, str) else ",".join(map(repr, parts))
         return cls((left, top, right, bottom), text)

@@ -37,7 +37,7 @@ KEPT = 2  # if the newest is damaged, there is another
 LEAST_PAUSE = 20
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
     """The state of a run after ``step`` updates, before the pastiche is evaluated.
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nst_fast.run.guard import Recovery
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepEvent:
     """The state of a run after ``step`` updates: the picture and the losses of that very picture.
 

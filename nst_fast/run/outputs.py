@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+import torch
 from torch import Tensor
 
-from nst_fast.errors import NumericsError
+from nst_fast.errors import NumericsError, UsageError
 from nst_fast.images import check_output_suffix, save_image
 from nst_fast.images.plots import save_loss_curve
 from nst_fast.run.record import RunRecord
 from nst_fast.system.files import check_writable, sha256_of
+from nst_fast.system.isolation import own_state
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,13 @@ class OutputFiles:
     """Where the files of one run go; everything is named after the picture."""
 
     picture: Path
+
+    @classmethod
+    def of(cls, output: str | os.PathLike[str]) -> Self:
+        """The files of a picture at a path that a program gives. Raises :class:`UsageError` for what is no path."""
+        if not isinstance(output, str | os.PathLike):
+            raise UsageError(f"`output` is {type(output).__name__}, no path", "Give a path, as out.png")
+        return cls(Path(output))
 
     @property
     def record(self) -> Path:
@@ -84,7 +95,7 @@ def bit_depth_of(record: RunRecord) -> int:
     return int(record.options.get("bit_depth", 8))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pastiche:
     """The result of a run: ``image`` [1, 3, H, W], RGB float32 in [0, 1] on the CPU, and the run's record.
 
@@ -95,8 +106,15 @@ class Pastiche:
     record: RunRecord
     failure: NumericsError | None = None
 
+    def __eq__(self, other: object) -> bool:
+        """Whether pixels and record are the same."""
+        return isinstance(other, Pastiche) and torch.equal(self.image, other.image) and self.record == other.record
+
+    __hash__ = None  # type: ignore[assignment]  # its record may be changed
+
+    @own_state()
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the picture with its record inside, and record and loss curve beside it."""
-        files = OutputFiles(Path(path))
+        files = OutputFiles.of(path)
         files.check(overwrite=overwrite, inputs=(), bit_depth=bit_depth_of(self.record), side=max(self.image.shape))
         files.save(self.image, self.record)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,14 +35,14 @@ class Networks:
     def encoder(
         self, options: EncoderOptions, taps: Sequence[str], device: torch.device
     ) -> tuple[Encoder, dict[str, str]]:
-        """The encoder that serves the taps, and where its weights come from (source, sha256)."""
+        """The encoder that serves the taps, and where its weights come from."""
         source = resolved(options.weights, options.network)
         kind = (options.network, source, options.pooling, options.padding, options.input_normalization)
         key = (*kind, tuple(taps), str(device))
         if key not in self._made:
             weights = self.weights(options, taps)
             encoder = weights.encoder(taps, **options.encoder_keywords)
-            self._made[key] = (encoder.to(device), {"source": Path(weights.source).name, "sha256": weights.sha256})
+            self._made[key] = (encoder.to(device), weights.facts)
         return self._made[key]
 
     def weights(self, options: EncoderOptions, taps: Sequence[str]) -> Weights:
@@ -87,9 +86,10 @@ class Problem:
 
     @property
     def notes(self) -> list[str]:
-        """What the reading of the pictures has to say, each with the name of its picture."""
+        """What the reading of pictures and weights has to say, each with the name of its file."""
         pictures = [self.content, *self.styles] if self.content else self.styles
-        return [f"{picture.path.name}: {note}" for picture in pictures for note in picture.notes]
+        found = [f"{picture.path.name}: {note}" for picture in pictures for note in picture.notes]
+        return [*found, f"{self.weights['source']}: {self.weights['note']}"] if "note" in self.weights else found
 
     def content_at(self, scale: Scale) -> Tensor | None:
         """The content image at a scale, [1, 3, H, W] on the device."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from nst_fast.errors import InputError, OutputError, ResumeError, UsageError
 from nst_fast.images import LoadedImage
-from nst_fast.images.given import ARRAY, IMAGE, GivenPicture, Source
+from nst_fast.images.given import KINDS, GivenPicture, Source
 from nst_fast.images.sources import STANDARD_INPUT
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint
@@ -43,7 +43,7 @@ def absolute(path: Path) -> str:
 
 def place_of(picture: LoadedImage) -> str:
     """Where a picture is read from: a file, standard input, or the kind of a picture in memory."""
-    return picture.format if picture.format in (ARRAY, IMAGE) else absolute(picture.path)
+    return picture.format if picture.format in KINDS else absolute(picture.path)
 
 
 def newest(files: OutputFiles, note: Callable[[str], None]) -> Checkpoint:
@@ -130,8 +130,11 @@ def check_picture(picture: Source, described: Mapping[str, Any], option: str) ->
     name = picture.name if isinstance(picture, GivenPicture) else str(picture)
     if name == STANDARD_INPUT:
         raise ResumeError("the picture came from standard input", f"Give the same one as a file, with `{option}`")
-    if name in (ARRAY, IMAGE) and name == described["name"]:
-        raise ResumeError(f"the run began with an {name} in memory", f"Give the same one again with `{option}`")
+    if name in KINDS and name == described["name"]:
+        raise ResumeError(
+            f"the run began with {'' if name.endswith('s') else 'an '}{name} in memory",
+            f"Give the same one again with `{option}`",
+        )
     try:
         found = picture.sha256 if isinstance(picture, GivenPicture) else sha256_of(picture)
     except InputError as error:

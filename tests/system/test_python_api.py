@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch
 from PIL import Image
 
 from nst_fast import Listeners, StylizeConfig, evaluate, resume, stylize, stylize_together
-from nst_fast.errors import ResumeError, UsageError
+from nst_fast.errors import InputError, ResumeError, UsageError
+from nst_fast.options.evaluate import EvaluateConfig
 from nst_fast.options.presets import find_preset
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -77,3 +80,157 @@ def test_a_preset_stands_between_config_and_options(pair: tuple[Path, Path]) -> 
         stylize(*pair, preset="bald")
     with pytest.raises(UsageError, match="style_taps"):
         stylize(*pair, style_tap="relu1_1")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("steps", np.int64(2), 2),
+        ("steps", np.array(2), 2),
+        ("steps", torch.tensor(2), 2),
+        ("style_weight", np.float32(0.5), 0.5),
+        ("style_weight", np.int32(3), 3.0),
+        ("style_weight", torch.tensor(0.5), 0.5),
+        ("until_converged", np.bool_(True), True),
+        ("optimizer", np.str_("adam"), "adam"),
+        ("max_memory", np.int64(4 * 2**30), "4294967296"),
+        ("checkpoint_every", np.int64(7), "7"),
+        ("time_budget", np.float64(90.5), "90.5"),
+        ("style_weight_each", np.array([0.25, 0.75]), "0.25,0.75"),
+        ("style_crop", np.array([0.0, 3.0, 0.0, 0.0]), "0.0,3.0,0.0,0.0"),
+        ("style_crop", (np.float64(0), np.int64(3), 0, 0), "0.0,3,0,0"),
+        ("style_taps", {np.str_("relu1_1"): np.float32(0.5)}, "relu1_1:0.5"),
+        ("style_taps", np.array(["relu1_1", "relu2_1"]), "relu1_1,relu2_1"),
+        ("weights", Path("vgg.pth"), "./vgg.pth"),
+        ("weights", Path("a") / "vgg.pth", "a/vgg.pth"),
+        ("init", Path("noise"), "./noise"),
+    ],
+)
+def test_scalars_of_numpy_and_pytorch_are_their_python_values(name: str, given: object, value: object) -> None:
+    config = StylizeConfig().replace(**{name: given})
+    written = config.as_dict()[name]
+    assert (written, type(written)) == (value, type(value))
+    assert json.loads(json.dumps(written)) == value
+    assert StylizeConfig.of({name: given}) == config == StylizeConfig().replace(**{name: written})
+
+
+@pytest.mark.parametrize("given", [np.float64(2.0), np.array([2]), np.array([2, 3]), torch.tensor([2]), np.bool_(True)])
+def test_a_scalar_is_held_to_the_type_of_its_option(given: object) -> None:
+    with pytest.raises(UsageError, match=r"`steps`.*must be a whole number"):
+        StylizeConfig().replace(steps=given)
+
+
+def test_weights_and_start_may_be_paths_and_the_config_a_dict(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from nst_fast.network.weights import load_weights
+
+    save_file(load_weights("random:0", "vgg19", ["relu2_1"]).state, tmp_path / "blocks.safetensors")
+    options = TINY | {"weights": tmp_path / "blocks.safetensors", "init": pair[0]}
+    expected = stylize(*pair, StylizeConfig(**TINY | {"init": str(pair[0])}))
+    for made in (stylize(*pair, options), stylize(*pair, **options)):
+        assert torch.equal(made.image, expected.image)
+    assert evaluate(*pair, pair[0], {"weights": "random:0"}).pictures[0].scores
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes_of_a_file_give_the_picture_of_the_file(pair: tuple[Path, Path], kind: type) -> None:
+    expected = stylize(*pair, **TINY)
+    data = [kind(path.read_bytes()) for path in pair]
+    made = stylize(*data, **TINY)
+    assert torch.equal(made.image, expected.image)
+    content, given = expected.record.inputs["content"], made.record.inputs["content"]
+    assert given == content | {"name": "bytes"}
+    several = stylize(data[0], data, **TINY)
+    assert len(several.record.inputs["styles"]) == 2
+
+
+def test_a_run_of_bytes_is_resumed_when_they_are_given_again(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    steps = iter(range(9))
+    options = TINY | {"checkpoint_every": 1, "steps": 6}
+    data = [path.read_bytes() for path in pair]
+    stylize(*data, output=tmp_path / "out.png", listeners=Listeners(stop=lambda: next(steps) > 2), **options)
+    with pytest.raises(ResumeError, match="began with bytes in memory"):
+        resume(tmp_path / "out.png")
+    assert torch.equal(
+        resume(tmp_path / "out.png", content=pair[0], style=data[1]).image, stylize(*pair, **options).image
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        b"",
+        b"no picture at all",
+        None,
+        7,
+        object(),
+        [[1, 2], [3, 4]],
+        np.zeros((0, 0, 3), np.uint8),
+        np.zeros((40, 40), np.uint8),
+        np.zeros((1, 40, 40, 3), np.uint8),
+        np.zeros((40, 40, 3), bool),
+        np.full((40, 40, 3), "a", object),
+        np.full((40, 40, 3), np.nan),
+        torch.zeros(3, 40, 40, dtype=torch.uint8),
+        torch.zeros(3, 40, 40, device="meta"),
+        torch.zeros(3, 40, 40).to_sparse(),
+        torch.zeros(2, 3, 40, 40),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_what_is_no_picture_is_refused_as_content_and_style(pair: tuple[Path, Path], given: Any) -> None:
+    for pictures in ((given, pair[1]), (pair[0], given), (pair[0], [pair[1], given])):
+        with pytest.raises(InputError):
+            stylize(*pictures, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"config": "steps=3"}, "`config` is str. Give a StylizeConfig or a dict"),
+        ({"config": EvaluateConfig()}, "`config` is EvaluateConfig"),
+        ({"config": {"stepz": 3}}, "unknown option 'stepz'"),
+        ({"config": {3: 3}}, "unknown option 3"),
+        ({"listeners": print}, "no Observer. Give Listeners"),
+        ({"networks": "vgg19"}, "str is no Networks"),
+        ({"output": 3}, "`output` is int, no path"),
+        ({"output": b"out.png"}, "`output` is bytes, no path"),
+        ({"preset": 3}, "unknown preset 3"),
+        ({"steps": "3"}, "must be a whole number"),
+        ({"steps": None}, "must be a whole number"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_a_sentence(
+    pair: tuple[Path, Path], arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        stylize(*pair, **TINY | arguments)
+
+
+def test_one_output_is_no_sequence_of_letters(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    stylize_together([pair[0]], pair[1], outputs=str(tmp_path / "one.png"), **TINY)  # type: ignore[arg-type]
+    assert (tmp_path / "one.png").is_file()
+    with pytest.raises(UsageError, match="1 outputs for 2 content images"):
+        stylize_together([pair[0], pair[0]], pair[1], outputs="ab", **TINY)  # type: ignore[arg-type]
+
+
+def test_any_thread_may_call(pair: tuple[Path, Path]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(lambda: stylize(*pair, **TINY | {"monitor_every": 1})).result()
+    assert torch.equal(made.image, stylize(*pair, **TINY).image)
+
+
+def test_weights_of_caffes_convention_give_the_picture_of_the_original_and_a_note(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from nst_fast.network.weights import load_weights
+
+    published = load_weights("original", "vgg19", ["relu2_1"])
+    torch.save(published.state | published.raw, tmp_path / "vgg.pth")
+    notes: list[str] = []
+    made = stylize(*pair, **TINY | {"weights": tmp_path / "vgg.pth"}, listeners=Listeners(note=notes.append))
+    expected = stylize(*pair, **TINY | {"weights": "original"})
+    torch.testing.assert_close(made.image, expected.image, atol=1e-3, rtol=0)
+    assert any("vgg.pth: converted from BGR in 0 to 255" in note for note in notes)
+    assert made.record.weights["note"] in str(notes)

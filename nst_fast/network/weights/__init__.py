@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,14 @@ from nst_fast.network.taps import block_of, check_network, convolutions, cut, la
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights.cache import pretrained_features
 from nst_fast.network.weights.checkpoints import check_shapes, read_features, select, servable_taps
-from nst_fast.network.weights.original import NETWORK, SHA256, SOURCE, original_features
+from nst_fast.network.weights.original import (
+    NETWORK,
+    SHA256,
+    SOURCE,
+    for_torchvision_input,
+    order_in_255,
+    original_features,
+)
 from nst_fast.system.files import sha256_of
 
 # There is no original VGG-16 in any package that this program could depend on.
@@ -47,6 +54,7 @@ class Weights:
         source: a description: a path, ``original VGG-19 (...)``, ``imagenet (torchvision)``, ``random, seed 0``.
         network: ``vgg16`` or ``vgg19``.
         raw: those tensors of ``state`` that were rewritten for that input, as they were published.
+        note: what a user should know of them.
     """
 
     state: dict[str, Tensor]
@@ -54,6 +62,13 @@ class Weights:
     source: str
     network: str
     raw: dict[str, Tensor] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What records say: source without its folder, sha256, and the note if there is one."""
+        facts = {"source": Path(self.source).name, "sha256": self.sha256}
+        return facts | {"note": self.note} if self.note else facts
 
     def encoder(
         self, taps: Iterable[str], *, pooling: str = "max", padding: str = "zeros", normalize_input: bool = True
@@ -92,8 +107,21 @@ def load_weights(spec: str, network: str, taps: Iterable[str]) -> Weights:
         features, digest, path = pretrained_features(network)
         return Weights(select(features, network, taps, path), digest, "imagenet (torchvision)", network)
     path = Path(spec).expanduser()
-    state = select(read_features(path), network, taps, path)
-    return Weights(state, sha256_of(path), str(path), network)
+    state, digest = select(read_features(path), network, taps, path), sha256_of(path)
+    return in_torchvisions_convention(Weights(state, digest, str(path), network))
+
+
+def in_torchvisions_convention(weights: Weights) -> Weights:
+    """The weights of a file; those that take 0 to 255, as Caffe's do, rewritten for torchvision's input."""
+    raw = {name: tensor for name, tensor in weights.state.items() if name.startswith("features.0.")}
+    weight, bias = raw["features.0.weight"], raw["features.0.bias"]  # every tap needs them
+    order = order_in_255(weight, bias, weights.sha256)
+    if not order:
+        return weights
+    rewritten = for_torchvision_input(weight, bias, bgr=order == "BGR")
+    note = f"converted from {order} in 0 to 255, as Caffe's networks take it, to torchvision's input"
+    state = weights.state | dict(zip(("features.0.weight", "features.0.bias"), rewritten, strict=True))
+    return replace(weights, state=state, raw=raw, note=note)
 
 
 def make_encoder(

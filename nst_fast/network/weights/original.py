@@ -33,6 +33,13 @@ ATTRIBUTION = (
     f"8-bit form by the author of the package {PACKAGE}, Daniel Steinberg"
 )
 MEAN_RGB = (123.68, 116.779, 103.939)  # of the training pictures, 0 to 255, subtracted by the original network
+# Files that take 0 to 255 minus means, by the beginning of their SHA-256, and the order of their channels: the VGG of
+# jcjohnson/pytorch-vgg, which neural-style-pt and others use, and torchvision's VGG16_Weights.IMAGENET1K_FEATURES.
+PUBLISHED = {"d01eb7cb": "BGR", "00b39a1b": "BGR", "88682ab5": "RGB"}
+# conv1_1 as published: its first biases; filters whose sum over blue exceeds that over red by far.
+FIRST_BIASES = (0.7302, 0.0649, 0.0343, 0.8260, 0.2578, 0.5487, -0.0124, 0.3479)
+BIAS_TOLERANCE = 0.01  # further training moves biases little, rewriting the input by tenths to tens
+BLUE_FILTERS = [1, 5, 22, 25]
 FIRST = next(iter(convolutions(NETWORK)))
 
 
@@ -65,7 +72,7 @@ def original_features(layers: Iterable[str]) -> tuple[dict[str, Tensor], dict[st
         tensors = _decoded(stored, layer)
         if layer == FIRST:
             raw = dict(zip(names, tensors, strict=True))
-            tensors = _for_torchvision_input(*tensors)
+            tensors = for_torchvision_input(*tensors)
         features |= zip(names, tensors, strict=True)
     return features, raw
 
@@ -96,7 +103,7 @@ def _decoded(stored: dict[str, Tensor], layer: str) -> tuple[Tensor, Tensor]:
     return weight, stored[f"{key}_b"]
 
 
-def _for_torchvision_input(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def for_torchvision_input(weight: Tensor, bias: Tensor, *, bgr: bool = True) -> tuple[Tensor, Tensor]:
     """The first convolution such that W' x + b' = W (255 p - m) + b for x = (p - mean) / std, p in RGB, W in BGR.
 
     Equal in the interior. At the border the padding is ImageNet's mean, which is within 0.5 of 255 of m.
@@ -104,6 +111,21 @@ def _for_torchvision_input(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor
     mean, std, trained = (
         torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD, MEAN_RGB)
     )
-    rgb = weight.double().flip(1)
+    rgb = weight.double().flip(1) if bgr else weight.double()
     shifted = bias.double() + (rgb * (255 * mean - trained)).sum((1, 2, 3))
     return (rgb * 255 * std).float(), shifted.float()
+
+
+def order_in_255(weight: Tensor, bias: Tensor, sha256: str) -> str:
+    """``BGR`` or ``RGB`` for a first convolution that takes 0 to 255 minus means; empty for any other.
+
+    Such are the networks of Oxford converted from Caffe, known by the published files' hashes or by their numbers:
+    their biases are those of the original, which no rewriting for another input leaves as they are. The size of the
+    filters tells nothing: torchvision trained its own networks, and theirs are as large.
+    """
+    if published := next((order for prefix, order in PUBLISHED.items() if sha256.startswith(prefix)), ""):
+        return published
+    if (bias[: len(FIRST_BIASES)] - torch.tensor(FIRST_BIASES)).abs().max() > BIAS_TOLERANCE:
+        return ""
+    blue_minus_red = (weight[BLUE_FILTERS, 0] - weight[BLUE_FILTERS, 2]).sum()
+    return "BGR" if blue_minus_red > 0 else "RGB"

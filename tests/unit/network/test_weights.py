@@ -18,6 +18,7 @@ from nst_fast.errors import UsageError, WeightsError
 from nst_fast.network.taps import layer_names
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import available_taps, load_weights, make_encoder
+from nst_fast.network.weights.original import order_in_255
 from nst_fast.system.files import sha256_of
 
 State = dict[str, Tensor]
@@ -296,3 +297,64 @@ def test_a_missing_file_and_a_folder_name_what_is_near(tmp_path: Path) -> None:
         load_weights("imagnet", "vgg19", ["relu1_1"])
     with pytest.raises(WeightsError, match=r"cannot read|no weight file"):
         load_weights("a\0b.pth", "vgg19", ["relu1_1"])
+
+
+@pytest.fixture(scope="module")
+def caffe() -> dict[str, torch.Tensor]:
+    """The original network's first blocks as they were published: BGR, 0 to 255, means subtracted."""
+    weights = load_weights("original", "vgg19", ["relu2_1"])
+    return weights.state | weights.raw
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors", "half", "RGB"])
+def test_weights_of_caffes_convention_are_converted_with_a_note(
+    tmp_path: Path, caffe: dict[str, torch.Tensor], kind: str
+) -> None:
+    stored = dict(caffe)
+    if kind == "RGB":
+        stored["features.0.weight"] = stored["features.0.weight"].flip(1)
+    if kind == "half":
+        stored = {name: tensor.half() for name, tensor in stored.items()}
+    if kind == "safetensors":
+        spec = str(tmp_path / "blocks.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in stored.items()}, spec)
+    else:
+        spec = saved(tmp_path, stored)
+    expected = load_weights("original", "vgg19", ["relu2_1"]).state
+    for network in ("vgg19", "vgg16"):  # the first blocks fit both
+        weights = load_weights(spec, network, ["relu2_1"])
+        assert ("RGB" if kind == "RGB" else "BGR") in weights.note
+        for name, tensor in expected.items():
+            # Half precision rounds a filter's 27 values, which the shift of the bias adds up.
+            torch.testing.assert_close(weights.state[name], tensor, rtol=2e-3, atol=0.2 if kind == "half" else 1e-4)
+        assert torch.equal(weights.raw["features.0.weight"], stored["features.0.weight"].float())
+    as_published = weights.encoder(["relu1_1"], normalize_input=False)
+    kernel = as_published.layers["conv1_1"].weight
+    assert torch.equal(kernel, stored["features.0.weight"].float())
+
+
+def test_a_published_file_is_known_by_its_hash(caffe: dict[str, torch.Tensor]) -> None:
+    other = torch.zeros(64)
+    assert order_in_255(caffe["features.0.weight"], other, "00b39a1b" + "0" * 56) == "BGR"
+    assert order_in_255(caffe["features.0.weight"], other, "88682ab5" + "0" * 56) == "RGB"
+    assert order_in_255(caffe["features.0.weight"], other, "397923af" + "0" * 56) == ""
+
+
+def test_weights_of_torchvisions_convention_and_any_other_are_taken_as_they_are(
+    tmp_path: Path, caffe: dict[str, torch.Tensor]
+) -> None:
+    original = load_weights("original", "vgg19", ["relu2_1"]).state
+    random = load_weights("random:1", "vgg19", ["relu2_1"]).state
+    small = random | {"features.0.weight": random["features.0.weight"] / 100}
+    empty = {name: torch.zeros_like(tensor) for name, tensor in random.items()}
+    for state in (original, random, small, empty):
+        weights = load_weights(saved(tmp_path, state), "vgg19", ["relu2_1"])
+        assert (weights.note, weights.raw) == ("", {})
+        assert all(torch.equal(weights.state[name], tensor) for name, tensor in state.items())
+
+
+def test_red_stays_red_with_weights_of_caffes_convention(tmp_path: Path, caffe: dict[str, torch.Tensor]) -> None:
+    picture = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    spec = saved(tmp_path, caffe)
+    found, expected = (make_encoder(source, "vgg19", ["relu2_1"])[0](picture) for source in (spec, "original"))
+    torch.testing.assert_close(found["relu2_1"], expected["relu2_1"])
