@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from nst_fast.errors import UsageError, nearest
 from nst_fast.options.values import Parsed
+from nst_fast.system.files import user_path
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -127,7 +128,9 @@ def _converted(item: Declared, given: Any) -> Any:
     if item.kind is float and type(given) is int:
         return _as_float(given)  # 1 means 1.0, also in records and comparisons
     if item.option.names_file and isinstance(given, Path):
-        return str(given) if len(given.parts) > 1 else f".{os.sep}{given}"  # no word, as noise or auto
+        given = str(given) if len(given.parts) > 1 else f".{os.sep}{given}"  # no word, as noise or auto
+    if item.option.names_file and isinstance(given, str) and given.startswith("~"):
+        return str(user_path(given))
     if type(given) is not item.kind:
         raise UsageError(f"must be {_KINDS.get(item.kind, 'text')}")
     return given

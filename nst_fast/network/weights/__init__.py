@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights.cache import pretrained_features
 from nst_fast.network.weights.checkpoints import check_shapes, read_features, select, servable_taps
 from nst_fast.network.weights.original import NETWORK, SHA256, SOURCE, original_features
-from nst_fast.system.files import sha256_of
+from nst_fast.system.files import sha256_of, user_path
 
 # There is no original VGG-16 in any package that this program could depend on.
 AUTO = {"vgg19": "original", "vgg16": "imagenet"}
@@ -91,7 +90,7 @@ def load_weights(spec: str, network: str, taps: Iterable[str]) -> Weights:
     if spec == "imagenet":
         features, digest, path = pretrained_features(network)
         return Weights(select(features, network, taps, path), digest, "imagenet (torchvision)", network)
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     state = select(read_features(path), network, taps, path)
     return Weights(state, sha256_of(path), str(path), network)
 
@@ -138,7 +137,7 @@ def available_taps(spec: str, network: str) -> list[str]:
         check_original(network)
     if spec in ("original", "imagenet") or _random_seed(spec) is not None:
         return layer_names(network)
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     features = read_features(path)
     check_shapes(features, network, path)
     return servable_taps(features, network)
