@@ -32,7 +32,7 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Observer
 from nst_fast.run.outputs import OutputFiles, Pastiche
-from nst_fast.run.problem import Problem, check_styles, read_picture
+from nst_fast.run.problem import Problem, check_styles, files_read, read_picture
 from nst_fast.run.provenance import Provenance, readable_sha256
 from nst_fast.run.record import current_options, read_record
 from nst_fast.run.resumption import check_same, newest
@@ -381,7 +381,8 @@ def run_batch(batch: BatchRequest, observer: JobObserver) -> BatchResult:
     if not pictures and not batch.keep_watching:
         where = ", ".join(shown(path) for path in batch.inputs)
         raise InputError(f"no pictures in {where}", f"Looked for {', '.join(sorted(READABLE))}; hidden files are left")
-    check_writable(batch.folder / MANIFEST, overwrite=True, inputs=pictures.values())
+    inputs = files_read(batch.config, [*pictures.values(), *batch.styles])
+    check_writable(batch.folder / MANIFEST, overwrite=True, inputs=inputs)
     folder = BatchFolder(batch, observer)
     folder.check_plan()
     with at_work(batch.folder / STATE) as folder.worker:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nst_fast.errors import InputError, OutputError, ResumeError, UsageError
-from nst_fast.images import LoadedImage
+from nst_fast.images import LoadedImage, read_text
 from nst_fast.images.given import ARRAY, IMAGE, GivenPicture, Source
+from nst_fast.images.plots import RUN_KEY
 from nst_fast.images.sources import STANDARD_INPUT
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint, run_of
@@ -174,9 +175,10 @@ def check_output(checkpoint: Checkpoint, files: OutputFiles, *, overwrite: bool)
         raise ResumeError(f"the checkpoint belongs to {shown(meant)}, not to {shown(files.picture.name)}", "Name that")
     if overwrite:
         return
-    beside = _record_of_the_run(checkpoint, files.record)
-    own = {files.picture: _is_its_own(checkpoint, files), files.record: beside, files.loss_curve: beside}
-    own |= {path: run_of(path) == checkpoint.record["created"] for path in files.checkpoints()}
+    run = checkpoint.record["created"]
+    own = {files.picture: _is_its_own(checkpoint, files), files.record: _record_of_the_run(checkpoint, files.record)}
+    own |= {files.loss_curve: _drawn_for(files.loss_curve) == run}
+    own |= {path: run_of(path) == run for path in files.checkpoints()}
     for path, ours in own.items():
         if not ours and path.exists():
             raise OutputError(
@@ -190,6 +192,13 @@ def picture_of(path: Path, files: OutputFiles) -> Path:
     with suppress(ResumeError, KeyError, TypeError, ValueError):
         return files.picture.with_name(Path(read_checkpoint(path).places["output"]).name)
     return files.picture
+
+
+def _drawn_for(curve: Path) -> str:
+    """When the run of a loss curve began; empty for another picture."""
+    with suppress(InputError, UsageError):
+        return read_text(curve).get(RUN_KEY, "")
+    return ""
 
 
 def _is_its_own(checkpoint: Checkpoint, files: OutputFiles) -> bool:
