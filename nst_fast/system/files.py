@@ -64,10 +64,10 @@ def user_path(path: AnyPath) -> Path:
     # Path.expanduser raises where there is no home folder; this one leaves the tilde.
     found = Path(os.path.expanduser(text))  # noqa: PTH111
     home = found.parts[0] if found.parts else ""
+    if home.startswith("~") and text.startswith("."):  # ./~/x, of which a Path takes the beginning away
+        return found.absolute()
     if home.startswith("~") and len(found.parts) > 1 and not os.path.lexists(home):
-        raise UsageError(
-            f"{shown(text)}: there is no home folder {shown(home)}", f"Write ./{shown(text)} for that name"
-        )
+        raise UsageError(f"{shown(text)}: there is no home folder {shown(home)}", "Give the whole path, from / on")
     return found
 
 

@@ -1,4 +1,4 @@
-"""docs/reliability.md: eighty rows, each with a test that exists or a reason why it has none."""
+"""docs/reliability.md: at least eighty rows, each with a test that exists or a reason why it has none."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def missing(cell: str) -> list[str]:
     return [f"{file}::{test}" for file, test in named if test not in functions(file)]
 
 
-def test_the_table_has_eighty_rows_of_five_cells() -> None:
-    assert [row[0] for row in TABLE] == [str(number) for number in range(1, 81)]
+def test_the_table_has_at_least_eighty_rows_of_five_cells() -> None:
+    assert len(TABLE) >= 80
+    assert [int(row[0]) for row in TABLE] == sorted({int(row[0]) for row in TABLE})
     assert {len(row) for row in TABLE} == {5}
     assert all(all(row) for row in TABLE)
 
