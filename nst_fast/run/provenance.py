@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def deciding_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide a picture, out of all those of a run of any version."""
     known = current_options(options)
     found = {name: known.get(name, "unknown") for name in deciding_names()}
-    if os.sep in found["weights"]:  # of a record from before files were recorded by name
+    if os.sep in str(found["weights"]):  # of a record from before files were recorded by name
         found["weights"] = bare_name(Path(found["weights"]))
     return found
 
@@ -148,13 +149,16 @@ def recorded_options(path: Path, wanted: Collection[str] = ("weights", "init")) 
 
 def found_file(name: Path, sha256: str, record: Path, option: str) -> Path:
     """The file that a recorded run has read: as named, beside the record, or where this machine read it last."""
-    known = cache_dir(PLACES) / sha256
-    places = [name.absolute(), record.absolute().with_name(name.name)]
-    with suppress(OSError):
-        places.append(Path(os.fsdecode(known.read_bytes())))
-    for place in places:
-        if readable_sha256(place) == sha256:
-            return place
+    if re.fullmatch(r"[0-9a-f]{64}", sha256):  # a record may have been edited
+        known = cache_dir(PLACES) / sha256
+        with suppress(ValueError):  # a name that no file can have
+            places = [name.absolute(), record.absolute().with_name(name.name)]
+            with suppress(OSError):
+                places.append(Path(os.fsdecode(known.read_bytes())))
+            for place in places:
+                # Also false where the path is unusable; a device may not end.
+                if os.path.isfile(place) and readable_sha256(place) == sha256:  # noqa: PTH113
+                    return place
     raise InputError(
         f"{shown(record)}: the run has read {shown(name.name)}, which is not to be found as it was",
         f"Say where it is with `{option}`",

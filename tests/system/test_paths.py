@@ -16,7 +16,7 @@ from batches import draw
 from in_process import run_command
 from safetensors.torch import save_file
 
-from nst_fast import StylizeConfig, evaluate, resume, stylize
+from nst_fast import NstFastError, StylizeConfig, evaluate, resume, stylize
 from nst_fast.errors import InputError, ResumeError, UsageError
 from nst_fast.images import read_text
 from nst_fast.network.weights import load_weights, random_state
@@ -196,6 +196,16 @@ def test_a_run_is_done_again_with_its_files_wherever_they_are(home: Path, tmp_pa
     with pytest.raises(InputError, match=r"has read start\.png, which is not to be found as it was.*`init`"):
         recorded_options(tmp_path / "out.png")
     assert recorded_options(tmp_path / "out.png", ["weights"])["init"] == "start.png"
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "/", "..", "../" * 40 + "etc/passwd", "/dev/zero", "x" * 5000])
+@pytest.mark.parametrize("digest", ["../../x", "/etc/passwd", "a\0", "0" * 64, "x" * 64])
+def test_a_record_made_to_do_harm_names_no_file(home: Path, name: str, digest: str) -> None:
+    record = made_in(home)
+    record.options["init"], record.inputs["init"]["sha256"] = name, digest
+    record.save(Path("edited.json"))
+    with pytest.raises(NstFastError):
+        recorded_options(Path("edited.json"))
 
 
 def test_a_record_from_before_names_is_read_and_compared_as_it_was(home: Path) -> None:
