@@ -204,11 +204,20 @@ def grid_for_side(taps: Iterable[str], height: int, width: int, side: int) -> tu
 
 
 def grid_like(tiling: Tiling, taps: Iterable[str], height: int, width: int) -> tuple[int, int]:
-    """The grid of another picture with crops about as large; whole where the first picture is whole."""
+    """The grid of another picture with crops about as large; whole where the first picture is whole.
+
+    A tile at a border has one halo less, so the first picture's tiles may be larger than its crops leave room for
+    between two halos. They are taken where they fit, and crops grow rather than consist of halos.
+    """
     if tiling.whole:
         return 1, 1
-    side = math.isqrt(math.prod(tiling.largest_crop)) - 2 * tiling.halo
-    return grid_for_side(taps, height, width, side)
+    taps, halo, area = list(taps), tiling.halo, math.prod(tiling.largest_crop)
+    own = max(each.stop - each.start for each in (*tiling.rows, *tiling.columns))
+    same = grid_for_side(taps, height, width, own)
+    axes = (_extents(side, count, smallest_side(taps), halo) for side, count in zip((height, width), same, strict=True))
+    if math.prod(max(extent.seen for extent in axis) for axis in axes) <= area:
+        return same
+    return grid_for_side(taps, height, width, max(math.isqrt(area) - 2 * halo, min(own, 2 * halo)))
 
 
 def _ceil_div(number: int, divisor: int) -> int:

@@ -152,7 +152,7 @@ def open_monitor(
     """
     if not config.allow_fallback:
         check_provider(config.monitor_provider)
-    found = find_or_export(ExportConfig.serving(config), note, (encoder, weights_sha256))
+    found = find_or_export(ExportConfig.serving(objective.options), note, (encoder, weights_sha256))
     session = make_session(found.model, config.monitor_provider, allow_fallback=config.allow_fallback)
     for sentence in session.warnings:
         note(sentence)

@@ -27,6 +27,12 @@ INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche c
 
 WEIGHTS = ("auto", "original", "imagenet")  # sources of weights that are no files, beside random[:SEED]
 
+
+def weighted_taps(taps: Mapping[str, float], weight: float) -> dict[str, float]:
+    """The taps of a loss that has this weight. Those whose product is 0 take no part in anything."""
+    return {tap: each for tap, each in taps.items() if weight * each}
+
+
 # The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps.
 STRENGTH_RANGE = 100.0
 # `until_converged`: so many steps without improvement.
@@ -288,11 +294,11 @@ class ObjectiveOptions(EncoderOptions):
 
     @property
     def content_tap_weights(self) -> Mapping[str, float]:
-        return self.content_taps if self.content_weight else {}
+        return weighted_taps(self.content_taps, self.content_weight)
 
     @property
     def style_tap_weights(self) -> Mapping[str, float]:
-        return self.style_taps if self.style_weight else {}
+        return weighted_taps(self.style_taps, self.style_weight)
 
     @property
     def has_tv(self) -> bool:
@@ -457,6 +463,11 @@ class StylizeConfig(
     ImageOptions,
 ):
     """Everything that decides what one run of ``stylize`` does."""
+
+    @property
+    def style_tap_weights(self) -> Mapping[str, float]:
+        """None at strength 0: network, targets and plan are those of the objective that is minimised."""
+        return weighted_taps(self.style_taps, self.style_weight * self.style_factor)
 
     def dialled(self) -> Self:
         """The config with ``strength`` applied to its weights, and set to 1."""

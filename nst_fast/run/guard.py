@@ -48,14 +48,16 @@ class Guard:
     Args:
         pastiche: [B, 3, H, W].
         factor: a total above this multiple of the best one is a jump; 0: only losses that are not finite count.
+        floor: the totals that rounding alone makes (:meth:`Objective.rounding`), picture by picture; lower ones are 0.
 
     Attributes:
         best: the best pictures [B, 3, H, W].
         best_totals, best_steps: their totals and their steps, [B] on the device.
     """
 
-    def __init__(self, pastiche: Tensor, factor: float) -> None:
+    def __init__(self, pastiche: Tensor, factor: float, floor: Sequence[float] = ()) -> None:
         self.factor = factor
+        self.floor = floor or [0.0] * len(pastiche)
         self.tries = 0
         self.learning_rate_factor = 1.0
         self.best = pastiche.clone()
@@ -71,8 +73,9 @@ class Guard:
 
     def check(self, step: int, totals: Sequence[float]) -> Recovery | None:
         """The return that the totals of an event call for, if any. Synchronises with the device."""
-        for picture, (total, best) in enumerate(zip(totals, self.best_totals.tolist(), strict=True)):
-            if reason := self._fault(total, best):
+        bests = zip(self.best_totals.tolist(), self.floor, strict=True)
+        for picture, (total, (best, floor)) in enumerate(zip(totals, bests, strict=True)):
+            if reason := self._fault(total, max(best, floor)):
                 self.tries += 1
                 self.learning_rate_factor *= SHRINK
                 best_step = int(self.best_steps[picture])
@@ -84,6 +87,10 @@ class Guard:
             return "the loss is not finite"
         jumped = self.factor and math.isfinite(best) and total > self.factor * best
         return f"the loss jumped beyond {self.factor:g} times the best" if jumped else ""
+
+    def nothing_left(self, totals: Sequence[float]) -> bool:
+        """Whether rounding alone is left of these totals: a step along their gradient would follow noise."""
+        return all(total <= floor for total, floor in zip(totals, self.floor, strict=True))
 
     def forget(self, pastiche: Tensor) -> None:
         """Restart from pictures that were smoothed: a higher loss is then no divergence."""

@@ -82,7 +82,7 @@ class Problem:
     @property
     def scales(self) -> list[Scale]:
         # Without style the content is the answer, and must not pass through smaller sizes.
-        options = self.config if self.config.strength else self.config.replace(scales=1)
+        options = self.config if self.config.style_factor else self.config.replace(scales=1)
         return plan_scales(options, options.steps, self.height, self.width)
 
     @property

@@ -165,7 +165,9 @@ class Run(Observer):
         stepper = make_stepper(evaluator, own, options, resized_moments(moments, plan.strip), plan.strip)
         average = IterateAverage(own, options.average_decay) if options.average_decay else None
         self.rules.next_scale(first)
-        stage = Stage(scale, first, plan, objective, stepper, Guard(own, options.divergence_factor), average)
+        floor = self.layout.ranks.maximum(objective.rounding(scale.height, scale.width).tolist())
+        guard = Guard(own, options.divergence_factor, floor)
+        stage = Stage(scale, first, plan, objective, stepper, guard, average)
         if not resumes or self.interrupted is None:
             return stage
         with refusing_what_does_not_fit():
@@ -231,7 +233,7 @@ class Run(Observer):
 
     def monitoring(self, objective: Objective, *, enabled: bool) -> AbstractContextManager[Monitor | None]:
         """The monitor for as long as the loop runs, or None when it is turned off."""
-        if not (enabled and self.config.monitor_every and self.config.strength):
+        if not (enabled and self.config.monitor_every and self.config.style_factor):
             return nullcontext()
         weights = self.batch.weights["sha256"]
         return open_monitor(self.batch.encoder, objective, self.config, weights, self.observer.note)
@@ -265,8 +267,11 @@ class Run(Observer):
         """Why the scale ends now, if it does: the user stopped it, or one of the stop rules holds."""
         if self.stopped:
             return "stopped"
-        if not self.config.strength:
+        if not self.config.style_factor:
             return "complete"  # without style the start, the content image itself, is the answer
+        assert self.stage is not None  # the loop runs
+        if self.stage.guard.nothing_left(event.totals):
+            return "converged"
         share = share_of_work(self.batch.scales, scale.index)
         return self.rules.verdict(event.step, event.totals, event.seconds, share)
 

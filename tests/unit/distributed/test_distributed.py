@@ -175,7 +175,7 @@ def test_torchrun_shares_a_picture_and_rank_0_alone_prints(folder: Path) -> None
     pictures = [str(folder / "content.png"), str(folder / "style.png")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
     done = subprocess.run(
-        [*launcher, "-m", "nst_fast", "stylize", *pictures, "-o", str(output), *RUN, "--steps", "3"],
+        [*launcher, "-m", "nst_fast", "stylize", *pictures, "-o", str(output), *RUN, "--steps", "3", "-v"],
         env=environment,
         capture_output=True,
         text=True,

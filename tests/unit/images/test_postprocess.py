@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nst_fast.api import Pastiche, stylize
+from nst_fast.api import Pastiche, stylize, stylize_together
 from nst_fast.errors import UsageError
 from nst_fast.images import load_image, save_image
 from nst_fast.images.matching import color_statistics, luminance, matched_colors, matched_luminance, with_chroma_of
@@ -201,6 +201,36 @@ def test_strength_0_is_the_content_image_itself(options: dict[str, object], fold
     content = load_image(folder / "content.png", longest_side=32).tensor
     torch.testing.assert_close(result.image, content, atol=1e-5, rtol=0)
     assert (result.record.status, result.record.steps) == ("complete", 0)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1e-20])
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("engine", [{"engine": "eager"}, {"engine": "fast"}, {"engine": "ort"}, {"tile_size": 16}])
+def test_without_style_no_engine_computes_its_deeper_taps(
+    engine: dict[str, object], optimizer: str, strength: float, folder: Path
+) -> None:
+    options = {**engine, "content_taps": "relu1_2", "optimizer": optimizer, "monitor_every": 1}
+    result = run(folder, strength=strength, **options)
+    content = load_image(folder / "content.png", longest_side=32).tensor
+    torch.testing.assert_close(result.image, content, atol=1e-5, rtol=0)
+    assert (result.record.status, result.record.steps) == ("complete", 0)
+    assert result.record.warnings == []
+    assert list(result.record.losses) == ["content/relu1_2", "total"]
+
+
+def test_pictures_made_together_can_be_without_style(folder: Path) -> None:
+    config = TINY.replace(strength=0, engine="fast", content_taps="relu1_2")
+    contents = [folder / "content.png"] * 2
+    for result in stylize_together(contents, folder / "style.png", config):
+        torch.testing.assert_close(result.image, load_image(contents[0], longest_side=32).tensor, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("engine", [{"engine": "eager"}, {"engine": "fast"}, {"engine": "ort"}, {"tile_size": 16}])
+def test_a_term_of_weight_0_takes_no_part(engine: dict[str, object], folder: Path) -> None:
+    options = {**engine, "content_taps": "relu1_2", "style_taps": "relu1_1", "steps": 2}
+    expected = run(folder, **options)
+    assert torch.equal(run(folder, **options | {"content_taps": "relu1_2,relu2_2:0"}).image, expected.image)
+    assert torch.equal(run(folder, **options | {"style_taps": "relu1_1,relu2_2:0"}).image, expected.image)
 
 
 def test_strength_1_leaves_the_weights_and_the_dial_is_geometric() -> None:

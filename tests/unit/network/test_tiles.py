@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nst_fast.errors import UsageError
 from nst_fast.network.taps import CONVS_PER_BLOCK, layer_names, smallest_side
-from nst_fast.network.tiles import Extent, grid_for_side, halo_of, make_tiling, reach, stride_of
+from nst_fast.network.tiles import Extent, grid_for_side, grid_like, halo_of, make_tiling, reach, stride_of
 
 NETWORKS = st.sampled_from(list(CONVS_PER_BLOCK))
 
@@ -68,6 +68,30 @@ def test_tiles_are_no_larger_than_the_side_that_was_asked_for(height: int, width
     for tile in tiling.tiles:
         for extent in (tile.rows, tile.columns):
             assert extent.stop - extent.start <= max(side, 16)
+
+
+def test_no_test_of_hypothesis_is_timed() -> None:
+    assert settings.default is not None
+    assert settings.default.deadline is None, "tests/conftest.py loads the profile"
+
+
+def test_target_tiles_of_a_small_picture_are_no_smaller_than_its_own_tiles() -> None:
+    """They were 108, of 65 times the picture's area: their crops had two halos where the step's have one."""
+    taps = ["relu5_1"]
+    tiling = make_tiling("vgg19", taps, 144, 192, grid_for_side(taps, 144, 192, 96))
+    assert tiling.grid == grid_like(tiling, taps, 144, 192) == (2, 2)
+
+
+@given(st.integers(64, 700), st.integers(64, 700), st.integers(64, 700), st.integers(64, 700), st.integers(40, 400))
+def test_halos_of_other_pictures_tiles_cost_no_more_than_a_few_times_their_area(
+    height: int, width: int, other_height: int, other_width: int, side: int
+) -> None:
+    taps = ["relu5_1"]
+    tiling = make_tiling("vgg19", taps, height, width, grid_for_side(taps, height, width, side))
+    other = make_tiling("vgg19", taps, other_height, other_width, grid_like(tiling, taps, other_height, other_width))
+    least = min(160, max(each.stop - each.start for each in (*tiling.rows, *tiling.columns)))  # two halos, or a tile
+    inner = (1 + 160 / (least - 16)) ** 2  # tiles end on the pooling grid
+    assert tiling.whole or other.overhead <= max(inner, 1.3 * tiling.overhead)
 
 
 def test_one_tile_is_the_picture_itself() -> None:

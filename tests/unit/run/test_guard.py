@@ -10,7 +10,7 @@ import torch
 from loops import Loop, Spiking, bowl, ramp, run_loop
 
 from nst_fast import api
-from nst_fast.engines import Evaluation, Evaluator
+from nst_fast.engines import Choice, Evaluation, Evaluator, make_evaluator
 from nst_fast.errors import NumericsError, UsageError
 from nst_fast.optimizers import make_optimizer
 from nst_fast.options.config import OptimizerOptions, StopOptions, StylizeConfig
@@ -18,6 +18,7 @@ from nst_fast.options.values import Seconds
 from nst_fast.run import layout as planned
 from nst_fast.run.guard import TRIES, Guard, Recovery, StopRules
 from nst_fast.run.loop import LossHistory
+from nst_fast.run.problem import Networks, load_problem
 
 STEPS = 60
 
@@ -84,6 +85,14 @@ def test_an_honest_rise_is_no_divergence() -> None:
     guard.observe(0, torch.zeros(1, 3, 2, 2), Evaluation(torch.ones(1), {}, torch.zeros(1)))
     assert guard.check(5, [9.9]) is None
     assert guard.check(5, [10.1]) is not None
+
+
+def test_a_jump_is_measured_from_what_rounding_alone_makes() -> None:
+    guard = Guard(torch.zeros(1, 3, 2, 2), factor=10, floor=[1e-9])
+    guard.observe(0, torch.zeros(1, 3, 2, 2), Evaluation(torch.full((1,), 1e-12), {}, torch.zeros(1)))
+    assert guard.check(5, [9e-9]) is None
+    assert guard.check(5, [1.1e-8]) is not None
+    assert [guard.nothing_left([total]) for total in (0.0, 1e-9, 1.1e-9, math.nan)] == [True, True, False, False]
 
 
 def test_the_guard_that_is_turned_off_still_stops_at_nan() -> None:
@@ -166,3 +175,41 @@ def test_patience_ends_a_run_as_converged(pair: tuple[Path, Path]) -> None:
     pastiche = api.stylize(*pair, TINY, steps=10_000, patience=20, min_improvement=0.5)
     assert pastiche.record.status == "converged"
     assert pastiche.record.steps < 10_000
+
+
+AT_THE_OPTIMUM = {
+    "content is style": {},
+    "content alone": {"style_weight": 0.0, "init": "content"},
+    "style alone": {"content_weight": 0.0, "init": "content"},
+    "other scales": {
+        "content_normalization": "half_sum",
+        "style_normalization": "gatys",
+        "gram_normalization": "none",
+    },
+}
+
+
+@pytest.mark.parametrize("options", AT_THE_OPTIMUM.values(), ids=AT_THE_OPTIMUM.keys())
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("engine", [{"engine": "eager"}, {"engine": "fast"}, {"engine": "ort"}, {"tile_size": 16}])
+def test_a_run_that_starts_at_its_optimum_has_converged(
+    engine: dict[str, object], optimizer: str, options: dict[str, object], pair: tuple[Path, Path]
+) -> None:
+    """Its gradient is rounding, along which a step of usual length raises the loss by a factor of 1e10."""
+    pastiche = api.stylize(pair[0], pair[0], TINY, optimizer=optimizer, **engine, **options)
+    assert (pastiche.record.status, pastiche.record.steps, pastiche.record.recoveries) == ("converged", 0, [])
+
+
+@pytest.mark.parametrize("options", AT_THE_OPTIMUM.values(), ids=AT_THE_OPTIMUM.keys())
+def test_the_rounding_of_an_objective_is_far_below_what_can_be_seen(
+    options: dict[str, object], pair: tuple[Path, Path]
+) -> None:
+    problem = load_problem(TINY.replace(**options), pair[0], [pair[0]], Networks())
+    (scale,) = problem.scales
+    objective, picture = problem.objective_at(scale), problem.content_at(scale)
+    assert picture is not None
+    noise = torch.randint(0, 2, picture.shape, generator=torch.Generator().manual_seed(1)) / 255
+    found = make_evaluator(problem.config, Choice("fast", "fp32", "", {}), problem.encoder, objective)
+    floor = objective.rounding(scale.height, scale.width)
+    assert found(picture).total < floor
+    assert found(picture + noise).total > 1000 * floor  # one level of 8 bits
