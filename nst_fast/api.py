@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +22,17 @@ from nst_fast.options.presets import find_preset
 from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Listeners, Observer
 from nst_fast.run.outputs import OutputFiles, Pastiche
-from nst_fast.run.problem import Networks, load_problem
-from nst_fast.run.resumption import ENDED, check_output, check_same, continued_config, ended, found_pictures, newest
+from nst_fast.run.problem import Networks, files_read, load_problem
+from nst_fast.run.resumption import (
+    ENDED,
+    check_output,
+    check_same,
+    continued_config,
+    ended,
+    found_pictures,
+    newest,
+    picture_of,
+)
 from nst_fast.run.run import run
 from nst_fast.run.together import check_joinable, run_together
 from nst_fast.system.files import lock, shown
@@ -130,7 +140,7 @@ def stylize_together(
     sources, styles = sources_of(contents), sources_of(style)
     if not (sources and styles):
         raise UsageError(f"no {'style' if sources else 'content'} image was given", "Name at least one")
-    files = output_files(outputs, len(sources))
+    files = output_files(outputs, len(sources), config)
     made: dict[int, Pastiche] = {}
     with ExitStack() as stack:
         for file in filter(None, files):
@@ -147,14 +157,15 @@ def stylize_together(
     return [made[index] for index in range(len(sources))]
 
 
-def output_files(outputs: Sequence[str | Path] | None, count: int) -> list[OutputFiles | None]:
-    """One entry per picture. Raises :class:`UsageError` unless there is one output for each."""
+def output_files(outputs: Sequence[str | Path] | None, count: int, config: StylizeConfig) -> list[OutputFiles | None]:
+    """One entry per picture. Raises :class:`UsageError` unless there is one output for each, of files of its own."""
     if outputs is None:
         return [None] * count
     files = [OutputFiles.of(output) for output in ([outputs] if isinstance(outputs, str | os.PathLike) else outputs)]
-    if len({file.picture.absolute() for file in files}) != len(files) or len(files) != count:
+    names = [path.absolute() for each in files for path in (*each.ends_with, *each.snapshots(config))]
+    if len(set(names)) != len(names) or len(files) != count:
         message = f"{len(files)} outputs for {count} content images"
-        raise UsageError(message, "Name one for each, all different")
+        raise UsageError(message, "Name one for each, all different, also without their suffixes")
     return [*files]
 
 
@@ -201,6 +212,7 @@ def resume(
     with held(files, listeners):
         checkpoint = newest(files, listeners.note)
         check_output(checkpoint, files, overwrite=overwrite)
+        files = replace(files, keeps_snapshots=not overwrite)
         config = continued_config(checkpoint, known(StylizeConfig, options))
         source, styles = found_pictures(
             checkpoint, source_of(content) if content is not None else None, sources_of(style)
@@ -208,6 +220,9 @@ def resume(
         check_files(files, config, [source, *styles], overwrite=True)
         problem = load_problem(config, source, styles, networks)
         check_same(checkpoint, problem, listeners.note)
+        kept = [path.name for path in files.snapshots(config) if path.exists()] if not overwrite else []
+        if kept:
+            listeners.note(f"{len(kept)} snapshots stay as they are, the last {shown(kept[-1])}")
         listeners.note(f"going on after step {checkpoint.step} of {config.steps}")
         pastiche = run(
             problem, files, listeners, checkpoint_writer(files, config.checkpoint_interval, listeners.note), checkpoint
@@ -232,17 +247,27 @@ def instance(kind: type[Kind], given: Kind | None, usual: Kind) -> Kind:
 
 def check_files(files: OutputFiles, config: StylizeConfig, sources: Sequence[Source], *, overwrite: bool) -> None:
     """Raise :class:`OutputError` or :class:`UsageError` unless the files can be written and replace no input."""
-    inputs = [source for source in sources if isinstance(source, Path)]
-    files.check(overwrite=overwrite, inputs=inputs, bit_depth=config.bit_depth, side=config.image_size)
+    files.check(
+        overwrite=overwrite,
+        inputs=files_read(config, sources),
+        bit_depth=config.bit_depth,
+        side=config.image_size,
+        snapshots=files.snapshots(config),
+    )
 
 
 @contextmanager
 def held(files: OutputFiles | None, listeners: Observer) -> Iterator[None]:
-    """The right to write these files. Raises :class:`BusyError` at once when another run has it."""
+    """The right to write these files, which a picture of the same stem would share, and the curve.
+
+    Raises :class:`BusyError` at once when another run has it.
+    """
     with ExitStack() as stack:
         if files is not None:
+            title = f"{shown(files.picture)}, or a file of that name beside it,"
             try:
-                stack.enter_context(lock(files.picture))
+                for path in (files.picture, files.loss_curve):
+                    stack.enter_context(lock(path.with_suffix(""), title=title))
             except OutputError as error:  # a cache that cannot be written costs a safeguard, not the run
                 listeners.note(f"another run to {shown(files.picture)} would not be noticed: {error.message}")
         yield
@@ -251,9 +276,10 @@ def held(files: OutputFiles | None, listeners: Observer) -> Iterator[None]:
 def check_unfinished(files: OutputFiles, *, overwrite: bool) -> None:
     """Raise :class:`OutputError` rather than lose the checkpoints of an unfinished run, unless that is wanted."""
     if (kept := files.checkpoints()) and not overwrite:
+        picture = picture_of(kept[0], files)
         raise OutputError(
-            f"{shown(files.picture)} is the picture of an unfinished run, which left {shown(kept[0].name)}",
-            f"Go on with it by `nst-fast resume {shown(files.picture)}`, or use `overwrite` to begin anew",
+            f"{shown(picture)} is the picture of an unfinished run, which left {shown(kept[0].name)}",
+            f"Go on with it by `nst-fast resume {shown(picture)}`, or use `overwrite` to begin anew",
         )
 
 

@@ -11,7 +11,7 @@ from nst_fast.errors import InputError, UsageError, nearest
 from nst_fast.network.taps import smallest_side
 from nst_fast.options.config import DeviceOptions, MonitorOptions, ObjectiveOptions, OptimizerOptions
 from nst_fast.options.declaration import declared, option
-from nst_fast.system.files import shown
+from nst_fast.system.files import shown, user_path
 
 SAMPLE = "sample"  # in place of a pair of files: two pictures that nst-fast draws
 
@@ -65,6 +65,7 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
         "Time to quality: add the scores of `evaluate` for every run's last picture, its network with these weights, "
         "as 'original'; by default none.",
         metavar="SOURCE",
+        names_file=True,
     )
     memory: bool = option(True, "Measure peak memory, each row in a fresh process.")
 
@@ -94,8 +95,14 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
             content, plus, style = part.partition("+")
             if part != SAMPLE and not (content and plus and style):
                 raise UsageError(f"`pairs` {part!r} is no pair", f"Write CONTENT+STYLE, or {SAMPLE}")
-            pairs.append(None if part == SAMPLE else (content, style))
+            pairs.append(None if part == SAMPLE else (str(user_path(content)), str(user_path(style))))
         return pairs
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files that are read."""
+        pictures = [Path(name) for pair in self.picture_pairs if pair is not None for name in pair]
+        return [*pictures, *(path for path in (self.weights_file, Path(self.jury)) if path is not None)]
 
     @property
     def plain_optimizers(self) -> list[tuple[str, float]]:

@@ -33,6 +33,7 @@ from nst_fast.cli import (
     weights,
 )
 from nst_fast.cli.console import emit_error, prepare_streams
+from nst_fast.cli.options import expanding
 from nst_fast.cli.torchrun import check_command, exit_without_waiting
 from nst_fast.distributed import error_reporter
 from nst_fast.errors import NstFastError
@@ -52,7 +53,7 @@ for command in (
     *(plot.plot, export.export, bench.bench, evaluate.evaluate, demo.demo, presets.presets, info.info, taps.taps),
     doctor.doctor,
 ):
-    app.command(command.__name__)(command)
+    app.command(command.__name__)(expanding(command))
 app.add_typer(weights.app, name="weights")
 
 

@@ -10,7 +10,7 @@ import typer
 
 from nst_fast.benchmark.scenarios import BenchConfig
 from nst_fast.cli.console import TABLE_WIDTH, Messages, emit, emit_json
-from nst_fast.cli.options import JsonFile, Quiet, overwrites, takes
+from nst_fast.cli.options import JsonFile, Quiet, overwrites, path_of, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.errors import PartialError
 
@@ -31,12 +31,11 @@ def bench(
     What is compared takes turns in one process, so that noise hits all alike. A case that fails, or a provider that is
     not there, is a row that says so; failures also end the command with 10. Ctrl-C ends it with the rows so far.
     """
-    from nst_fast.system.files import check_writable
+    from nst_fast.system.files import check_all_writable
 
     messages = Messages(quiet=quiet)
-    json_path = Path(json_file) if json_file not in (None, "-") else None
-    for path in filter(None, (json_path, csv_file, plot_file)):
-        check_writable(path, overwrite=overwrite)
+    json_path = path_of(json_file)
+    check_all_writable(filter(None, (json_path, csv_file, plot_file)), overwrite, config.inputs)
     from nst_fast.benchmark.report import write_results
     from nst_fast.benchmark.suite import run_benchmark
     from nst_fast.run.observer import Listeners

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nst_fast.cli.console import TABLE_WIDTH, LastingConsole, Messages, emit, emit_json
-from nst_fast.cli.options import JsonFile, Quiet, overwrites, takes
+from nst_fast.cli.options import JsonFile, Quiet, overwrites, path_of, takes
 from nst_fast.options.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def evaluate(
     All is compared at each picture's own size. An arrow in the table says which way is better; --columns says what each
     column measures, in which unit, and which paper it is from. JSON and CSV have single taps too.
     """
-    from nst_fast.system.files import check_writable, write_atomic
+    from nst_fast.system.files import check_all_writable, write_atomic
 
     messages = Messages(quiet=quiet)
-    json_path = Path(json_file) if json_file not in (None, "-") else None
-    for path in filter(None, (json_path, csv_file)):
-        check_writable(path, overwrite, [content, style, *pictures])
+    json_path = path_of(json_file)
+    inputs = [content, style, *pictures, Path(config.weights)]
+    check_all_writable(filter(None, (json_path, csv_file)), overwrite, inputs)
     messages.say("loading")
     from nst_fast.jury.evaluation import evaluate as judged
     from nst_fast.jury.report import score_table, to_csv

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from nst_fast.cli.console import Messages, with_flags
 from nst_fast.errors import UsageError
 from nst_fast.options.declaration import Declared, Options, declared
 from nst_fast.options.presets import QUALITIES, find_preset, find_quality
+from nst_fast.system.files import user_path
 
 # Beside a command's own, the options of the first panel of its help, in this order; the others are in titled panels.
 FIRST = ("image_size", "quality", "preset", "strength", "color", "style_scale", "steps", "seed", "device")
@@ -35,6 +37,27 @@ def overwrites(what: str) -> Any:
     return typer.Option("--overwrite", help=f"Replace {what}.", rich_help_panel=PANEL)
 
 
+def path_of(json_file: str | None) -> Path | None:
+    """The file of :data:`JsonFile`; None for standard output, and without one."""
+    return user_path(json_file) if json_file not in (None, "-") else None
+
+
+def expanding(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with the home folder in place of the tilde in every path, as in ``--output=~/x.png``."""
+
+    @functools.wraps(command)
+    def call(**arguments: Any) -> Any:
+        return command(**{name: _expanded(value) for name, value in arguments.items()})
+
+    return call
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return user_path(value) if isinstance(value, Path) else value
+
+
 def takes(
     config_class: type[Options], *, without: Sequence[str] = (), recipes: bool = False, as_given: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -50,6 +73,7 @@ def takes(
         as_given: pass the options that are given and no others, as a dictionary.
     """
     items = [item for item in declared(config_class) if item.name not in without]
+    own_options = {item.name for item in items}
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(command, eval_str=True)
@@ -62,7 +86,8 @@ def takes(
             given = {item.name: arguments.pop(item.name) for item in items}
             given = {name: value for name, value in given.items() if value is not None}
             if recipes:
-                recipe = recipe_values(arguments.pop("preset"), arguments.pop("replayed"), arguments.pop("quality"))
+                names = arguments.pop("preset"), arguments.pop("replayed"), arguments.pop("quality")
+                recipe = recipe_values(*names, own_options - given.keys())
                 given = {item.name: recipe[item.name] for item in items if item.name in recipe} | given
             return command(config=given if as_given else config_class().replace(**given), **arguments)
 
@@ -83,14 +108,20 @@ def takes(
     return decorate
 
 
-def recipe_values(preset: str | None, replayed: Path | None, quality: str | None) -> dict[str, Any]:
-    """The values of a preset or of a record, changed by those of a quality; empty when none is named."""
+def recipe_values(
+    preset: str | None, replayed: Path | None, quality: str | None, wanted: Collection[str]
+) -> dict[str, Any]:
+    """The values of a preset or of a record, changed by those of a quality; empty when none is named.
+
+    Args:
+        wanted: the options whose values are of use; no file of another is looked for.
+    """
     if preset is not None and replayed is not None:
         raise UsageError("--preset and --from both say how to run", "Name one, and change it by further options")
     if replayed is not None:
         from nst_fast.run.provenance import recorded_options
 
-        recipe = recorded_options(replayed)
+        recipe = recorded_options(replayed, wanted)
     else:
         recipe = find_preset(preset).values if preset is not None else {}
     return recipe | (find_quality(quality) if quality is not None else {})

@@ -34,7 +34,7 @@ def stylize(
     content: Annotated[Path, typer.Argument(help="The picture whose scene is kept.", show_default=False)],
     style: Annotated[list[Path], typer.Argument(help="The picture, or pictures, to paint like.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.", show_default=False)],
-    overwrite: Annotated[bool, overwrites("OUTPUT if it exists")] = False,
+    overwrite: Annotated[bool, overwrites("OUTPUT and the files beside it that are named after it")] = False,
     as_json: Json = False,
 ) -> None:
     """Paint CONTENT in the style of STYLE.

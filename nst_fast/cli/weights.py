@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.options import expanding
 from nst_fast.errors import UsageError, VerificationError
 from nst_fast.network.taps import CONVS_PER_BLOCK, check_network
 from nst_fast.options.config import StylizeConfig
@@ -117,6 +118,7 @@ def fetch(
 
 
 @app.command()
+@expanding
 def verify(
     file: Annotated[
         list[Path] | None, typer.Argument(help="Weight files. (default all on this machine)", show_default=False)
@@ -156,6 +158,7 @@ def remedy_for(wrong: Sequence[WeightFile]) -> str:
 
 
 @app.command("import")
+@expanding
 def import_weights(
     file: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors file.", show_default=False)],
     sha256: Sha256 = None,

@@ -24,7 +24,7 @@ from nst_fast.images.resizing import Change, read_bands, scaled_size
 from nst_fast.images.sources import check_signature
 from nst_fast.images.spaces import FloatArray
 from nst_fast.images.text import MAX_MEGAPIXELS
-from nst_fast.system.files import AnyPath
+from nst_fast.system.files import AnyPath, user_path
 
 KINDS = IMAGE, ARRAY, FILE = "image", "array", "bytes"  # what records call them, in place of a file's name
 REMEDY = (
@@ -96,7 +96,7 @@ def source_of(picture: Picture | Source) -> Source:
     """The path, or the pixels. Raises :class:`InputError` for what is no picture."""
     if isinstance(picture, GivenPicture):
         return picture
-    return Path(picture) if isinstance(picture, str | os.PathLike) else GivenPicture(picture)
+    return user_path(picture) if isinstance(picture, str | os.PathLike) else GivenPicture(picture)
 
 
 def sources_of(pictures: Picture | Sequence[Picture]) -> list[Source]:

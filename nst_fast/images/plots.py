@@ -23,6 +23,7 @@ RUN_COLORS = (
     *("#17a2b8", "#e377c2", "#556b2f", "#7f7f7f", "#000080", "#ff9f7a"),
 )
 WIDE_LABEL = 36  # characters of a legend's label that take more than half a plot
+RUN_KEY = "nst-fast-run"  # the name of the text in a loss curve that says when its run began
 AGAINST = ("step", "seconds")  # what a horizontal axis may show
 
 
@@ -37,10 +38,10 @@ def own_style() -> Iterator[None]:
 
 @own_style()
 def save_loss_curve(record: Mapping[str, Any], path: Path) -> None:
-    """The loss terms of a run on a logarithmic axis, with the monitor's readings as marks."""
+    """The loss terms of a run on a logarithmic axis, with the monitor's readings as marks; says whose they are."""
     figure = new_figure(7.2, 4.4)
     _draw_losses(figure.subplots(), record)
-    save_figure(figure, path)
+    save_figure(figure, path, {RUN_KEY: record.get("created", "")})
 
 
 @own_style()
@@ -144,7 +145,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=130, layout="constrained")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path, text: Mapping[str, str] | None = None) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata=text)
     write_atomic(path, buffer.getvalue())

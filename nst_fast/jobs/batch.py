@@ -32,13 +32,21 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Observer
 from nst_fast.run.outputs import OutputFiles, Pastiche
-from nst_fast.run.problem import Problem, check_styles, read_picture
+from nst_fast.run.problem import Problem, check_styles, files_read, read_picture
 from nst_fast.run.provenance import Provenance, readable_sha256
 from nst_fast.run.record import current_options, read_record
 from nst_fast.run.resumption import check_same, newest
 from nst_fast.run.run import run
 from nst_fast.run.together import check_joinable
-from nst_fast.system.files import check_writable, make_folder, sha256_bytes, shown, write_atomic
+from nst_fast.system.files import (
+    check_writable,
+    make_folder,
+    refuse_inputs,
+    sha256_bytes,
+    shown,
+    user_path,
+    write_atomic,
+)
 from nst_fast.system.machine import resolve_device
 
 MANIFEST = "manifest.jsonl"
@@ -76,6 +84,11 @@ class BatchRequest:
     shard: Shard = WHOLE
     keep_watching: bool = False
     together: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", [user_path(path) for path in self.inputs])
+        object.__setattr__(self, "styles", [user_path(path) for path in self.styles])
+        object.__setattr__(self, "folder", user_path(self.folder))
 
     def check(self) -> None:
         """Raise :class:`UsageError` for options that make no sense."""
@@ -162,7 +175,11 @@ class BatchFolder(JobFolder):
         self.options_sha256 = sha256_bytes(json.dumps(self._plan, sort_keys=True).encode())
 
     def check_plan(self) -> None:
-        """Raise :class:`OutputError` if the folder has pictures of another plan that must stay."""
+        """Raise :class:`OutputError` if the folder has pictures of another plan, or a manifest of something else."""
+        manifest = self.manifest.path
+        foreign = manifest.exists() and manifest.stat().st_size and not self.manifest.entries
+        if foreign and not self.batch.overwrite and not (self.folder / STATE).exists():
+            raise OutputError(f"{shown(manifest)} is no manifest of a batch", "Choose another folder, or rename it")
         if not self.batch.overwrite and self.manifest.made and (differences := self._plan_differences()):
             raise OutputError(
                 f"{shown(self.folder)} holds a batch that was made otherwise: {'; '.join(differences)}",
@@ -245,11 +262,12 @@ class BatchFolder(JobFolder):
 
     def check_outputs(self, jobs: Sequence[Job]) -> None:
         """Raise :class:`OutputError`, before any work, if something that this batch did not make would be replaced."""
-        inputs = [*(job.content for job in jobs if job.content is not None), *self.batch.styles]
+        inputs = {path for job in jobs for path in job.inputs}
         identities = {identity(path) for path in inputs} - {None}
         for job in jobs:
-            if identity(self.files(job).picture) in identities:
-                check_writable(self.files(job).picture, overwrite=True, inputs=inputs)  # names the input that it is
+            for path in (self.files(job).picture, self.files(job).record):
+                if identity(path) in identities:
+                    refuse_inputs([path], inputs)  # names the input that it is
         if refused := [refusal for job in jobs if (refusal := self.refusal(job))]:
             more = f", nor were {len(refused) - 1} others" if len(refused) > 1 else ""
             raise OutputError(refused[0].message + more, refused[0].remedy)
@@ -260,11 +278,13 @@ class BatchFolder(JobFolder):
         blocked = files.picture if files.picture.exists() else files.record
         if self.batch.overwrite or not blocked.exists() or (job.name, job.output) in self.manifest.made:
             return None
-        with suppress(InputError):
-            record = read_record(blocked)
-            # A picture of this batch whose worker was killed before it wrote its line, or a record without picture.
-            if blocked == files.record or (record["status"] != "stopped" and not self._differences(job, record)):
-                return None
+        # A picture of this batch whose worker was killed before it wrote its line, or a record without picture.
+        for carrier in (files.record, files.picture):
+            with suppress(InputError):
+                record = read_record(carrier)
+                whole = record["status"] != "stopped" or blocked == files.record
+                if record["output"] == files.picture.name and whole and not self._differences(job, record):
+                    return None
         return OutputError(
             f"{shown(blocked)} exists and was not made by this batch",
             "Choose another folder, or use `overwrite` to replace it",
@@ -361,7 +381,8 @@ def run_batch(batch: BatchRequest, observer: JobObserver) -> BatchResult:
     if not pictures and not batch.keep_watching:
         where = ", ".join(shown(path) for path in batch.inputs)
         raise InputError(f"no pictures in {where}", f"Looked for {', '.join(sorted(READABLE))}; hidden files are left")
-    check_writable(batch.folder / MANIFEST, overwrite=True, inputs=pictures.values())
+    inputs = files_read(batch.config, [*pictures.values(), *batch.styles])
+    check_writable(batch.folder / MANIFEST, overwrite=True, inputs=inputs)
     folder = BatchFolder(batch, observer)
     folder.check_plan()
     with at_work(batch.folder / STATE) as folder.worker:

@@ -37,29 +37,30 @@ def compare_curves(
     for name, given, known in [("terms", terms, TERM_COLORS), ("against", [against], AGAINST)]:
         if unknown := [value for value in given if value not in known]:
             raise UsageError(f"`{name}` {unknown[0]!r}: must be among {', '.join(known)}")
-    check_plot(output, runs, overwrite=overwrite)
     records = [read_record(run) for run in runs]
+    check_plot(output, runs, records, overwrite=overwrite)
     save_comparison(records, labels_of(runs, records), output, terms=terms, against=against)
 
 
 def show_beside(runs: Sequence[Path], output: Path, *, overwrite: bool) -> None:
     """Draw every run's picture with its loss curve beside it. Raises as :func:`compare_curves`."""
-    check_plot(output, runs, overwrite=overwrite)
     records = [read_record(run) for run in runs]
+    check_plot(output, runs, records, overwrite=overwrite)
     pictures = [picture_of(run, record) for run, record in zip(runs, records, strict=True)]
     arrays = [to_uint8(load_image(picture).tensor) for picture in pictures]
     save_beside(arrays, records, labels_of(runs, records), output)
 
 
-def check_plot(output: Path, runs: Sequence[Path], *, overwrite: bool) -> None:
+def check_plot(output: Path, runs: Sequence[Path], records: Sequence[Record], *, overwrite: bool) -> None:
+    """The picture of a run that is given by its record is read too, or stands for the run."""
     if output.suffix.lower() != ".png":
         raise UsageError(f"{output}: plots are PNG files", "Give a name that ends in .png")
-    check_writable(output, overwrite, runs)
+    check_writable(output, overwrite, [*runs, *map(picture_of, runs, records)])
 
 
 def picture_of(run: Path, record: Record) -> Path:
     """The picture of a run that was given as a picture or as the record beside it."""
-    return run.with_name(record["output"]) if run.suffix.lower() == ".json" else run
+    return run.parent / Path(record["output"]).name if run.suffix.lower() == ".json" else run
 
 
 def labels_of(runs: Sequence[Path], records: Sequence[Record]) -> list[str]:

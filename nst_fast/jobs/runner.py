@@ -18,7 +18,7 @@ from nst_fast.jobs.inputs import stem_key
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Observer
 from nst_fast.run.outputs import OutputFiles, Pastiche
-from nst_fast.run.problem import Networks, Problem, load_problem
+from nst_fast.run.problem import Networks, Problem, files_read, load_problem
 from nst_fast.run.provenance import Provenance
 from nst_fast.run.record import read_record
 from nst_fast.run.run import run
@@ -64,6 +64,11 @@ class Job:
     @property
     def title(self) -> str:
         return f"{self.number} {self.label}"
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return files_read(self.config, [path for path in (self.content, *self.styles) if path is not None])
 
     def provenance(self, weights: str | None) -> Provenance:
         size = self.size[::-1] if self.size is not None else None

@@ -23,9 +23,10 @@ from nst_fast.images.plots import grouped, save_comparison
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
 from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Runner
 from nst_fast.options.config import StylizeConfig
+from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.provenance import Provenance
 from nst_fast.run.record import read_record
-from nst_fast.system.files import check_writable, lock, shown, write_atomic
+from nst_fast.system.files import check_writable, lock, refuse_inputs, shown, user_path, write_atomic
 from nst_fast.system.rounding import rounded
 
 PLAIN_AXES = ("content", "style", "tap")  # whose values need no name beside them
@@ -144,8 +145,8 @@ def run_series(
         OutputError: before any work, if something of another origin would be replaced; later, if writing fails.
         BusyError: another process writes to this folder.
     """
-    files = SeriesFolder(folder, measure)
-    files.check(series, overwrite=overwrite)
+    files = SeriesFolder(user_path(folder), measure, overwrite=overwrite)
+    files.check(series)
     with lock(files.plan):
         files.write_plan(series)
         outcomes = Runner(files, observer).run(series.jobs)
@@ -165,34 +166,52 @@ def check_complete(series: Series, outcomes: Sequence[Outcome]) -> None:
 class SeriesFolder(JobFolder):
     """The files of a series. ``plan.json``, written first, marks the folder as one that a series may write to."""
 
-    def __init__(self, folder: Path, measure: Measure) -> None:
+    def __init__(self, folder: Path, measure: Measure, *, overwrite: bool) -> None:
         super().__init__(folder)
+        self.overwrite = overwrite
         names = ("plan.json", "sheet.png", "table.csv", "curves.png")
         self.plan, self.sheet, self.table, self.curves = (folder / name for name in names)
         self._measure = measure
 
+    def files(self, job: Job) -> OutputFiles:
+        """A run that was killed has left snapshots."""
+        return replace(super().files(job), keeps_snapshots=not self.overwrite)
+
     def measure(self, job: Job) -> Mapping[str, float]:
         return self._measure(job, self.files(job).picture)
 
-    def check(self, series: Series, *, overwrite: bool) -> None:
+    def check(self, series: Series) -> None:
         """Raise :class:`OutputError`, before any work, if the folder cannot be written or holds files of others."""
-        inputs = [path for job in series.jobs for path in (job.content, *job.styles) if path is not None]
-        ours = overwrite or is_plan(self.plan)
+        inputs = {path for job in series.jobs for path in job.inputs}
+        ours = self.overwrite or continues(self.plan, series)
         for path in (self.plan, self.sheet, self.table, self.curves):
             check_writable(path, ours, inputs)
+        taken: set[Path] = set()
         for job in series.jobs:
-            picture = self.files(job).picture
-            check_writable(picture, True, inputs)
-            if not overwrite and picture.exists() and (difference := self._difference(job)):
+            files = self.files(job)
+            results, snapshots = {files.picture, files.record}, set(files.snapshots(job.config))
+            names = results | snapshots
+            if not taken.isdisjoint(names):
+                message = f"two runs would write {shown(min(taken & names))}"
+                raise UsageError(message, "Rename a picture, or leave `save_every` out")
+            taken |= names
+            check_writable(files.picture, True, inputs)
+            there = [path for path in names if path.exists()]
+            refuse_inputs(there, inputs)
+            blocking = there if not ours else [path for path in there if path in results]
+            if blocking and not self.overwrite and (difference := self._difference(job)):
                 raise OutputError(
-                    f"{shown(picture)} {difference}", "Use `overwrite` to replace it, or choose another folder"
+                    f"{shown(min(blocking))} {difference}", "Use `overwrite` to replace it, or choose another folder"
                 )
 
     def _difference(self, job: Job) -> str:
         """Why a picture in the place of the job's is not the job's own; empty when it is."""
         for carrier in (self.files(job).record, self.files(job).picture):
             with suppress(InputError):
-                found = job.provenance(None).differences(Provenance.of_record(read_record(carrier)))
+                record = read_record(carrier)
+                if record["output"] != self.files(job).picture.name:
+                    return "was not made by this series"
+                found = job.provenance(None).differences(Provenance.of_record(record))
                 return f"was made otherwise: {found[0]}" if found else ""
         return "was not made by this series"
 
@@ -230,9 +249,13 @@ class SeriesFolder(JobFolder):
         return Cell(label(outcome), to_uint8(load_image(self.files(outcome.job).picture).tensor))
 
 
-def is_plan(path: Path) -> bool:
+def continues(plan: Path, series: Series) -> bool:
+    """Whether the plan in a folder is of this series, perhaps with other values too: they share a picture."""
     try:
-        return bool(json.loads(path.read_text("utf-8"))["schema"] == PLAN_SCHEMA)
+        found = json.loads(plan.read_text("utf-8"))
+        pictures = {picture["name"] for picture in found["pictures"]}
+        ours = not pictures.isdisjoint(f"{job.name}.png" for job in series.jobs)
+        return bool(found["schema"] == PLAN_SCHEMA and found["kind"] == series.kind and ours)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 

@@ -17,7 +17,7 @@ from nst_fast.objective.coefficients import coefficients
 from nst_fast.onnx.checked_export import export_model
 from nst_fast.onnx.graph.step import AdamConstants
 from nst_fast.options.config import ExportConfig
-from nst_fast.system.files import make_folder, write_atomic
+from nst_fast.system.files import make_folder, refuse_inputs, user_path, write_atomic
 
 SCHEMA = "nst-fast/bundle/2"
 MODELS = {"targets.onnx": "objective", "step.onnx": "step"}
@@ -52,9 +52,11 @@ def write_bundle(
             f"a bundle of `graph` {options.graph} `precision` {options.precision}",
             "Use `graph` step `precision` fp32",
         )
+    folder = user_path(folder)
     present = [name for name in (*MODELS, MANIFEST, *COPIED) if (folder / name).exists()]
     if present and not overwrite:
         raise OutputError(f"{folder}: {present[0]} exists", "Choose another folder, or add `overwrite`")
+    refuse_inputs([folder / name for name in present], [Path(options.weights)])
     make_folder(folder)
     models = {}
     for name, graph in MODELS.items():

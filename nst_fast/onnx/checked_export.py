@@ -21,7 +21,7 @@ from nst_fast.onnx.export import build_graph, identity_of, open_model, sidecar_o
 from nst_fast.onnx.parity import ParityRow, check_parity
 from nst_fast.onnx.session import check_provider
 from nst_fast.options.config import ExportConfig
-from nst_fast.system.files import cache_dir, check_writable, sha256_bytes, write_atomic
+from nst_fast.system.files import cache_dir, check_writable, sha256_bytes, user_path, write_atomic
 
 CACHE_FOLDER = "models"
 
@@ -63,8 +63,9 @@ def export_model(
     if not providers:
         raise UsageError("an export must be checked on at least one provider", "Name one, as cpu")
     if output is not None:
+        output = user_path(output)
         for path in (output, sidecar_of(output)):
-            check_writable(path, overwrite, inputs=[Path(options.weights).expanduser()])
+            check_writable(path, overwrite, inputs=[Path(options.weights)])
     for provider in dict.fromkeys(providers):
         check_provider(provider)
     encoder, weights_sha256 = encoder_for(options)

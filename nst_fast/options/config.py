@@ -25,6 +25,9 @@ PROVIDERS = {
 INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
 
 
+WEIGHTS = ("auto", "original", "imagenet")  # sources of weights that are no files, beside random[:SEED]
+
+
 def weighted_taps(taps: Mapping[str, float], weight: float) -> dict[str, float]:
     """The taps of a loss that has this weight. Those whose product is 0 take no part in anything."""
     return {tap: each for tap, each in taps.items() if weight * each}
@@ -207,6 +210,10 @@ class ReportOptions(Options):
         cosmetic=True,
     )
 
+    metadata: bool = option(
+        True, "The record of the run also inside the picture; the one beside it is written in any case.", cosmetic=True
+    )
+
     @property
     def checkpoint_interval(self) -> Interval | None:
         """How often the state is kept; None for never."""
@@ -237,6 +244,11 @@ class EncoderOptions(Options):
         "What is done to pixels before the network; with 'none' the network's first layer is used as published.",
         choices=("imagenet", "none"),
     )
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file of the weights, when ``weights`` names one."""
+        return None if self.weights in WEIGHTS or self.weights.partition(":")[0] == "random" else Path(self.weights)
 
     @property
     def encoder_keywords(self) -> dict[str, Any]:
@@ -462,10 +474,27 @@ class StylizeConfig(
         weights = ("style_weight", "tv_weight", "chroma_tv_weight")
         return self.replace(**{name: getattr(self, name) * self.style_factor for name in weights}, strength=1.0)
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Option -> the file that it names, of those that name one."""
+        named = {"weights": self.weights_file, "init": self.init_file}
+        return {name: path for name, path in named.items() if path is not None}
+
+    def recorded(self) -> dict[str, Any]:
+        """As :meth:`as_dict`, but with files' names without folders, which would say whose machine it was."""
+        return self.as_dict() | {name: bare_name(path) for name, path in self.files.items()}
+
     def contradictions(self) -> list[str]:
         if self.strength < 1 and not self.content_tap_weights:
             return [f"`strength` {self.strength:g}: needs a content loss, which style is weighed against"]
         return super().contradictions()
+
+
+def bare_name(path: Path) -> str:
+    """A file's name without folders, as the value of an option: none of the words that the option has."""
+    name = path.name
+    taken = name in (*WEIGHTS, *INITS) or name.partition(":")[0] == "random" or name.startswith("~")
+    return f"./{name}" if taken else name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from nst_fast.errors import UsageError, nearest
 from nst_fast.options.values import Parsed, plain
+from nst_fast.system.files import user_path
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -139,7 +140,9 @@ def _converted(item: Declared, given: Any) -> Any:
         return _as_float(given)  # 1 means 1.0, also in records and comparisons
     if item.option.names_file and isinstance(given, os.PathLike):
         path = Path(given)
-        return str(path) if len(path.parts) > 1 else f".{os.sep}{path}"  # no word, as noise or auto
+        given = str(path) if len(path.parts) > 1 else f".{os.sep}{path}"  # no word, as noise or auto
+    if item.option.names_file and isinstance(given, str) and given.startswith("~"):
+        return str(user_path(given))
     if type(given) is not item.kind:
         raise UsageError(f"must be {_KINDS.get(item.kind, 'text')}")
     return given

@@ -32,6 +32,7 @@ _DTYPES = {torch.float64: "F64", torch.int64: "I64", torch.float32: "F32"}
 _TENSOR, _DIGEST = "$tensor", "sha256"  # what stands in the JSON for a tensor, and the last tensor's name
 _DIGEST_BYTES = 32
 
+MOST_HEADER_BYTES = 2**27
 KEPT = 2  # if the newest is damaged, there is another
 # Checkpoints that are due by time are at least so many times apart as the last took to write.
 LEAST_PAUSE = 20
@@ -45,7 +46,7 @@ class Checkpoint:
 
     Attributes:
         record: the run record so far, see :class:`nst_fast.run.record.RunRecord`; its loss history is empty.
-        places: absolute paths of ``content``, ``styles``, ``weights`` (or their source) and ``output``.
+        places: absolute paths of ``content``, ``styles``, ``output``, and of the files that options name.
         scale: index of the scale.
         first: updates done before that scale.
         seconds: since the run began, without interruptions.
@@ -136,6 +137,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     # The hash is right, but the content is not that of a checkpoint.
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ResumeError(f"{name} is no checkpoint of nst-fast ({error})", STARTS_ANEW) from None
+
+
+def run_of(path: Path) -> str | None:
+    """When the run of a checkpoint began, which tells runs apart; None for no checkpoint. Nothing is verified."""
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(length, MOST_HEADER_BYTES)))
+        return str(json.loads(header["__metadata__"][SCHEMA])["record"]["created"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _is_whole(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,16 +15,30 @@ from torch import Tensor
 from nst_fast.errors import NumericsError, UsageError
 from nst_fast.images import check_output_suffix, save_image
 from nst_fast.images.plots import save_loss_curve
+from nst_fast.options.config import StylizeConfig
 from nst_fast.run.record import RunRecord
-from nst_fast.system.files import check_writable, sha256_of
+from nst_fast.system.files import check_writable, refuse_inputs, sha256_of, user_path
 from nst_fast.system.isolation import own_state
 
 
 @dataclass(frozen=True)
 class OutputFiles:
-    """Where the files of one run go; everything is named after the picture."""
+    """Where the files of one run go; everything is named after the picture, by its name without suffix.
+
+    Attributes:
+        keeps_snapshots: those that there are stay: the resumed run has made them, and would make the same.
+    """
 
     picture: Path
+    keeps_snapshots: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "picture", user_path(self.picture))
+
+    @property
+    def ends_with(self) -> tuple[Path, Path, Path]:
+        """The files that are there at the end."""
+        return self.picture, self.record, self.loss_curve
 
     @classmethod
     def of(cls, output: str | os.PathLike[str]) -> Self:
@@ -46,6 +60,11 @@ class OutputFiles:
         suffix = self.picture.suffix if kind == "same" else f".{kind}"
         return self.picture.with_name(f"{self.picture.stem}-{step:06d}{suffix}")
 
+    def snapshots(self, config: StylizeConfig) -> Iterator[Path]:
+        """All that a run may write."""
+        for step in range(config.save_every, config.steps + 1, config.save_every) if config.save_every else ():
+            yield self.snapshot(step, config.save_format)
+
     def checkpoint(self, step: int) -> Path:
         """The numbered file of a checkpoint."""
         return self.picture.with_name(f"{self.picture.stem}-checkpoint-{step:06d}.safetensors")
@@ -60,32 +79,48 @@ class OutputFiles:
         steps = {int(match[1]): path for path in paths if (match := pattern.fullmatch(path.name))}
         return [steps[step] for step in sorted(steps, reverse=True)]
 
-    def check(self, *, overwrite: bool, inputs: Iterable[Path], bit_depth: int = 8, side: int = 0) -> None:
-        """Raise, before any work, if the picture could not be written or would destroy something.
+    def check(
+        self,
+        *,
+        overwrite: bool,
+        inputs: Iterable[Path],
+        bit_depth: int = 8,
+        side: int = 0,
+        snapshots: Iterable[Path] = (),
+    ) -> None:
+        """Raise, before any work, if the files could not be written or would destroy something.
 
         Args:
             overwrite: whether what has the names of our files may be replaced.
             inputs: files that are read.
             bit_depth: of the picture, per channel.
             side: its longest, in pixels.
+            snapshots: that the run may write.
         """
         check_output_suffix(self.picture, bit_depth, side)
         inputs = list(inputs)
-        for path in (self.picture, self.record, self.loss_curve):
+        refuse_inputs(self.checkpoints(), inputs)  # they are removed in the end
+        snapshots = list(snapshots) if not self.keeps_snapshots else []
+        there = [path for path in snapshots if os.path.exists(path)]  # noqa: PTH110 - false where the path is unusable
+        refuse_inputs(there, inputs)
+        for path in (*self.ends_with, *there[:1], *snapshots[-1:]):
             check_writable(path, overwrite=overwrite, inputs=inputs)
 
     def save_snapshot(self, image: Tensor, step: int, kind: str = "same") -> None:
+        if self.keeps_snapshots and self.snapshot(step, kind).exists():
+            return
         save_image(image, self.snapshot(step, kind))
 
     def save(self, image: Tensor, record: RunRecord) -> None:
-        """Write the picture with its record inside, then the record and the curve beside it."""
+        """Write the picture with its record inside (option ``metadata``), then the record and the curve beside it."""
         self.save_picture(image, record)
         save_loss_curve(record.as_dict(), self.loss_curve)
 
     def save_picture(self, image: Tensor, record: RunRecord) -> None:
         """Write the picture, then the record, whose hash of the picture says that both are whole."""
         record.output, record.output_sha256 = self.picture.name, ""
-        save_image(image, self.picture, text=record.as_text(), bit_depth=bit_depth_of(record))
+        text = record.as_text() if record.options.get("metadata", True) else {}
+        save_image(image, self.picture, text=text, bit_depth=bit_depth_of(record))
         record.output_sha256 = sha256_of(self.picture)
         record.save(self.record)
 
@@ -100,11 +135,13 @@ class Pastiche:
     """The result of a run: ``image`` [1, 3, H, W], RGB float32 in [0, 1] on the CPU, and the run's record.
 
     A run that diverged beyond repair still has a picture, its best; ``failure`` is then what to raise once it is saved.
+    ``inputs`` are the files that the run has read.
     """
 
     image: Tensor
     record: RunRecord
     failure: NumericsError | None = None
+    inputs: tuple[Path, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         """Whether pixels and record are the same."""
@@ -115,6 +152,6 @@ class Pastiche:
     @own_state()
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the picture with its record inside, and record and loss curve beside it."""
-        files = OutputFiles.of(path)
-        files.check(overwrite=overwrite, inputs=(), bit_depth=bit_depth_of(self.record), side=max(self.image.shape))
+        files, side = OutputFiles.of(path), max(self.image.shape)
+        files.check(overwrite=overwrite, inputs=self.inputs, bit_depth=bit_depth_of(self.record), side=side)
         files.save(self.image, self.record)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nst_fast.errors import UsageError
 from nst_fast.images import NO_BORDERS, Borders, Crop, LoadedImage
-from nst_fast.images.given import Source, load_source
+from nst_fast.images.given import KINDS, Source, load_source
 from nst_fast.images.matching import gray, matched_colors
 from nst_fast.images.postprocess import finished, prepared_content, prepared_style
 from nst_fast.images.resizing import resize_to
@@ -85,11 +86,19 @@ class Problem:
         return plan_scales(options, options.steps, self.height, self.width)
 
     @property
+    def pictures(self) -> tuple[LoadedImage, ...]:
+        return (self.content, *self.styles) if self.content else self.styles
+
+    @property
     def notes(self) -> list[str]:
         """What the reading of pictures and weights has to say, each with the name of its file."""
-        pictures = [self.content, *self.styles] if self.content else self.styles
-        found = [f"{picture.path.name}: {note}" for picture in pictures for note in picture.notes]
+        found = [f"{picture.path.name}: {note}" for picture in self.pictures for note in picture.notes]
         return [*found, f"{self.weights['source']}: {self.weights['note']}"] if "note" in self.weights else found
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return files_read(self.config, [it.path for it in self.pictures if it.format not in KINDS])
 
     def content_at(self, scale: Scale) -> Tensor | None:
         """The content image at a scale, [1, 3, H, W] on the device."""
@@ -234,6 +243,12 @@ def load_problem(
     style_images = tuple(read_style(path, config, size, content_image) for path in styles)
     encoder, weights = networks.encoder(config, config.taps, device)
     return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets)
+
+
+def files_read(config: StylizeConfig, sources: Iterable[Source]) -> tuple[Path, ...]:
+    """The files that a run reads, which nothing replaces: pictures, that to start from, weights."""
+    pictures = [source for source in sources if isinstance(source, Path)]
+    return tuple(path.absolute() for path in (*pictures, *config.files.values()))
 
 
 def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence[Source]) -> None:

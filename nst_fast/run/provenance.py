@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from nst_fast.errors import InputError
-from nst_fast.options.config import StylizeConfig
+from nst_fast.errors import InputError, OutputError
+from nst_fast.options.config import StylizeConfig, bare_name
 from nst_fast.options.declaration import declared
 from nst_fast.run.record import current_options, read_record
-from nst_fast.system.files import sha256_of
+from nst_fast.system.files import cache_dir, sha256_of, shown, write_atomic
 from nst_fast.system.rounding import rounded
 
+PLACES = "places"  # part of the cache: files named by a hash, each with the path of the file that has it
 FILE = "(file)"  # the value of `init` where it names a file: its hash counts, not its path
 
 
@@ -49,7 +53,7 @@ class Provenance:
     ) -> Self:
         init = config.init_file
         return cls(
-            options=deciding_options(rounded(config.as_dict())) | ({"init": FILE} if init is not None else {}),
+            options=deciding_options(rounded(config.recorded())) | ({"init": FILE} if init is not None else {}),
             weights=weights,
             content=readable_sha256(content) if content is not None else None,
             styles=[readable_sha256(path) for path in styles],
@@ -92,7 +96,10 @@ def deciding_names() -> list[str]:
 def deciding_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide a picture, out of all those of a run of any version."""
     known = current_options(options)
-    return {name: known.get(name, "unknown") for name in deciding_names()}
+    found = {name: known.get(name, "unknown") for name in deciding_names()}
+    if os.sep in str(found["weights"]):  # of a record from before files were recorded by name
+        found["weights"] = bare_name(Path(found["weights"]))
+    return found
 
 
 def option_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -116,16 +123,51 @@ def readable_sha256(path: Path) -> str:
         return ""
 
 
-def recorded_options(path: Path) -> dict[str, Any]:
+def recorded_options(path: Path, wanted: Collection[str] = ("weights", "init")) -> dict[str, Any]:
     """Every option of a recorded run, to run with again.
 
+    Args:
+        wanted: the options whose files are looked for.
+
     Raises:
-        InputError: there is no record, or it has an option that this version does not know.
+        InputError: there is no record, it has an option that this version does not know, or a file of the run is gone.
     """
-    options: dict[str, Any] = read_record(path)["options"]
+    record = read_record(path)
+    options: dict[str, Any] = record["options"]
     if unknown := sorted(set(options) - {item.name for item in declared(StylizeConfig)}):
         raise InputError(
             f"{path}: the run had options that this version does not know ({', '.join(unknown)})",
             "Use the version that `nst-fast info` names",
         )
+    hashes = {"weights": record["weights"].get("sha256", ""), "init": record["inputs"].get("init", {}).get("sha256")}
+    named = StylizeConfig().replace(**{name: options[name] for name in hashes if name in options}).files
+    for name in named.keys() & wanted:
+        if hashes[name]:
+            options[name] = str(found_file(named[name], hashes[name], path, name))
     return options
+
+
+def found_file(name: Path, sha256: str, record: Path, option: str) -> Path:
+    """The file that a recorded run has read: as named, beside the record, or where this machine read it last."""
+    if re.fullmatch(r"[0-9a-f]{64}", sha256):  # a record may have been edited
+        known = cache_dir(PLACES) / sha256
+        with suppress(ValueError):  # a name that no file can have
+            places = [name.absolute(), record.absolute().with_name(name.name)]
+            with suppress(OSError):
+                places.append(Path(os.fsdecode(known.read_bytes())))
+            for place in places:
+                # Also false where the path is unusable; a device may not end.
+                if os.path.isfile(place) and readable_sha256(place) == sha256:  # noqa: PTH113
+                    return place
+    raise InputError(
+        f"{shown(record)}: the run has read {shown(name.name)}, which is not to be found as it was",
+        f"Say where it is with `{option}`",
+    )
+
+
+def remember_file(path: Path, sha256: str) -> None:
+    """Keep where a file is, in the cache: records have its name and hash alone. Without a cache it is not kept."""
+    known, place = cache_dir(PLACES) / sha256, os.fsencode(path.absolute())
+    with suppress(OSError, OutputError):
+        if not known.exists() or known.read_bytes() != place:
+            write_atomic(known, place)

@@ -20,6 +20,8 @@ from nst_fast.system.rounding import rounded
 
 SCHEMA = "nst-fast/run/1"
 TEXT_KEY = "nst-fast"  # the name of the text chunk that carries the record inside a picture
+# Of absolute paths in a warning; an address, which has a colon before them, is none.
+FOLDERS = re.compile(r"(?<![\w.:/])(?:/[^/\s:;,'\"()]+)+/(?=[^/\s])")
 REMEDY = "Give a picture made by nst-fast, or the .json beside it"
 MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 MOST_DIGITS = 20  # of 64 bits
@@ -105,7 +107,7 @@ class RunRecord:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"warnings": [FOLDERS.sub("", warning) for warning in self.warnings]}
 
     def to_json(self, indent: int | None = None) -> str:
         return json.dumps(rounded(self.as_dict()), indent=indent)

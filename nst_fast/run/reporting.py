@@ -16,6 +16,7 @@ from nst_fast.run.guard import Recovery
 from nst_fast.run.layout import ScalePlan
 from nst_fast.run.observer import Observer, StepEvent
 from nst_fast.run.problem import Batch, Problem
+from nst_fast.run.provenance import remember_file
 from nst_fast.run.record import RunRecord
 from nst_fast.run.resumption import as_it_was
 from nst_fast.system.files import sha256_of
@@ -24,12 +25,15 @@ from nst_fast.system.machine import describe_machine, peak_memory_mib
 
 def new_record(problem: Problem) -> RunRecord:
     content, styles, init = problem.content, problem.styles, problem.config.init_file
+    hashes = {"weights": problem.weights["sha256"], "init": sha256_of(init) if init is not None else ""}
+    for option, path in problem.config.files.items():
+        remember_file(path, hashes[option])
     return RunRecord(
-        options=problem.config.as_dict(),
+        options=problem.config.recorded(),
         inputs={
             "content": described(content) if content is not None else None,
             "styles": [described(image) for image in styles],
-            **({"init": {"name": init.name, "sha256": sha256_of(init)}} if init is not None else {}),
+            **({"init": {"name": init.name, "sha256": hashes["init"]}} if init is not None else {}),
         },
         weights=problem.weights,
         device=str(problem.device),

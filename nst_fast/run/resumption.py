@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nst_fast.errors import InputError, OutputError, ResumeError, UsageError
-from nst_fast.images import LoadedImage
+from nst_fast.images import LoadedImage, read_text
 from nst_fast.images.given import KINDS, GivenPicture, Source
+from nst_fast.images.plots import RUN_KEY
 from nst_fast.images.sources import STANDARD_INPUT
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint
+from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint, run_of
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Problem
 from nst_fast.run.provenance import deciding_options, option_differences
@@ -23,16 +24,15 @@ from nst_fast.system.files import sha256_of, shown
 from nst_fast.system.machine import describe_machine
 
 ENDED = ("complete", "converged", "out of time")  # the states of a run that leave nothing to be done
-FILES = ("weights", "init")  # options that name files: the record keeps the names that were given
 
 
 def places_of(problem: Problem, files: OutputFiles | None) -> dict[str, Any]:
     """Where the files of a run are, for :class:`Checkpoint`."""
-    weights = Path(problem.config.weights)
+    config = problem.config
     return {
         "content": place_of(problem.content) if problem.content is not None else None,
         "styles": [place_of(style) for style in problem.styles],
-        "weights": absolute(weights) if weights.is_file() else problem.config.weights,
+        **{option: absolute(path) for option, path in config.files.items()},
         "output": absolute(files.picture) if files is not None else None,
     }
 
@@ -94,8 +94,10 @@ def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Styl
         begun = StylizeConfig().replace(**current_options(checkpoint.record["options"]))
     except UsageError as error:
         raise ResumeError(f"the checkpoint has options of another version ({error.message})", STARTS_ANEW) from None
-    changed = begun.replace(**{"weights": checkpoint.places["weights"], **changes})
-    free = {"weights"} if begun.schedule == "cosine" or begun.scales > 1 else {"weights", "steps"}
+    places = {option: checkpoint.places[option] for option in begun.files if option in checkpoint.places}
+    changed = begun.replace(**{**places, **changes})
+    free = {"weights"} | ({"init"} if begun.init_file is not None and changed.init_file is not None else set())
+    free |= set() if begun.schedule == "cosine" or begun.scales > 1 else {"steps"}
     wanted = {name: value for name, value in deciding_options(changed.as_dict()).items() if name not in free}
     differences = option_differences(begun.as_dict(), wanted)
     if changed.steps < checkpoint.step:
@@ -151,6 +153,9 @@ def check_same(checkpoint: Checkpoint, problem: Problem, note: Callable[[str], N
             f"the weights {shown(problem.weights['source'])} are not those that the run began with",
             "Say where those are with `weights`",
         )
+    init = problem.config.init_file
+    if init is not None and absolute(init) != checkpoint.places.get("init", record["options"]["init"]):
+        check_picture(init, record["inputs"]["init"], "init")
     if str(problem.device) != record["device"]:
         raise ResumeError(f"the run began on {record['device']}, and this is {problem.device}", STARTS_ANEW)
     then, now = (machine_facts(machine) for machine in (record["machine"], describe_machine()))
@@ -171,10 +176,32 @@ def check_output(checkpoint: Checkpoint, files: OutputFiles, *, overwrite: bool)
     meant = Path(checkpoint.places["output"]).name
     if meant != files.picture.name:
         raise ResumeError(f"the checkpoint belongs to {shown(meant)}, not to {shown(files.picture.name)}", "Name that")
-    if files.picture.exists() and not overwrite and not _is_its_own(checkpoint, files):
-        raise OutputError(
-            f"{shown(files.picture)} is not what the interrupted run left there", "Use `overwrite` to replace it"
-        )
+    if overwrite:
+        return
+    run = checkpoint.record["created"]
+    own = {files.picture: _is_its_own(checkpoint, files), files.record: _record_of_the_run(checkpoint, files.record)}
+    own |= {files.loss_curve: _drawn_for(files.loss_curve) == run}
+    own |= {path: run_of(path) == run for path in files.checkpoints()}
+    for path, ours in own.items():
+        if not ours and path.exists():
+            raise OutputError(
+                f"{shown(path)} is not what the interrupted run left there",
+                "Use `overwrite` to replace it, or move it elsewhere",
+            )
+
+
+def picture_of(path: Path, files: OutputFiles) -> Path:
+    """The picture of the run that left a checkpoint: by default, or if it is damaged, that of ``files``."""
+    with suppress(ResumeError, KeyError, TypeError, ValueError):
+        return files.picture.with_name(Path(read_checkpoint(path).places["output"]).name)
+    return files.picture
+
+
+def _drawn_for(curve: Path) -> str:
+    """When the run of a loss curve began; empty for another picture."""
+    with suppress(InputError, UsageError):
+        return read_text(curve).get(RUN_KEY, "")
+    return ""
 
 
 def _is_its_own(checkpoint: Checkpoint, files: OutputFiles) -> bool:
@@ -197,9 +224,7 @@ def _record_of_the_run(checkpoint: Checkpoint, path: Path) -> Mapping[str, Any] 
 
 def as_it_was(checkpoint: Checkpoint, config: StylizeConfig) -> RunRecord:
     """The record of the interrupted run, to be continued; its options with the harmless changes."""
-    begun = checkpoint.record["options"]
-    options = config.as_dict() | {name: begun[name] for name in FILES}
-    return RunRecord(**copy.deepcopy(checkpoint.record) | {"options": options})
+    return RunRecord(**copy.deepcopy(checkpoint.record) | {"options": config.recorded()})
 
 
 def check_size(checkpoint: Checkpoint, scales: Sequence[Scale]) -> None:

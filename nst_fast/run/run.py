@@ -116,7 +116,7 @@ class Run(Observer):
             record = self.report.records[index]
             self.report.conclude(index, self.status, self.history.named(self.final)[index], self.history.rows(index))
             picture, record.finish = problem.finished(pictures[index : index + 1])
-            results.append(Pastiche(picture, record, self.failure))
+            results.append(Pastiche(picture, record, self.failure, problem.inputs))
         return results
 
     def choose(self) -> Choice:

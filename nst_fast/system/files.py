@@ -23,7 +23,7 @@ from typing import BinaryIO
 import platformdirs
 from filelock import FileLock, Timeout
 
-from nst_fast.errors import BusyError, InputError, OutputError
+from nst_fast.errors import BusyError, InputError, OutputError, UsageError
 
 AnyPath = str | os.PathLike[str]
 
@@ -54,6 +54,23 @@ def shown(path: AnyPath) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def user_path(path: AnyPath) -> Path:
+    """The path with ``~`` and ``~user`` at its start replaced by the home folder, as a shell does it.
+
+    The rule of every path that is given. Raises :class:`UsageError` for a user that there is not, of whose name a
+    folder would be made.
+    """
+    text = os.fspath(path)
+    # Path.expanduser raises where there is no home folder; this one leaves the tilde.
+    found = Path(os.path.expanduser(text))  # noqa: PTH111
+    home = found.parts[0] if found.parts else ""
+    if home.startswith("~") and text.startswith("."):  # ./~/x, of which a Path takes the beginning away
+        return found.absolute()
+    if home.startswith("~") and len(found.parts) > 1 and not os.path.lexists(home):
+        raise UsageError(f"{shown(text)}: there is no home folder {shown(home)}", "Give the whole path, from / on")
+    return found
+
+
 def sha256_bytes(data: bytes) -> str:
     """SHA-256 in lower-case hex."""
     return hashlib.sha256(data).hexdigest()
@@ -74,8 +91,7 @@ def cache_dir(name: str = "") -> Path:
     The environment variable ``NST_FAST_CACHE`` overrides the platform's choice.
     """
     if override := os.environ.get(CACHE_VARIABLE):
-        # Path.expanduser raises where there is no home folder; this one leaves the tilde.
-        return Path(os.path.expanduser(override)).absolute() / name  # noqa: PTH111
+        return user_path(override).absolute() / name
     return platformdirs.user_cache_path("nst-fast", appauthor=False).absolute() / name
 
 
@@ -213,10 +229,8 @@ def check_writable(path: AnyPath, overwrite: bool, inputs: Iterable[AnyPath] = (
     Raises:
         OutputError: it is an input, special, exists, or cannot be written.
     """
+    refuse_inputs([path], inputs)
     target = _real(path)
-    for given in inputs:
-        if _same_file(target, given):
-            raise OutputError(f"{shown(path)} is the input {shown(given)}", "Choose another name for the output")
     _refuse_special(target)
     if target.exists() and not overwrite:
         raise OutputError(f"{shown(path)} exists", "Use `overwrite` to replace it, or choose another name")
@@ -233,11 +247,32 @@ def check_writable(path: AnyPath, overwrite: bool, inputs: Iterable[AnyPath] = (
         remove(probe)
 
 
+def check_all_writable(paths: Iterable[AnyPath], overwrite: bool, inputs: Iterable[AnyPath] = ()) -> None:
+    """:func:`check_writable` for the outputs of one command, of which no two may be one file."""
+    paths, inputs = list(paths), list(inputs)
+    if len({_real(path) for path in paths}) != len(paths):
+        raise UsageError("two outputs have one name", "Give each a name of its own")
+    for path in paths:
+        check_writable(path, overwrite, inputs)
+
+
+def refuse_inputs(paths: Iterable[AnyPath], inputs: Iterable[AnyPath]) -> None:
+    """Raise :class:`OutputError` if an output, to be replaced or removed, is a file that is read, of whatever name."""
+    inputs = list(inputs)
+    for path in paths:
+        for given in inputs:
+            if _same_file(_real(path), given):
+                raise OutputError(f"{shown(path)} is the input {shown(given)}", "Choose another name for the output")
+
+
 @contextmanager
-def lock(path: AnyPath, *, wait: float = 0.0) -> Iterator[None]:
+def lock(path: AnyPath, *, wait: float = 0.0, title: str = "") -> Iterator[None]:
     """Lock an output against other runs of this user on this machine, which fail at once or after ``wait`` seconds.
 
     The operating system frees the lock when its owner dies. The lock file is in the cache, keyed by the real path.
+
+    Args:
+        title: what the message says is being written, by default the path.
 
     Raises:
         BusyError: another process holds it; the message names process and host.
@@ -252,7 +287,8 @@ def lock(path: AnyPath, *, wait: float = 0.0) -> Iterator[None]:
         guard.acquire(timeout=wait)
     except Timeout as error:
         raise BusyError(
-            f"{shown(path)} is being written by {_read_owner(owner)}", "Wait for it to end, or choose another output"
+            f"{shown(title or path)} is being written by {_read_owner(owner)}",
+            "Wait for it to end, or choose another output",
         ) from error
     except OSError as error:
         remedy = f"Set {CACHE_VARIABLE} to a folder that you may write to"

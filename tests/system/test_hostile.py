@@ -22,7 +22,8 @@ from safetensors.torch import save
 from nst_fast.cli.info import describe
 from nst_fast.errors import InputError, NstFastError, OnnxModelError, UsageError, WeightsError
 from nst_fast.images import load_image, save_image
-from nst_fast.jobs.series import is_plan
+from nst_fast.jobs.runner import Job
+from nst_fast.jobs.series import Series, continues
 from nst_fast.network.weights import available_taps, load_weights
 from nst_fast.network.weights.cache import note_of, pretrained_features
 from nst_fast.onnx.export import METADATA_KEY, SCHEMA, open_model, sidecar_of
@@ -420,7 +421,8 @@ def test_other_json_files_of_ours_are_read_with_care(
 ) -> None:
     text = TEXTS[name]
     (tmp_path / "plan.json").write_text(text)
-    assert not is_plan(tmp_path / "plan.json")
+    series = Series("sweep", "", {}, [Job("a", "pictures/a.png", StylizeConfig(), None, ())])
+    assert not continues(tmp_path / "plan.json", series)
     (tmp_path / "m.onnx").write_bytes(weighing().SerializeToString())
     sidecar_of(tmp_path / "m.onnx").write_text(text)
     with pytest.raises(OnnxModelError):

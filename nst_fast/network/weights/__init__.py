@@ -27,7 +27,7 @@ from nst_fast.network.weights.original import (
     order_in_255,
     original_features,
 )
-from nst_fast.system.files import sha256_of
+from nst_fast.system.files import sha256_of, user_path
 
 # There is no original VGG-16 in any package that this program could depend on.
 AUTO = {"vgg19": "original", "vgg16": "imagenet"}
@@ -106,7 +106,7 @@ def load_weights(spec: str, network: str, taps: Iterable[str]) -> Weights:
     if spec == "imagenet":
         features, digest, path = pretrained_features(network)
         return Weights(select(features, network, taps, path), digest, "imagenet (torchvision)", network)
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     state, digest = select(read_features(path), network, taps, path), sha256_of(path)
     return in_torchvisions_convention(Weights(state, digest, str(path), network))
 
@@ -166,7 +166,7 @@ def available_taps(spec: str, network: str) -> list[str]:
         check_original(network)
     if spec in ("original", "imagenet") or _random_seed(spec) is not None:
         return layer_names(network)
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     features = read_features(path)
     check_shapes(features, network, path)
     return servable_taps(features, network)

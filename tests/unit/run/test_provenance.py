@@ -68,7 +68,9 @@ def test_a_record_with_an_option_of_a_later_version_is_not_replayed(made: Proven
     for picture in (record.inputs["content"], *record.inputs["styles"], record.inputs["init"]):
         picture |= {"name": "a.png", "size": [2, 3]}
     record.save(tmp_path / "out.json")
-    assert recorded_options(tmp_path / "out.json")["log_every"] == 7
+    assert recorded_options(tmp_path / "out.json", ["weights"])["log_every"] == 7
+    with pytest.raises(InputError, match=r"moved\.png, which is not to be found.*`init`"):
+        recorded_options(tmp_path / "out.json")
     later = record.as_dict() | {"options": {**record.options, "sparkle": 1}}
     (tmp_path / "out.json").write_text(json.dumps(later))
     with pytest.raises(InputError, match=r"does not know \(sparkle\).*nst-fast info"):

@@ -411,7 +411,7 @@ def test_whatever_ends_a_run_early_how_to_go_on_is_said(
 
 
 def test_two_runs_do_not_share_an_output(interrupted: Path) -> None:
-    with lock(interrupted), pytest.raises(BusyError):
+    with lock(interrupted.with_suffix("")), pytest.raises(BusyError):
         resume(interrupted)
 
 
