@@ -31,19 +31,16 @@ app = typer.Typer(help="List, fetch, verify or import the network's weights.", n
 
 @app.command("list")
 def list_weights(as_json: Json = False) -> None:
-    """List what can be loaded, and what of it is on this machine.
-
-    Files are not read here: `nst-fast weights verify` does that.
-    """
+    """List what can be loaded, and what of it is on this machine; a file that is damaged is marked."""
     from nst_fast.network.vgg import IMAGENET_MEAN, IMAGENET_STD
     from nst_fast.network.weights import AUTO, cache, hub, original
 
-    held = cache.holdings(read=False)
+    held = cache.holdings()
     ours = {
         "network": original.NETWORK,
         "package": f"{original.PACKAGE} {original.VERSION}",
         "sha256": original.SHA256,
-        "files": [shown(file.path) for file in held if file.source == "original"],
+        "files": [place_of(file) for file in held if file.source == "original"],
         "attribution": original.ATTRIBUTION,
     }
     networks = [describe(hub.hub_file(network), network, held) for network in CONVS_PER_BLOCK]
@@ -60,7 +57,7 @@ def list_weights(as_json: Json = False) -> None:
         emit(f"{facts['network']}  imagenet  {facts['hub_file']}  sha256 {facts['sha256_prefix']}...  {where}")
     emit("any    random    seeded numbers: --weights random[:SEED]")
     for file in imported:
-        emit(f"imported  {file['path']}")
+        emit(f"imported  {file['path']}{'' if file['state'] == 'intact' else ' (damaged)'}")
     emit(f"auto  {', '.join(f'{source} for {network}' for network, source in AUTO.items())}")
     emit(f"normalisation  pictures in [0, 1], RGB, mean {IMAGENET_MEAN}, std {IMAGENET_STD}")
     emit(f"attribution  {original.ATTRIBUTION}")
@@ -73,8 +70,12 @@ def describe(file: Any, network: str, held: Sequence[WeightFile]) -> dict[str, A
         "hub_file": file.name,
         "sha256_prefix": file.hash_prefix,
         "addresses": file.addresses,
-        "files": [shown(one.path) for one in held if (one.network, one.source) == (network, "imagenet")],
+        "files": [place_of(one) for one in held if (one.network, one.source) == (network, "imagenet")],
     }
+
+
+def place_of(held: WeightFile) -> str:
+    return shown(held.path) + ("" if held.state == "intact" else f" ({held.state})")
 
 
 def as_dict(held: WeightFile) -> dict[str, str]:
@@ -130,7 +131,7 @@ def verify(
         raise UsageError("--sha256 belongs to one file", "Name that file")
     from nst_fast.network.weights import cache
 
-    held = [cache.examine(path, expected) for path in file] if file else cache.holdings(read=True)
+    held = [cache.examine(path, expected) for path in file] if file else cache.holdings()
     wrong = [one for one in held if one.state != "intact"]
     if not (wrong and as_json):  # the error is the one JSON object then
         conclude(held, as_json=as_json)

@@ -31,7 +31,10 @@ try:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as ort
 except ImportError as error:
-    raise DeviceError(f"ONNX Runtime cannot be imported: {error}", "pip install --force-reinstall nst-fast") from error
+    raise DeviceError(
+        f"ONNX Runtime cannot be imported: {error}",
+        f"pip install --force-reinstall {' '.join(libraries.runtime_packages()) or 'onnxruntime'}",
+    ) from error
 
 if os.environ[TELEMETRY_VARIABLE] != "0":  # what is left to do where a program imported it before
     onnxruntime.disable_telemetry_events()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -23,7 +24,7 @@ from typing import BinaryIO
 import platformdirs
 from filelock import FileLock, Timeout
 
-from nst_fast.errors import BusyError, InputError, OutputError
+from nst_fast.errors import BusyError, InputError, OutputError, UsageError
 
 AnyPath = str | os.PathLike[str]
 
@@ -52,6 +53,15 @@ def shown(path: AnyPath) -> str:
     """A path on one line for a message: what a terminal cannot print (newline, bytes that are not UTF-8) is escaped."""
     text = os.fspath(path)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def check_local(path: AnyPath) -> None:
+    """Raise :class:`UsageError` for an address; paths have lost a slash of ``https://``."""
+    if found := re.match(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", os.fspath(path), re.IGNORECASE):
+        address = f"{found[1]}://{os.fspath(path)[found.end() :]}"
+        raise UsageError(
+            f"{shown(address)} is an address; only files are read and written", "Download it, give its path"
+        )
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -274,6 +284,7 @@ def _read_owner(owner: Path) -> str:
 
 
 def _real(path: AnyPath) -> Path:
+    check_local(path)
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:  # a loop of links; a NUL in the name

@@ -34,7 +34,7 @@ def number(value: float) -> Array:
 def load_picture(path: Path, longest_side: int) -> Array:
     """A picture as [1, 3, H, W], RGB, float32 in [0, 1], its longest side as many pixels as asked for.
 
-    As nst-fast resizes: a large JPEG is decoded smaller, squares of pixels are averaged, the cubic filter does the rest.
+    As nst-fast resizes: a large JPEG is decoded smaller, squares of pixels are averaged, then comes the cubic filter.
     """
     with Image.open(path) as file:
         size = [max(1, int(side * longest_side / max(file.size) + 0.5)) for side in file.size]
