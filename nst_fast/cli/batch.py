@@ -34,12 +34,7 @@ def batch(
     ] = "1/1",
     together: Annotated[
         int,
-        typer.Option(
-            "--together",
-            parser=at_least_one("together"),
-            help="How many pictures of one size share a loop: faster on a GPU.",
-            metavar="N",
-        ),
+        typer.Option("--together", parser=at_least_one("together"), help="Pictures per loop, for a GPU.", metavar="N"),
     ] = 1,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking for new pictures until stopped.")] = False,
     skip_failed: Annotated[

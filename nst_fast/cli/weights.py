@@ -36,28 +36,39 @@ def list_weights(as_json: Json = False) -> None:
     from nst_fast.network.weights import AUTO, cache, hub, original
 
     held = cache.holdings()
+    damaged = [shown(file.path) for file in held if file.state != "intact"]
+
+    def marked(files: Sequence[str]) -> str:
+        return ", ".join(f"{file} (damaged)" if file in damaged else file for file in files)
+
     ours = {
         "network": original.NETWORK,
         "package": f"{original.PACKAGE} {original.VERSION}",
         "sha256": original.SHA256,
-        "files": [place_of(file) for file in held if file.source == "original"],
+        "files": [shown(file.path) for file in held if file.source == "original"],
         "attribution": original.ATTRIBUTION,
     }
     networks = [describe(hub.hub_file(network), network, held) for network in CONVS_PER_BLOCK]
     imported = [as_dict(file) for file in held if not file.source]
     normalisation = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if as_json:
-        found = {"original": ours, "networks": networks, "imported": imported, "normalisation": normalisation}
+        found = {
+            "original": ours,
+            "networks": networks,
+            "imported": imported,
+            "damaged": damaged,
+            "normalisation": normalisation,
+        }
         emit_json({"schema": SCHEMA, "status": "complete", "auto": AUTO, **found})
         return
-    where = ", ".join(ours["files"]) or f"not on this machine: `{original.INSTALL}`"
+    where = marked(ours["files"]) or f"not on this machine: `{original.INSTALL}`"
     emit(f"{ours['network']}  original  {ours['package']}  sha256 {original.SHA256[:8]}...  {where}")
     for facts in networks:
-        where = ", ".join(facts["files"]) or f"not on this machine: `nst-fast weights fetch {facts['network']}`"
+        where = marked(facts["files"]) or f"not on this machine: `nst-fast weights fetch {facts['network']}`"
         emit(f"{facts['network']}  imagenet  {facts['hub_file']}  sha256 {facts['sha256_prefix']}...  {where}")
     emit("any    random    seeded numbers: --weights random[:SEED]")
     for file in imported:
-        emit(f"imported  {file['path']}{'' if file['state'] == 'intact' else ' (damaged)'}")
+        emit(f"imported  {marked([file['path']])}")
     emit(f"auto  {', '.join(f'{source} for {network}' for network, source in AUTO.items())}")
     emit(f"normalisation  pictures in [0, 1], RGB, mean {IMAGENET_MEAN}, std {IMAGENET_STD}")
     emit(f"attribution  {original.ATTRIBUTION}")
@@ -70,12 +81,8 @@ def describe(file: Any, network: str, held: Sequence[WeightFile]) -> dict[str, A
         "hub_file": file.name,
         "sha256_prefix": file.hash_prefix,
         "addresses": file.addresses,
-        "files": [place_of(one) for one in held if (one.network, one.source) == (network, "imagenet")],
+        "files": [shown(one.path) for one in held if (one.network, one.source) == (network, "imagenet")],
     }
-
-
-def place_of(held: WeightFile) -> str:
-    return shown(held.path) + ("" if held.state == "intact" else f" ({held.state})")
 
 
 def as_dict(held: WeightFile) -> dict[str, str]:

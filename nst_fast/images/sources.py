@@ -69,10 +69,10 @@ def check_signature(head: bytes, name: str) -> None:
     """Raise :class:`InputError` unless the first 16 bytes are those of a readable kind of picture."""
     if not head:
         raise InputError(f"{name} is empty", f"Give a {KINDS} picture")
-    if kind := next((kind for kind, signature in _FOREIGN.items() if signature.match(head)), None):
-        raise InputError(f"{name} is {kind}, which is not read", "Convert it to PNG or JPEG")
     if not _SIGNATURE.match(head):
-        raise InputError(f"{name} is not an image that can be read: it begins with {head!r}", f"Give a {KINDS} picture")
+        kind = next((f", as {kind} does" for kind, signature in _FOREIGN.items() if signature.match(head)), "")
+        message = f"{name} is not an image that can be read: it begins with {head!r}{kind}"
+        raise InputError(message, "Convert it to PNG or JPEG" if kind else f"Give a {KINDS} picture")
 
 
 def _opened(path: AnyPath) -> Source:

@@ -39,8 +39,9 @@ def missing(cell: str) -> list[str]:
     return [f"{file}::{test}" for file, test in named if test not in functions(file)]
 
 
-def test_the_table_has_eighty_rows_of_five_cells() -> None:
-    assert [row[0] for row in TABLE] == [str(number) for number in range(1, 81)]
+def test_the_table_has_at_least_eighty_rows_of_five_cells() -> None:
+    assert [row[0] for row in TABLE] == [str(number) for number in range(1, len(TABLE) + 1)]
+    assert len(TABLE) >= 80
     assert {len(row) for row in TABLE} == {5}
     assert all(all(row) for row in TABLE)
 

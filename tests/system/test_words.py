@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from in_process import Run, run_command
 from PIL import Image
 
 from nst_fast import stylize
+from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.network.weights import cache
 from nst_fast.onnx import libraries
 
@@ -49,12 +52,12 @@ WORDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "HEIC": (
         ("stylize", "x.heic", "style.png", "-o", "out.png", *TINY),
         3,
-        "x.heic is a HEIC picture, which is not read",
+        "as a HEIC picture does. Convert it to PNG",
     ),
     "SVG": (
         ("stylize", "x.svg", "style.png", "-o", "out.png", *TINY),
         3,
-        "x.svg is a drawing (SVG, XML) or a web page",
+        "as a drawing (SVG, XML) or a web page does",
     ),
     "dangling link": (
         ("stylize", "link.png", "style.png", "-o", "out.png", *TINY),
@@ -212,3 +215,11 @@ def test_advice_to_install_names_what_the_index_has() -> None:
         for path in package.rglob("*.py")
         if "nst-fast[" in path.read_text() or "install nst-fast" in path.read_text()
     ] == []
+
+
+def test_the_builder_of_extensions_does_not_warn_of_a_cuda_that_nobody_asked_for() -> None:
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    logger.setLevel(logging.NOTSET)
+    network = SimpleNamespace(max_pooling=SimpleNamespace(), convolutions={}, forward=abs, backward=abs)
+    FastNetwork.compile(network)  # type: ignore[arg-type]
+    assert not logger.isEnabledFor(logging.WARNING)
