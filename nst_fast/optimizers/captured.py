@@ -61,7 +61,9 @@ class GraphedOptimizer:
                 self.optimizer.update(self._evaluation, evaluate, self._learning_rate)
         except RuntimeError as error:
             said = str(error).strip().splitlines()[0]
-            raise DeviceError(f"an update cannot be captured on this GPU ({said})", "Use --cuda-graph off") from error
+            raise DeviceError(
+                f"an update cannot be captured on this GPU ({said})", "Set `cuda_graph` to off"
+            ) from error
 
     def _forget(self) -> None:
         self._graph = self._evaluation = None

@@ -26,7 +26,7 @@ from nst_fast.run.outputs import OutputFiles
 from nst_fast.system.files import remove, shown, write_atomic
 
 SCHEMA = "nst-fast/checkpoint/1"
-STARTS_ANEW = "Run the command again with --overwrite to begin anew"
+STARTS_ANEW = "Run it again with `overwrite` to start anew"
 
 _DTYPES = {torch.float64: "F64", torch.int64: "I64", torch.float32: "F32"}
 _TENSOR, _DIGEST = "$tensor", "sha256"  # what stands in the JSON for a tensor, and the last tensor's name

@@ -255,7 +255,7 @@ def check_shareable(config: StylizeConfig) -> None:
     if config.engine == "ort":
         raise UsageError("`engine` ort: computes whole pictures only", "Use `engine` fast, or a single process")
     if config.on_oom == "tile":
-        raise UsageError("`on_oom` tile: ranks cannot begin anew one by one", "Give `max_memory`, or more ranks")
+        raise UsageError("`on_oom` tile: ranks cannot restart one by one", "Give `max_memory`, or more ranks")
 
 
 def task_of(batch: Batch, choice: Choice, scale: Scale) -> MemoryTask:

@@ -1,4 +1,4 @@
-"""What a run reports while it goes on, and to whom."""
+"""What a run reports, and the interface of those who follow it."""
 
 from __future__ import annotations
 

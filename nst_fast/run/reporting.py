@@ -1,4 +1,4 @@
-"""What a run writes into its records, and notes to its observer, while it goes on."""
+"""What a run writes into its records, and notes to its observer, during the run."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_export_build_writes_a_proven_model_per_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "code", "message"),
-    [('network = "vgg11"', 2, "error: --network 'vgg11'"), ("network vgg", 3, "error: {path}: cannot be read as TOML")],
+    [('network = "vgg11"', 2, "error: `network` 'vgg11'"), ("network vgg", 3, "error: {path}: cannot be read as TOML")],
 )
 def test_export_build_ends_with_the_code_of_what_is_wrong(
     main: Run, tmp_path: Path, recipe: str, code: int, message: str

@@ -175,7 +175,7 @@ def test_torchrun_shares_a_picture_and_rank_0_alone_prints(folder: Path) -> None
     pictures = [str(folder / "content.png"), str(folder / "style.png")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
     done = subprocess.run(
-        [*launcher, "-m", "nst_fast", "stylize", *pictures, "-o", str(output), *RUN, "--steps", "3"],
+        [*launcher, "-m", "nst_fast", "stylize", *pictures, "-o", str(output), *RUN, "--steps", "3", "-v"],
         env=environment,
         capture_output=True,
         text=True,
@@ -193,7 +193,7 @@ def test_torchrun_shares_a_picture_and_rank_0_alone_prints(folder: Path) -> None
     [
         ({"line_search": "strong_wolfe"}, "`line_search` strong_wolfe: is PyTorch's"),
         ({"engine": "ort"}, "`engine` ort: computes whole pictures only"),
-        ({"on_oom": "tile"}, "`on_oom` tile: ranks cannot begin anew"),
+        ({"on_oom": "tile"}, "`on_oom` tile: ranks cannot restart"),
     ],
 )
 def test_what_needs_the_whole_picture_is_refused(option: dict[str, object], said: str) -> None:
