@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nst_fast.cli.console import Messages, emit, emit_json
-from nst_fast.cli.options import Json, overwrites, takes
+from nst_fast.cli.options import Json, at_least_one, overwrites, takes
 from nst_fast.cli.signals import Stop, graceful_stop
 from nst_fast.errors import InputError, PartialError
 from nst_fast.options.commands import BATCH_FIXED, BatchConfig
@@ -34,7 +34,7 @@ def batch(
     ] = "1/1",
     together: Annotated[
         int,
-        typer.Option("--together", help="How many pictures of one size share a loop: faster on a GPU.", metavar="N"),
+        typer.Option("--together", parser=at_least_one("together"), help="Pictures per loop, for a GPU.", metavar="N"),
     ] = 1,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking for new pictures until stopped.")] = False,
     skip_failed: Annotated[

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from nst_fast.errors import OutputError
 from nst_fast.system.files import shown
 
 TABLE_WIDTH = 120  # narrower, and figures would be cut; a terminal that is narrower wraps the lines
@@ -50,7 +51,10 @@ class Messages:
     def say(self, text: str) -> None:
         """One line; what a terminal would obey rather than print, as in odd file names, is escaped."""
         if not self.quiet:
-            self.console.print(Text(shown(with_flags(text))), soft_wrap=True)
+            try:
+                self.console.print(Text(shown(with_flags(text))), soft_wrap=True)
+            except OSError:
+                self.console.on_broken_pipe()
 
 
 def emit(line: str) -> None:
@@ -60,6 +64,10 @@ def emit(line: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         discard(sys.stdout)
+    except OSError as error:
+        discard(sys.stdout)
+        message = f"standard output cannot be written: {(error.strerror or str(error)).lower()}"
+        raise OutputError(message, "Files that were written are whole") from error
 
 
 _objects: list[str] = []  # the schemas of what --json has given
@@ -84,7 +92,7 @@ def complain(text: str) -> None:
     try:
         sys.stderr.write(shown(text) + "\n")
         sys.stderr.flush()
-    except BrokenPipeError:
+    except OSError:  # closed, or full: there is nowhere to say so
         discard(sys.stderr)
 
 

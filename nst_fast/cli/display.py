@@ -113,6 +113,8 @@ class Display(JobObserver):
 class ManyDisplay(Display):
     """Shows the runs of a batch. Off a terminal only long ones have lines: each picture has one when it is finished."""
 
+    _picture = ""
+
     @contextmanager
     def begin(self, title: str = "") -> Iterator[Self]:
         self._picture = f"{PurePosixPath(title).name}:"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,6 +57,18 @@ def _expanded(value: Any) -> Any:
     if isinstance(value, list):
         return [_expanded(item) for item in value]
     return user_path(value) if isinstance(value, Path) else value
+
+
+def at_least_one(name: str) -> Callable[[object], int]:
+    """The reader of a whole number of at least 1 that is no option of a config."""
+
+    def parse(given: object) -> int:
+        text = str(given)
+        if re.fullmatch(r"0*[1-9]\d{0,8}", text, re.ASCII) is None:
+            raise UsageError(f"`{name}` {text!r}: must be a whole number, at least 1")
+        return int(text)
+
+    return parse
 
 
 def takes(
@@ -153,11 +166,13 @@ def recipe_parameters() -> list[inspect.Parameter]:
 def parameter_of(item: Declared) -> inspect.Parameter:
     """The Typer parameter of one config field."""
     flag = f"{item.flag}/--no-{item.flag[2:]}" if item.kind is bool else item.flag
+    is_number = item.kind in (int, float)
     described = typer.Option(
         flag,
+        parser=item.number if is_number else None,
         help=help_of(item),
         show_default=False,  # Typer would show None: what is not given must stay apart from what is
-        metavar=item.option.metavar,
+        metavar=item.option.metavar or ({int: "INTEGER", float: "FLOAT"}.get(item.kind)),
         rich_help_panel=None if item.name in FIRST else item.group,
     )
     annotation: Any = Annotated[item.kind | None, described]

@@ -41,10 +41,10 @@ def resume(
     from nst_fast.cli.display import Display
     from nst_fast.run.outputs import OutputFiles
     from nst_fast.run.record import RunRecord
-    from nst_fast.run.resumption import ended
+    from nst_fast.run.resumption import deciding_changes, ended
 
     files = OutputFiles(output)
-    if (facts := ended(files)) is not None:
+    if (facts := ended(files)) is not None and not deciding_changes(config, facts):
         messages.say("nothing to resume: the run came to its end")
         record = RunRecord(**{field.name: facts[field.name] for field in dataclasses.fields(RunRecord)})
         conclude(record, output, messages, as_json=as_json)

@@ -32,14 +32,16 @@ app = typer.Typer(help="List, fetch, verify or import the network's weights.", n
 
 @app.command("list")
 def list_weights(as_json: Json = False) -> None:
-    """List what can be loaded, and what of it is on this machine.
-
-    Files are not read here: `nst-fast weights verify` does that.
-    """
+    """List what can be loaded, and what of it is on this machine; a file that is damaged is marked."""
     from nst_fast.network.vgg import IMAGENET_MEAN, IMAGENET_STD
     from nst_fast.network.weights import AUTO, cache, hub, original
 
-    held = cache.holdings(read=False)
+    held = cache.holdings()
+    damaged = [shown(file.path) for file in held if file.state != "intact"]
+
+    def marked(files: Sequence[str]) -> str:
+        return ", ".join(f"{file} (damaged)" if file in damaged else file for file in files)
+
     ours = {
         "network": original.NETWORK,
         "package": f"{original.PACKAGE} {original.VERSION}",
@@ -51,17 +53,23 @@ def list_weights(as_json: Json = False) -> None:
     imported = [as_dict(file) for file in held if not file.source]
     normalisation = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if as_json:
-        found = {"original": ours, "networks": networks, "imported": imported, "normalisation": normalisation}
+        found = {
+            "original": ours,
+            "networks": networks,
+            "imported": imported,
+            "damaged": damaged,
+            "normalisation": normalisation,
+        }
         emit_json({"schema": SCHEMA, "status": "complete", "auto": AUTO, **found})
         return
-    where = ", ".join(ours["files"]) or f"not on this machine: `{original.INSTALL}`"
+    where = marked(ours["files"]) or f"not on this machine: `{original.INSTALL}`"
     emit(f"{ours['network']}  original  {ours['package']}  sha256 {original.SHA256[:8]}...  {where}")
     for facts in networks:
-        where = ", ".join(facts["files"]) or f"not on this machine: `nst-fast weights fetch {facts['network']}`"
+        where = marked(facts["files"]) or f"not on this machine: `nst-fast weights fetch {facts['network']}`"
         emit(f"{facts['network']}  imagenet  {facts['hub_file']}  sha256 {facts['sha256_prefix']}...  {where}")
     emit("any    random    seeded numbers: --weights random[:SEED]")
     for file in imported:
-        emit(f"imported  {file['path']}")
+        emit(f"imported  {marked([file['path']])}")
     emit(f"auto  {', '.join(f'{source} for {network}' for network, source in AUTO.items())}")
     emit(f"normalisation  pictures in [0, 1], RGB, mean {IMAGENET_MEAN}, std {IMAGENET_STD}")
     emit(f"attribution  {original.ATTRIBUTION}")
@@ -132,7 +140,7 @@ def verify(
         raise UsageError("--sha256 belongs to one file", "Name that file")
     from nst_fast.network.weights import cache
 
-    held = [cache.examine(path, expected) for path in file] if file else cache.holdings(read=True)
+    held = [cache.examine(path, expected) for path in file] if file else cache.holdings()
     wrong = [one for one in held if one.state != "intact"]
     if not (wrong and as_json):  # the error is the one JSON object then
         conclude(held, as_json=as_json)

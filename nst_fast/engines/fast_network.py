@@ -13,6 +13,7 @@ ReLU are one call, which spares two passes over the features, half the time of t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
 import torch
@@ -112,6 +113,8 @@ class FastNetwork:
         self.masked = frozenset()
         for convolution in self.convolutions.values():
             convolution.fusible = False
+        # It warns of a missing CUDA, also where none was asked for.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         self.forward = torch.compile(self.forward, dynamic=False)  # type: ignore[method-assign]
         self.backward = torch.compile(self.backward, dynamic=False)  # type: ignore[method-assign]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,6 +141,8 @@ def grouped(columns: Mapping[str, list[float]]) -> dict[str, list[float]]:
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure, size in inches, that needs no display and belongs to no global state."""
+    # Without a handler Python prints its warnings, as that its folder is read-only.
+    logging.getLogger("matplotlib").addHandler(logging.NullHandler())
     from matplotlib.figure import Figure  # 0.3 s of import, only when something is drawn
 
     return Figure(figsize=(width, height), dpi=130, layout="constrained")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nst_fast.errors import InputError, UsageError, nearest
-from nst_fast.system.files import AnyPath, shown
+from nst_fast.system.files import AnyPath, check_local, shown
 
 Source = io.BufferedReader | io.BytesIO
 
@@ -30,6 +30,16 @@ _SIGNATURE = re.compile(
     re.DOTALL,
 )
 COLOR_CHUNKS = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
+# Kinds that people have, and that are named in the refusal.
+_FOREIGN = {
+    "a HEIC picture": re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cxms])", re.DOTALL),
+    "a JPEG XL picture": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "),
+    "a JPEG 2000 picture": re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    "a video": re.compile(rb".{4}ftyp(?:isom|mp4|qt  |M4V)|\x1a\x45\xdf\xa3", re.DOTALL),
+    "a Photoshop file": re.compile(rb"8BPS"),
+    "a PDF": re.compile(rb"%PDF"),
+    "a drawing (SVG, XML) or a web page": re.compile(rb"\s*<(?:\?xml|svg|!doctype|html)", re.IGNORECASE),
+}
 _HEAD = 16
 _PIECE = 2**16
 _LONGEST_NAME = 79  # of a PNG's text
@@ -45,6 +55,10 @@ def open_source(path: AnyPath) -> Source:
     try:
         return _opened(path)
     except FileNotFoundError as error:
+        check_local(path)
+        if Path(path).is_symlink():
+            target = shown(os.readlink(path))  # noqa: PTH115 - the name as it is written
+            raise InputError(f"{shown(path)} is a link to {target}, which does not exist", "Mend the link") from error
         raise InputError(f"{shown(path)} does not exist", _suggestion(Path(path))) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
@@ -57,7 +71,9 @@ def check_signature(head: bytes, name: str) -> None:
     if not head:
         raise InputError(f"{name} is empty", f"Give a {KINDS} picture")
     if not _SIGNATURE.match(head):
-        raise InputError(f"{name} is not an image that can be read: it begins with {head!r}", f"Give a {KINDS} picture")
+        kind = next((f", as {kind} does" for kind, signature in _FOREIGN.items() if signature.match(head)), "")
+        message = f"{name} is not an image that can be read: it begins with {head!r}{kind}"
+        raise InputError(message, "Convert it to PNG or JPEG" if kind else f"Give a {KINDS} picture")
 
 
 def _opened(path: AnyPath) -> Source:

@@ -21,7 +21,7 @@ from nst_fast.images.sources import chunks_behind_pixels
 Rows = Callable[[int, int], Piece]  # the rows from one to before another, asked for from top to bottom
 
 LARGE_PIXELS = 50_000_000  # Pillow takes 4 bytes for each
-HINT = "decoded whole, at 4 bytes per pixel, or 8 of 16 bits; install nst-fast[large] to read it in bands"
+HINT = "decoded whole, at 4 bytes per pixel, or 8 of 16 bits; install pyvips[binary] to read it in bands"
 _LOADERS = {"PNG": "pngload_source", "JPEG": "jpegload_source", "TIFF": "tiffload_source"}
 _CHANNELS = {"RGB": 3, "RGBA": 4, "LA": 2}
 _TURNING_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp")

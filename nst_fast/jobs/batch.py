@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from nst_fast.jobs.inputs import (
     STATE,
     WHOLE,
     Shard,
+    check_files_named,
+    check_folder,
     find_pictures,
     folded,
     identity,
@@ -377,12 +380,21 @@ def run_batch(batch: BatchRequest, observer: JobObserver) -> BatchResult:
     """
     started = time.perf_counter()
     batch.check()
-    pictures = find_pictures(batch.inputs, batch.folder)
+    check_folder(batch.folder)
+    check_files_named(batch.styles)
+    passed_over: Counter[str] = Counter()
+    pictures = find_pictures(batch.inputs, batch.folder, passed_over)
+    others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed_over.items()))
     if not pictures and not batch.keep_watching:
         where = ", ".join(shown(path) for path in batch.inputs)
-        raise InputError(f"no pictures in {where}", f"Looked for {', '.join(sorted(READABLE))}; hidden files are left")
+        raise InputError(
+            f"no pictures in {where}" + (f" (files of other kinds: {others})" if others else ""),
+            f"Looked for {', '.join(sorted(READABLE))}; hidden files are left",
+        )
     inputs = files_read(batch.config, [*pictures.values(), *batch.styles])
     check_writable(batch.folder / MANIFEST, overwrite=True, inputs=inputs)
+    if others:
+        observer.note(f"files of other kinds are passed over: {others}")
     folder = BatchFolder(batch, observer)
     folder.check_plan()
     with at_work(batch.folder / STATE) as folder.worker:

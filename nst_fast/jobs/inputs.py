@@ -6,14 +6,15 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import READABLE
-from nst_fast.images.sources import open_source
+from nst_fast.images.sources import STANDARD_INPUT, open_source
 from nst_fast.system.files import shown
 
 STATE = ".nst-fast-batch"  # a batch's own files; it marks a folder as a batch's output
@@ -42,18 +43,22 @@ class Shard:
 WHOLE = Shard()
 
 
-def find_pictures(given: Sequence[Path], folder: Path) -> dict[str, Path]:
+def find_pictures(given: Sequence[Path], folder: Path, passed_over: Counter[str] | None = None) -> dict[str, Path]:
     """Name -> path of every picture, sorted by name.
 
     A folder gives the files below it with the suffix of a picture, a file itself whatever it is called. Among several
     inputs each folder's pictures keep the folder's name. Hidden files and the outputs of batches, such as ``folder``,
-    are left out.
+    are left out. ``passed_over`` counts the other files that are left out, by suffix.
 
     Raises:
         InputError: an input is missing, or a folder cannot be read.
-        UsageError: two different pictures have one name.
+        UsageError: two different pictures have one name; an input is the output's folder, or standard input.
     """
     found: dict[str, Path] = {}
+    for path in given:
+        if identity(path) is not None and identity(path) == identity(folder):
+            raise UsageError(f"{shown(path)} is given for the pictures and for the outputs", "Choose another `output`")
+    check_files_named(given)
     for path in dict.fromkeys(given):
         if not path.is_dir():
             if not path.exists():
@@ -61,7 +66,7 @@ def find_pictures(given: Sequence[Path], folder: Path) -> dict[str, Path]:
             _add(found, path.name, path)
             continue
         prefix = PurePosixPath(path.absolute().resolve().name if len(given) > 1 else "")
-        for picture in pictures_below(path, folder):
+        for picture in pictures_below(path, folder, passed_over if passed_over is not None else Counter()):
             _add(found, str(prefix / picture.relative_to(path).as_posix()), picture)
     return dict(sorted(found.items()))
 
@@ -73,7 +78,7 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
         raise UsageError(message, "Give their folders, or rename one of them")
 
 
-def pictures_below(root: Path, output: Path) -> Iterator[Path]:
+def pictures_below(root: Path, output: Path, passed_over: Counter[str]) -> Iterator[Path]:
     """The pictures in a folder and the folders in it; links are followed, but no folder is entered twice."""
     entered = {identity(output)}
     for place, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
@@ -84,8 +89,26 @@ def pictures_below(root: Path, output: Path) -> Iterator[Path]:
         entered.add(this)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and PurePosixPath(name).suffix.lower() in READABLE:
+            suffix = PurePosixPath(name).suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in READABLE:
                 yield here / name
+            else:
+                passed_over[suffix or "without suffix"] += 1
+
+
+def check_files_named(paths: Iterable[Path]) -> None:
+    """Raise :class:`UsageError` for standard input, which can be read once, and pictures of many runs more often."""
+    if Path(STANDARD_INPUT) in paths:
+        raise UsageError("standard input cannot be used here: pictures are read more than once", "Save it to a file")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise :class:`UsageError` for the name of a picture where a folder for many is asked for."""
+    if folder.suffix.lower() in READABLE and not folder.is_dir():
+        message = f"`output` {shown(folder)}: is the name of a picture, and the results are several files"
+        raise UsageError(message, f"Name a folder, as {shown(folder.with_suffix(''))}")
 
 
 def identity(path: Path) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ import torch
 
 from nst_fast.errors import InputError, ModelError, NstFastError, NumericsError, OutOfMemoryError, UsageError
 from nst_fast.images.decoding import size_at
-from nst_fast.jobs.inputs import stem_key
+from nst_fast.jobs.inputs import check_folder, stem_key
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Observer
 from nst_fast.run.outputs import OutputFiles, Pastiche
@@ -116,6 +116,7 @@ class JobFolder:
     """The folder of the results. A subclass adds claims, a manifest, checkpoints or measures."""
 
     def __init__(self, folder: Path) -> None:
+        check_folder(folder)
         self.folder = folder
         self.networks = Networks()
 

@@ -19,14 +19,20 @@ import numpy as np
 
 from nst_fast.errors import InputError, OutputError, PartialError, UsageError
 from nst_fast.images import encode_image, from_uint8, load_image, to_uint8
+from nst_fast.images.color import parse_color
 from nst_fast.images.plots import grouped, save_comparison
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
+from nst_fast.images.sources import open_source
+from nst_fast.jobs.inputs import check_files_named
 from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Runner
+from nst_fast.network.weights import available_taps
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.outputs import OutputFiles
+from nst_fast.run.problem import check_styles
 from nst_fast.run.provenance import Provenance
 from nst_fast.run.record import read_record
 from nst_fast.system.files import check_writable, lock, refuse_inputs, shown, user_path, write_atomic
+from nst_fast.system.machine import resolve_device
 from nst_fast.system.rounding import rounded
 
 PLAIN_AXES = ("content", "style", "tap")  # whose values need no name beside them
@@ -163,6 +169,22 @@ def check_complete(series: Series, outcomes: Sequence[Outcome]) -> None:
         )
 
 
+def check_options(jobs: Sequence[Job]) -> None:
+    """Raise, before any work, what options alone make impossible; an unusable picture is its job's failure."""
+    checked: set[object] = set()
+    for job in jobs:
+        config = job.config
+        check_styles(config, job.content, job.styles)
+        parse_color(config.background)
+        resolve_device(config.device)
+        if config.init_file is not None and config.init_file not in checked:
+            checked.add(config.init_file)
+            open_source(config.init_file).close()
+        if (source := (config.weights, config.network)) not in checked:
+            checked.add(source)
+            available_taps(*source)
+
+
 class SeriesFolder(JobFolder):
     """The files of a series. ``plan.json``, written first, marks the folder as one that a series may write to."""
 
@@ -183,6 +205,8 @@ class SeriesFolder(JobFolder):
     def check(self, series: Series) -> None:
         """Raise :class:`OutputError`, before any work, if the folder cannot be written or holds files of others."""
         inputs = {path for job in series.jobs for path in job.inputs}
+        check_files_named([path for job in series.jobs for path in (job.content, *job.styles) if path is not None])
+        check_options(series.jobs)
         ours = self.overwrite or continues(self.plan, series)
         for path in (self.plan, self.sheet, self.table, self.curves):
             check_writable(path, ours, inputs)

@@ -113,7 +113,7 @@ def missing_for_lpips() -> str:
     torchmetrics has the linear heads, torch.hub's cache the AlexNet below them. Nothing is downloaded.
     """
     if find_spec("torchmetrics") is None:
-        return "no LPIPS: torchmetrics is not installed (pip install 'nst-fast[jury]')"
+        return "no LPIPS: torchmetrics is not installed (pip install torchmetrics)"
     file = alexnet_file()
     if not file.is_file():
         return f"no LPIPS: torchvision's {file.name} is not in torch.hub's cache"

@@ -24,6 +24,7 @@ from nst_fast.errors import DeviceError
 from nst_fast.options.config import PROVIDERS
 from nst_fast.system.machine import cuda_driver, driver_problem
 
+TENSORRT = "tensorrt-cu13<11"  # as the extra tensorrt in pyproject.toml
 # Library -> the package on PyPI that brings it, for CUDA 13; for CUDA 12 the names end in -cu12.
 PACKAGES = {
     "libcublas": "nvidia-cublas",
@@ -33,9 +34,9 @@ PACKAGES = {
     "libcufft": "nvidia-cufft",
     "libcurand": "nvidia-curand",
     "libnvrtc": "nvidia-cuda-nvrtc",
-    "libnvinfer": "nst-fast[tensorrt]",
-    "libnvinfer_plugin": "nst-fast[tensorrt]",
-    "libnvonnxparser": "nst-fast[tensorrt]",
+    "libnvinfer": TENSORRT,
+    "libnvinfer_plugin": TENSORRT,
+    "libnvonnxparser": TENSORRT,
 }
 DRIVER = ("libcuda", "libnvidia-ml")  # come with the NVIDIA driver and from nowhere else
 OLDEST_DRIVER = {12: 525, 13: 580}  # NVIDIA's CUDA compatibility guide
@@ -180,7 +181,7 @@ def diagnosis(provider: str) -> tuple[str, str]:
     if problem := driver_problem(cuda_driver(), cuda):
         return problem, _driver_remedy(cuda)
     if problem := load_error(provider):
-        return problem, "pip install --force-reinstall nst-fast"
+        return problem, f"pip install --force-reinstall {' '.join(runtime_packages())}"
     return "", ""
 
 
@@ -198,7 +199,7 @@ def missing(libraries: Sequence[Library]) -> tuple[str, str]:
     lost = [library for library in libraries if library.path is None]
     names = [f"{library.name} (the NVIDIA driver)" if library.of_driver else library.name for library in lost]
     packages = dict.fromkeys(library.package for library in lost if library.package)
-    quoted = [f"'{package}'" if "[" in package else package for package in packages]
+    quoted = [f"'{package}'" if set(package) & set("[<") else package for package in packages]
     remedies = [f"pip install {' '.join(quoted)}"] if quoted else []
     if any(library.of_driver for library in lost):
         remedies.append(_driver_remedy(cuda_major(library.name for library in libraries)))

@@ -7,6 +7,7 @@ a CPU session, and says so only in its log. So a provider works when it has run 
 from __future__ import annotations
 
 import functools
+import os
 import re
 import threading
 import time
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nst_fast.errors import DeviceError, NstFastError, OnnxModelError, OutOfMemoryError
-from nst_fast.onnx import libraries
+from nst_fast.onnx import TELEMETRY_VARIABLE, libraries
 from nst_fast.onnx.providers import FALLBACKS, EngineKey, SessionConfig, check_provider_name
 from nst_fast.options.config import PROVIDERS
 from nst_fast.system.files import sha256_bytes, sha256_of, shown
@@ -30,7 +31,13 @@ try:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as ort
 except ImportError as error:
-    raise DeviceError(f"ONNX Runtime cannot be imported: {error}", "pip install --force-reinstall nst-fast") from error
+    raise DeviceError(
+        f"ONNX Runtime cannot be imported: {error}",
+        f"pip install --force-reinstall {' '.join(libraries.runtime_packages()) or 'onnxruntime'}",
+    ) from error
+
+if os.environ[TELEMETRY_VARIABLE] != "0":  # what is left to do where a program imported it before
+    onnxruntime.disable_telemetry_events()
 
 Array = npt.NDArray[Any]
 

@@ -71,6 +71,15 @@ class Declared:
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
+    def number(self, text: str) -> int | float:
+        """The number that is written. Raises :class:`UsageError` with value and range."""
+        try:
+            return int(text) if self.kind is int else float(text)
+        except ValueError:
+            given = text if len(text) < 40 else f"{text[:40]}..."
+            wanted = ", ".join(filter(None, [_KINDS[self.kind], self.option.allowed()]))
+            raise UsageError(f"`{self.name}` {given!r}: must be {wanted}") from None
+
 
 def declared(config_class: type) -> list[Declared]:
     """The options of a config class, its bases' first, each with the group (docstring title) of the class it is in."""

@@ -15,6 +15,7 @@ from nst_fast.images.given import KINDS, Source, load_source
 from nst_fast.images.matching import gray, matched_colors
 from nst_fast.images.postprocess import finished, prepared_content, prepared_style
 from nst_fast.images.resizing import resize_to
+from nst_fast.images.sources import STANDARD_INPUT
 from nst_fast.network.taps import cut
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import Weights, load_weights, resolved
@@ -235,6 +236,7 @@ def load_problem(
         size: height and width of the pastiche; by default the content's shape at ``image_size``.
     """
     check_styles(config, content, styles)
+    check_standard_input(config, [content, *styles])
     device = resolve_device(config.device)
     content_image = read_content(content, config) if content is not None else None
     if size is None:
@@ -259,6 +261,16 @@ def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence
         raise UsageError(message, "Give one weight per style image, in their order")
     if config.color != "none" and content is None:
         raise UsageError(f"`color` {config.color}: there is no content image whose colours could be used")
+
+
+def check_standard_input(config: StylizeConfig, sources: Sequence[Source | None]) -> None:
+    """Raise :class:`UsageError` where standard input, which can be read once, is given twice or to start from."""
+    if sources.count(Path(STANDARD_INPUT)) > 1:
+        raise UsageError(
+            "standard input is given for several pictures", "One of them can be -; save the others to files"
+        )
+    if config.init == STANDARD_INPUT:
+        raise UsageError("`init` -: standard input is no picture to start from", "Save it to a file and name that")
 
 
 def read_content(path: Source, config: StylizeConfig) -> LoadedImage:

@@ -17,7 +17,7 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint, run_of
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Problem
-from nst_fast.run.provenance import deciding_options, option_differences
+from nst_fast.run.provenance import deciding_names, deciding_options, option_differences
 from nst_fast.run.record import RunRecord, current_options, read_record
 from nst_fast.run.scales import Scale
 from nst_fast.system.files import sha256_of, shown
@@ -78,6 +78,13 @@ def ended(files: OutputFiles) -> Mapping[str, Any] | None:
             whole = record["output_sha256"] in ("", sha256_of(files.picture))
             return record if whole and record["status"] in ENDED else None
     return None
+
+
+def deciding_changes(given: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """How options that are given differ from those of a record, where that would change the picture."""
+    wanted = StylizeConfig().replace(**given).as_dict()
+    deciding = {name: wanted[name] for name in given if name in deciding_names() and name not in ("weights", "init")}
+    return option_differences(current_options(record["options"]), deciding)
 
 
 def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> StylizeConfig:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -69,6 +70,15 @@ def user_path(path: AnyPath) -> Path:
     if home.startswith("~") and len(found.parts) > 1 and not os.path.lexists(home):
         raise UsageError(f"{shown(text)}: there is no home folder {shown(home)}", "Give the whole path, from / on")
     return found
+
+
+def check_local(path: AnyPath) -> None:
+    """Raise :class:`UsageError` for an address; paths have lost a slash of ``https://``."""
+    if found := re.match(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", os.fspath(path), re.IGNORECASE):
+        address = f"{found[1]}://{os.fspath(path)[found.end() :]}"
+        raise UsageError(
+            f"{shown(address)} is an address; only files are read and written", "Download it, give its path"
+        )
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -310,6 +320,7 @@ def _read_owner(owner: Path) -> str:
 
 
 def _real(path: AnyPath) -> Path:
+    check_local(path)
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:  # a loop of links; a NUL in the name

@@ -36,7 +36,7 @@ class WeightFile:
     Attributes:
         network: ``vgg16`` or ``vgg19``; empty for a file that fits several, or is not known.
         path: its place.
-        state: ``intact``, ``damaged``, ``unknown`` (there is no hash to compare with) or ``unread`` (not looked at).
+        state: ``intact``, ``damaged`` or ``unknown`` (there is no hash to compare with).
         sha256: of its bytes; empty when it was not read.
         expected: its SHA-256 or the first digits of it; empty when nothing is known.
         source: ``original`` or ``imagenet``, as the option ``weights`` names them; empty for any other file.
@@ -160,8 +160,8 @@ def _whole_file(file: HubFile) -> tuple[Path, str]:
     return file.target, hub.download(file)
 
 
-def holdings(*, read: bool) -> list[WeightFile]:
-    """Every weight file: the original's, those in the cache and in torch hub's folder. ``read`` hashes them."""
+def holdings() -> list[WeightFile]:
+    """Every weight file: the original's, those in the cache and in torch hub's folder, with their hashes."""
     known: list[tuple[str, Path | None, str, str]] = [
         (original.NETWORK, original.file_path(), original.SHA256, "original")
     ]
@@ -174,9 +174,8 @@ def holdings(*, read: bool) -> list[WeightFile]:
     found = []
     for network, path, expected, source in known:
         if path is not None and path.is_file():
-            digest = _digest(path) if read else ""
-            state = _state(digest, expected) if read else "unread"
-            found.append(WeightFile(network, path, state, digest, expected, source))
+            digest = _digest(path)
+            found.append(WeightFile(network, path, _state(digest, expected), digest, expected, source))
     return found
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nst_fast.errors import WeightsError, nearest
 from nst_fast.network.taps import CONVS_PER_BLOCK, convolutions, cut, layer_names
-from nst_fast.system.files import shown
+from nst_fast.system.files import check_local, shown
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 # Training scripts wrap: the whole network or only its features in DataParallel (`module.`), the network in another
@@ -113,6 +113,7 @@ def _check_kind(path: Path) -> None:
     remedy = _neighbours(path)
     try:
         if not path.exists():
+            check_local(path)
             raise WeightsError(f"there is no weight file {shown(path)}", remedy)
         if not path.is_file():
             raise WeightsError(f"{shown(path)} is {'a folder' if path.is_dir() else 'no file'}, not weights", remedy)

@@ -39,7 +39,8 @@ const scalar = (value) => tensor([value], [1]);
 
 // --- pictures ------------------------------------------------------------------------------------------------------
 
-// A file's pixels as three planes of float in [0, 1], on white where transparent, at a longest side in pixels.
+// A file's pixels as three planes of float in [0, 1], on white where transparent, at a longest side in pixels: resized
+// as nst-fast does, by averaging squares of pixels and then by the cubic filter.
 async function readPicture(file, longestSide) {
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
@@ -48,17 +49,35 @@ async function readPicture(file, longestSide) {
   context.fillRect(0, 0, bitmap.width, bitmap.height);
   context.drawImage(bitmap, 0, 0);
   const { data, width, height } = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  const scale = longestSide / Math.max(width, height);
-  const size = [height, width].map((side) => Math.max(1, Math.floor(side * scale + 0.5)));
+  const size = [height, width].map((side) => Math.max(1, Math.floor((side * longestSide) / Math.max(width, height) + 0.5)));
   const image = new Float32Array(3 * size[0] * size[1]);
+  // A JPEG is first brought to a half, a quarter or an eighth, as decoders do.
+  let spare = Math.floor(Math.max(width, height) / (3 * longestSide));
+  const first = file.type === "image/jpeg" ? [8, 4, 2, 1].find((factor) => factor <= Math.max(1, spare)) : 1;
+  spare = Math.max(1, Math.floor(Math.ceil(Math.max(width, height) / first) / (3 * longestSide)));
   for (let channel = 0; channel < 3; channel++) {
-    const plane = new Float32Array(width * height);
-    for (let i = 0; i < plane.length; i++) plane[i] = data[4 * i + channel] / 255;
-    const narrow = resizeRows(plane, height, width, size[1]);
-    const turned = resizeRows(transpose(narrow, height, size[1]), size[1], height, size[0]);
-    image.set(transpose(turned, size[1], size[0]).map((v) => Math.min(1, Math.max(0, v))), channel * size[0] * size[1]);
+    let plane = { values: new Float32Array(width * height), height, width };
+    for (let i = 0; i < width * height; i++) plane.values[i] = data[4 * i + channel] / 255;
+    plane = averaged(averaged(plane, first), spare);
+    const narrow = resizeRows(plane.values, plane.height, plane.width, size[1], width / (first * spare));
+    const turned = transpose(narrow, plane.height, size[1]);
+    const resized = transpose(resizeRows(turned, size[1], plane.height, size[0], height / (first * spare)), size[1], size[0]);
+    image.set(resized.map((v) => Math.min(1, Math.max(0, v))), channel * size[0] * size[1]);
   }
   return { image, height: size[0], width: size[1] };
+}
+
+// Means of squares of so many pixels; of what there is of them at the right and at the bottom.
+function averaged({ values, height, width }, factor) {
+  if (factor === 1) return { values, height, width };
+  const rows = Math.ceil(height / factor), columns = Math.ceil(width / factor), result = new Float32Array(rows * columns);
+  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) {
+    const bottom = Math.min(height, (r + 1) * factor), right = Math.min(width, (c + 1) * factor);
+    let sum = 0;
+    for (let y = r * factor; y < bottom; y++) for (let x = c * factor; x < right; x++) sum += values[y * width + x];
+    result[r * columns + c] = sum / ((bottom - r * factor) * (right - c * factor));
+  }
+  return { values: result, height: rows, width: columns };
 }
 
 function transpose(values, rows, columns) {
@@ -68,8 +87,9 @@ function transpose(values, rows, columns) {
 }
 
 // Every row brought to another length by the cubic filter of Keys (a = -0.5), widened when shrinking: as Pillow does.
-function resizeRows(values, rows, from, to) {
-  const scale = from / to, stretch = Math.max(1, scale), result = new Float32Array(rows * to);
+// The picture may end within the last pixel: its true length is the extent.
+function resizeRows(values, rows, from, to, extent) {
+  const scale = extent / to, stretch = Math.max(1, scale), result = new Float32Array(rows * to);
   for (let x = 0; x < to; x++) {
     const centre = (x + 0.5) * scale;
     const first = Math.max(0, Math.floor(centre - 2 * stretch + 0.5));
@@ -97,7 +117,7 @@ function draw(image, height, width) {
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const pixels = new ImageData(width, height), plane = width * height;
   for (let i = 0; i < plane; i++) {
-    for (let channel = 0; channel < 3; channel++) pixels.data[4 * i + channel] = image[channel * plane + i] * 255 + 0.5;
+    for (let channel = 0; channel < 3; channel++) pixels.data[4 * i + channel] = 255 * image[channel * plane + i];
     pixels.data[4 * i + 3] = 255;
   }
   canvas.getContext("2d").putImageData(pixels, 0, 0);

@@ -281,7 +281,7 @@ def test_text_is_read_without_decoding_and_behind_the_pixels_within_the_limit(tm
 @pytest.fixture
 def bands(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Every picture counts as large; the formats that libvips has read to the end."""
-    pytest.importorskip("pyvips", reason="the extra nst-fast[large] is not installed", exc_type=ImportError)
+    pytest.importorskip("pyvips", reason="the extra large is not installed", exc_type=ImportError)
     read: list[str] = []
     original = decoding.rows_of
 

@@ -82,8 +82,8 @@ def test_pictures_of_one_name_and_values_that_are_no_file_names_stay_apart(tmp_p
     [
         ("content-wait=1,2", "content-weight"),
         ("content-weight", "no values"),
-        ("content-weight=1,x", "'x' is not a number"),
-        ("steps=1.5", "not a whole number"),
+        ("content-weight=1,x", "'x': must be a number"),
+        ("steps=1.5", "must be a whole number"),
         ("content-weight=-1", "`content_weight` -1"),
         ("style-taps=relu1_1;relu9_9", "relu9_9"),
         ("allow-fallback=perhaps", "true or false"),

@@ -266,7 +266,7 @@ def test_without_its_weights_lpips_is_empty_and_says_what_is_missing(
     ranked: Evaluation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(measures, "find_spec", lambda name: None)
-    assert "nst-fast[jury]" in measures.missing_for_lpips()
+    assert "pip install torchmetrics" in measures.missing_for_lpips()
     monkeypatch.setattr(measures, "find_spec", lambda name: name)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert "alexnet-owt-7be5be79.pth is not in" in measures.missing_for_lpips()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 
 from nst_fast import api
 from nst_fast.errors import OutputError, UsageError
+from nst_fast.images import load_image
 from nst_fast.onnx.bundle import COPIED, write_bundle
 from nst_fast.onnx.graph.step import OPERATORS
 from nst_fast.options.config import ExportConfig, StylizeConfig
@@ -89,6 +91,23 @@ def test_run_py_makes_the_picture_that_stylize_makes(bundle: Path, tmp_path: Pat
     assert np.abs(actual - expected).mean() < 0.5
 
 
+@pytest.mark.parametrize("kind", ["plain.png", "transparent.png", "grey.png", "plain.jpg", "plain.tif"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_run_py_brings_a_picture_to_its_size_as_stylize_does(
+    kind: str, orientation: int, bundle: Path, tmp_path: Path
+) -> None:
+    load_picture = runpy.run_path(str(bundle / "run.py"))["load_picture"]
+    blocks = np.random.default_rng(0).integers(0, 256, (6, 9, 4), np.uint8).repeat(53, 0).repeat(53, 1)[:307, :453]
+    mode = {"transparent": "RGBA", "grey": "L"}.get(kind.partition(".")[0], "RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(blocks[..., : 4 if mode == "RGBA" else 3]).convert(mode).save(tmp_path / kind, exif=exif)
+    for side in (48, 65, 200, 600):  # reduced and resized, resized, enlarged
+        expected = load_image(tmp_path / kind, longest_side=side).tensor.numpy()
+        assert load_picture(tmp_path / kind, side).shape == expected.shape
+        assert np.abs(load_picture(tmp_path / kind, side) - expected).max() < 0.1 / 255
+
+
 @pytest.mark.skipif("NST_FAST_BARE_VENV" not in os.environ, reason="downloads 25 MB: set NST_FAST_BARE_VENV=1")
 def test_run_py_runs_in_an_environment_of_numpy_pillow_and_onnxruntime_alone(bundle: Path, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
@@ -113,7 +132,7 @@ def test_run_py_imports_nothing_but_what_its_readme_installs(bundle: Path, tmp_p
 
 
 def test_run_py_is_short(bundle: Path) -> None:
-    assert len((bundle / "run.py").read_text().splitlines()) < 150
+    assert len((bundle / "run.py").read_text().splitlines()) < 160
 
 
 def test_errors_of_run_py_are_one_line(bundle: Path, tmp_path: Path) -> None:

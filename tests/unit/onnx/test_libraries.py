@@ -121,12 +121,12 @@ CURAND = Library("libcurand.so.10", None, "nvidia-curand")
 
 
 def test_all_that_is_missing_is_told_in_one_line() -> None:
-    tensorrt = [Library(f"{name}.so.10", None, "nst-fast[tensorrt]") for name in ("libnvinfer", "libnvonnxparser")]
+    tensorrt = [Library(f"{name}.so.10", None, "tensorrt-cu13<11") for name in ("libnvinfer", "libnvonnxparser")]
     detail, remedy = missing([CURAND, *tensorrt, Library("libcuda.so.1", None)])
     assert detail == (
         "libcurand.so.10, libnvinfer.so.10, libnvonnxparser.so.10 and libcuda.so.1 (the NVIDIA driver) not found"
     )
-    assert remedy.startswith("pip install nvidia-curand 'nst-fast[tensorrt]'. Install the NVIDIA driver, 580 or newer")
+    assert remedy.startswith("pip install nvidia-curand 'tensorrt-cu13<11'. Install the NVIDIA driver, 580 or newer")
 
 
 def test_the_remedy_fits_what_is_missing() -> None:
@@ -146,7 +146,7 @@ def test_the_remedy_fits_what_is_missing() -> None:
         ("libcudnn.so.9", 13, "nvidia-cudnn-cu13"),
         ("libcudnn.so.9", 12, "nvidia-cudnn-cu12"),
         ("libcurand.so.10", 13, "nvidia-curand"),
-        ("libnvinfer.so.10", 13, "nst-fast[tensorrt]"),
+        ("libnvinfer.so.10", 13, "tensorrt-cu13<11"),
     ],
 )
 def test_packages_are_named_as_they_are_on_pypi(name: str, cuda: int, package: str) -> None:

@@ -23,7 +23,7 @@ from nst_fast.system.machine import CudaDriver, Gpu
 HOPPER = CudaDriver((13, 2), (Gpu("NVIDIA H200", 90, 143_000),))
 PRESENT = Library("libcudart.so.13", Path("x"), "nvidia-cuda-runtime", bundled=True)
 CURAND = Library("libcurand.so.10", None, "nvidia-curand")
-NVINFER = Library("libnvinfer.so.10", None, "nst-fast[tensorrt]")
+NVINFER = Library("libnvinfer.so.10", None, "tensorrt-cu13<11")
 
 
 class Machine:
@@ -116,7 +116,7 @@ def test_the_loaders_message_comes_after_the_driver_and_onnx_runtimes_last(machi
 
 def test_tensorrt_needs_what_cuda_needs(machine: Machine) -> None:
     machine.fails(HOPPER, CURAND, tensorrt=(NVINFER,))
-    assert probe_provider("tensorrt").remedy == "pip install 'nst-fast[tensorrt]' nvidia-curand"
+    assert probe_provider("tensorrt").remedy == "pip install 'tensorrt-cu13<11' nvidia-curand"
 
 
 def test_a_library_that_is_no_library_is_an_answer_and_no_crash(machine: Machine) -> None:
