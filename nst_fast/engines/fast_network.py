@@ -36,6 +36,15 @@ CHANNELS_ON_TENSOR_CORES = 16
 LARGEST_FUSED = 2**31
 
 
+def folded(gradient: Tensor, axis: int, padding: str) -> Tensor:
+    """The gradient of a padding by one along an axis: what a margin received goes to the line that it repeated."""
+    inside = gradient.narrow(axis, 1, gradient.shape[axis] - 2).clone()
+    line = 0 if padding == "replicate" else 1
+    inside.select(axis, line).add_(gradient.select(axis, 0))
+    inside.select(axis, inside.shape[axis] - 1 - line).add_(gradient.select(axis, gradient.shape[axis] - 1))
+    return inside
+
+
 class Convolution:
     """A frozen 3x3 convolution, forward and backward with respect to its input.
 
@@ -74,7 +83,10 @@ class Convolution:
         """``x``: the input, needed only for padding that repeats it."""
         if self.padding == "zeros" or x is None:
             return functional.conv2d(gradient, self.flipped, padding=1)
-        return PAD_BACKWARD[self.padding](functional.conv2d(gradient, self.flipped, padding=2), x, [1, 1, 1, 1])
+        padded = functional.conv2d(gradient, self.flipped, padding=2)
+        if torch.compiler.is_compiling():  # Inductor is wrong about the memory format of PyTorch's own
+            return folded(folded(padded, 2, self.padding), 3, self.padding)
+        return PAD_BACKWARD[self.padding](padded, x, [1, 1, 1, 1])
 
 
 class FastNetwork:

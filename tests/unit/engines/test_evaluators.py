@@ -9,6 +9,7 @@ from torch import Tensor
 from nst_fast.engines import choice, make_evaluator
 from nst_fast.engines.choice import fastest
 from nst_fast.engines.fast import FastEvaluator
+from nst_fast.engines.fast_network import PAD_BACKWARD, folded
 from nst_fast.engines.precision import DTYPES, usable_precisions
 from nst_fast.errors import DeviceError, UsageError
 from nst_fast.images import from_uint8
@@ -231,3 +232,11 @@ def test_a_precision_that_the_device_or_engine_lacks_is_refused(shallow_encoder:
 def test_launches_are_not_captured_where_there_is_no_gpu(shallow: tuple[Encoder, Objective, Tensor]) -> None:
     with pytest.raises(UsageError, match="no GPU to capture for"):
         make_evaluator(StylizeConfig(cuda_graph="on"), choice.Choice("fast", "fp32", "as asked", {}), *shallow[:2])
+
+
+@pytest.mark.parametrize("padding", PAD_BACKWARD)
+def test_the_gradient_of_a_padding_that_is_compiled_is_pytorchs(padding: str) -> None:
+    """``--engine compiled`` cannot use PyTorch's operator: Inductor is wrong about its memory format."""
+    x, gradient = (torch.rand(2, 3, *size, dtype=torch.float64) for size in ((4, 5), (6, 7)))
+    expected = PAD_BACKWARD[padding](gradient, x, [1, 1, 1, 1])
+    torch.testing.assert_close(folded(folded(gradient, 2, padding), 3, padding), expected, rtol=1e-14, atol=0)
