@@ -31,6 +31,8 @@ AGAINST = ("step", "seconds")  # what a horizontal axis may show
 @contextmanager
 def own_style() -> Iterator[None]:
     """Matplotlib's own style for as long as a plot is drawn, whatever the caller has set; also a decorator."""
+    # Without a handler Python prints its warnings, as that its folder is read-only.
+    logging.getLogger("matplotlib").addHandler(logging.NullHandler())
     from matplotlib import style
 
     with style.context("default"):
@@ -141,8 +143,6 @@ def grouped(columns: Mapping[str, list[float]]) -> dict[str, list[float]]:
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure, size in inches, that needs no display and belongs to no global state."""
-    # Without a handler Python prints its warnings, as that its folder is read-only.
-    logging.getLogger("matplotlib").addHandler(logging.NullHandler())
     from matplotlib.figure import Figure  # 0.3 s of import, only when something is drawn
 
     return Figure(figsize=(width, height), dpi=130, layout="constrained")

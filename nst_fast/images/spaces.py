@@ -50,7 +50,7 @@ _NCLX_WITHIN = 2**16
 _TIFF_PRIMARIES = {318, 319}  # white point and the other three
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Space:
     """``curves`` make light of stored values of red, green and blue in [0, 1], ``matrix`` makes sRGB's light of it."""
 

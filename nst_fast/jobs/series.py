@@ -206,7 +206,6 @@ class SeriesFolder(JobFolder):
         """Raise :class:`OutputError`, before any work, if the folder cannot be written or holds files of others."""
         inputs = {path for job in series.jobs for path in job.inputs}
         check_files_named([path for job in series.jobs for path in (job.content, *job.styles) if path is not None])
-        check_options(series.jobs)
         ours = self.overwrite or continues(self.plan, series)
         for path in (self.plan, self.sheet, self.table, self.curves):
             check_writable(path, ours, inputs)
@@ -227,6 +226,7 @@ class SeriesFolder(JobFolder):
                 raise OutputError(
                     f"{shown(min(blocking))} {difference}", "Use `overwrite` to replace it, or choose another folder"
                 )
+        check_options(series.jobs)
 
     def _difference(self, job: Job) -> str:
         """Why a picture in the place of the job's is not the job's own; empty when it is."""

@@ -17,7 +17,7 @@ from nst_fast.images import check_output_suffix, save_image
 from nst_fast.images.plots import save_loss_curve
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.record import RunRecord
-from nst_fast.system.files import check_writable, refuse_inputs, sha256_of, user_path
+from nst_fast.system.files import check_local, check_writable, refuse_inputs, sha256_of, user_path
 from nst_fast.system.isolation import own_state
 
 
@@ -33,6 +33,7 @@ class OutputFiles:
     keeps_snapshots: bool = False
 
     def __post_init__(self) -> None:
+        check_local(self.picture)
         object.__setattr__(self, "picture", user_path(self.picture))
 
     @property

@@ -164,7 +164,7 @@ def test_the_committed_list_is_of_commands_that_nst_fast_knows(modules: dict[str
             continue  # the demo has no input to miss; of looks below
         run = entry.runs(long=False, changes=[])[0]
         command = [part.replace("{images}", str(tmp_path / "none")) for part in run.command]
-        command += ["-o", str(tmp_path / f"{run.name}.png")]
+        command += ["-o", str(tmp_path / (f"{run.name}.png" if command[0] == "stylize" else run.name))]
         error = CliRunner().invoke(app, command, standalone_mode=False).exception
         # What is missing is the picture: an unknown option or a value out of range is found before.
         assert isinstance(error, InputError | PartialError), f"{run.name}: {error!r}"

@@ -14,6 +14,7 @@ from torch import nn
 
 from nst_fast.errors import NstFastError, OnnxModelError, VerificationError
 from nst_fast.network.vgg import Encoder
+from nst_fast.network.weights import make_encoder
 from nst_fast.onnx import export as onnx_export
 from nst_fast.onnx.export import ExportedGraph, ExportModule, build_graph, open_model, sidecar_of
 from nst_fast.options.config import ExportConfig
@@ -24,8 +25,7 @@ SHA = "5" * 64
 
 def small_encoder(**changes: object) -> tuple[Encoder, ExportConfig]:
     options = ExportConfig(**{**SMALL, **changes})
-    torch.manual_seed(0)
-    return Encoder(options.network, options.taps, **options.encoder_keywords), options
+    return make_encoder("random:0", options.network, options.taps, **options.encoder_keywords)[0], options
 
 
 def export(**changes: object) -> ExportedGraph:

@@ -105,7 +105,7 @@ def test_foreign_and_tampered_files_are_refused_however_well_they_are_made(tmp_p
         with pytest.raises(ResumeError) as caught:
             read_checkpoint(path)
         assert caught.value.exit_code == 12
-        assert "--overwrite" in caught.value.remedy
+        assert "`overwrite`" in caught.value.remedy
     path.write_bytes(sealed(b"\xff" * 100))
     with pytest.raises(ResumeError):
         read_checkpoint(path)
