@@ -206,6 +206,11 @@ class SeriesFolder(JobFolder):
         """Raise :class:`OutputError`, before any work, if the folder cannot be written or holds files of others."""
         inputs = {path for job in series.jobs for path in job.inputs}
         check_files_named([path for job in series.jobs for path in (job.content, *job.styles) if path is not None])
+        every = [self.files(job) for job in series.jobs]
+        made = [path for files in every for path in (files.picture, files.record)]
+        made += [path for job, files in zip(series.jobs, every, strict=True) for path in files.snapshots(job.config)]
+        refuse_inputs([self.plan, self.sheet, self.table, self.curves, *filter(Path.exists, made)], inputs)
+        check_options(series.jobs)  # which makes no folder
         ours = self.overwrite or continues(self.plan, series)
         for path in (self.plan, self.sheet, self.table, self.curves):
             check_writable(path, ours, inputs)
@@ -220,13 +225,11 @@ class SeriesFolder(JobFolder):
             taken |= names
             check_writable(files.picture, True, inputs)
             there = [path for path in names if path.exists()]
-            refuse_inputs(there, inputs)
             blocking = there if not ours else [path for path in there if path in results]
             if blocking and not self.overwrite and (difference := self._difference(job)):
                 raise OutputError(
                     f"{shown(min(blocking))} {difference}", "Use `overwrite` to replace it, or choose another folder"
                 )
-        check_options(series.jobs)
 
     def _difference(self, job: Job) -> str:
         """Why a picture in the place of the job's is not the job's own; empty when it is."""
