@@ -42,7 +42,7 @@ def recorded(row: Row) -> Iterator[None]:
     except DeviceError as error:
         row.status, row.error = NOT_AVAILABLE, str(error)
     # Broad, because a case may fail by any error of any library, and a benchmark reports that instead of ending.
-    except Exception as error:
+    except Exception as error:  # of any library, see above
         text = " ".join(str(error).split()) or "no message"
         row.status, row.error = FAILED, f"{type(error).__name__}: {text}"
 

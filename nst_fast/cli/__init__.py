@@ -92,7 +92,7 @@ def main() -> NoReturn:
         code = report(error, error.exit_code, error.format_message())
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except Exception as error:
+    except Exception as error:  # the last line of defence: any fault ends in one line and its code
         hint = "This is a fault of nst-fast: please report it with the output of --debug"
         cause = circumstance(error) or NstFastError(f"{type(error).__name__}: {error}", hint)
         code = report(error, cause.exit_code, str(cause))

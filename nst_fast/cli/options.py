@@ -114,7 +114,7 @@ def takes(
         paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
         call.__doc__ = "\n\n".join(" ".join(text.split()) for text in paragraphs)
         call.__name__ = command.__name__
-        call.__signature__ = inspect.Signature([*own, *generated])  # type: ignore[attr-defined]
+        call.__signature__ = inspect.Signature([*own, *generated])  # type: ignore[attr-defined]  # Typer reads it
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *generated]}
         return call
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed import Store  # type: ignore[attr-defined]  # lacks in its stubs
 from torch.distributed.rendezvous import rendezvous
 
 from nst_fast.distributed import ProcessRank, error_reporter

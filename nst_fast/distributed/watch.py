@@ -18,7 +18,7 @@ from nst_fast.distributed import ProcessRank, error_reporter
 from nst_fast.errors import NstFastError
 
 if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]
+    from torch.distributed import Store  # type: ignore[attr-defined]  # lacks in its stubs
 
 BEAT = 0.5  # seconds between two heartbeats
 PATIENCE = 6.0  # seconds without one

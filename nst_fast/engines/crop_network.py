@@ -49,7 +49,7 @@ class EagerNetwork:
 
     @torch.no_grad()
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
-        return self.encoder(image)  # type: ignore[no-any-return]
+        return self.encoder(image)  # type: ignore[no-any-return]  # a module call has no type
 
     def vjp(self, image: Tensor) -> tuple[dict[str, Tensor], Backward]:
         image = image.detach().requires_grad_(True)

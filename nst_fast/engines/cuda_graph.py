@@ -37,7 +37,7 @@ class GraphedEvaluator:
 
     def _capture(self, pastiche: Tensor) -> None:
         self._input = pastiche.detach().clone()
-        side = torch.cuda.Stream(pastiche.device)  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream(pastiche.device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         side.wait_stream(torch.cuda.current_stream(pastiche.device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):

@@ -127,8 +127,8 @@ class FastNetwork:
             convolution.fusible = False
         # It warns of a missing CUDA, also where none was asked for.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        self.forward = torch.compile(self.forward, dynamic=False)  # type: ignore[method-assign]
-        self.backward = torch.compile(self.backward, dynamic=False)  # type: ignore[method-assign]
+        self.forward = torch.compile(self.forward, dynamic=False)  # type: ignore[method-assign]  # compiled in place
+        self.backward = torch.compile(self.backward, dynamic=False)  # type: ignore[method-assign]  # compiled in place
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -174,11 +174,13 @@ class FastNetwork:
             return self.convolutions[name].backward(gradient, kept.get(before))
         if name.startswith("relu"):
             # In place; the mask y > 0 is the same as x > 0.
+            # Operators of torch.ops and kernels have no types.
             return torch.ops.aten.threshold_backward.grad_input(gradient, kept[name], 0, grad_input=gradient)  # type: ignore[no-any-return]
         source = kept[before]
         if self.pooling == "max":
             return self.max_pooling.backward(gradient, source)
         gradient = gradient * AVERAGE_POOLING_SCALE
+        # Operators of torch.ops and kernels have no types.
         return torch.ops.aten.avg_pool2d_backward(gradient, source, [2, 2], [2, 2], [0, 0], False, True, None)  # type: ignore[no-any-return]
 
     def _through_normalization(self, gradient: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ class PreparedGraph:
         self.device, self.capture = device, capture
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":  # launches on PyTorch's default stream cannot be captured
-            own = torch.cuda.Stream(device) if capture else None  # type: ignore[no-untyped-call]
+            own = torch.cuda.Stream(device) if capture else None  # type: ignore[no-untyped-call]  # torch's
             self.stream = own or torch.cuda.current_stream(device)
         self.session = engine.open(self.spec, device, self.stream, capture)
         feeds = constant_feeds(self.spec, engine.objective.targets, size)

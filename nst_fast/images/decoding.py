@@ -158,7 +158,7 @@ def pillow_guarded(name: str, max_megapixels: float) -> Iterator[list[str]]:
         except MemoryError as error:
             raise InputError(f"{name} needs more memory than there is", "Make it smaller first") from error
         # Broad because Pillow's decoders promise nothing: hostile bytes raise a dozen types, AttributeError included.
-        except Exception as error:
+        except Exception as error:  # of any type, see above
             detail = " ".join(str(error).split()) or type(error).__name__
             message = f"{name} is damaged, cut short or of a kind that cannot be read ({detail})"
             raise InputError(message, _REMEDY) from error

@@ -148,7 +148,7 @@ def _decoded(page: tifffile.TiffPage, name: str) -> NDArray[Any]:
         raise ValueError("fewer pixels than its size asks for")
     try:
         values = page.asarray(squeeze=False, maxworkers=1)
-    except (ImportError, NotImplementedError) as error:
+    except (ImportError, NotImplementedError) as error:  # tifffile lacks the codec
         raise _refusal(page, name) from error
     except ValueError as error:
         if "imagecodecs" in str(error):

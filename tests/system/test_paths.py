@@ -155,7 +155,7 @@ def test_no_file_of_a_run_says_in_which_folder_anything_was(home: Path) -> None:
     ("warning", "kept"),
     [
         ("no checkpoint: /home/me/out-checkpoint-000002.safetensors: no space left", "no checkpoint: out-checkpoint"),
-        ("TensorRT: /opt/me/lib/libnvinfer.so.10 (/root/.cache/x) is missing", "TensorRT: libnvinfer.so.10 (x) is"),
+        ("TensorRT: /opt/me/lib/libnvinfer.so.10 (/home/me/.cache/x) is missing", "TensorRT: libnvinfer.so.10 (x) is"),
         ("see https://example.org/a/b, 3 steps/s at 1/2 of relu1/x", "see https://example.org/a/b, 3 steps/s at 1/2"),
     ],
 )

@@ -182,7 +182,7 @@ def _refuse_zip_bomb(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:  # all that zipfile raises
         raise WeightsError(f"{shown(path)} is a damaged archive: {error}", _FETCH_AGAIN) from error
     if unpacked > path.stat().st_size:
         raise WeightsError(f"{shown(path)} unpacks to {unpacked} bytes, more than its size", _FETCH_AGAIN)
