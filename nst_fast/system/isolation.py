@@ -47,9 +47,7 @@ class ProcessState:
         """
         if self._process not in (0, os.getpid()):
             message = "this process is a fork of one that has used nst-fast, whose threads it does not have"
-            remedy = (
-                "Start processes with multiprocessing's spawn or forkserver, or call torch.set_num_threads(1) first"
-            )
+            remedy = "Start processes with multiprocessing's spawn or forkserver, or fork before the first call"
             raise UsageError(message, remedy)
         self._process = self._process or os.getpid()
 
