@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from nst_fast.distributed.group import Ranks
 from nst_fast.engines import Choice
 from nst_fast.errors import NumericsError, OutOfMemoryError
 from nst_fast.objective.objective import Objective
-from nst_fast.onnx.monitor import Monitor, open_monitor
 from nst_fast.optimizers import make_stepper, resized_moments
 from nst_fast.optimizers.base import State
 from nst_fast.run.averaging import IterateAverage
@@ -29,6 +29,9 @@ from nst_fast.run.reporting import Report
 from nst_fast.run.resumption import check_size, places_of, refusing_what_does_not_fit
 from nst_fast.run.scales import Scale, kernels_pay, share_of_work
 from nst_fast.run.stage import Stage
+
+if TYPE_CHECKING:
+    from nst_fast.onnx.monitor import Monitor
 
 
 def run(
@@ -235,6 +238,8 @@ class Run(Observer):
         """The monitor for as long as the loop runs, or None when it is turned off."""
         if not (enabled and self.config.monitor_every and self.config.style_factor):
             return nullcontext()
+        from nst_fast.onnx.monitor import open_monitor  # and with it onnx and ONNX Runtime
+
         weights = self.batch.weights["sha256"]
         return open_monitor(self.batch.encoder, objective, self.config, weights, self.observer.note)
 
