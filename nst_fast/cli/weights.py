@@ -27,7 +27,9 @@ Sha256 = Annotated[
     str | None, typer.Option("--sha256", help="The hash that the file's supplier states.", show_default=False)
 ]
 
-app = typer.Typer(help="List, fetch, verify or import the network's weights.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, fetch, verify or import the network's weights.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.command("list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -214,11 +214,16 @@ class Run(Observer):
             average=stage.average,
         )
         verdict = ""
-        # Only the last scale, if it is whole, is monitored.
-        with self.monitoring(stage.objective, enabled=last and not stage.plan.tiled) as self.monitor:
+        # Only the last scale, if it is whole, is monitored; the first event does not wait for the monitor.
+        monitored = last and not stage.plan.tiled and config.monitor_every and config.style_factor
+        with ExitStack() as stack:
             try:
                 for event in events:
                     self.event(event)
+                    if monitored:
+                        self.monitor = self.monitor or stack.enter_context(self.opened_monitor(stage.objective))
+                        if event.step % config.monitor_every == 0:
+                            self.monitor.submit(event.step, event.pastiche.detach().to("cpu", copy=True))
                     verdict = self.verdict(event, scale)
                     if verdict:
                         break
@@ -234,10 +239,7 @@ class Run(Observer):
         average = stage.average.mean if stage.average else None
         return stage.stepper.pastiche if average is None else average, updates
 
-    def monitoring(self, objective: Objective, *, enabled: bool) -> AbstractContextManager[Monitor | None]:
-        """The monitor for as long as the loop runs, or None when it is turned off."""
-        if not (enabled and self.config.monitor_every and self.config.style_factor):
-            return nullcontext()
+    def opened_monitor(self, objective: Objective) -> Monitor:
         from nst_fast.onnx.monitor import open_monitor  # and with it onnx and ONNX Runtime
 
         weights = self.batch.weights["sha256"]
@@ -313,10 +315,8 @@ class Run(Observer):
         )
 
     def event(self, event: StepEvent) -> None:
-        """Pass an event on to the monitor, the snapshots and the caller's observer."""
+        """Pass an event on to the snapshots and the caller's observer."""
         config, self.report.last = self.config, event
-        if self.monitor is not None and event.step % config.monitor_every == 0:
-            self.monitor.submit(event.step, event.pastiche.detach().to("cpu", copy=True))
         if config.save_every and event.step and event.step % config.save_every == 0:
             assert self.stage is not None  # the loop runs
             event = replace(event, pastiche=self.stage.whole(event.pastiche))
