@@ -71,6 +71,7 @@ def conclude(record: RunRecord, output: Path, messages: Messages, *, as_json: bo
     rate = f"{record.steps_per_second:.2f} steps/s on {record.device}"
     messages.say(f"{record.status}: {record.steps} steps in {record.seconds:.1f} s ({rate}, {peak_memory(record)})")
     messages.say(f"weights: {record.weights['source']}")
+    messages.detail("seconds: " + ", ".join(f"{phase} {taken:.2f}" for phase, taken in record.phases.items()))
     if as_json:
         facts = record.as_dict()
         emit_json({"schema": SCHEMA} | {name: facts[name] for name in JSON_FIELDS} | {"output": str(output)})

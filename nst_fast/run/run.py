@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -85,6 +85,7 @@ class Run(Observer):
     ) -> None:
         self.batch = Batch(problems)
         self.config = self.batch.config
+        self.phases = self.batch.problems[0].phases
         self.layout = layout
         self.observer = observer
         self.files = files
@@ -110,7 +111,9 @@ class Run(Observer):
         self.layout.check(self.config)
         for note in self.batch.notes:
             self.observer.note(note)
-        choice = replace(self.choose(), kernels=kernels_pay(self.batch.scales, self.batch.count))
+        with self.phases("trial"):
+            choice = self.choose()
+        choice = replace(choice, kernels=kernels_pay(self.batch.scales, self.batch.count))
         with memory_errors():
             pictures = self.through_scales(choice)
         assert self.history is not None and self.final is not None  # every run evaluates at least once
@@ -118,7 +121,9 @@ class Run(Observer):
         for index, problem in enumerate(self.batch.problems):
             record = self.report.records[index]
             self.report.conclude(index, self.status, self.history.named(self.final)[index], self.history.rows(index))
-            picture, record.finish = problem.finished(pictures[index : index + 1])
+            with self.phases("finish"):
+                picture, record.finish = problem.finished(pictures[index : index + 1])
+            record.phases = self.batch.seconds
             results.append(Pastiche(picture, record, self.failure, problem.inputs))
         return results
 
@@ -159,13 +164,15 @@ class Run(Observer):
         own = plan.strip.own(picture)
         if not first and not resumes:
             before = self.report.choice.precision
-            self.report.settle(self.layout.confirm_precision(self.batch, self.report.choice, plan, own))
+            with self.phases("trial"):
+                self.report.settle(self.layout.confirm_precision(self.batch, self.report.choice, plan, own))
             plan = plan if self.report.choice.precision == before else self.plan(scale)
         options = self.config.replace(lbfgs_history=plan.memory.lbfgs_history)
-        objective, evaluator = self.layout.evaluator(
-            self.batch, self.report.choice, plan, self.observer, self.report.opened
-        )
-        stepper = make_stepper(evaluator, own, options, resized_moments(moments, plan.strip), plan.strip)
+        with self.phases("engine"):
+            objective, evaluator = self.layout.evaluator(
+                self.batch, self.report.choice, plan, self.observer, self.report.opened
+            )
+            stepper = make_stepper(evaluator, own, options, resized_moments(moments, plan.strip), plan.strip)
         average = IterateAverage(own, options.average_decay) if options.average_decay else None
         self.rules.next_scale(first)
         floor = self.layout.ranks.maximum(objective.rounding(scale.height, scale.width).tolist())
@@ -216,9 +223,9 @@ class Run(Observer):
         verdict = ""
         # Only the last scale, if it is whole, is monitored; the first event does not wait for the monitor.
         monitored = last and not stage.plan.tiled and config.monitor_every and config.style_factor
-        with ExitStack() as stack:
+        with self.phases("monitor"), ExitStack() as stack:
             try:
-                for event in events:
+                for event in self.timed(events):
                     self.event(event)
                     if monitored:
                         self.monitor = self.monitor or stack.enter_context(self.opened_monitor(stage.objective))
@@ -238,6 +245,17 @@ class Run(Observer):
             return self.picked(stage, verdict), updates
         average = stage.average.mean if stage.average else None
         return stage.stepper.pastiche if average is None else average, updates
+
+    def timed(self, events: Iterator[StepEvent]) -> Iterator[StepEvent]:
+        """The events, the time until the first of them apart from that between them."""
+        phase = "first step"
+        while True:
+            with self.phases(phase):
+                event = next(events, None)
+            if event is None:
+                return
+            yield event
+            phase = "loop"
 
     def opened_monitor(self, objective: Objective) -> Monitor:
         from nst_fast.onnx.monitor import open_monitor  # and with it onnx and ONNX Runtime
