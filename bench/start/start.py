@@ -1,4 +1,4 @@
-"""Where the time of one picture goes, from the command to the file: ``python bench/start.py --against OLDER_CHECKOUT``.
+"""Where the time of one picture goes, from the command to the file: ``python bench/start/start.py --against OLDER_CHECKOUT``.
 
 Every run is a fresh process. Its time until it says that it loads, until the losses of the first step and until its end
 is taken from outside, so that any checkout can be measured; the split between them is the run record's ``phases``.
@@ -31,7 +31,7 @@ from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import describe_machine, git_commit
 
 SCHEMA = "nst-fast/start/1"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HELP = (["--help"], ["stylize", "--help"])
 BEFORE = (
     "pictures",
@@ -110,7 +110,7 @@ def main() -> int:
     add("--rounds", type=int, default=5)
     add("--size", type=int, default=256)
     add("--steps", default="1,60", help="numbers of steps, comma-separated")
-    add("--results", type=Path, default=Path(__file__).parent / "results", help="the folder to write to")
+    add("--results", type=Path, default=ROOT / "bench" / "results", help="the folder to write to")
     add("options", nargs="*", help="more options of stylize, after --")
     arguments = parser.parse_args()
     rows = measured(arguments)
