@@ -1,4 +1,4 @@
-"""Where the time of one picture goes, from the command to the file: ``python bench/start/start.py --against OLDER_CHECKOUT``.
+"""Where the time of one picture goes, from the command to the file: python bench/start/start.py --against CHECKOUT
 
 Every run is a fresh process. Its time until it says that it loads, until the losses of the first step and until its end
 is taken from outside, so that any checkout can be measured; the split between them is the run record's ``phases``.

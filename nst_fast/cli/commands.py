@@ -57,7 +57,11 @@ class Command(OnlyWhatIsGiven, TyperCommand):
     """A command with options."""
 
 
-class Commands(OnlyWhatIsGiven, TyperGroup):
+class Group(OnlyWhatIsGiven, TyperGroup):
+    """A command with commands."""
+
+
+class Commands(Group):
     """All commands of :data:`COMMANDS`; of those that were not called for, name and help alone."""
 
     def __init__(self, **settings: Any) -> None:

@@ -86,11 +86,15 @@ class Encoder(nn.Module):
                 self.layers[name].load_state_dict(weights, assign=True)
         return self
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, taps: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The features of some of the taps, by default of all; what lies behind the deepest of them is left out."""
+        wanted = self.taps if taps is None else tuple(taps)
         features = self.normalize(image)
         found = {}
         for name, layer in self.layers.items():
             features = layer(features)
-            if name in self.taps:
+            if name in wanted:
                 found[name] = features
-        return {tap: found[tap] for tap in self.taps}
+            if len(found) == len(wanted):
+                break
+        return {tap: found[tap] for tap in wanted}

@@ -34,7 +34,7 @@ def imported_by(*arguments: str, planted: str = "", modules: Sequence[str] = HEA
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), ("taps",), ("info", "--help"), ("weights", "list", "--help")]
+    "arguments", [("--help",), ("--version",), ("taps", "--help"), ("info", "--help"), ("weights", "list", "--help")]
 )
 def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert imported_by(*arguments) == ""
