@@ -167,6 +167,8 @@ def open_monitor(
 ) -> Monitor:
     """A monitor of a run's objective, its model found in the cache or exported.
 
+    A cached model on the CPU is opened in the monitor's thread; what is wrong with it ends the monitoring alone.
+
     Args:
         encoder, objective: of the run, made of the config.
         config: names the provider and whether a fallback is allowed.
@@ -177,11 +179,11 @@ def open_monitor(
         DeviceError: the provider does not work here and no fallback is allowed; found before any export.
         VerificationError: the model had to be exported and is out of tolerance.
     """
-    if not config.allow_fallback:
-        check_provider(config.monitor_provider)
     exported = ExportConfig.serving(objective.options)
     if config.monitor_provider == "cpu" and (path := cached_path(exported, weights_sha256)).exists():
         return Monitor(CachedSession(path), objective)
+    if not config.allow_fallback:
+        check_provider(config.monitor_provider)
     found = find_or_export(exported, note, (encoder, weights_sha256))
     session = make_session(found.model, config.monitor_provider, allow_fallback=config.allow_fallback)
     for sentence in session.warnings:
