@@ -27,12 +27,12 @@ from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import Binding, ProviderStatus, Session
 from nst_fast.optimizers import (
     Adam,
-    OrtAdam,
     TorchStepper,
     learning_rate_at,
     make_stepper,
     resized_moments,
 )
+from nst_fast.optimizers.ort_adam import OrtAdam
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Listeners
 from nst_fast.run.problem import Batch, Networks, load_problem
