@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nst_fast.cli.options import expanding
+from nst_fast.cli.startup import open_libraries
 
 # The first paragraph of each command's docstring: importing them all takes longer than help may.
 COMMANDS = {
@@ -32,6 +33,7 @@ COMMANDS = {
     "doctor": "Show versions, devices, and which ONNX Runtime providers really work; say how to get those that do not.",
     "weights": "List, fetch, verify or import the network's weights.",
 }
+COMPUTING = frozenset({"stylize", "resume", "batch", "sweep", "reconstruct", "texture", "demo", "evaluate"})
 
 
 def value_of(parameter: Any, context: Any, value: Any) -> Any:
@@ -70,6 +72,8 @@ class Commands(Group):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in COMMANDS:
+            if args[0] in COMPUTING and not {"--help", "-h"} & set(args):
+                open_libraries()
             self.commands[args[0]] = made(args[0])
         return super().resolve_command(ctx, args)
 

@@ -83,3 +83,20 @@ def test_importing_the_package_is_cheap_and_still_offers_the_api() -> None:
     )
     result = subprocess.run([sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "stylize"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries are opened ahead on Linux alone")
+def test_libraries_are_opened_beside_the_imports_without_importing_pytorch() -> None:
+    lines = (
+        "import sys, threading",
+        "from pathlib import Path",
+        "from nst_fast.cli.startup import open_libraries",
+        "open_libraries()",
+        "[thread.join() for thread in threading.enumerate() if thread is not threading.main_thread()]",
+        "assert 'torch' not in sys.modules",
+        "assert 'libtorch.so' in Path('/proc/self/maps').read_text()",
+        "import torch",
+        "print(int(torch.ones(3).sum()))",
+    )
+    result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "3"
