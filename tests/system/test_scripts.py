@@ -39,7 +39,7 @@ TINY_RECIPE = 'network = "vgg16"\ncontent_taps = "relu1_1"\nstyle_taps = "relu1_
 def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def loaded(path: Path) -> ModuleType:
