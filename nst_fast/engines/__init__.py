@@ -6,20 +6,22 @@ May import: distributed, errors, network, objective, onnx, options, system.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nst_fast.engines.choice import Choice, choose, confirm_precision
 from nst_fast.engines.crop_network import CropNetwork, EagerNetwork
 from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.fast_network import FastNetwork
-from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.engines.precision import DTYPES, set_float32_arithmetic
 from nst_fast.errors import UsageError
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import EagerEvaluator, Evaluation, Evaluator
 from nst_fast.objective.objective import Objective
-from nst_fast.onnx.session import Session
 from nst_fast.options.config import StylizeConfig
+
+if TYPE_CHECKING:
+    from nst_fast.onnx.session import Session
 
 
 def make_evaluator(
@@ -40,6 +42,8 @@ def make_evaluator(
     if choice.engine == "eager":
         return EagerEvaluator(encoder, objective)
     if choice.engine == "ort":
+        from nst_fast.engines.ort import OrtEvaluator  # and with it onnx and ONNX Runtime
+
         return OrtEvaluator(
             encoder,
             objective,

@@ -20,7 +20,7 @@ FIXED = {"adam": 120 * MIB, "lbfgs": 0}
 AUTOGRAD_HOLES = 0.09  # share of what autograd keeps that is lost between its blocks
 # Holes in the heap of the C library when a picture is evaluated whole; in tiles memory is returned at once.
 HOLES = 60 * MIB
-WEIGHT_COPIES = 2  # as loaded, for other encoders, and in the encoder
+WEIGHT_COPIES = 2  # as measured before the encoder shared the loaded ones; a reserve now
 PREPARED_COPIES = 2  # the fast engine keeps every weight in its own layout, and flipped
 WINOGRAD_COPIES = 8  # both, where they are transformed for Winograd's algorithm: 36 numbers for 9
 

@@ -72,27 +72,29 @@ class Encoder(nn.Module):
             _, inputs, outputs = convolutions(self.network)[name]
             mode = self.padding if name == "conv1_1" else "zeros"
             padding_mode = cast(Literal["zeros", "reflect", "replicate"], mode)  # the config has checked it
-            # Not initialised: weights are loaded, and the caller's random numbers stay as they are.
-            return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding_mode, device="meta").to_empty(
-                device="cpu"
-            )
+            # Without memory until weights are loaded, which leaves the caller's random numbers as they are.
+            return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding_mode, device="meta")
         if name.startswith("relu"):
             return nn.ReLU()  # not in place: a conv tap must keep its negative values
         return nn.MaxPool2d(2) if self.pooling == "max" else ScaledAveragePool()
 
     def load_features(self, state: Mapping[str, Tensor]) -> Encoder:
-        """Take torchvision-named tensors (``features.0.weight`` ...); layers beyond the cut are ignored."""
+        """Take torchvision-named tensors (``features.0.weight`` ...), not copies; layers beyond the cut are ignored."""
         for name, (index, _, _) in convolutions(self.network).items():
             if name in self.layers:
                 weights = {kind: state[f"features.{index}.{kind}"] for kind in ("weight", "bias")}
-                self.layers[name].load_state_dict(weights)
+                self.layers[name].load_state_dict(weights, assign=True)
         return self
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, taps: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The features of some of the taps, by default of all; what lies behind the deepest of them is left out."""
+        wanted = self.taps if taps is None else tuple(taps)
         features = self.normalize(image)
         found = {}
         for name, layer in self.layers.items():
             features = layer(features)
-            if name in self.taps:
+            if name in wanted:
                 found[name] = features
-        return {tap: found[tap] for tap in self.taps}
+            if len(found) == len(wanted):
+                break
+        return {tap: found[tap] for tap in wanted}

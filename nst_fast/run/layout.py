@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ from nst_fast.memory.planner import MemoryPlan, MemoryTask, budget_of, make_plan
 from nst_fast.network.tiles import make_tiling
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective
-from nst_fast.onnx.session import Session
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Observer
 from nst_fast.run.out_of_memory import RetryInTiles
 from nst_fast.run.problem import Batch
 from nst_fast.run.scales import Scale
+
+if TYPE_CHECKING:
+    from nst_fast.onnx.session import Session
 
 WHOLE_PICTURES = 2  # held by every rank: the content image, and the picture that the scale began with
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from nst_fast.objective.objective import Objective, Statistics
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import EncoderOptions, ImageOptions, StylizeConfig
 from nst_fast.run.scales import Scale, plan_scales
+from nst_fast.system.clock import Phases
 from nst_fast.system.machine import resolve_device
 
 
@@ -68,6 +70,7 @@ class Problem:
         encoder, weights: the network on its device, and where its weights come from.
         device: where the loop runs.
         targets: built for this and for other runs.
+        phases: where the time went so far.
     """
 
     config: StylizeConfig
@@ -79,6 +82,7 @@ class Problem:
     weights: dict[str, str]
     device: torch.device
     targets: TargetCache = field(default_factory=TargetCache)
+    phases: Phases = field(default_factory=Phases)
 
     @property
     def scales(self) -> list[Scale]:
@@ -116,7 +120,8 @@ class Problem:
 
     def targets_at(self, scale: Scale) -> Statistics:
         blend = self.config.blend_weights
-        return self.targets.build(self.encoder, self.config, self.content_at(scale), self.styles_at(scale), blend)
+        with self.phases("targets"):
+            return self.targets.build(self.encoder, self.config, self.content_at(scale), self.styles_at(scale), blend)
 
     def objective_at(self, scale: Scale) -> Objective:
         """The objective at a scale: its targets are those of the pictures at that scale."""
@@ -191,6 +196,14 @@ class Batch:
     def count(self) -> int:
         return len(self.problems)
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time of all problems went, by phase."""
+        total: Counter[str] = Counter()
+        for problem in self.problems:
+            total.update(problem.phases.seconds)
+        return dict(total)
+
     def content_at(self, scale: Scale) -> Tensor | None:
         """The content images at a scale, [B, 3, H, W] on the device."""
         contents = [content for problem in self.problems if (content := problem.content_at(scale)) is not None]
@@ -237,14 +250,17 @@ def load_problem(
     """
     check_styles(config, content, styles)
     check_standard_input(config, [content, *styles])
-    device = resolve_device(config.device)
-    content_image = read_content(content, config) if content is not None else None
-    if size is None:
-        shape = (1, 3, config.image_size, config.image_size) if content_image is None else content_image.tensor.shape
-        size = (shape[2], shape[3])
-    style_images = tuple(read_style(path, config, size, content_image) for path in styles)
-    encoder, weights = networks.encoder(config, config.taps, device)
-    return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets)
+    device, phases = resolve_device(config.device), Phases()
+    with phases("pictures"):
+        content_image = read_content(content, config) if content is not None else None
+        if size is None:
+            side = config.image_size
+            shape = (1, 3, side, side) if content_image is None else content_image.tensor.shape
+            size = (shape[2], shape[3])
+        style_images = tuple(read_style(path, config, size, content_image) for path in styles)
+    with phases("weights"):
+        encoder, weights = networks.encoder(config, config.taps, device)
+    return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets, phases)
 
 
 def files_read(config: StylizeConfig, sources: Iterable[Source]) -> tuple[Path, ...]:

@@ -73,6 +73,8 @@ class RunRecord:
         monitor: readings of the ONNX Runtime side, and how many were dropped.
         recoveries: returns to the best picture after a divergence, see :class:`nst_fast.run.guard.Recovery`.
         plan: of the memory of the last scale, see :func:`nst_fast.memory.planner.describe`.
+        phases: seconds of pictures, weights, targets, trial, engine, first step (the first evaluation of every scale),
+            loop, monitor (what was waited for it) and finish; of the process that ended the run.
         finish: what was done to the picture after its last step; the losses are those before it.
         size: width and height of the pastiche in pixels.
         output_sha256: of the picture's bytes; empty in the copy that the picture itself carries.
@@ -97,6 +99,7 @@ class RunRecord:
     engine_provider: dict[str, Any] = field(default_factory=dict)
     monitor: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    phases: dict[str, Number] = field(default_factory=dict)
     finish: list[str] = field(default_factory=list)
     recoveries: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
