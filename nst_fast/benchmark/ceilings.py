@@ -30,8 +30,8 @@ CONV_SIDE = {"cpu": 64, "cuda": 512}
 CONV_CHANNELS = 256
 MATRIX, CONVOLUTION = "matrix product", "convolution"
 WINOGRAD_POINTS, WINOGRAD_SAVING = 36, 4  # F(4x4, 3x3): 36 products where the direct sum has 16 x 9 = 144
-WINOGRAD_TILES = 128  # of a probe: enough for the best rate, and still in the cache
-PROBE_SECONDS, PROBE_REPEATS = 0.5, 50  # how long a probe is repeated, and how often at most
+WINOGRAD_CELLS = 2**16  # T x C of a probe: in the cache, and long enough to be timed
+PROBE_SECONDS, PROBE_REPEATS = 0.5, 200  # how long a probe is repeated, and how often at most
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,11 @@ def _product_rates(device: torch.device, options: ObjectiveOptions) -> dict[str,
     found: dict[str, float] = {}
     for inputs, outputs in dict.fromkeys(shapes[name][1:] for name in needed if name in shapes):
         if inputs > 3:
-            left = torch.rand(WINOGRAD_POINTS, WINOGRAD_TILES, inputs, device=device)
+            tiles = WINOGRAD_CELLS // inputs
+            left = torch.rand(WINOGRAD_POINTS, tiles, inputs, device=device)
             right = torch.rand(WINOGRAD_POINTS, inputs, outputs, device=device)
-            into = torch.empty(WINOGRAD_POINTS, WINOGRAD_TILES, outputs, device=device)  # new pages would be timed too
-            flop = 2.0 * WINOGRAD_POINTS * WINOGRAD_TILES * inputs * outputs
+            into = torch.empty(WINOGRAD_POINTS, tiles, outputs, device=device)  # new pages would be timed too
+            flop = 2.0 * WINOGRAD_POINTS * tiles * inputs * outputs
             work = functools.partial(torch.bmm, left, right, out=into)
             found[_product(inputs, outputs)] = _rate(work, flop, device)
     return found

@@ -71,7 +71,7 @@ TINY = BenchConfig(
 def small_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nst_fast.benchmark.ceilings.MATMUL_SIDE", {"cpu": 128})
     monkeypatch.setattr("nst_fast.benchmark.ceilings.CONV_SIDE", {"cpu": 8})
-    monkeypatch.setattr("nst_fast.benchmark.ceilings.WINOGRAD_TILES", 4)
+    monkeypatch.setattr("nst_fast.benchmark.ceilings.WINOGRAD_CELLS", 256)
 
 
 @pytest.fixture(scope="module")
