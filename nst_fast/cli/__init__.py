@@ -55,10 +55,11 @@ app = typer.Typer(
 )
 for command in (
     *(stylize.stylize, resume.resume, batch.batch, sweep.sweep, reconstruct.reconstruct, texture.texture, plan.plan),
-    *(plot.plot, export.export, bench.bench, evaluate.evaluate, demo.demo, presets.presets, info.info, taps.taps),
+    *(plot.plot, export.export, evaluate.evaluate, demo.demo, presets.presets, info.info, taps.taps),
     doctor.doctor,
 ):
     app.command(command.__name__)(expanding(command))
+app.add_typer(bench.app, name="bench")
 app.add_typer(weights.app, name="weights")
 
 

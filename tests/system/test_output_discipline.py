@@ -20,6 +20,7 @@ import typer
 from PIL import Image
 
 from nst_fast import stylize
+from nst_fast.benchmark.rows import BenchReport, LoopRow
 from nst_fast.cli import app, main
 from nst_fast.cli.console import Messages, complain
 
@@ -44,6 +45,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "plot": (("plot", "made.png", "-o", "curves.png"), 0, "plot"),
     "export": (("export", "-o", "tiny.onnx", *TAPS), 0, "export"),
     "bench": (("bench", *BENCH), 0, "bench"),
+    "bench compare": (("bench", "compare", "bench.json", "bench.json"), 0, "bench-compare"),
     "evaluate": (("evaluate", "content.png", "style.png", "made.png", "--weights=random:0"), 0, "evaluate"),
     "evaluate a bad one": (("evaluate", "content.png", "style.png", "bad.png", "--weights=random:0"), 3, "error"),
     "presets": (("presets",), 0, "presets"),
@@ -72,6 +74,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = {"weights": "random:0", "content_taps": "relu1_2", "style_taps": "relu1_1", "image_size": 24, "steps": 1}
     made = stylize(folder / "content.png", folder / "style.png", engine="eager", monitor_every=0, **options)
     made.save(folder / "made.png")
+    row = LoopRow(width=24, height=24, engine="eager", device="cpu", step_ms=1.0)
+    report = BenchReport(device="cpu", options={}, machine={"packages": {}}, rows=[row])
+    (folder / "bench.json").write_text(json.dumps(report.as_dict()))
     return folder
 
 
