@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 from programs import Job, Program
 
-from nst_fast.errors import PartialError
+from nst_fast.errors import PartialError, UsageError
 from nst_fast.images import load_image, save_image
 from nst_fast.system.files import write_atomic
 
@@ -300,8 +300,22 @@ def facts_of(picture: Path) -> Path:
     return picture.with_suffix(".run.json")
 
 
-def painted(program: Program, job: Job, count: int, threads: int) -> dict[str, Any]:
-    """Paint a picture unless it is there; what its run was.
+def run_of(picture: Path) -> dict[str, Any]:
+    """What the run of a finished picture was.
+
+    Raises:
+        UsageError: it is not there, or not finished.
+    """
+    try:
+        found: dict[str, Any] = json.loads(facts_of(picture).read_text())
+    except FileNotFoundError:
+        message = f"{picture.parent.name} has not painted {picture.stem}"
+        raise UsageError(message, "Run the parts that paint first") from None
+    return found
+
+
+def painted(program: Program, job: Job, count: int, threads: int) -> None:
+    """Paint a picture unless it is there, and note what its run was.
 
     Raises:
         PartialError: the program failed.
@@ -322,8 +336,6 @@ def painted(program: Program, job: Job, count: int, threads: int) -> dict[str, A
         say(f"{name}: {facts}")
         facts["clock"] = {scale: [round(at, 3) for at in ends] for scale, ends in run.clock.items()}
         write_atomic(facts_of(job.output), (json.dumps(facts) + "\n").encode())
-    found: dict[str, Any] = json.loads(facts_of(job.output).read_text())
-    return found
 
 
 def say(text: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from painting import Comparison, Pair, facts_of, painted, say
+from painting import Comparison, Pair, painted, run_of, say
 from programs import OURS, Program
 from racing import our_program, renamed
 from scoring import CONTENT, MARGIN, STYLE
@@ -90,7 +90,7 @@ def reach(what: Comparison, threads: int) -> None:
 def snapshots(what: Comparison, program: Program, pair: Pair) -> list[tuple[float, Path]]:
     """The snapshots that have the final size, and the seconds of the run until each: from its first step on."""
     picture = what.picture(program, pair)
-    (ends,) = json.loads(facts_of(picture).read_text())["clock"].values()
+    (ends,) = run_of(picture)["clock"].values()
     step = ends[1] - ends[0]  # the first has the preparations in it, which no program's steps count
     size = load_image(picture).original_size
     found = []
@@ -152,6 +152,7 @@ def to_scores(what: Comparison, judge: Judge, pair: Pair, peer: Program, ours: P
     ``swd_seconds`` and ``gram_seconds`` are to its style by either measure, ``score_seconds`` to its sliced Wasserstein
     distance with its content kept too, but for the margin.
     """
+    run_of(what.picture(peer, pair))  # is finished
     goal = judge.scores(what.picture(peer, pair), pair)
     curve = [{"seconds": at} | judge.scores(path, pair) for at, path in snapshots(what, ours, pair)]
     return {

@@ -142,14 +142,24 @@ def test_everything_is_measured_kept_and_reported(
     assert {path for path, then in pictures.items() if path.stat().st_mtime_ns != then} == set()
 
 
-def test_a_report_before_the_race_says_so(
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (("paint",), "neural-style-pt has not raced on a+b. Run the part race first"),
+        (("race",), "neural-style-pt has not painted a+b. Run the parts that paint first"),
+        (("paint", "race"), "nst-fast by default has not painted a+b"),
+    ],
+)
+def test_a_report_before_all_is_there_says_what_is_missing(
     peers: dict[str, ModuleType],
     folders: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    parts: tuple[str, ...],
+    said: str,
 ) -> None:
-    assert measured(peers, folders, monkeypatch, "--parts", "paint", "report") == UsageError.exit_code
-    assert "neural-style-pt has not raced on a+b. Run the part race first" in capsys.readouterr().err
+    assert measured(peers, folders, monkeypatch, "--parts", *parts, "report") == UsageError.exit_code
+    assert said in capsys.readouterr().err
 
 
 def test_the_ratio_is_the_median_over_rounds_and_scales_have_their_shares(peers: dict[str, ModuleType]) -> None:
