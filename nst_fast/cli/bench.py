@@ -68,7 +68,8 @@ def bench(
 
 def refuse_options_before(context: typer.Context) -> None:
     """Options of the measurement in front of another command would be lost without a word."""
-    given = [name for name, value in context.params.items() if value not in (None, False)]
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     if given:
         named = ", ".join(f"`{name}`" for name in given)
         raise UsageError(f"{named} before {context.invoked_subcommand}", "Options of a command come after its name")

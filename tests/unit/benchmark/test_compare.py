@@ -218,6 +218,6 @@ def test_the_command_refuses_in_a_sentence(
 def test_options_of_the_measurement_before_the_command_are_refused(
     files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run_command(monkeypatch, capsys, "bench", "--sizes", "64", "--quiet", "compare", *files)
+    code, _, err = run_command(monkeypatch, capsys, "bench", "--sizes", "64", "--no-memory", "compare", *files)
     assert code == 2
-    assert "--sizes, --quiet before compare" in err
+    assert "--sizes, --memory before compare" in err
