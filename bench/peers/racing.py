@@ -117,7 +117,9 @@ def final(run: Mapping[str, Any]) -> float:
 
 
 def raced(program: Program, what: Comparison, pair: Pair, threads: int) -> Run:
-    job = what.job(program, pair)
+    # Not where the finished pictures are, which it would replace.
+    job = replace(what.job(program, pair), output=what.output / "race" / f"{program.name} {title(pair)}.png")
+    job.output.parent.mkdir(exist_ok=True)
     run = watch(program, job, program.probe, threads)
     record = job.output.with_suffix(".json")  # ours has one
     known = json.loads(record.read_text()) if record.is_file() else {}
