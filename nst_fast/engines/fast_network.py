@@ -14,14 +14,16 @@ ReLU are one call, which spares two passes over the features, half the time of t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nst_fast.engines.checked_kernels import triton_kernels
 from nst_fast.engines.crop_network import Backward, Seed
-from nst_fast.engines.max_pooling import MaxPooling, triton_kernels
+from nst_fast.engines.max_pooling import MaxPooling
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder
 
 PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
@@ -102,7 +104,8 @@ class FastNetwork:
         self.taps = frozenset(encoder.taps)
         self.order = list(encoder.layers)
         device = next(encoder.parameters()).device
-        self.channels = CHANNELS_ON_TENSOR_CORES if on_tensor_cores(device, dtype) else 3
+        self.tensor_cores = on_tensor_cores(device, dtype)
+        self.channels = CHANNELS_ON_TENSOR_CORES if self.tensor_cores else 3
         self.convolutions: dict[str, Convolution] = {}
         for name, layer in encoder.layers.items():
             if isinstance(layer, nn.Conv2d):
@@ -118,6 +121,11 @@ class FastNetwork:
             return frozenset()
         pairs = zip(self.order, self.order[1:], strict=False)
         return frozenset(layer for layer, above in pairs if above.startswith("pool") and layer not in self.taps)
+
+    @property
+    def seed_kernels(self) -> ModuleType | None:
+        """What adds a seed and goes back through its ReLU in one pass: on tensor cores, without which it is slower."""
+        return self.max_pooling.kernels if self.tensor_cores else None
 
     def compile(self) -> None:
         """Let TorchInductor compile and fuse both passes at their first call, for one shape."""
@@ -153,8 +161,11 @@ class FastNetwork:
         return kept
 
     @torch.no_grad()
-    def backward(self, kept: dict[str, Tensor], seed: Seed) -> Tensor:
-        """The gradient with respect to the image, float32 [B, 3, H, W]. Empties ``kept``."""
+    def backward(self, kept: dict[str, Tensor], seed: Seed, masked: Container[str] = ()) -> Tensor:
+        """The gradient with respect to the image, float32 [B, 3, H, W]. Empties ``kept``.
+
+        ``masked``: the ReLUs that the seed goes back through.
+        """
         gradient: Tensor | None = None
         for index in range(len(self.order) - 1, -1, -1):
             name = self.order[index]
@@ -162,7 +173,7 @@ class FastNetwork:
             if name in self.taps:
                 gradient = seed(name, kept[name], gradient)
             assert gradient is not None  # the deepest layer is a tap: the encoder is cut there
-            if name not in self.masked:
+            if name not in self.masked and name not in masked:
                 gradient = self._layer_backward(name, before, gradient, kept)
             if name not in ("input", before):
                 kept.pop(name, None)
