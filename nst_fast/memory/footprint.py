@@ -128,10 +128,8 @@ def _forward(layers: list[str], engine: str, size: int) -> float:
 
 
 def forward_bytes(network: str, taps: Iterable[str]) -> float:
-    """Bytes per pixel at the worst moment of a forward pass without a graph, as whole targets are built with."""
-    taps = list(taps)
-    layers = cut(network, taps)
-    return max(_forward(layers, "eager", 4), IMAGE + 4 * (sum(map(elements, taps)) + 2 * elements(layers[-1])))
+    """Bytes per pixel at the worst moment of a forward pass that keeps no features, as whole targets are built with."""
+    return _forward(cut(network, taps), "eager", 4)
 
 
 def target_bytes(taps: Iterable[str], size: int) -> float:

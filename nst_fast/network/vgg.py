@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, cast
 
 import torch
@@ -89,10 +89,19 @@ class Encoder(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.measured(image, dict.fromkeys(self.taps, lambda features: features))
+
+    def measured(self, image: Tensor, measures: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, Tensor]:
+        """Tap -> what its measure makes of its features [B, C, h, w] as they pass; they are not kept.
+
+        Layers beyond the deepest of these taps are not computed.
+        """
         features = self.normalize(image)
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, layer in self.layers.items():
+            if len(found) == len(measures):
+                break
             features = layer(features)
-            if name in self.taps:
-                found[name] = features
-        return {tap: found[tap] for tap in self.taps}
+            if name in measures:
+                found[name] = measures[name](features)
+        return {tap: found[tap] for tap in measures}
