@@ -404,8 +404,9 @@ def test_a_known_gpu_has_its_ceiling_from_the_table(monkeypatch: pytest.MonkeyPa
     assert find_ceiling(torch.device("cuda:0"), "bf16").gflops == 790e3
 
 
-def test_a_cpu_has_its_ceiling_measured() -> None:
-    ceiling = find_ceiling(torch.device("cpu"), "fp32")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_cpu_has_its_ceiling_measured(precision: str) -> None:
+    ceiling = find_ceiling(torch.device("cpu"), precision)
     assert ceiling.gflops > 0
     assert ceiling.source.startswith("measured here")
 
