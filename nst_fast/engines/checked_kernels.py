@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from types import ModuleType
 
 import torch
@@ -12,10 +13,25 @@ from torch.nn import functional as F
 from nst_fast.engines.max_pooling import WINDOW
 from nst_fast.engines.precision import usable_precisions
 
+_working = threading.Lock()  # held by the one thread that finds out
+
+
+def begin_kernels(device: torch.device) -> None:
+    """Start what :func:`triton_kernels` will wait for, in a thread.
+
+    Before its first kernel, cached or not, Triton hashes its own library: most of the half second that it takes, and
+    beside other work it takes none.
+    """
+    if device.type == "cuda":
+        threading.Thread(target=triton_kernels, args=(device,), daemon=True).start()
+
 
 def triton_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
     """The Triton kernels for a GPU; or None, and on a GPU the reason."""
-    return working_kernels(device) if device.type == "cuda" else (None, "")
+    if device.type != "cuda":
+        return None, ""
+    with _working:
+        return working_kernels(device)
 
 
 @functools.cache

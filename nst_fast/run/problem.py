@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nst_fast.engines.checked_kernels import begin_kernels
 from nst_fast.errors import UsageError
 from nst_fast.images import NO_BORDERS, Borders, Crop, LoadedImage
 from nst_fast.images.given import KINDS, Source, load_source
@@ -22,7 +23,7 @@ from nst_fast.network.weights import Weights, load_weights, resolved
 from nst_fast.objective.objective import Objective, Statistics
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import EncoderOptions, ImageOptions, StylizeConfig
-from nst_fast.run.scales import Scale, plan_scales
+from nst_fast.run.scales import Scale, kernels_pay, plan_scales
 from nst_fast.system.machine import resolve_device
 
 
@@ -242,6 +243,8 @@ def load_problem(
     if size is None:
         shape = (1, 3, config.image_size, config.image_size) if content_image is None else content_image.tensor.shape
         size = (shape[2], shape[3])
+    if config.engine in ("auto", "fast") and kernels_pay(plan_scales(config, config.steps, *size), 1):
+        begin_kernels(device)
     style_images = tuple(read_style(path, config, size, content_image) for path in styles)
     encoder, weights = networks.encoder(config, config.taps, device)
     return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets)

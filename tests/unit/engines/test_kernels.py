@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,12 +18,12 @@ from torch import Tensor
 
 from nst_fast.api import Listeners, stylize
 from nst_fast.engines import checked_kernels, fast_network
-from nst_fast.engines.checked_kernels import working_kernels
+from nst_fast.engines.checked_kernels import begin_kernels, triton_kernels, working_kernels
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.options.config import ObjectiveOptions
-from nst_fast.run import scales
+from nst_fast.run import problem, scales
 
 
 def test_the_kernels_compute_what_pytorch_does() -> None:
@@ -106,6 +108,40 @@ def test_kernels_that_compute_something_else_are_not_used(
     working_kernels.cache_clear()
     assert kernels is (fake if factor == seed_factor == 1 else None)
     assert ("max pooling differs" in problem, "seeds differ" in problem) == (factor != 1, seed_factor != 1)
+
+
+def test_who_asks_for_the_kernels_waits_for_the_thread_that_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    @functools.cache
+    def slow(device: torch.device) -> tuple[None, str]:
+        calls.append(threading.get_ident())
+        entered.set()
+        assert go_on.wait(30)
+        return None, "found out"
+
+    monkeypatch.setattr(checked_kernels, "working_kernels", slow)
+    device = torch.device("cuda")
+    begin_kernels(device)
+    assert entered.wait(30)
+    threading.Timer(0.05, go_on.set).start()
+    assert triton_kernels(device) == (None, "found out")
+    assert len(calls) == 1
+    assert calls[0] != threading.get_ident()
+
+
+@pytest.mark.parametrize(("pays_after", "engine", "begun"), [(0, "fast", 1), (0, "eager", 0), (10**9, "fast", 0)])
+def test_a_run_that_is_long_enough_begins_them_before_the_network_is_loaded(
+    pays_after: int, engine: str, begun: int, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(problem, "begin_kernels", lambda device: order.append("kernels"))
+    load = problem.load_weights
+    monkeypatch.setattr(problem, "load_weights", lambda *given: order.append("weights") or load(*given))
+    monkeypatch.setattr(scales, "KERNELS_PAY_AFTER", pays_after)
+    stylize(*pair, **{**TINY, "engine": engine})
+    assert order == ["kernels"] * begun + ["weights"]
 
 
 TINY: dict[str, Any] = {
