@@ -25,7 +25,7 @@ from nst_fast.options.values import Interval
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.system.files import remove, shown, write_atomic
 
-SCHEMA = "nst-fast/checkpoint/2"
+SCHEMA = "nst-fast/checkpoint/1"
 STARTS_ANEW = "Run it again with `overwrite` to start anew"
 
 _DTYPES = {torch.float64: "F64", torch.int64: "I64", torch.float32: "F32"}
