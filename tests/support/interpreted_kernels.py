@@ -10,14 +10,32 @@ import sys
 
 import torch
 
-from nst_fast.engines import kernels
+from nst_fast.engines import fast_network, kernels
 from nst_fast.engines.checked_kernels import compare_pooling, compare_seed, some_features
+from nst_fast.engines.fast import FastEvaluator
+from nst_fast.network.weights import make_encoder
+from nst_fast.objective.objective import Objective, build_targets
+from nst_fast.options.config import ObjectiveOptions
 
 
 def features(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """After a ReLU, many of them equal: which of two equal maxima has the gradient is part of the answer."""
     values = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * 2
     return values.round().relu().to(dtype).to(memory_format=torch.channels_last)
+
+
+def compare_whole_gradients() -> None:
+    """The fast engine with the kernels and without, in fp32: style, content, both, and the deepest tap."""
+    options = ObjectiveOptions(content_taps="relu1_2,relu2_1", style_taps="conv1_2,relu1_1,relu2_1,relu2_2")
+    encoder, _ = make_encoder("random:3", "vgg19", options.taps)
+    content, style, image = torch.rand((3, 2, 3, 21, 18), generator=torch.Generator().manual_seed(1))
+    objective = Objective(options, build_targets(encoder, options, content, [style]))
+    plain = FastEvaluator(encoder, objective)(image)
+    fast_network.on_tensor_cores = lambda device, dtype: True
+    fast_network.triton_kernels = lambda device: (kernels, "")
+    found = FastEvaluator(encoder, objective)(image)
+    torch.testing.assert_close(found.gradient, plain.gradient, rtol=1e-4, atol=1e-5 * float(plain.gradient.abs().max()))
+    torch.testing.assert_close(found.terms, plain.terms, rtol=1e-5, atol=0)
 
 
 def main() -> None:
@@ -31,6 +49,7 @@ def main() -> None:
     one = torch.ones(1, 64, 4, 4).to(memory_format=torch.channels_last)
     one[0, 3, 1, 1] = float("nan")
     assert kernels.max_pool(one)[0, 3, 0, 0].isnan()
+    compare_whole_gradients()
     sys.stdout.write("compared all\n")
 
 
