@@ -52,10 +52,10 @@ class CurvaturePairs:
         products = self.total(torch.cat([_dot(s, y), _dot(s, s), _dot(y, y)], 1)).to(self._sy.dtype)
         sy, ss, yy = products.unsqueeze(2).unbind(1)
         good = sy > LEAST_CURVATURE * (ss * yy).sqrt()  # [B, 1]; false for NaN
-        pair = torch.stack([s, y], 1).masked_fill_(~good.unsqueeze(2), 0)
-        row = self.added % self.size
-        self.pairs.index_copy_(2, row, pair.unsqueeze(2))
-        with_steps, with_changes = self._products(pair[:, 1])
+        bad, row = ~good, self.added % self.size
+        for which, vector in enumerate((s, y)):
+            self.pairs[:, which].index_copy_(1, row, vector.masked_fill_(bad, 0).unsqueeze(1))
+        with_steps, with_changes = self._products(y)
         diagonal = with_steps.index_select(1, row)
         reciprocal = diagonal.reciprocal().masked_fill_(diagonal == 0, 0)
         self._inverse.index_fill_(1, row, 0).index_fill_(2, row, 0)
