@@ -115,7 +115,8 @@ def _probes(device: torch.device, precision: str) -> dict[str, tuple[Callable[[]
     """Name -> what to time, and its FLOP."""
     kind = "cuda" if device.type == "cuda" else "cpu"
     side, extent, channels = MATMUL_SIDE[kind], CONV_SIDE[kind], CONV_CHANNELS
-    draw = functools.partial(torch.rand, device=device, dtype=DTYPES[precision])
+    dtype = torch.float16 if precision == "fp16" else DTYPES[precision]  # fp16 is ONNX Runtime's alone
+    draw = functools.partial(torch.rand, device=device, dtype=dtype)
     matrix = draw((side, side))
     image = draw((1, channels, extent, extent)).to(memory_format=torch.channels_last)
     kernel = draw((channels, channels, 3, 3)).to(memory_format=torch.channels_last)

@@ -65,9 +65,13 @@ def choose(options: DeviceOptions, encoder: Encoder, device: torch.device, *, lo
     """
     choice, usable = replace(without_trial(options), kernels=long), usable_precisions(device)
     if choice.engine in ("eager", "ort"):
-        offered = ("fp32", "fp16") if choice.engine == "ort" else ("fp32",)
+        offered = ["fp32"]
+        if choice.engine == "ort":
+            offered += ["tf32", "fp16"] if "tf32" in usable else ["fp16"]
         if choice.precision not in offered:
-            message = f"engine {choice.engine} computes in {' or '.join(offered)}, not in {choice.precision}"
+            message = (
+                f"engine {choice.engine} computes in {' or '.join(offered)} on {device}, not in {choice.precision}"
+            )
             raise DeviceError(message, "Use `engine` fast")
         return choice
     if options.precision != "auto" and choice.precision not in usable:

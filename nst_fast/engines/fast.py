@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -53,8 +54,10 @@ class FastEvaluator:
         grams = {tap: mean_gram(kept[tap]) for tap in self.objective.style_taps}
         positions = {tap: kept[tap].shape[2] * kept[tap].shape[3] for tap in grams}
         terms, slopes = style_slopes(self.objective, grams, positions)
-        seed = WholeSeed(slopes, self.content_factors, self.objective.targets.content, terms)
-        gradient = self.network.backward(kept, seed)
+        kernels = self.network.seed_kernels
+        seed = WholeSeed(slopes, self.content_factors, self.objective.targets.content, terms, kernels)
+        masked = frozenset(tap for tap in self.network.taps if seed.masks(tap))
+        gradient = self.network.backward(kept, seed, masked)
         if self.objective.tv_colors is not None:
             terms["tv"], slope = total_variation(image, self.objective.tv_colors)
             gradient += slope
@@ -64,15 +67,29 @@ class FastEvaluator:
 
 @dataclass(frozen=True, eq=False)
 class WholeSeed:
-    """Adds the derivative of the total with respect to a tap's features; content terms are a by-product."""
+    """Adds the derivative of the total with respect to a tap's features; content terms are a by-product.
+
+    With ``kernels`` it goes back through the tap too, if that is a ReLU: :meth:`masks`.
+    """
 
     # Not a TileSeed of one tile: adding within the product spares passes over the features, and gives other bits.
     slopes: Mapping[str, Tensor]
     content_factors: Mapping[str, Tensor]
     content_targets: Mapping[str, Tensor]
     terms: dict[str, Tensor]
+    kernels: ModuleType | None = None
+
+    def masks(self, tap: str) -> bool:
+        return self.kernels is not None and tap.startswith("relu")
 
     def __call__(self, tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
+        if self.kernels is not None and self.masks(tap):
+            factor = self.content_factors.get(tap)
+            content = None if factor is None else (self.content_targets[tap], factor)
+            found, term = self.kernels.seed_and_relu(gradient, features, self.slopes.get(tap), content)
+            if term is not None:
+                self.terms[f"content/{tap}"] = term
+            return found  # type: ignore[no-any-return]  # kernels have no types
         if tap in self.slopes and gradient is None:
             gradient = style_derivative(features, self.slopes[tap])
         elif tap in self.slopes and gradient is not None:

@@ -15,15 +15,17 @@ algorithm (:mod:`nst_fast.engines.winograd`) does so too, and its backward pass 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nst_fast.engines.checked_kernels import pooling_kernels
 from nst_fast.engines.crop_network import Backward, Seed
-from nst_fast.engines.max_pooling import MaxPooling, pooling_kernels
+from nst_fast.engines.max_pooling import MaxPooling
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder
 
 if TYPE_CHECKING:
@@ -133,7 +135,8 @@ class FastNetwork:
         self.taps = frozenset(encoder.taps)
         self.order = list(encoder.layers)
         device = next(encoder.parameters()).device
-        self.channels = CHANNELS_ON_TENSOR_CORES if on_tensor_cores(device, dtype) else 3
+        self.tensor_cores = on_tensor_cores(device, dtype)
+        self.channels = CHANNELS_ON_TENSOR_CORES if self.tensor_cores else 3
         self.convolutions: dict[str, Convolution] = {}
         for name, layer in encoder.layers.items():
             if isinstance(layer, nn.Conv2d):
@@ -153,6 +156,11 @@ class FastNetwork:
             if layer.startswith("relu") and layer not in self.taps
             if (pooled if above.startswith("pool") else self.convolutions[above].winograd is not None)
         )
+
+    @property
+    def seed_kernels(self) -> ModuleType | None:
+        """What adds a seed and goes back through its ReLU in one pass: on tensor cores, without which it is slower."""
+        return self.max_pooling.kernels if self.tensor_cores else None
 
     def compile(self) -> None:
         """Let TorchInductor compile and fuse both passes at their first call, for one shape."""
@@ -188,8 +196,11 @@ class FastNetwork:
         return kept
 
     @torch.no_grad()
-    def backward(self, kept: dict[str, Tensor], seed: Seed) -> Tensor:
-        """The gradient with respect to the image, float32 [B, 3, H, W]. Empties ``kept``."""
+    def backward(self, kept: dict[str, Tensor], seed: Seed, masked: Container[str] = ()) -> Tensor:
+        """The gradient with respect to the image, float32 [B, 3, H, W]. Empties ``kept``.
+
+        ``masked``: the ReLUs that the seed goes back through.
+        """
         gradient: Tensor | None = None
         for index in range(len(self.order) - 1, -1, -1):
             name = self.order[index]
@@ -197,7 +208,7 @@ class FastNetwork:
             if name in self.taps:
                 gradient = seed(name, kept[name], gradient)
             assert gradient is not None  # the deepest layer is a tap: the encoder is cut there
-            if name not in self.masked:
+            if name not in self.masked and name not in masked:
                 gradient = self._layer_backward(name, before, gradient, kept)
             if name not in ("input", before):
                 kept.pop(name, None)

@@ -37,7 +37,7 @@ class OrtEvaluator:
         encoder: whose weights go into the graph.
         objective: what is minimised.
         provider: ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` is the one of the picture's device.
-        precision: ``fp32``, or ``fp16`` for convolutions in fp16.
+        precision: ``fp32``; ``tf32``, the same graph with products in TF32; or ``fp16`` for convolutions in fp16.
         allow_fallback: take the next best provider when this one does not work.
         cuda_graph: ``on`` captures the launches on a GPU once and replays them, ``off`` does not, ``auto`` does unless
             the capture fails.
@@ -147,7 +147,8 @@ class PreparedGraph:
     ) -> None:
         device = pastiche.device
         size = (pastiche.shape[2], pastiche.shape[3])
-        self.spec = StepGraph(engine.encoder, engine.objective.options, engine.precision, adam, size)
+        graph_precision = "fp32" if engine.precision == "tf32" else engine.precision
+        self.spec = StepGraph(engine.encoder, engine.objective.options, graph_precision, adam, size)
         self.device, self.capture = device, capture
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":  # launches on PyTorch's default stream cannot be captured

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, cast
 
 import torch
@@ -86,15 +86,20 @@ class Encoder(nn.Module):
                 self.layers[name].load_state_dict(weights, assign=True)
         return self
 
-    def forward(self, image: Tensor, taps: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """The features of some of the taps, by default of all; what lies behind the deepest of them is left out."""
-        wanted = self.taps if taps is None else tuple(taps)
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.measured(image, dict.fromkeys(self.taps, lambda features: features))
+
+    def measured(self, image: Tensor, measures: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, Tensor]:
+        """Tap -> what its measure makes of its features [B, C, h, w] as they pass; they are not kept.
+
+        Layers beyond the deepest of these taps are not computed.
+        """
         features = self.normalize(image)
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, layer in self.layers.items():
-            features = layer(features)
-            if name in wanted:
-                found[name] = features
-            if len(found) == len(wanted):
+            if len(found) == len(measures):
                 break
-        return {tap: found[tap] for tap in wanted}
+            features = layer(features)
+            if name in measures:
+                found[name] = measures[name](features)
+        return {tap: found[tap] for tap in measures}

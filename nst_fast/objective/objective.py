@@ -78,10 +78,9 @@ def build_targets(
     """
     content: Mapping[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
-        content = measure(encoder(content_image, options.content_tap_weights), options.content_tap_weights, ()).content
-    grams = []
-    for image in style_images if options.style_tap_weights else ():
-        grams.append(measure(encoder(image, options.style_tap_weights), (), options.style_tap_weights).grams)
+        content = encoder.measured(content_image, dict.fromkeys(options.content_tap_weights, lambda features: features))
+    measures = dict.fromkeys(options.style_tap_weights, losses.gram_matrix)
+    grams = [encoder.measured(image, measures) for image in (style_images if measures else ())]
     blended = blend_grams(grams, style_weights or [1.0] * len(grams)) if grams else {}
     return Statistics(content, blended, {})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nst_fast.engines.checked_kernels import begin_kernels
 from nst_fast.errors import UsageError
 from nst_fast.images import NO_BORDERS, Borders, Crop, LoadedImage
 from nst_fast.images.given import KINDS, Source, load_source
@@ -23,7 +24,7 @@ from nst_fast.network.weights import Weights, load_weights, resolved
 from nst_fast.objective.objective import Objective, Statistics
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import EncoderOptions, ImageOptions, StylizeConfig
-from nst_fast.run.scales import Scale, plan_scales
+from nst_fast.run.scales import Scale, is_long, plan_scales
 from nst_fast.system.clock import Phases
 from nst_fast.system.machine import resolve_device
 
@@ -257,6 +258,9 @@ def load_problem(
             side = config.image_size
             shape = (1, 3, side, side) if content_image is None else content_image.tensor.shape
             size = (shape[2], shape[3])
+        scales = plan_scales(config, config.steps, *size)
+        if config.engine in ("auto", "fast") and is_long(scales, 1, device, config.budget_seconds):
+            begin_kernels(device)
         style_images = tuple(read_style(path, config, size, content_image) for path in styles)
     with phases("weights"):
         encoder, weights = networks.encoder(config, config.taps, device)

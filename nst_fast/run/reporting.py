@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nst_fast.engines import Choice
-from nst_fast.engines.max_pooling import triton_kernels
+from nst_fast.engines.checked_kernels import triton_kernels
 from nst_fast.images import LoadedImage
 from nst_fast.run.checkpoint import Checkpoint
 from nst_fast.run.guard import Recovery

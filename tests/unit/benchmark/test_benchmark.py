@@ -413,6 +413,7 @@ def test_a_known_gpu_has_its_ceiling_from_the_table(monkeypatch: pytest.MonkeyPa
 
 def test_a_cpu_has_its_rates_measured_those_of_winograd_for_every_pair_of_channels_in_fp32_only() -> None:
     ceiling = find_ceiling(torch.device("cpu"), "fp32", TINY)
+    assert find_ceiling(torch.device("cpu"), "fp16", TINY).gflops > 0
     assert ceiling.source.startswith("measured here")
     assert ceiling.matrix_gflops and ceiling.convolution_gflops
     assert ceiling.gflops == max(ceiling.matrix_gflops, ceiling.convolution_gflops)

@@ -229,6 +229,19 @@ def test_a_precision_that_the_device_or_engine_lacks_is_refused(shallow_encoder:
         choice.choose(DeviceOptions(engine="eager", precision="bf16"), shallow_encoder, CPU)
 
 
+@pytest.mark.parametrize(("usable", "offered"), [(["fp32"], False), (["fp32", "tf32", "bf16"], True)])
+def test_onnx_runtime_offers_tf32_where_the_device_has_it(
+    usable: list[str], offered: bool, shallow_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "usable_precisions", lambda device: usable)
+    asked = DeviceOptions(engine="ort", precision="tf32")
+    if offered:
+        assert choice.choose(asked, shallow_encoder, torch.device("cuda")).precision == "tf32"
+    else:
+        with pytest.raises(DeviceError, match="engine ort computes in fp32 or fp16 on cuda, not in tf32"):
+            choice.choose(asked, shallow_encoder, torch.device("cuda"))
+
+
 def test_launches_are_not_captured_where_there_is_no_gpu(shallow: tuple[Encoder, Objective, Tensor]) -> None:
     with pytest.raises(UsageError, match="no GPU to capture for"):
         make_evaluator(StylizeConfig(cuda_graph="on"), choice.Choice("fast", "fp32", "as asked", {}), *shallow[:2])

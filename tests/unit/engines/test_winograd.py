@@ -18,9 +18,9 @@ from torch.nn import functional
 from nst_fast.distributed.group import SingleRank
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import choice, pooling_kernels, threads, trial
+from nst_fast.engines.checked_kernels import compare_pooling
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.fast_network import FastNetwork
-from nst_fast.engines.max_pooling import compare
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.engines.winograd import LEAST_TILES, Winograd, convolve, transformed_weight
 from nst_fast.network.vgg import Encoder
@@ -115,7 +115,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_pooling_goes_back_as_pytorchs(size: tuple[int, ...], dtype: torch.dtype) -> None:
     """With equal maxima too: half of the numbers are 0."""
-    compare(pooling_kernels, features(*size, dtype=dtype).relu())
+    compare_pooling(pooling_kernels, features(*size, dtype=dtype).relu())
 
 
 def problem(size: tuple[int, int], dtype: torch.dtype) -> tuple[Encoder, Objective, Tensor]:
