@@ -1,11 +1,13 @@
 """Convolutions of 3x3 with a quarter of the products: Winograd's F(4x4, 3x3), in plain operators.
 
 Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, 2016: of every tile of 6x6 inputs, tiles beginning 4
-apart, the 4x4 outputs are Aᵀ [(G w Gᵀ) ⊙ (Bᵀ x B)] A. Summed over the input channels, ⊙ is 36 matrix products. Bᵀ x B is
-a convolution with a stride of 4, Aᵀ . A a transposed one.
+apart, the 4x4 outputs are Aᵀ [(G w Gᵀ) ⊙ (Bᵀ x B)] A. Summed over the input channels, ⊙ is 36 matrix products.
+Bᵀ x B is a convolution with a stride of 4, and Aᵀ [...] A a transposed one.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -27,7 +29,7 @@ FEWEST_CHANNELS, FEWEST_TILES = 128, 16
 
 def worth_it(inputs: int, outputs: int, size: tuple[int, int]) -> bool:
     """Whether a convolution of so many channels is faster this way for a feature map of that height and width."""
-    return min(inputs, outputs) >= FEWEST_CHANNELS and np.prod(_tiles(size)) >= FEWEST_TILES
+    return min(inputs, outputs) >= FEWEST_CHANNELS and math.prod(_tiles(size)) >= FEWEST_TILES
 
 
 def convolution(
