@@ -99,7 +99,7 @@ def check_parity(
 def compare(
     encoder: Encoder, options: ExportConfig, evaluate: Evaluate, name: str, *, sizes: Sequence[Size] = SIZES
 ) -> list[ParityRow]:
-    """The same of whatever evaluates the graph: inputs in, outputs out, both by name. ``name`` is its own, for the rows.
+    """The same of whatever evaluates the graph: inputs in, outputs out, both by name; ``name`` is its own.
 
     Raises:
         VerificationError: some output is out of tolerance; the worst are named.
