@@ -37,4 +37,5 @@ def answer(model: str, inputs: str, outputs: str) -> str:
 
 
 for line in sys.stdin:
-    print(answer(*line.rstrip("\n").split("\t")), flush=True)
+    sys.stdout.write(answer(*line.rstrip("\n").split("\t")) + "\n")
+    sys.stdout.flush()
