@@ -1,7 +1,7 @@
 """The step graph's two forms, and ONNX Runtime's session options, on the CPU: python bench/ort/cpu_forms.py OUT.json
 
-Sessions of one process take turns, forwards and backwards, with one thread; CPU seconds, so that a busy machine disturbs
-little. Ratios are medians over turns. Memory is what session and runs add to a process of their own.
+Sessions of one process take turns, forwards and backwards, with one thread unless the case says more; in CPU seconds, so
+that a busy machine disturbs little. Ratios are medians over turns. Memory is what session and runs add to a process.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def main(output: Path) -> None:
         if row["size"] == f"{width}x{height}" or row["case"] == "memory pattern":
             command = [sys.executable, __file__, "--memory", row["case"], str(height), str(width)]
             row["memory_mib_512x384"] = int(subprocess.run(command, capture_output=True, check=True).stdout)
-    machine = describe_machine() | {"commit": git_commit(Path(__file__).parent), "load": psutil.getloadavg()}
+    machine = describe_machine() | {"commit": git_commit(Path(__file__).parents[2]), "load": psutil.getloadavg()}
     data = {"schema": "nst-fast/ort-cpu-forms/1", "machine": machine, "turns": TURNS, "rows": rows}
     output.write_text(json.dumps(data, indent=1) + "\n")
 
