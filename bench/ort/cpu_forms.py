@@ -1,7 +1,7 @@
 """The step graph's two forms, and ONNX Runtime's session options, on the CPU: python bench/ort/cpu_forms.py OUT.json
 
-Sessions of one process take turns, forwards and backwards, with one thread unless the case says more; in CPU seconds, so
-that a busy machine disturbs little. Ratios are medians over turns. Memory is what session and runs add to a process.
+Sessions of one process take turns, forwards and backwards, with one thread unless the case says more; in CPU seconds,
+so that a busy machine disturbs little. Ratios are medians over turns. Memory is what session and runs add to a process.
 """
 
 from __future__ import annotations
