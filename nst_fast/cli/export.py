@@ -71,15 +71,17 @@ def export(
     on any provider, or TensorRT refuses the graph, no file is written and the exit code is 9.
     """
     messages = Messages(quiet=quiet)
-    check_combination(bundle=bundle, target=target, provider=provider, prove=prove, capability=capability)
+    check_combination(
+        output=output, bundle=bundle, target=target, provider=provider, prove=prove, capability=capability
+    )
     if bundle is not None:
-        if output is not None:
-            raise UsageError("both --output and --bundle", "Give one of them")
         write(bundle, config, tuple(provider or ["cpu"]), messages, overwrite=overwrite, as_json=as_json)
         return
     messages.say("exporting")
-    if target is Target.openvino:
-        published = write_ir(config, output, overwrite=overwrite)
+    if target is Target.openvino and output is not None:
+        from nst_fast.onnx.openvino import export_ir
+
+        published = export_ir(config, output, overwrite=overwrite)
     else:
         from nst_fast.onnx.checked_export import export_model
 
@@ -100,6 +102,7 @@ def export(
 
 def check_combination(
     *,
+    output: Path | None,
     bundle: Path | None,
     target: Target,
     provider: list[str] | None,
@@ -107,23 +110,18 @@ def check_combination(
     capability: list[str] | None,
 ) -> None:
     """Refuse options that the others leave without effect."""
+    if bundle is not None and output is not None:
+        raise UsageError("both --output and --bundle", "Give one of them")
     if capability and not prove:
         raise UsageError("--capability without --prove", "Add --prove tensorrt-rtx")
+    if target is Target.openvino and output is None:
+        raise UsageError("--target openvino without --output", "Name the .xml file to write")
     if target is Target.openvino and (bundle is not None or provider or prove):
         raise UsageError(
             "--target openvino with --bundle, --provider or --prove", "OpenVINO itself runs what is written"
         )
     if bundle is not None and prove:
         raise UsageError("--prove with --bundle", "Prove an export of the same options without --bundle")
-
-
-def write_ir(config: ExportConfig, output: Path | None, *, overwrite: bool) -> CheckedModel:
-    """Write OpenVINO's files."""
-    from nst_fast.onnx.openvino import export_ir
-
-    if output is None:
-        raise UsageError("--target openvino without --output", "Name the .xml file to write")
-    return export_ir(config, output, overwrite=overwrite)
 
 
 def write(
