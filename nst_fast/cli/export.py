@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,26 +79,33 @@ def export(
         write(bundle, config, tuple(provider or ["cpu"]), messages, overwrite=overwrite, as_json=as_json)
         return
     messages.say("exporting")
-    if target is Target.openvino and output is not None:
-        from nst_fast.onnx.openvino import export_ir
-
-        published = export_ir(config, output, overwrite=overwrite)
-    else:
-        from nst_fast.onnx.checked_export import export_model
-
-        published = export_model(
-            config,
-            output,
-            providers=provider or ["cpu"],
-            capabilities=(capability or CAPABILITIES) if prove else (),
-            overwrite=overwrite,
-        )
+    capabilities = (capability or CAPABILITIES) if prove else ()
+    published = publish(config, output, target, provider or ["cpu"], capabilities, overwrite=overwrite)
     if as_json:
         facts = {"status": "complete", "output": str(published.path), "manifest": published.manifest}
         emit_json({"schema": SCHEMA, **facts})
         return
     show_parity(published, messages)
     emit(str(published.path))
+
+
+def publish(
+    config: ExportConfig,
+    output: Path | None,
+    target: Target,
+    providers: Sequence[str],
+    capabilities: Sequence[str],
+    *,
+    overwrite: bool,
+) -> CheckedModel:
+    """Write the file or files of a format."""
+    if target is Target.openvino and output is not None:
+        from nst_fast.onnx.openvino import export_ir
+
+        return export_ir(config, output, overwrite=overwrite)
+    from nst_fast.onnx.checked_export import export_model
+
+    return export_model(config, output, providers=providers, capabilities=capabilities, overwrite=overwrite)
 
 
 def check_combination(
