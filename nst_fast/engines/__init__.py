@@ -52,7 +52,8 @@ def make_evaluator(
     on_cuda = next(encoder.parameters()).is_cuda
     if options.cuda_graph == "on" and not on_cuda:
         raise UsageError("`cuda_graph` on: there is no GPU to capture for", "Use `device` cuda, or leave it out")
-    fast = FastEvaluator(encoder, objective, DTYPES[choice.precision], kernels=choice.kernels)
+    dtype = DTYPES[choice.precision]
+    fast = FastEvaluator(encoder, objective, dtype, kernels=choice.kernels, winograd=choice.winograd)
     if choice.engine == "compiled":
         fast.network.compile()
     return GraphedEvaluator(fast) if on_cuda and options.cuda_graph != "off" else fast
@@ -71,7 +72,7 @@ def make_crop_network(choice: Choice, encoder: Encoder) -> CropNetwork:
         raise UsageError("engine ort computes whole pictures only", "Use `engine` fast for tiles")
     if choice.engine == "eager":
         return EagerNetwork(encoder)
-    return FastNetwork(encoder, DTYPES[choice.precision], kernels=choice.kernels)
+    return FastNetwork(encoder, DTYPES[choice.precision], kernels=choice.kernels, winograd=choice.winograd)
 
 
 __all__ = ["Choice", "Evaluation", "Evaluator", "choose", "confirm_precision", "make_crop_network", "make_evaluator"]

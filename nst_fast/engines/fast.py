@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,13 +27,19 @@ from nst_fast.objective.objective import Objective
 class FastEvaluator:
     """Computes what the eager evaluator does, convolutions and features in ``dtype``.
 
-    ``kernels``: whether Triton kernels may be used on a GPU.
+    ``kernels`` and ``winograd``: see :class:`nst_fast.engines.fast_network.FastNetwork`.
     """
 
     def __init__(
-        self, encoder: Encoder, objective: Objective, dtype: torch.dtype = torch.float32, *, kernels: bool = True
+        self,
+        encoder: Encoder,
+        objective: Objective,
+        dtype: torch.dtype = torch.float32,
+        *,
+        kernels: bool = True,
+        winograd: Collection[str] = (),
     ) -> None:
-        self.network = FastNetwork(encoder, dtype, kernels=kernels)
+        self.network = FastNetwork(encoder, dtype, kernels=kernels, winograd=winograd)
         self.objective = objective
         self.content_factors = {}
         for tap in objective.content_taps:

@@ -1,7 +1,7 @@
 """Max pooling of 2x2 that keeps no indices: the backward pass searches the maxima again.
 
 PyTorch's indices take 8 bytes per cell, a sixth of what VGG-19 keeps in fp32 altogether; the search costs one more
-pooling. On NVIDIA GPUs two Triton kernels do both passes.
+pooling. On NVIDIA GPUs two Triton kernels do both passes, on a CPU that convolves with Numba's help one of Numba's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ WINDOW = ([2, 2], [2, 2], [0, 0], [1, 1], False)  # kernel, stride, padding, dil
 
 
 class MaxPooling:
-    """Of channels-last features [B, C, H, W] that are not negative. ``kernels``: Triton's, or None for PyTorch's."""
+    """Of channels-last features [B, C, H, W] that are not negative.
+
+    ``kernels``: Triton's, Numba's, or None for PyTorch's.
+    """
 
     def __init__(self, kernels: ModuleType | None) -> None:
         self.kernels = kernels
@@ -29,7 +32,7 @@ class MaxPooling:
     def backward(self, gradient: Tensor, x: Tensor) -> Tensor:
         """The gradient [B, C, H, W] with respect to ``x``: all of a window's goes to its first maximum.
 
-        With Triton kernels it has passed the ReLU before the pooling too: it is 0 where ``x`` is 0.
+        With kernels it has passed the ReLU before the pooling too: it is 0 where ``x`` is 0.
         """
         if self.kernels:
             # Operators of torch.ops and kernels have no types.
@@ -37,6 +40,15 @@ class MaxPooling:
         indices = F.max_pool2d_with_indices(x, [2, 2])[1]
         # Operators of torch.ops and kernels have no types.
         return torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *WINDOW, indices)  # type: ignore[no-any-return]
+
+
+def pooling_kernels(device: torch.device, *, kernels: bool, numba: bool) -> ModuleType | None:
+    """Triton's on a GPU, if ``kernels``; Numba's on a CPU, where ``numba`` is in use anyway; None for PyTorch's own."""
+    if numba:
+        from nst_fast.engines import pooling_kernels
+
+        return pooling_kernels
+    return triton_kernels(device)[0] if kernels else None
 
 
 def triton_kernels(device: torch.device) -> tuple[ModuleType | None, str]:

@@ -22,6 +22,7 @@ AUTOGRAD_HOLES = 0.09  # share of what autograd keeps that is lost between its b
 HOLES = 60 * MIB
 WEIGHT_COPIES = 2  # as loaded, for other encoders, and in the encoder
 PREPARED_COPIES = 2  # the fast engine keeps every weight in its own layout, and flipped
+WINOGRAD_COPIES = 8  # both, where they are transformed for Winograd's algorithm: 36 numbers for 9
 
 
 def elements(layer: str) -> float:

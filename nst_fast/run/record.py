@@ -27,7 +27,7 @@ MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 MOST_DIGITS = 20  # of 64 bits
 EMBEDDED_ROWS = 200  # of the loss history in the copy inside the picture
 # The meaning of records from before an option existed, whatever its default is now.
-UNRECORDED: dict[str, Any] = {"chroma_tv_weight": 0.0, "style_crop": "none"}
+UNRECORDED: dict[str, Any] = {"chroma_tv_weight": 0.0, "style_crop": "none", "convolution": "direct"}
 # The meaning of options in records from before style_crop: the ratio of weights between strength 0 and 1, and the
 # longest side of the first size with scales 0 and no min_size.
 FORMER_STRENGTH_RANGE, FORMER_COARSEST_SIDE = 1000.0, 512
@@ -63,7 +63,7 @@ class RunRecord:
         options: every option of the config, so that ``--from`` can replay the run.
         inputs: of the pictures ``content`` (None for a texture), ``styles`` and ``init``: name, sha256, size in pixels.
         weights: source and sha256 of the network's weights.
-        device, engine, precision: what the run used.
+        device, engine, precision, convolution: what the run used.
         provider: the monitor's ONNX Runtime provider, requested and actual; empty when the monitor was off.
         engine_provider: of the engine ``ort``: provider requested and actual, seconds that the session took to open,
             whether its launches are one CUDA graph, and whether TensorRT's engine was ``built`` or ``kept``.
@@ -85,6 +85,7 @@ class RunRecord:
     engine: str
     precision: str
     machine: dict[str, Any]
+    convolution: str = "direct"
     status: str = "running"
     steps: int = 0
     seconds: Number = 0.0

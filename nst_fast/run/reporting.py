@@ -86,7 +86,7 @@ class Report:
             self._detailed = str(choice)
         self.choice = choice
         for record in self.records:
-            record.engine, record.precision = choice.engine, choice.precision
+            record.engine, record.precision, record.convolution = choice.engine, choice.precision, choice.convolution
         trouble = triton_kernels(self.batch.device)[1] if choice.engine == "fast" and choice.kernels else ""
         if trouble and trouble not in self.records[0].warnings:
             self.warn(trouble)

@@ -12,6 +12,7 @@ from torch import Tensor
 from nst_fast.distributed.group import Ranks
 from nst_fast.engines import Choice
 from nst_fast.errors import NumericsError, OutOfMemoryError
+from nst_fast.memory.planner import may_use_winograd
 from nst_fast.objective.objective import Objective
 from nst_fast.onnx.monitor import Monitor, open_monitor
 from nst_fast.optimizers import make_stepper, resized_moments
@@ -27,7 +28,7 @@ from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Batch, Problem, at_size
 from nst_fast.run.reporting import Report
 from nst_fast.run.resumption import check_size, places_of, refusing_what_does_not_fit
-from nst_fast.run.scales import Scale, kernels_pay, share_of_work
+from nst_fast.run.scales import Scale, is_long, share_of_work
 from nst_fast.run.stage import Stage
 
 
@@ -107,7 +108,7 @@ class Run(Observer):
         self.layout.check(self.config)
         for note in self.batch.notes:
             self.observer.note(note)
-        choice = replace(self.choose(), kernels=kernels_pay(self.batch.scales, self.batch.count))
+        choice = self.choose()
         with memory_errors():
             pictures = self.through_scales(choice)
         assert self.history is not None and self.final is not None  # every run evaluates at least once
@@ -123,8 +124,11 @@ class Run(Observer):
         """The engine and precision of the run; a resumed run keeps those it had."""
         settled, record = self.config, self.report.records[0]
         if self.interrupted is not None:
-            settled = settled.replace(engine=record.engine, precision=record.precision)
-        choice = self.layout.choose(settled, self.batch.encoder, self.batch.device)
+            settled = settled.replace(engine=record.engine, precision=record.precision, convolution=record.convolution)
+        long = is_long(self.batch.scales, self.batch.count, self.batch.device, self.config.budget_seconds)
+        if settled.convolution == "auto" and not may_use_winograd(settled, str(self.batch.device)):
+            settled = settled.replace(convolution="direct")
+        choice = self.layout.choose(settled, self.batch.encoder, self.batch.device, long=long)
         return choice if self.interrupted is None else replace(choice, reason="as before")
 
     def through_scales(self, choice: Choice) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nst_fast.engines import choice, make_evaluator
+from nst_fast.engines import choice, make_evaluator, trial
 from nst_fast.engines.choice import fastest
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.fast_network import PAD_BACKWARD, folded
@@ -158,10 +158,10 @@ def test_the_fast_engine_gives_the_same_bits_twice(shallow: tuple[Encoder, Objec
 
 
 def test_auto_takes_a_narrower_precision_only_where_it_is_clearly_faster() -> None:
-    assert fastest("fast", {"fp32": 100.0, "bf16": 45.0}).precision == "bf16"
-    assert fastest("fast", {"fp32": 100.0, "bf16": 95.0}).precision == "fp32"
-    assert fastest("fast", {"fp32": 100.0, "bf16": 700.0}).precision == "fp32"
-    assert "bf16 45 ms" in str(fastest("fast", {"fp32": 100.0, "bf16": 45.0}))
+    assert fastest(choice.Choice("fast", "fp32", "", {}), {"fp32": 100.0, "bf16": 45.0}).precision == "bf16"
+    assert fastest(choice.Choice("fast", "fp32", "", {}), {"fp32": 100.0, "bf16": 95.0}).precision == "fp32"
+    assert fastest(choice.Choice("fast", "fp32", "", {}), {"fp32": 100.0, "bf16": 700.0}).precision == "fp32"
+    assert "bf16 45 ms" in str(fastest(choice.Choice("fast", "fp32", "", {}), {"fp32": 100.0, "bf16": 45.0}))
 
 
 def test_a_trial_is_made_once_per_machine_and_again_when_its_file_is_damaged(
@@ -174,13 +174,13 @@ def test_a_trial_is_made_once_per_machine_and_again_when_its_file_is_damaged(
         trials.append(1)
         return {"fp32": 9.0, "bf16": 3.0}
 
-    monkeypatch.setattr(choice, "trial", counted)
+    monkeypatch.setattr(trial, "time_precisions", counted)
     for _ in range(2):
-        assert choice.remembered_trial(shallow_encoder, CPU, ["fp32", "bf16"]) == {"fp32": 9.0, "bf16": 3.0}
+        assert trial.precision_trial(shallow_encoder, CPU, ["fp32", "bf16"], ()) == {"fp32": 9.0, "bf16": 3.0}
     assert len(trials) == 1
     (note,) = (tmp_path / "trials").iterdir()
     note.write_text("{")
-    choice.remembered_trial(shallow_encoder, CPU, ["fp32", "bf16"])
+    trial.precision_trial(shallow_encoder, CPU, ["fp32", "bf16"], ())
     assert len(trials) == 2
 
 
@@ -219,7 +219,7 @@ def test_the_narrowest_precision_that_bends_nothing_is_taken(
 
 
 def test_a_real_trial_times_every_precision(shallow_encoder: Encoder) -> None:
-    assert all(value > 0 for value in choice.trial(shallow_encoder, CPU, usable_precisions(CPU)).values())
+    assert all(value > 0 for value in trial.time_precisions(shallow_encoder, CPU, usable_precisions(CPU), ()).values())
 
 
 def test_a_precision_that_the_device_or_engine_lacks_is_refused(shallow_encoder: Encoder) -> None:

@@ -14,7 +14,7 @@ import torch
 from places import ROOT, SUPPORT
 
 from nst_fast.api import Listeners, stylize
-from nst_fast.engines import fast_network
+from nst_fast.engines import fast_network, max_pooling
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.max_pooling import working_kernels
 from nst_fast.network.weights import make_encoder
@@ -51,7 +51,7 @@ def test_the_way_that_is_taken_on_tensor_cores_gives_the_same(
     monkeypatch.setattr(fast_network, "on_tensor_cores", lambda device, dtype: True)
     monkeypatch.setattr(torch, "cudnn_convolution_relu", cudnn_convolution_relu)
     monkeypatch.setattr(fast_network.Convolution, "_fuses", lambda convolution, x: True)
-    monkeypatch.setattr(fast_network, "triton_kernels", lambda device: (Fake("kernels"), ""))
+    monkeypatch.setattr(max_pooling, "triton_kernels", lambda device: (Fake("kernels"), ""))
     evaluate = FastEvaluator(encoder, objective, torch.float64)
     assert evaluate.network.channels == 16
     assert evaluate.network.masked == ({"relu1_2"} if pooling == "max" and "relu1_2" not in style_taps else set())
@@ -102,10 +102,10 @@ def test_without_a_compiler_pytorch_pools_and_the_run_says_so(
 ) -> None:
     """On a device without CUDA no Triton kernel can be compiled: as on a GPU without a C compiler."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(fast_network, "triton_kernels", working_kernels)
+    monkeypatch.setattr(max_pooling, "triton_kernels", working_kernels)
     monkeypatch.setattr("nst_fast.run.reporting.triton_kernels", working_kernels)
     assert stylize(*pair, **TINY).record.warnings == []  # so short a run does without them
-    monkeypatch.setattr(scales, "KERNELS_PAY_AFTER", 0)
+    monkeypatch.setitem(scales.LONG, "cpu", 0)
     notes: list[str] = []
     record = stylize(*pair, listeners=Listeners(note=notes.append, detail=notes.append), **TINY).record
     working_kernels.cache_clear()
