@@ -15,6 +15,7 @@ from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.errors import DeviceError, UsageError
 from nst_fast.objective.evaluation import EagerEvaluator, Evaluator
 from nst_fast.objective.objective import Objective
+from nst_fast.onnx.graph.step import build_step_graph
 from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import Session, make_session
 from nst_fast.optimizers import TorchStepper, make_optimizer
@@ -80,6 +81,22 @@ def test_the_engine_is_eagers_twin_on_the_whole_original_network(precision: str,
     assert distance(actual.gradient, expected.gradient) < allowed
     for name, term in expected.terms.items():
         torch.testing.assert_close(actual.terms[name], term, rtol=allowed / 20, atol=0)
+
+
+def test_the_form_for_the_cpu_rounds_as_another_library_does_on_the_original_network() -> None:
+    """At a size at which the convolutions of four blocks are Winograd's; features reach 12 000."""
+    taps = {name: getattr(StylizeConfig(), name) for name in ("content_taps", "style_taps", "style_weight")}
+    _, encoder, objective, pastiche = problem(128, 112, weights="original", **taps)
+    expected = EagerEvaluator(encoder, objective)(pastiche)
+    engine = OrtEvaluator(encoder, objective)
+    actual = engine(pastiche)
+    assert engine.prepared is not None
+    assert engine.prepared.spec.for_cpu
+    transposed = [node for node in build_step_graph(engine.prepared.spec).graph.node if node.op_type == "ConvTranspose"]
+    assert len(transposed) == 2 * 9  # forwards and back: of conv2_2, and of four in blocks 3 and 4 each
+    assert distance(actual.gradient, expected.gradient) < 2e-3
+    for name, term in expected.terms.items():
+        torch.testing.assert_close(actual.terms[name], term, rtol=1e-4, atol=0)
 
 
 def test_a_pastiche_of_another_size_or_layout_is_taken() -> None:
