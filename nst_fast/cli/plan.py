@@ -39,9 +39,10 @@ def plan(
     """
     from nst_fast.engines.choice import without_trial
     from nst_fast.memory.planner import MemoryTask, budget_of, make_plan
+    from nst_fast.run.scales import seamless_size
     from nst_fast.system.machine import resolve_device
 
-    height, width = parse_size(size)
+    height, width = seamless_size(config, *parse_size(size))
     choice = without_trial(config)
     style = (max(16, round(height * config.style_scale)), max(16, round(width * config.style_scale)))
     task = MemoryTask(config, choice.engine, choice.precision, height, width, (style,))

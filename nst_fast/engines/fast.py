@@ -18,6 +18,7 @@ from nst_fast.engines.seeds import (
     style_derivative,
     style_slopes,
 )
+from nst_fast.network.padding import Wraps
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
 from nst_fast.objective.evaluation import Evaluation
@@ -50,7 +51,7 @@ class FastEvaluator:
         seed = WholeSeed(slopes, self.content_factors, self.objective.targets.content, terms)
         gradient = self.network.backward(kept, seed)
         if self.objective.tv_colors is not None:
-            terms["tv"], slope = total_variation(image, self.objective.tv_colors)
+            terms["tv"], slope = total_variation(image, self.objective.tv_colors, self.objective.options.wraps)
             gradient += slope
         terms = {name: terms[name] for name in self.objective.term_names}
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
@@ -82,9 +83,9 @@ class WholeSeed:
 
 
 @torch.enable_grad()
-def total_variation(image: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
+def total_variation(image: Tensor, colors: Tensor, wraps: Wraps) -> tuple[Tensor, Tensor]:
     """The weighted term [B] and its gradient."""
     leaf = image.detach().requires_grad_(True)
-    term = losses.tv_loss(leaf, colors)
+    term = losses.tv_loss(leaf, colors, wraps)
     (slope,) = torch.autograd.grad(term.sum(), leaf)
     return term.detach(), slope

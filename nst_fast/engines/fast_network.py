@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from nst_fast.engines.crop_network import Backward, Seed
 from nst_fast.engines.max_pooling import MaxPooling, triton_kernels
+from nst_fast.network.padding import COLUMNS, ROWS, Wraps, folded, modes_of, padded
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder
 
 PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
@@ -34,15 +35,6 @@ PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
 CHANNELS_ON_TENSOR_CORES = 16
 # Elements of a fused call's result; more need 64-bit indices, which only conv2d supports.
 LARGEST_FUSED = 2**31
-
-
-def folded(gradient: Tensor, axis: int, padding: str) -> Tensor:
-    """The gradient of a padding by one along an axis: what a margin received goes to the line that it repeated."""
-    inside = gradient.narrow(axis, 1, gradient.shape[axis] - 2).clone()
-    line = 0 if padding == "replicate" else 1
-    inside.select(axis, line).add_(gradient.select(axis, 0))
-    inside.select(axis, inside.shape[axis] - 1 - line).add_(gradient.select(axis, gradient.shape[axis] - 1))
-    return inside
 
 
 class Convolution:
@@ -83,10 +75,26 @@ class Convolution:
         """``x``: the input, needed only for padding that repeats it."""
         if self.padding == "zeros" or x is None:
             return functional.conv2d(gradient, self.flipped, padding=1)
-        padded = functional.conv2d(gradient, self.flipped, padding=2)
+        wide = functional.conv2d(gradient, self.flipped, padding=2)
         if torch.compiler.is_compiling():  # Inductor is wrong about the memory format of PyTorch's own
-            return folded(folded(padded, 2, self.padding), 3, self.padding)
-        return PAD_BACKWARD[self.padding](padded, x, [1, 1, 1, 1])
+            return folded(folded(wide, ROWS, self.padding), COLUMNS, self.padding)
+        return PAD_BACKWARD[self.padding](wide, x, [1, 1, 1, 1])
+
+
+class WrappedConvolution(Convolution):
+    """One of features that continue at the opposite side, along one axis or both: padded, then without padding."""
+
+    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, padding: str, channels: int, wraps: Wraps) -> None:
+        super().__init__(layer, dtype, padding, channels)
+        self.modes = modes_of(padding, wraps)
+
+    def forward(self, x: Tensor, *, rectify: bool) -> Tensor:
+        y = functional.conv2d(padded(x, self.modes), self.weight, self.bias)
+        return y.relu_() if rectify else y
+
+    def backward(self, gradient: Tensor, x: Tensor | None) -> Tensor:
+        rows, columns = self.modes
+        return folded(folded(functional.conv2d(gradient, self.flipped, padding=2), ROWS, rows), COLUMNS, columns)
 
 
 class FastNetwork:
@@ -108,7 +116,11 @@ class FastNetwork:
             if isinstance(layer, nn.Conv2d):
                 first = name == "conv1_1"
                 padding, channels = (encoder.padding, self.channels) if first else ("zeros", layer.in_channels)
-                self.convolutions[name] = Convolution(layer, dtype, padding, channels)
+                self.convolutions[name] = (
+                    WrappedConvolution(layer, dtype, padding, channels, encoder.wraps)
+                    if any(encoder.wraps)
+                    else Convolution(layer, dtype, padding, channels)
+                )
         self.max_pooling = MaxPooling(triton_kernels(device)[0] if kernels else None)
         self.masked = self._masked()
 

@@ -30,6 +30,7 @@ from nst_fast.engines.seeds import (
     style_slopes,
     wide,
 )
+from nst_fast.network.padding import NO_WRAP, Wraps
 from nst_fast.network.taps import channels_of, tap_size
 from nst_fast.network.tiles import Extent, Tile, Tiling, grid_like, stride_of, strip_rows, tiling_of_strip
 from nst_fast.objective import losses
@@ -65,9 +66,10 @@ class TiledEvaluator:
         gradient = torch.zeros_like(image)
         for tile in strip.tiling.tiles:
             seed = TileSeed(tile, slopes, self._content_factors, objective.targets.content, terms)
-            gradient[tile.crop] += (backward or self.network.vjp(image[tile.crop])[1])(seed)
+            add_to(gradient, tile.crop, (backward or self.network.vjp(part_of(image, tile.crop))[1])(seed))
             if objective.tv_colors is not None:
-                terms["tv"] += add_total_variation(objective.tv_colors, image, tile, gradient, strip.height)
+                counts = losses.tv_counts(image.shape[1], strip.height, strip.width, objective.options.wraps)
+                terms["tv"] += add_total_variation(objective.tv_colors, image, tile, gradient, counts)
         if strip.ranks.rank == 0:  # all ranks have computed the same terms: only one adds them
             terms |= style
         sums = torch.stack(list(terms.values()))
@@ -81,7 +83,7 @@ class TiledEvaluator:
         if strip.tiling.whole:
             sums: dict[str, Tensor] = {}
             (tile,) = strip.tiling.tiles
-            features, backward = self.network.vjp(image[tile.crop])
+            features, backward = self.network.vjp(part_of(image, tile.crop))
             add_grams(sums, features, tile, taps)
         else:
             sums = gram_sums(self.network, image, strip.tiling, taps)
@@ -99,19 +101,45 @@ def positions_of(tap: str, strip: Strip) -> int:
     return math.prod(tap_size(tap, strip.height, strip.width))
 
 
-def add_total_variation(colors: Tensor, image: Tensor, tile: Tile, gradient: Tensor, height: int) -> Tensor:
+def part_of(image: Tensor, region: tuple[slice, ...]) -> Tensor:
+    """A region of an image [B, C, H, W], which continues at the opposite side where the region lies beyond it."""
+    for axis in (2, 3):
+        first, last = region[axis].start, region[axis].stop
+        if first < 0 or last > image.shape[axis]:
+            image = image.index_select(axis, places_of(first, last, axis, image))
+        else:
+            image = image.narrow(axis, first, last - first)
+    return image
+
+
+def add_to(image: Tensor, region: tuple[slice, ...], part: Tensor) -> None:
+    """Add what belongs to the pixels of :func:`part_of` to them; some may be there more than once."""
+    inside = list(region)
+    for axis in (2, 3):
+        first, last = region[axis].start, region[axis].stop
+        if first < 0 or last > image.shape[axis]:
+            size = [*part.shape[:axis], image.shape[axis], *part.shape[axis + 1 :]]
+            part = part.new_zeros(size).index_add_(axis, places_of(first, last, axis, image), part)
+            inside[axis] = slice(None)
+    image[tuple(inside)] += part
+
+
+def places_of(first: int, last: int, axis: int, image: Tensor) -> Tensor:
+    return torch.arange(first, last, device=image.device) % image.shape[axis]
+
+
+def add_total_variation(colors: Tensor, image: Tensor, tile: Tile, gradient: Tensor, counts: tuple[int, int]) -> Tensor:
     """Of the differences from the tile's own pixels to their lower and right neighbours: the weighted term [B].
 
-    Their gradient is added to ``gradient``. ``height`` is that of the whole picture, of which the image may be a part.
+    Their gradient is added to ``gradient``. ``counts``: of differences in the whole picture.
     """
     total = image.new_zeros(image.shape[0])
-    counts = losses.tv_counts(image.shape[1], height, image.shape[3])
     for axis, count, region in zip((2, 3), counts, (tile.and_below, tile.and_right), strict=True):
-        pixels = image[region].clone().requires_grad_(True)
+        pixels = part_of(image, region).clone().requires_grad_(True)
         with torch.enable_grad():
             term = losses.squared_differences(pixels, axis, colors) / count
             (slope,) = torch.autograd.grad(term.sum(), pixels)
-        gradient[region] += slope
+        add_to(gradient, region, slope)
         total += term.detach()
     return total
 
@@ -146,7 +174,7 @@ def gram_sums(network: CropNetwork, image: Tensor, tiling: Tiling, taps: Sequenc
     """Tap -> Gram matrix [B, C, C], summed over the own cells of all tiles."""
     sums: dict[str, Tensor] = {}
     for tile in tiling.tiles if taps else ():
-        add_grams(sums, dict(network.features(image[tile.crop])), tile, taps)
+        add_grams(sums, dict(network.features(part_of(image, tile.crop))), tile, taps)
     return sums
 
 
@@ -185,19 +213,21 @@ def tiled_targets(
     style_images: Sequence[Tensor],
     style_weights: Sequence[float] | None = None,
     *,
+    style_network: CropNetwork | None = None,
     halve_content: bool = False,
 ) -> Statistics:
     """What :func:`nst_fast.objective.objective.build_targets` builds: content of what the strip sees, Grams of all.
 
     ``content_image`` and ``style_images`` are whole pictures; style images are cut into strips and tiles as well.
+    ``style_network`` measures them where ``network`` is for pictures that wrap.
     """
     content: dict[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
         seen = content_image[:, :, strip.mine.low : strip.mine.high]
-        tiling = similar_tiling(options, strip, strip.mine, strip.width)
+        tiling = similar_tiling(options, strip, strip.mine, strip.width, options.wraps)
         content = tiled_features(network, seen, tiling, options.content_tap_weights, halve=halve_content)
     images = style_images if options.style_tap_weights else ()
-    grams = [shared_grams(network, options, strip, image) for image in images]
+    grams = [shared_grams(style_network or network, options, strip, image) for image in images]
     blended = blend_grams(grams, style_weights or [1.0] * len(grams)) if grams else {}
     return Statistics(content, blended, {})
 
@@ -214,7 +244,7 @@ def tiled_features(
     whole: dict[str, Tensor] = {}
     taps = list(taps)
     for tile in tiling.tiles:
-        features = network.features(image[tile.crop])
+        features = network.features(part_of(image, tile.crop))
         for tap in taps:
             found = features[tap]
             if tap not in whole:
@@ -245,7 +275,7 @@ def shared_grams(network: CropNetwork, options: ObjectiveOptions, strip: Strip, 
     return mean_over_ranks(strip.ranks, sums, image, taps, height, width)
 
 
-def similar_tiling(options: ObjectiveOptions, strip: Strip, rows: Extent, width: int) -> Tiling:
+def similar_tiling(options: ObjectiveOptions, strip: Strip, rows: Extent, width: int, wraps: Wraps = NO_WRAP) -> Tiling:
     """The tiles of other rows, with crops about as large as the strip's."""
     grid = grid_like(strip.tiling, options.taps, rows.stop - rows.start, width)
-    return tiling_of_strip(options.network, options.taps, rows, width, grid)
+    return tiling_of_strip(options.network, options.taps, rows, width, grid, wraps=wraps)

@@ -16,6 +16,7 @@ DENOISE_DEVIATION = 0.1
 # a noised painting; patches of 5x5 sought within 6 pixels, scikit-image's advice for its fast mode.
 DENOISE_DECAY = 0.7
 PATCH_SIZE, PATCH_DISTANCE = 5, 6
+JOIN_SHARE = 1 / 8  # of a side: the depth to which a content image is blended into its opposite side
 
 
 def prepared_content(content: Tensor, options: FinishOptions) -> Tensor:
@@ -32,6 +33,22 @@ def prepared_style(style: Tensor, content: Tensor, options: FinishOptions) -> Te
     if options.color == "match":
         return matched_colors(style, content)
     return matched_luminance(style, content) if options.color == "luma" else style
+
+
+def with_joined_sides(content: Tensor, wraps: tuple[bool, bool]) -> Tensor:
+    """A content image [1, 3, H, W] that joins its copies without a seam along rows, columns or both.
+
+    Near a side it is blended with its own mirror image, half and half at the side itself: both sides are alike there.
+    """
+    for axis, wrapped in zip((2, 3), wraps, strict=True):
+        if wrapped:
+            side = content.shape[axis]
+            places = torch.arange(side)
+            depth = torch.minimum(places, side - 1 - places) / (JOIN_SHARE * side)
+            shape = [side if each == axis else 1 for each in range(4)]
+            share = ((1 + torch.cos(torch.pi * depth.clamp_max(1))) / 4).view(shape).to(content)
+            content = content.lerp(content.flip(axis), share)
+    return content
 
 
 def finished(pastiche: Tensor, content: Tensor | None, options: FinishOptions) -> tuple[Tensor, list[str]]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from nst_fast.errors import NstFastError, UsageError
 
+FILTER_REACH = 4  # pixels of the smaller size, beyond which the filter sees nothing
 BAND_PIXELS = 2**20  # converted at a time
 
 
@@ -43,6 +44,22 @@ def resize_to(image: Tensor, size: tuple[int, int], extent: tuple[float, float] 
     if tuple(image.shape[-2:]) == tuple(size) == tuple(extent):
         return image
     return _resampled(image, extent, size).clamp(0, 1)
+
+
+def resize_wrapped(image: Tensor, size: tuple[int, int], wraps: tuple[bool, bool]) -> Tensor:
+    """As :func:`resize_to`, for an image that continues at its opposite side along rows, columns or both."""
+    kept, wanted = [slice(None)] * 4, list(size)
+    for axis, wrapped in zip((2, 3), wraps, strict=True):
+        before, after = image.shape[axis], size[axis - 2]
+        if wrapped and before != after:
+            # Margins that are whole numbers of pixels before and after, wider than the filter.
+            parts = math.gcd(before, after)
+            count = min(parts, math.ceil(FILTER_REACH * max(1, before / after) * parts / before))
+            old, new = count * before // parts, count * after // parts
+            image = torch.cat([image.narrow(axis, before - old, old), image, image.narrow(axis, 0, old)], axis)
+            wanted[axis - 2] += 2 * new
+            kept[axis] = slice(new, new + after)
+    return resize_to(image, (wanted[0], wanted[1]))[tuple(kept)].contiguous()
 
 
 def _resampled(image: Tensor, extent: tuple[float, float], size: tuple[int, int]) -> Tensor:

@@ -85,7 +85,9 @@ class MemoryTask:
         """Per pixel of the crop, or of the whole picture, at the worst moment of an evaluation."""
         config = self.config
         taps = tuple(config.content_tap_weights), tuple(config.style_tap_weights)
-        return step_bytes(Network(config.network, *taps, config.pooling), self.family, self.size, tiled=tiled)
+        return step_bytes(
+            Network(config.network, *taps, config.pooling, any(config.wraps)), self.family, self.size, tiled=tiled
+        )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nst_fast.images.matching import LUMINANCE
+from nst_fast.network.padding import NO_WRAP, Wraps
 
 
 def gram_sum(features: Tensor) -> Tensor:
@@ -97,14 +98,22 @@ def tv_colors(weight: float, chroma_weight: float) -> Tensor:
     return weight * identity + chroma_weight * chroma.T @ chroma
 
 
-def tv_loss(image: Tensor, colors: Tensor) -> Tensor:
+def tv_loss(image: Tensor, colors: Tensor, wraps: Wraps = NO_WRAP) -> Tensor:
     """Total variation of an image [B, 3, H, W]: the mean squared difference of neighbours, both directions, [B].
 
     Mahendran & Vedaldi 2015 with beta = 2, as jcjohnson/neural-style; a mean, so that it does not grow with size.
-    ``colors``: how a difference is weighted, see :func:`tv_colors`; on the image's device.
+
+    Args:
+        image: whose neighbours are compared.
+        colors: how a difference is weighted, see :func:`tv_colors`; on the image's device.
+        wraps: whether the last row, and column, has the first for its neighbour.
     """
-    down, right = tv_counts(image.shape[1], image.shape[2], image.shape[3])
-    return squared_differences(image, 2, colors) / down + squared_differences(image, 3, colors) / right
+    counts = tv_counts(image.shape[1], image.shape[2], image.shape[3], wraps)
+    rows, columns = (
+        torch.cat([image, image.narrow(axis, 0, 1)], axis) if wrapped else image
+        for axis, wrapped in zip((2, 3), wraps, strict=True)
+    )
+    return squared_differences(rows, 2, colors) / counts[0] + squared_differences(columns, 3, colors) / counts[1]
 
 
 def squared_differences(image: Tensor, axis: int, colors: Tensor) -> Tensor:
@@ -116,9 +125,10 @@ def squared_differences(image: Tensor, axis: int, colors: Tensor) -> Tensor:
     return (differences * (colors.to(image.dtype) @ differences)).sum((1, 2))
 
 
-def tv_counts(channels: int, height: int, width: int) -> tuple[int, int]:
+def tv_counts(channels: int, height: int, width: int, wraps: Wraps = NO_WRAP) -> tuple[int, int]:
     """How many pairs of neighbours an image has: one above the other, side by side."""
-    return channels * (height - 1) * width, channels * height * (width - 1)
+    rows, columns = (side - (not wrapped) for side, wrapped in zip((height, width), wraps, strict=True))
+    return channels * rows * width, channels * height * columns
 
 
 def _above_zero(energy: Tensor) -> Tensor:

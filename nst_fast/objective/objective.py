@@ -67,7 +67,7 @@ def build_targets(
     style_images: Sequence[Tensor],
     style_weights: Sequence[float] | None = None,
 ) -> Statistics:
-    """The targets: features of the content image, blended Grams of the style images.
+    """The targets: features of the content image, blended Grams of the style images, which end at their sides.
 
     Args:
         encoder: serves the taps that the options name.
@@ -81,7 +81,7 @@ def build_targets(
         content = measure(encoder(content_image), options.content_tap_weights, ()).content
     grams = []
     for image in style_images if options.style_tap_weights else ():
-        grams.append(measure(encoder(image), (), options.style_tap_weights).grams)
+        grams.append(measure(encoder.unwrapped(image), (), options.style_tap_weights).grams)
     blended = blend_grams(grams, style_weights or [1.0] * len(grams)) if grams else {}
     return Statistics(content, blended, {})
 
@@ -126,7 +126,7 @@ class Objective:
         for tap, gram in statistics.grams.items():
             found[f"style/{tap}"] = self.style_term(tap, gram, statistics.positions[tap])
         if self.tv_colors is not None:
-            found["tv"] = losses.tv_loss(image, self.tv_colors)
+            found["tv"] = losses.tv_loss(image, self.tv_colors, self.options.wraps)
         return found
 
     def content_term(self, tap: str, features: Tensor) -> Tensor:

@@ -31,7 +31,10 @@ INPUT_NAME = "image"
 # What ONNX Runtime's CPU and CUDA providers and TensorRT 10 all compute. Shape and its like are left out on purpose:
 # they end on the CPU, which blocks CUDA graphs (onnxruntime#15005) and a session that forbids the fallback.
 FORWARD_OPERATORS = frozenset(
-    ["AveragePool", "Conv", "Div", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Sub", "Transpose"]
+    [
+        *("AveragePool", "Concat", "Conv", "Div", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Slice", "Sub"),
+        "Transpose",
+    ]
 )
 RECORDED_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 REMEDY = "Export it again with `nst-fast export`"
@@ -112,6 +115,7 @@ def identity_of(options: ExportConfig, weights_sha256: str) -> dict[str, Any]:
         "style_taps": list(options.style_tap_weights),
         "pooling": options.pooling,
         "padding": options.padding,
+        **({"seamless": options.seamless} if any(options.wraps) else {}),
         "input_normalization": options.input_normalization,
         "opset": options.opset,
         "precision": options.precision,

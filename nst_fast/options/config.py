@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from nst_fast.network.padding import Wraps
 from nst_fast.network.taps import CONVS_PER_BLOCK, check_taps
 from nst_fast.options.declaration import Options, option
 from nst_fast.options.values import Bytes, Interval, Seconds, Shares, StyleCrop, Taps
@@ -239,6 +240,12 @@ class EncoderOptions(Options):
         "Padding of the first convolution; 'replicate' lessens artefacts at the border, 'zeros' is as trained.",
         choices=("zeros", "replicate", "reflect"),
     )
+    seamless: str = option(
+        "none",
+        "Axes along which copies of the picture join without a seam: the network sees it continue at its opposite "
+        "side. Its sides along them become multiples of the deepest tap's cell, 16 pixels for relu5_1.",
+        choices=("none", "x", "y", "xy"),
+    )
     input_normalization: str = option(
         "imagenet",
         "What is done to pixels before the network; with 'none' the network's first layer is used as published.",
@@ -251,11 +258,17 @@ class EncoderOptions(Options):
         return None if self.weights in WEIGHTS or self.weights.partition(":")[0] == "random" else Path(self.weights)
 
     @property
+    def wraps(self) -> Wraps:
+        """Whether rows, and columns, continue at the opposite side of the pastiche."""
+        return "y" in self.seamless, "x" in self.seamless
+
+    @property
     def encoder_keywords(self) -> dict[str, Any]:
         """The keyword arguments of an encoder with these options, see :class:`nst_fast.network.vgg.Encoder`."""
         return {
             "pooling": self.pooling,
             "padding": self.padding,
+            "wraps": self.wraps,
             "normalize_input": self.input_normalization == "imagenet",
         }
 

@@ -71,6 +71,7 @@ PLAIN = {
     **usual("not part of the recipe", average_decay=0.0, chroma_tv_weight=0.0),
     **usual("one size throughout", scales=1, style_scale=1.0, content_fit="keep", style_fit="keep"),
     **usual("not part of the recipe: a style image is taken as it is", style_crop="none"),
+    **usual("not part of the recipe: a picture ends at its sides", seamless="none"),
     **usual("constant", schedule="constant", decay_rate=1.0, decay_steps=1, final_learning_rate=1.0),
     **usual("Kingma & Ba 2015", adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8),
     **usual("torch.optim.LBFGS", lbfgs_history=100, line_search="none"),

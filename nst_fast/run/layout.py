@@ -87,7 +87,7 @@ class WholePicture:
             memory = make_plan(task, budget)
         else:
             config, grid = batch.config, tuple(before["grid"])
-            tiling = make_tiling(config.network, config.taps, scale.height, scale.width, grid)
+            tiling = make_tiling(config.network, config.taps, scale.height, scale.width, grid, wraps=config.wraps)
             memory = predict(task, tiling, budget, history=before["lbfgs_history"], halve=before["halve_content"])
         return ScalePlan(scale, memory, strip_of(batch, scale, memory, self.ranks))
 
@@ -254,6 +254,11 @@ def check_shareable(config: StylizeConfig) -> None:
         )
     if config.engine == "ort":
         raise UsageError("`engine` ort: computes whole pictures only", "Use `engine` fast, or a single process")
+    if config.wraps[0]:
+        raise UsageError(
+            f"`seamless` {config.seamless}: processes share rows, and the last cannot join the first",
+            "Use `seamless` x, or a single process",
+        )
     if config.on_oom == "tile":
         raise UsageError("`on_oom` tile: ranks cannot restart one by one", "Give `max_memory`, or more ranks")
 
@@ -268,7 +273,8 @@ def task_of(batch: Batch, choice: Choice, scale: Scale) -> MemoryTask:
 def strip_of(batch: Batch, scale: Scale, memory: MemoryPlan, ranks: Ranks) -> Strip:
     """This rank's strip of a scale in the tiles of the plan."""
     config = batch.config
-    return make_strip(ranks, config.network, config.taps, scale.height, scale.width, memory.tiling.grid)
+    grid = memory.tiling.grid
+    return make_strip(ranks, config.network, config.taps, scale.height, scale.width, grid, wraps=config.wraps)
 
 
 def tiled_evaluator(batch: Batch, choice: Choice, plan: ScalePlan) -> tuple[Objective, Evaluator]:
@@ -283,6 +289,7 @@ def tiled_evaluator(batch: Batch, choice: Choice, plan: ScalePlan) -> tuple[Obje
         batch.content_at(scale),
         batch.styles_at(scale),
         config.blend_weights,
+        style_network=make_crop_network(choice, batch.encoder.unwrapped) if any(config.wraps) else None,
         halve_content=plan.memory.halve_content,
     )
     objective = Objective(config, targets)

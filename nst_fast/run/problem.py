@@ -13,16 +13,17 @@ from nst_fast.errors import UsageError
 from nst_fast.images import NO_BORDERS, Borders, Crop, LoadedImage
 from nst_fast.images.given import KINDS, Source, load_source
 from nst_fast.images.matching import gray, matched_colors
-from nst_fast.images.postprocess import finished, prepared_content, prepared_style
-from nst_fast.images.resizing import resize_to
+from nst_fast.images.postprocess import finished, prepared_content, prepared_style, with_joined_sides
+from nst_fast.images.resizing import resize_to, resize_wrapped
 from nst_fast.images.sources import STANDARD_INPUT
+from nst_fast.network.padding import NO_WRAP, Wraps
 from nst_fast.network.taps import cut
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import Weights, load_weights, resolved
 from nst_fast.objective.objective import Objective, Statistics
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import EncoderOptions, ImageOptions, StylizeConfig
-from nst_fast.run.scales import Scale, plan_scales
+from nst_fast.run.scales import Scale, plan_scales, seamless_size
 from nst_fast.system.machine import resolve_device
 
 
@@ -84,7 +85,9 @@ class Problem:
     def scales(self) -> list[Scale]:
         # Without style the content is the answer, and must not pass through smaller sizes.
         options = self.config if self.config.style_factor else self.config.replace(scales=1)
-        return plan_scales(options, options.steps, self.height, self.width)
+        found = plan_scales(options, options.steps, self.height, self.width)
+        sizes = [seamless_size(options, scale.height, scale.width) for scale in found]
+        return [replace(scale, height=height, width=width) for scale, (height, width) in zip(found, sizes, strict=True)]
 
     @property
     def pictures(self) -> tuple[LoadedImage, ...]:
@@ -105,7 +108,7 @@ class Problem:
         """The content image at a scale, [1, 3, H, W] on the device."""
         if self.content is None:
             return None
-        content = at_size(self.content.tensor, scale.height, scale.width).to(self.device)
+        content = at_size(self.content.tensor, scale.height, scale.width, self.config.wraps).to(self.device)
         return prepared_content(content, self.config)
 
     def styles_at(self, scale: Scale) -> list[Tensor]:
@@ -139,7 +142,7 @@ class Problem:
         Returns:
             The picture [1, 3, H, W], and what was done to it, for the record.
         """
-        picture = at_size(pastiche.detach(), self.height, self.width).clamp(0, 1).cpu()
+        picture = at_size(pastiche.detach(), self.height, self.width, self.config.wraps).clamp(0, 1).cpu()
         content = self.content.tensor if self.content is not None else None
         if content is not None:
             content = at_size(content, self.height, self.width)
@@ -233,7 +236,8 @@ def load_problem(
         content: may be None for a texture, which has no content; then ``size`` says how large it becomes.
         styles: may be empty for a reconstruction, which has no style.
         networks: shares loaded networks between runs.
-        size: height and width of the pastiche; by default the content's shape at ``image_size``.
+        size: height and width of the pastiche; by default the content's shape at ``image_size``. Sides that are to
+            join become multiples of a cell (:func:`nst_fast.run.scales.seamless_size`).
     """
     check_styles(config, content, styles)
     check_standard_input(config, [content, *styles])
@@ -242,6 +246,10 @@ def load_problem(
     if size is None:
         shape = (1, 3, config.image_size, config.image_size) if content_image is None else content_image.tensor.shape
         size = (shape[2], shape[3])
+    size = seamless_size(config, *size)
+    if content_image is not None and any(config.wraps):
+        joined_sides = with_joined_sides(at_size(content_image.tensor, *size), config.wraps)
+        content_image = replace(content_image, tensor=joined_sides)
     style_images = tuple(read_style(path, config, size, content_image) for path in styles)
     encoder, weights = networks.encoder(config, config.taps, device)
     return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets)
@@ -313,6 +321,8 @@ def read_picture(path: Source, options: ImageOptions, longest_side: int, crop: C
     )
 
 
-def at_size(image: Tensor, height: int, width: int) -> Tensor:
-    """The image at a size; untouched when it has it."""
-    return image if image.shape[2:] == (height, width) else resize_to(image, (height, width))
+def at_size(image: Tensor, height: int, width: int, wraps: Wraps = NO_WRAP) -> Tensor:
+    """The image at a size; untouched when it has it. Its sides join along the axes that ``wraps`` says."""
+    if image.shape[2:] == (height, width):
+        return image
+    return resize_wrapped(image, (height, width), wraps) if any(wraps) else resize_to(image, (height, width))

@@ -150,7 +150,7 @@ class Run(Observer):
     def begin(self, scale: Scale, first: int, picture: Tensor, moments: State) -> Stage:
         """The stage of a scale, from the picture of the coarser one; or that of the interrupted run, as it was."""
         # Contiguous: the order in which a sum is taken, and with it its last bits, follows the memory format.
-        picture = at_size(picture, scale.height, scale.width).contiguous()
+        picture = at_size(picture, scale.height, scale.width, self.config.wraps).contiguous()
         plan = self.plan(scale)
         resumes = self.interrupted is not None and self.interrupted.scale == scale.index
         own = plan.strip.own(picture)

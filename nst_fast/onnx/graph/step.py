@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from nst_fast.network.padding import COLUMNS, ROWS, Modes, modes_of
 from nst_fast.network.taps import channels_of, cut, halvings_of, tap_size
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder, Normalize
 from nst_fast.objective import losses
@@ -107,7 +108,7 @@ def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) 
     if options.has_tv:
         colors = losses.tv_colors(options.tv_weight, options.chroma_tv_weight)
         feeds[TV_COLORS] = to_array(colors).reshape(3, 3, 1, 1).astype(kind)
-        for name, count in zip((TV_DOWN, TV_RIGHT), losses.tv_counts(3, height, width), strict=True):
+        for name, count in zip((TV_DOWN, TV_RIGHT), losses.tv_counts(3, height, width, options.wraps), strict=True):
             feeds[name] = np.array([1 / count], kind)
     return feeds
 
@@ -182,14 +183,12 @@ class _Author:
                 return graph.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
             mean = graph.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
             return graph.op("Mul", mean, graph.number(AVERAGE_POOLING_SCALE, self.spec.precision))
-        border = self._border(layer)
-        if border == 0:
-            x = rules.pad_border(graph, x, self.spec.encoder.padding)
+        x = rules.pad_border(graph, x, self._modes(layer))
         convolution = self._convolution(layer)
         assert convolution.bias is not None
         weight = self._weight(f"{layer}/weight", to_array(convolution.weight))
         bias = self._weight(f"{layer}/bias", to_array(convolution.bias))
-        return graph.op("Conv", x, weight, bias, kernel_shape=[3, 3], pads=[border] * 4)
+        return graph.op("Conv", x, weight, bias, kernel_shape=[3, 3], pads=self._zeros(layer) * 2)
 
     def _convolution(self, layer: str) -> nn.Conv2d:
         module = self.spec.encoder.layers[layer]
@@ -199,9 +198,14 @@ class _Author:
     def _weight(self, name: str, array: Array) -> Value:
         return self.graph.constant(array.astype(FLOATS[self.spec.precision]), name)
 
-    def _border(self, layer: str) -> int:
-        """How many zeros a convolution adds on each side: none where another padding went before."""
-        return 0 if layer == "conv1_1" and self.spec.encoder.padding != "zeros" else 1
+    def _modes(self, layer: str) -> Modes:
+        """How a convolution pads rows and columns."""
+        encoder = self.spec.encoder
+        return modes_of(encoder.padding if layer == "conv1_1" else "zeros", encoder.wraps)
+
+    def _zeros(self, layer: str) -> list[int]:
+        """How many zeros a convolution adds to each end of rows and columns: none where it pads otherwise."""
+        return [int(mode == "zeros") for mode in self._modes(layer)]
 
     def _content_loss(self, tap: str) -> None:
         """term = weight · sum d², d = features - target; the gradient is 2 weight d."""
@@ -249,13 +253,14 @@ class _Author:
         terms, gradients = [], []
         colors = graph.input(TV_COLORS, [3, 3, 1, 1])
         with graph.scope("tv"):
-            for name, axis in ((TV_DOWN, rules.ROWS), (TV_RIGHT, rules.COLUMNS)):
+            axes = zip((TV_DOWN, TV_RIGHT), (ROWS, COLUMNS), self.spec.options.wraps, strict=True)
+            for name, axis, wraps in axes:
                 weight = graph.input(name, [1])
-                difference = rules.neighbour_difference(graph, pastiche, axis)
+                difference = rules.neighbour_difference(graph, pastiche, axis, wraps=wraps)
                 mixed = graph.op("Conv", difference, colors, kernel_shape=[1, 1])
                 terms.append(graph.op("Mul", rules.inner_product(graph, difference, mixed), weight))
                 seed = graph.op("Mul", mixed, graph.op("Mul", weight, graph.number(2)))
-                gradients.append(rules.neighbour_difference_gradient(graph, seed, axis))
+                gradients.append(rules.neighbour_difference_gradient(graph, seed, axis, wraps=wraps))
             self.terms["tv"] = graph.op("Add", *terms)
             return graph.op("Add", *gradients)
 
@@ -283,9 +288,8 @@ class _Author:
         if layer.startswith("conv"):
             weight = to_array(self._convolution(layer).weight)
             transposed = self._weight(f"{layer}/transposed", rules.transposed_weight(weight))
-            border = self._border(layer)
-            dx = rules.convolution_gradient(graph, dy, transposed, border)
-            return dx if border else rules.pad_border_gradient(graph, dx, self.spec.encoder.padding)
+            dx = rules.convolution_gradient(graph, dy, transposed, self._zeros(layer))
+            return rules.pad_border_gradient(graph, dx, self._modes(layer))
         if self.spec.encoder.pooling == "max":
             dx = self._max_pool_gradient(layer, before, dy)
         else:

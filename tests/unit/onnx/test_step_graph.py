@@ -83,6 +83,13 @@ def test_the_gradient_is_autograds_for_every_padding(padding: str, size: Size) -
     compare(size, padding=padding, **TINY)
 
 
+@pytest.mark.parametrize("padding", ["zeros", "replicate", "reflect"])
+@pytest.mark.parametrize("seamless", ["x", "y", "xy"])
+@pytest.mark.parametrize("static", [True, False])
+def test_the_gradient_is_autograds_where_sides_join(seamless: str, padding: str, static: bool) -> None:
+    compare((8, 12), static=static, seamless=seamless, padding=padding, tv_weight=0.5, chroma_tv_weight=2.0)
+
+
 @pytest.mark.parametrize("normalization", ["relative", "mean", "half_sum", "size"])
 def test_every_content_loss_is_exported(normalization: str) -> None:
     compare((6, 7), content_normalization=normalization, **TINY)
