@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +10,11 @@ from torch import Tensor
 
 from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.seeds import (
+    Slope,
     content_derivative,
     content_factor,
     energy_of,
-    mean_gram,
-    rows_of,
-    style_derivative,
+    mean_statistic,
     style_slopes,
 )
 from nst_fast.network.padding import Wraps
@@ -45,9 +44,10 @@ class FastEvaluator:
     def __call__(self, pastiche: Tensor) -> Evaluation:
         image = pastiche.detach()
         kept = self.network.forward(image)
-        grams = {tap: mean_gram(kept[tap]) for tap in self.objective.style_taps}
-        positions = {tap: kept[tap].shape[2] * kept[tap].shape[3] for tap in grams}
-        terms, slopes = style_slopes(self.objective, grams, positions)
+        styles = self.objective.style_terms.values()
+        measured = {term.name: mean_statistic(term, kept[term.tap]) for term in styles}
+        positions = {term.name: kept[term.tap].shape[2] * kept[term.tap].shape[3] for term in styles}
+        terms, slopes = style_slopes(self.objective, measured, positions)
         seed = WholeSeed(slopes, self.content_factors, self.objective.targets.content, terms)
         gradient = self.network.backward(kept, seed)
         if self.objective.tv_colors is not None:
@@ -62,22 +62,20 @@ class WholeSeed:
     """Adds the derivative of the total with respect to a tap's features; content terms are a by-product."""
 
     # Not a TileSeed of one tile: adding within the product spares passes over the features, and gives other bits.
-    slopes: Mapping[str, Tensor]
+    slopes: Sequence[Slope]
     content_factors: Mapping[str, Tensor]
     content_targets: Mapping[str, Tensor]
     terms: dict[str, Tensor]
 
     def __call__(self, tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
-        if tap in self.slopes and gradient is None:
-            gradient = style_derivative(features, self.slopes[tap])
-        elif tap in self.slopes and gradient is not None:
-            rows = rows_of(features)
-            gradient.permute(0, 2, 3, 1).view(rows.shape).baddbmm_(rows, self.slopes[tap].to(rows.dtype))
+        for slope in self.slopes:
+            if slope.tap == tap:
+                gradient = slope.derivative(features) if gradient is None else slope.add_to(gradient, features)
         if tap in self.content_factors:
-            term, slope = content_derivative(features, self.content_targets[tap], self.content_factors[tap])
+            term, derivative = content_derivative(features, self.content_targets[tap], self.content_factors[tap])
             self.terms[f"content/{tap}"] = term
-            slope = slope.to(features.dtype)
-            gradient = slope if gradient is None else gradient.add_(slope)
+            derivative = derivative.to(features.dtype)
+            gradient = derivative if gradient is None else gradient.add_(derivative)
         assert gradient is not None  # every tap of the encoder serves a term
         return gradient
 

@@ -7,12 +7,14 @@ sum of squares.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nst_fast.objective import losses
 from nst_fast.objective.objective import Objective
+from nst_fast.options.style import StyleTerm
 
 # A low-precision product is rounded to low precision when it is stored, on the CPU also where sums are kept in
 # float32. Summing a Gram from so many parts in float32 divides that error by the root of their number.
@@ -35,29 +37,48 @@ def mean_gram(features: Tensor) -> Tensor:
     return (sums + (rest.transpose(1, 2) @ rest).float()) / positions
 
 
+def mean_statistic(term: StyleTerm, features: Tensor) -> Tensor:
+    """As :func:`nst_fast.objective.style.measure_style`, of channels-last features in any precision."""
+    return mean_gram(features)
+
+
+@dataclass(frozen=True, eq=False)
+class Slope:
+    """The derivative of a style term by the features F [B, C, H, W] of a tap: S F, with S symmetric [B, C, C]."""
+
+    tap: str
+    matrix: Tensor
+
+    def derivative(self, features: Tensor) -> Tensor:
+        """As features in channels-last layout."""
+        batch, channels, height, width = features.shape
+        product = rows_of(features) @ self.matrix.to(features.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
+        return product.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    def add_to(self, gradient: Tensor, features: Tensor) -> Tensor:
+        """Add it, in place, to a gradient in channels-last layout."""
+        rows = rows_of(features)
+        gradient.permute(0, 2, 3, 1).view(rows.shape).baddbmm_(rows, self.matrix.to(rows.dtype))
+        return gradient
+
+
 def style_slopes(
-    objective: Objective, grams: Mapping[str, Tensor], positions: Mapping[str, int]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The style terms of mean Grams, and per tap the matrix S [B, C, C] for which S F is the derivative by F.
+    objective: Objective, measured: Mapping[str, Tensor], positions: Mapping[str, int]
+) -> tuple[dict[str, Tensor], list[Slope]]:
+    """The style terms of additive statistics, and the derivative of each.
 
     With G = F Fᵀ / M and D = dL/dG, dL/dF = (D + Dᵀ) F / M: one product, where autograd makes two.
     """
-    terms, slopes = {}, {}
-    for tap, gram in grams.items():
-        leaf = gram.detach().requires_grad_(True)
+    terms, slopes = {}, []
+    for name, statistic in measured.items():
+        leaf = statistic.detach().requires_grad_(True)
         with torch.enable_grad():
-            term = objective.style_term(tap, leaf, positions[tap])
-            (slope,) = torch.autograd.grad(term.sum(), leaf)
-        terms[f"style/{tap}"] = term.detach()
-        slopes[tap] = (slope + slope.transpose(1, 2)) / positions[tap]
+            term = objective.style_term(name, leaf, positions[name])
+            (by_statistic,) = torch.autograd.grad(term.sum(), leaf)
+        terms[name] = term.detach()
+        matrix = (by_statistic + by_statistic.transpose(1, 2)) / positions[name]
+        slopes.append(Slope(objective.style_terms[name].tap, matrix))
     return terms, slopes
-
-
-def style_derivative(features: Tensor, slope: Tensor) -> Tensor:
-    """S F as features [B, C, H, W] in channels-last layout."""
-    batch, channels, height, width = features.shape
-    product = rows_of(features) @ slope.to(features.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
-    return product.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def content_derivative(features: Tensor, target: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,10 @@
 """Exact evaluation of a picture in tiles, by one process or several: memory grows with the tile, the result is exact.
 
-The total depends on a picture through Gram matrices, which are sums over positions, and through sums over positions
-(content, total variation). Each tile adds the Grams of its own cells, computed from a crop with a halo; autograd on
-the Grams alone gives the derivative of the style terms; each tile then back-propagates the derivative with respect to
-its own cells, and the gradients of all crops are added up. A single tile keeps its activations in between.
+The total depends on a picture through statistics of style, which are sums over positions, and through sums over
+positions (content, total variation). Each tile adds the statistics of its own cells, computed from a crop with a
+halo; autograd on the statistics alone gives the derivative of the style terms; each tile then back-propagates the
+derivative with respect to its own cells, and the gradients of all crops are added up. A single tile keeps its
+activations in between.
 
 Ranks that share a picture add up sums over positions without a graph, so that all form the same derivative, and send
 the gradient of halo rows to their owners.
@@ -22,11 +23,11 @@ from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import Strip
 from nst_fast.engines.crop_network import Backward, CropNetwork
 from nst_fast.engines.seeds import (
+    Slope,
     content_derivative,
     content_factor,
     energy_of,
-    mean_gram,
-    style_derivative,
+    mean_statistic,
     style_slopes,
     wide,
 )
@@ -35,8 +36,10 @@ from nst_fast.network.taps import channels_of, tap_size
 from nst_fast.network.tiles import Extent, Tile, Tiling, grid_like, stride_of, strip_rows, tiling_of_strip
 from nst_fast.objective import losses
 from nst_fast.objective.evaluation import Evaluation
-from nst_fast.objective.objective import Objective, Statistics, blend_grams
+from nst_fast.objective.objective import Objective, Statistics
+from nst_fast.objective.style import blended, statistic_size
 from nst_fast.options.config import ObjectiveOptions
+from nst_fast.options.style import StyleTerm
 
 HALF = torch.float16
 
@@ -60,8 +63,9 @@ class TiledEvaluator:
         """``pastiche`` has the own rows [B, 3, h, W], and so has the gradient; the losses are those of the picture."""
         strip, objective = self.strip, self.objective
         image = strip.halos.fetch(pastiche.detach())
-        grams, backward = self._grams(image)
-        style, slopes = style_slopes(objective, grams, {tap: positions_of(tap, strip) for tap in grams})
+        measured, backward = self._measured(image)
+        positions = {term.name: positions_of(term.tap, strip) for term in objective.style_terms.values()}
+        style, slopes = style_slopes(objective, measured, positions)
         terms = {name: image.new_zeros(image.shape[0]) for name in objective.term_names}
         gradient = torch.zeros_like(image)
         for tile in strip.tiling.tiles:
@@ -76,18 +80,18 @@ class TiledEvaluator:
         strip.ranks.all_reduce(sums)
         return Evaluation(sums.sum(0), dict(zip(terms, sums, strict=True)), strip.halos.give_back(gradient))
 
-    def _grams(self, image: Tensor) -> tuple[dict[str, Tensor], Backward | None]:
-        """Tap -> mean Gram matrix of the whole picture; and the backward pass, when the strip is a single tile."""
-        strip, taps = self.strip, list(self.objective.style_taps)
+    def _measured(self, image: Tensor) -> tuple[dict[str, Tensor], Backward | None]:
+        """Term of style -> statistic of the whole picture; and the backward pass, when the strip is a single tile."""
+        strip, styles = self.strip, list(self.objective.style_terms.values())
         backward: Backward | None = None
         if strip.tiling.whole:
             sums: dict[str, Tensor] = {}
             (tile,) = strip.tiling.tiles
             features, backward = self.network.vjp(part_of(image, tile.crop))
-            add_grams(sums, features, tile, taps)
+            add_sums(sums, features, tile, styles)
         else:
-            sums = gram_sums(self.network, image, strip.tiling, taps)
-        return mean_over_ranks(strip.ranks, sums, image, taps, strip.height, strip.width), backward
+            sums = style_sums(self.network, image, strip.tiling, styles)
+        return mean_over_ranks(strip.ranks, sums, image, styles, strip.height, strip.width), backward
 
     def _content_factor(self, tap: str) -> Tensor:
         target = self.objective.targets.content[tap]
@@ -149,7 +153,7 @@ class TileSeed:
     """Adds the derivative of the total with respect to a tap's features: for the tile's own cells, not in the halo."""
 
     tile: Tile
-    slopes: Mapping[str, Tensor]
+    slopes: Sequence[Slope]
     content_factors: Mapping[str, Tensor]
     content_targets: Mapping[str, Tensor]
     terms: dict[str, Tensor]  # the content terms are added up here, as a by-product
@@ -160,48 +164,53 @@ class TileSeed:
         inside = self.tile.cells_in_crop(stride)
         own = features[inside]
         gradient = torch.zeros_like(features) if gradient is None else gradient
-        if tap in self.slopes:
-            gradient[inside] += style_derivative(own, self.slopes[tap])
+        for slope in self.slopes:
+            if slope.tap == tap:
+                gradient[inside] += slope.derivative(own)
         if tap in self.content_factors:
             target = self.content_targets[tap][self.tile.cells(stride)]
-            term, slope = content_derivative(own, target, self.content_factors[tap])
+            term, derivative = content_derivative(own, target, self.content_factors[tap])
             self.terms[f"content/{tap}"] += term
-            gradient[inside] += slope
+            gradient[inside] += derivative
         return gradient
 
 
-def gram_sums(network: CropNetwork, image: Tensor, tiling: Tiling, taps: Sequence[str]) -> dict[str, Tensor]:
-    """Tap -> Gram matrix [B, C, C], summed over the own cells of all tiles."""
+def style_sums(network: CropNetwork, image: Tensor, tiling: Tiling, styles: Sequence[StyleTerm]) -> dict[str, Tensor]:
+    """Term of style -> its statistic, summed over the own cells of all tiles."""
     sums: dict[str, Tensor] = {}
-    for tile in tiling.tiles if taps else ():
-        add_grams(sums, dict(network.features(part_of(image, tile.crop))), tile, taps)
+    for tile in tiling.tiles if styles else ():
+        add_sums(sums, dict(network.features(part_of(image, tile.crop))), tile, styles)
     return sums
 
 
-def add_grams(sums: dict[str, Tensor], features: dict[str, Tensor], tile: Tile, taps: Iterable[str]) -> None:
-    """Add the Grams of the tile's own cells, summed over positions, to ``sums``; remove the taps from ``features``."""
-    for tap in taps:
+def add_sums(sums: dict[str, Tensor], features: dict[str, Tensor], tile: Tile, styles: Sequence[StyleTerm]) -> None:
+    """Add the statistics of the tile's own cells, summed over positions, to ``sums``; empties ``features``."""
+    for tap in list(features):
         own = features.pop(tap)[tile.cells_in_crop(stride_of(tap))]
-        if own.numel():
-            part = mean_gram(own) * (own.shape[2] * own.shape[3])
-            sums[tap] = sums[tap].add_(part) if tap in sums else part
+        for term in styles if own.numel() else ():
+            if term.tap == tap:
+                part = mean_statistic(term, own) * (own.shape[2] * own.shape[3])
+                sums[term.name] = sums[term.name].add_(part) if term.name in sums else part
 
 
 @torch.no_grad()
 def mean_over_ranks(
-    ranks: Ranks, sums: Mapping[str, Tensor], image: Tensor, taps: Sequence[str], height: int, width: int
+    ranks: Ranks, sums: Mapping[str, Tensor], image: Tensor, styles: Sequence[StyleTerm], height: int, width: int
 ) -> dict[str, Tensor]:
-    """Tap -> mean Gram matrix of a picture, from the sums over each rank's cells; a rank may have none."""
-    if not taps:
+    """Term of style -> its statistic of a picture, from the sums over each rank's cells; a rank may have none."""
+    if not styles:
         return {}
-    sizes = [(image.shape[0], channels_of(tap), channels_of(tap)) for tap in taps]
-    parts = [sums[tap] if tap in sums else image.new_zeros(size) for tap, size in zip(taps, sizes, strict=True)]
+    sizes = [(image.shape[0], *statistic_size(term, channels_of(term.tap))) for term in styles]
+    parts = [
+        sums[term.name] if term.name in sums else image.new_zeros(size)
+        for term, size in zip(styles, sizes, strict=True)
+    ]
     flat = torch.cat([part.flatten() for part in parts])  # one message instead of five
     ranks.all_reduce(flat)
     totals = torch.split(flat, [math.prod(size) for size in sizes])
     return {
-        tap: total.view(size) / math.prod(tap_size(tap, height, width))
-        for tap, total, size in zip(taps, totals, sizes, strict=True)
+        term.name: total.view(size) / math.prod(tap_size(term.tap, height, width))
+        for term, total, size in zip(styles, totals, sizes, strict=True)
     }
 
 
@@ -216,7 +225,7 @@ def tiled_targets(
     style_network: CropNetwork | None = None,
     halve_content: bool = False,
 ) -> Statistics:
-    """What :func:`nst_fast.objective.objective.build_targets` builds: content of what the strip sees, Grams of all.
+    """What :func:`nst_fast.objective.objective.build_targets` builds: content of what the strip sees, style of all.
 
     ``content_image`` and ``style_images`` are whole pictures; style images are cut into strips and tiles as well.
     ``style_network`` measures them where ``network`` is for pictures that wrap.
@@ -226,10 +235,10 @@ def tiled_targets(
         seen = content_image[:, :, strip.mine.low : strip.mine.high]
         tiling = similar_tiling(options, strip, strip.mine, strip.width, options.wraps)
         content = tiled_features(network, seen, tiling, options.content_tap_weights, halve=halve_content)
-    images = style_images if options.style_tap_weights else ()
-    grams = [shared_grams(style_network or network, options, strip, image) for image in images]
-    blended = blend_grams(grams, style_weights or [1.0] * len(grams)) if grams else {}
-    return Statistics(content, blended, {})
+    images = style_images if options.style_terms else ()
+    measured = [shared_style(style_network or network, options, strip, image) for image in images]
+    style = blended(measured, style_weights or [1.0] * len(measured)) if measured else {}
+    return Statistics(content, style, {})
 
 
 @torch.no_grad()
@@ -262,17 +271,17 @@ def halved(features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def shared_grams(network: CropNetwork, options: ObjectiveOptions, strip: Strip, image: Tensor) -> dict[str, Tensor]:
-    """Tap -> mean Gram matrix of a whole image [B, 3, H, W], every rank measuring a strip of it."""
+def shared_style(network: CropNetwork, options: ObjectiveOptions, strip: Strip, image: Tensor) -> dict[str, Tensor]:
+    """Term of style -> its statistic of a whole image [B, 3, H, W], every rank measuring a strip of it."""
     height, width = image.shape[2:]
-    taps = list(options.style_tap_weights)
+    styles = list(options.style_terms.values())
     rows = strip_rows(options.network, options.taps, height, strip.ranks.size)
     sums: dict[str, Tensor] = {}
     if strip.ranks.rank < len(rows):
         mine = rows[strip.ranks.rank]
         tiling = similar_tiling(options, strip, mine, width)
-        sums = gram_sums(network, image[:, :, mine.low : mine.high], tiling, taps)
-    return mean_over_ranks(strip.ranks, sums, image, taps, height, width)
+        sums = style_sums(network, image[:, :, mine.low : mine.high], tiling, styles)
+    return mean_over_ranks(strip.ranks, sums, image, styles, height, width)
 
 
 def similar_tiling(options: ObjectiveOptions, strip: Strip, rows: Extent, width: int, wraps: Wraps = NO_WRAP) -> Tiling:

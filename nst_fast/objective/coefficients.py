@@ -58,9 +58,8 @@ def coefficients(options: ObjectiveOptions) -> dict[str, Coefficient]:
     for tap, weight in options.content_tap_weights.items():
         whole = options.content_weight * weight
         found[f"content/{tap}"] = _coefficient(content_factor, channels_of(tap), whole, content == "relative")
-    for tap, weight in options.style_tap_weights.items():
-        whole = options.style_weight * weight
-        found[f"style/{tap}"] = _coefficient(style_factor, channels_of(tap), whole, style == "relative")
+    for name, term in options.style_terms.items():
+        found[name] = _coefficient(style_factor, channels_of(term.tap), term.weight, style == "relative")
     return found
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from nst_fast.network.taps import tap_size
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
+from nst_fast.objective.style import blended, measure_style, style_distance
 from nst_fast.options.config import ObjectiveOptions
+from nst_fast.options.style import StyleTerm
 
 # A feature has passed up to 16 convolutions, and may be so many float32 roundings off: measured up to 16.
 ROUNDINGS = 64
@@ -24,39 +26,31 @@ class Statistics:
 
     Attributes:
         content: tap -> features [B, C, h, w].
-        grams: tap -> mean Gram matrix [B, C, C].
-        positions: tap -> h * w, for every tap in ``grams``.
+        style: name of a term -> its statistic [B, ...], see :mod:`nst_fast.objective.style`.
+        positions: name of a term -> h * w of its tap, for every one in ``style``; empty in targets.
     """
 
     content: Mapping[str, Tensor]
-    grams: Mapping[str, Tensor]
+    style: Mapping[str, Tensor]
     positions: Mapping[str, int]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Statistics:
         def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {tap: tensor.to(device, dtype) for tap, tensor in tensors.items()}
 
-        return Statistics(move(self.content), move(self.grams), dict(self.positions))
+        return Statistics(move(self.content), move(self.style), dict(self.positions))
 
 
-def measure(features: Mapping[str, Tensor], content_taps: Iterable[str], style_taps: Iterable[str]) -> Statistics:
+def measure(
+    features: Mapping[str, Tensor], content_taps: Iterable[str], style_terms: Iterable[StyleTerm]
+) -> Statistics:
     """The statistics of encoder features."""
-    style_taps = list(style_taps)
+    style_terms = list(style_terms)
     return Statistics(
         content={tap: features[tap] for tap in content_taps},
-        grams={tap: losses.gram_matrix(features[tap]) for tap in style_taps},
-        positions={tap: features[tap].shape[2] * features[tap].shape[3] for tap in style_taps},
+        style={term.name: measure_style(term, features[term.tap]) for term in style_terms},
+        positions={term.name: features[term.tap].shape[2] * features[term.tap].shape[3] for term in style_terms},
     )
-
-
-def blend_grams(grams: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """One target from several styles: the weighted mean of their Grams, per tap.
-
-    The weighted sum of squared distances to several Grams differs from the squared distance to their weighted mean
-    by a constant, so both have the same gradient (for normalisations that do not depend on the target).
-    """
-    share = [weight / sum(weights) for weight in weights]
-    return {tap: torch.stack([s * gram[tap] for s, gram in zip(share, grams, strict=True)]).sum(0) for tap in grams[0]}
 
 
 @torch.no_grad()
@@ -67,7 +61,8 @@ def build_targets(
     style_images: Sequence[Tensor],
     style_weights: Sequence[float] | None = None,
 ) -> Statistics:
-    """The targets: features of the content image, blended Grams of the style images, which end at their sides.
+    """The targets: features of the content image, blended statistics of the style images, which end at their
+    sides.
 
     Args:
         encoder: serves the taps that the options name.
@@ -79,11 +74,11 @@ def build_targets(
     content: Mapping[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
         content = measure(encoder(content_image), options.content_tap_weights, ()).content
-    grams = []
-    for image in style_images if options.style_tap_weights else ():
-        grams.append(measure(encoder.unwrapped(image), (), options.style_tap_weights).grams)
-    blended = blend_grams(grams, style_weights or [1.0] * len(grams)) if grams else {}
-    return Statistics(content, blended, {})
+    measured = []
+    for image in style_images if options.style_terms else ():
+        measured.append(measure(encoder.unwrapped(image), (), options.style_terms.values()).style)
+    style = blended(measured, style_weights or [1.0] * len(measured)) if measured else {}
+    return Statistics(content, style, {})
 
 
 class Objective:
@@ -93,7 +88,7 @@ class Objective:
         self.options = options
         self.targets = targets
         self.content_taps = options.content_tap_weights
-        self.style_taps = options.style_tap_weights
+        self.style_terms = options.style_terms
         self.tv_colors = self._tv_colors()
 
     def _tv_colors(self) -> Tensor | None:
@@ -103,12 +98,12 @@ class Objective:
         """
         if not self.options.has_tv:
             return None
-        target = next(iter([*self.targets.grams.values(), *self.targets.content.values()]))
+        target = next(iter([*self.targets.style.values(), *self.targets.content.values()]))
         colors = losses.tv_colors(self.options.tv_weight, self.options.chroma_tv_weight)
         return colors.to(target.device, torch.promote_types(target.dtype, torch.float32))  # content may have 16 bits
 
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
-        return measure(features, self.content_taps, self.style_taps)
+        return measure(features, self.content_taps, self.style_terms.values())
 
     @property
     def term_names(self) -> list[str]:
@@ -123,8 +118,8 @@ class Objective:
             image: the picture itself [B, 3, H, W], for total variation.
         """
         found = {f"content/{tap}": self.content_term(tap, features) for tap, features in statistics.content.items()}
-        for tap, gram in statistics.grams.items():
-            found[f"style/{tap}"] = self.style_term(tap, gram, statistics.positions[tap])
+        for name, statistic in statistics.style.items():
+            found[name] = self.style_term(name, statistic, statistics.positions[name])
         if self.tv_colors is not None:
             found["tv"] = losses.tv_loss(image, self.tv_colors, self.options.wraps)
         return found
@@ -133,12 +128,9 @@ class Objective:
         weight = self.options.content_weight * self.content_taps[tap]
         return weight * losses.content_loss(features, self.targets.content[tap], self.options.content_normalization)
 
-    def style_term(self, tap: str, gram: Tensor, positions: int) -> Tensor:
-        options = self.options
-        factor = losses.gram_factor(options.gram_normalization, gram.shape[1], positions)
-        weight = options.style_weight * self.style_taps[tap]
-        target = self.targets.grams[tap]
-        return weight * losses.style_loss(gram, target, options.style_normalization, factor, positions)
+    def style_term(self, name: str, statistic: Tensor, positions: int) -> Tensor:
+        term = self.style_terms[name]
+        return term.weight * style_distance(term, statistic, self.targets.style[name], self.options, positions)
 
     def rounding(self, height: int, width: int) -> Tensor:
         """The total [B] of a picture of this size whose features differ from their targets by rounding alone.
@@ -154,8 +146,8 @@ class Objective:
             factor = losses.content_factor(self.options.content_normalization, target[0].numel(), energy)
             found.append(self.options.content_weight * weight * fraction**2 * energy * factor)
         fraction = 2 * ROUNDINGS * torch.finfo(torch.float32).eps
-        for tap in self.style_taps:
-            gram = self.targets.grams[tap]
-            found.append(self.style_term(tap, gram * (1 + fraction), math.prod(tap_size(tap, height, width))))
+        for name, term in self.style_terms.items():
+            statistic = self.targets.style[name] * (1 + fraction)
+            found.append(self.style_term(name, statistic, math.prod(tap_size(term.tap, height, width))))
         total: Tensor = sum(found[1:], found[0])
         return total

@@ -37,11 +37,11 @@ class TargetCache:
         if options.content_tap_weights and content_image is not None:
             key = ("content", encoder, tuple(options.content_tap_weights), fingerprint(content_image))
             content = self._found(key, lambda: build_targets(encoder, options, content_image, ()))
-        if options.style_tap_weights and style_images:
+        if options.style_terms and style_images:
             images = tuple(map(fingerprint, style_images))
-            key = ("style", encoder, tuple(options.style_tap_weights), images, tuple(style_weights or ()))
+            key = ("style", encoder, measured_terms(options), images, tuple(style_weights or ()))
             style = self._found(key, lambda: build_targets(encoder, options, None, style_images, style_weights))
-        return Statistics(content.content, style.grams, {})
+        return Statistics(content.content, style.style, {})
 
     def _found(self, key: tuple[Hashable, ...], build: Callable[[], Statistics]) -> Statistics:
         found = self._kept.pop(key, None)
@@ -54,9 +54,14 @@ class TargetCache:
         return found
 
 
+def measured_terms(options: ObjectiveOptions) -> tuple[Hashable, ...]:
+    """What of the terms of style decides their targets."""
+    return tuple((term.name, term.tap, term.statistic) for term in options.style_terms.values())
+
+
 def size_of(targets: Statistics) -> int:
     """Bytes that the tensors of targets take."""
-    return sum(tensor.nbytes for tensor in [*targets.content.values(), *targets.grams.values()])
+    return sum(tensor.nbytes for tensor in [*targets.content.values(), *targets.style.values()])
 
 
 def fingerprint(image: Tensor) -> tuple[Hashable, ...]:

@@ -162,7 +162,7 @@ def open_monitor(
 def as_statistics(outputs: Sequence[Mapping[str, NDArray[Any]]], height: int, width: int) -> Statistics:
     """The outputs of an ``objective`` graph, one mapping per picture of this size, as the objective's statistics."""
     content: dict[str, Tensor] = {}
-    grams: dict[str, Tensor] = {}
+    style: dict[str, Tensor] = {}
     positions: dict[str, int] = {}
     for name in outputs[0]:
         kind, tap = name.split("/")
@@ -170,6 +170,7 @@ def as_statistics(outputs: Sequence[Mapping[str, NDArray[Any]]], height: int, wi
         if kind == "content":
             content[tap] = batch
         else:
-            positions[tap] = math.prod(tap_size(tap, height, width))
-            grams[tap] = batch / positions[tap]  # the graph gives sums over positions
-    return Statistics(content, grams, positions)
+            term = f"style/{tap}"
+            positions[term] = math.prod(tap_size(tap, height, width))
+            style[term] = batch / positions[term]  # the graph gives sums over positions
+    return Statistics(content, style, positions)

@@ -15,6 +15,7 @@ from typing import Any, Self
 from nst_fast.network.padding import Wraps
 from nst_fast.network.taps import CONVS_PER_BLOCK, check_taps
 from nst_fast.options.declaration import Options, option
+from nst_fast.options.style import StyleTerm
 from nst_fast.options.values import Bytes, Interval, Seconds, Shares, StyleCrop, Taps
 
 # ONNX Runtime's execution providers: our name -> ONNX Runtime's.
@@ -314,6 +315,15 @@ class ObjectiveOptions(EncoderOptions):
         return weighted_taps(self.style_taps, self.style_weight)
 
     @property
+    def style_terms(self) -> dict[str, StyleTerm]:
+        """The terms of style by their names, in their order."""
+        terms = (
+            StyleTerm(f"style/{tap}", tap, "gram", self.style_weight * weight)
+            for tap, weight in self.style_tap_weights.items()
+        )
+        return {term.name: term for term in terms}
+
+    @property
     def has_tv(self) -> bool:
         """Whether there is a total variation term, of all or of the colours alone."""
         return self.tv_weight > 0 or self.chroma_tv_weight > 0
@@ -327,7 +337,7 @@ class ObjectiveOptions(EncoderOptions):
     def term_names(self) -> list[str]:
         """The weighted terms of the objective, in their order."""
         names = [f"content/{tap}" for tap in self.content_tap_weights]
-        names += [f"style/{tap}" for tap in self.style_tap_weights]
+        names += self.style_terms
         return [*names, "tv"] if self.has_tv else names
 
     def contradictions(self) -> list[str]:

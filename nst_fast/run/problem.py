@@ -209,11 +209,11 @@ class Batch:
     def objective_at(self, scale: Scale) -> Objective:
         """The objective at a scale, with the targets of every problem: ``color`` may have changed its styles."""
         each = [problem.targets_at(scale) for problem in self.problems]
-        content, grams = (
-            {tap: joined([targets[tap] for targets in kind]) for tap in kind[0]}
-            for kind in ([targets.content for targets in each], [targets.grams for targets in each])
+        content, style = (
+            {name: joined([targets[name] for targets in kind]) for name in kind[0]}
+            for kind in ([targets.content for targets in each], [targets.style for targets in each])
         )
-        return Objective(self.config.dialled(), Statistics(content, grams, {}))
+        return Objective(self.config.dialled(), Statistics(content, style, {}))
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -99,7 +99,7 @@ def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) 
         pools = [layer for layer in spec.layers if layer.startswith("pool")]
         feeds |= {PADS + pool: np.array(odd_pads(pool, height, width), np.int64) for pool in pools}
     tensors = {f"content/{tap}": (CONTENT_TARGET + tap, target) for tap, target in targets.content.items()}
-    tensors |= {f"style/{tap}": (GRAM_TARGET + tap, target) for tap, target in targets.grams.items()}
+    tensors |= {name: (GRAM_TARGET + term.tap, targets.style[name]) for name, term in options.style_terms.items()}
     of_term = coefficients(options)
     for term, (name, target) in tensors.items():
         feeds[name] = to_array(target).astype(kind)

@@ -20,7 +20,7 @@ from nst_fast.distributed.group import SingleRank
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
 from nst_fast.engines.crop_network import EagerNetwork
-from nst_fast.engines.tiled import TiledEvaluator, halved, shared_grams, tiled_targets
+from nst_fast.engines.tiled import TiledEvaluator, halved, shared_style, tiled_targets
 from nst_fast.errors import UsageError
 from nst_fast.network.tiles import halo_of
 from nst_fast.network.vgg import Encoder
@@ -219,8 +219,8 @@ def test_targets_computed_in_tiles_are_the_targets() -> None:
     for halve, rtol, atol in ((False, 1e-10, 0.0), (True, 2**-11, 1e-6)):
         network = EagerNetwork(encoder)
         found = tiled_targets(network, DEEP, strip, content, styles, [1.0, 3.0], halve_content=halve)
-        for tap, gram in expected.grams.items():
-            torch.testing.assert_close(found.grams[tap], gram, rtol=1e-10, atol=0)
+        for name, statistic in expected.style.items():
+            torch.testing.assert_close(found.style[name], statistic, rtol=1e-10, atol=0)
         features = found.content["relu4_2"]
         assert features.dtype == (torch.float16 if halve else torch.float64)
         torch.testing.assert_close(features.double(), expected.content["relu4_2"], rtol=rtol, atol=atol)
@@ -230,7 +230,7 @@ def test_halved_content_targets_move_the_content_term_by_less_than_a_millionth_o
     encoder = narrow(DEEP)
     content, style, pastiche = pictures(203, 171, 3)
     targets = build_targets(encoder, DEEP, content, [style])
-    rounded = Statistics({tap: halved(kept) for tap, kept in targets.content.items()}, targets.grams, {})
+    rounded = Statistics({tap: halved(kept) for tap, kept in targets.content.items()}, targets.style, {})
     strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 203, 171, (2, 1))
     exact, near = (TiledEvaluator(EagerNetwork(encoder), Objective(DEEP, kept), strip) for kept in (targets, rounded))
     assert exact(content).terms["content/relu4_2"].item() < 1e-25
@@ -250,7 +250,7 @@ def test_grams_of_low_precision_features_are_added_up_in_single_precision() -> N
     encoder = narrow(DEEP)
     (style,) = pictures(200, 180, 1)
     strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 200, 180, (2, 2))
-    found = shared_grams(Half(encoder), DEEP, strip, style)["relu1_1"]
+    found = shared_style(Half(encoder), DEEP, strip, style)["style/relu1_1"]
     assert found.dtype == torch.float32
-    expected = measure(encoder(style), (), ["relu1_1"]).grams["relu1_1"]
+    expected = measure(encoder(style), (), DEEP.style_terms.values()).style["style/relu1_1"]
     torch.testing.assert_close(found.double(), expected, rtol=5e-3, atol=1e-6)

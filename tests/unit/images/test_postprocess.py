@@ -247,7 +247,7 @@ def test_strength_1_leaves_the_weights_and_the_dial_is_geometric() -> None:
 def test_blend_weights_move_the_target_from_one_style_to_the_other(folder: Path) -> None:
     def gram(*styles: str, **options: object) -> torch.Tensor:
         made = problem(folder, *styles, **options)
-        return made.targets_at(made.scales[0]).grams["relu1_1"]
+        return made.targets_at(made.scales[0]).style["style/relu1_1"]
 
     one, other = gram("style.png"), gram("other.png")
     both = ("style.png", "other.png")
