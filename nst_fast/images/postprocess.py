@@ -24,15 +24,21 @@ def prepared_content(content: Tensor, options: FinishOptions) -> Tensor:
     return gray(content) if options.color == "luma" else content
 
 
-def prepared_style(style: Tensor, content: Tensor, options: FinishOptions) -> Tensor:
-    """The style image [1, 3, h, w] as the objective sees it.
+def prepared_style(
+    style: Tensor,
+    content: Tensor,
+    options: FinishOptions,
+    alpha: Tensor | None = None,
+    content_alpha: Tensor | None = None,
+) -> Tensor:
+    """The style image [1, 3, h, w] as the objective sees it; what is transparent has no part in it.
 
     ``match`` gives it the content's mean colour and covariance, ``luma`` makes it grey with the mean and the deviation
     of the content's luminance (Gatys et al. 2016, "Preserving Color", sections 5 and 5.1).
     """
     if options.color == "match":
-        return matched_colors(style, content)
-    return matched_luminance(style, content) if options.color == "luma" else style
+        return matched_colors(style, content, alpha, content_alpha)
+    return matched_luminance(style, content, alpha, content_alpha) if options.color == "luma" else style
 
 
 def with_joined_sides(content: Tensor, wraps: tuple[bool, bool]) -> Tensor:

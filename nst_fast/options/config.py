@@ -463,7 +463,21 @@ class ImageOptions(Options):
     style_scale: float = option(
         1.0, "Longest side of the style image, as a fraction of `image_size`.", minimum=0.05, maximum=20
     )
-    background: str = option("white", "The colour behind transparent pixels.", metavar="COLOUR")
+    transparency: str = option(
+        "keep",
+        "Transparent pixels: 'keep' gives the picture the content's alpha and leaves what is transparent in content "
+        "and style out of all that is compared; 'background' paints them over `background` first.",
+        choices=("keep", "background"),
+    )
+    background: str = option(
+        "white", "The colour behind transparent pixels, where the output's format holds none.", metavar="COLOUR"
+    )
+
+    @property
+    def reading_background(self) -> str | None:
+        """What transparent pixels are put on as a picture is read; None keeps them transparent."""
+        return self.background if self.transparency == "background" else None
+
     max_megapixels: float = option(
         179, "Refuse input files of more pixels than this (decompression bombs).", minimum=0.001, cosmetic=True
     )

@@ -104,6 +104,15 @@ class Problem:
         """The files that are read."""
         return files_read(self.config, [it.path for it in self.pictures if it.format not in KINDS])
 
+    @property
+    def alpha(self) -> Tensor | None:
+        """The content's, [1, 1, H, W] on the CPU; None where all is opaque."""
+        return self.alpha_at(self.scales[-1])
+
+    def alpha_at(self, scale: Scale) -> Tensor | None:
+        alpha = self.content.alpha if self.content is not None else None
+        return at_size(alpha, scale.height, scale.width) if alpha is not None else None
+
     def content_at(self, scale: Scale) -> Tensor | None:
         """The content image at a scale, [1, 3, H, W] on the device."""
         if self.content is None:
@@ -161,7 +170,8 @@ class Problem:
             if init == "content+noise" and content is not None:
                 return (content + self.config.noise * noise).clamp(0, 1)
             return noise
-        image = read_picture(file, self.config, max(scale.height, scale.width))
+        opaque = self.config.replace(transparency="background")
+        image = read_picture(file, opaque, max(scale.height, scale.width))
         return at_size(image.tensor, scale.height, scale.width).to(self.device)
 
     def _recolored(self, content: Tensor, styles: Sequence[Tensor]) -> Tensor:
@@ -299,7 +309,8 @@ def read_style(path: Source, config: StylizeConfig, size: tuple[int, int], conte
         style = read_stretched(path, config, height, width, crop)
     if content is None:
         return style
-    return replace(style, tensor=prepared_style(style.tensor, content.tensor, config))
+    tensor = prepared_style(style.tensor, content.tensor, config, style.alpha, content.alpha)
+    return replace(style, tensor=tensor)
 
 
 def read_stretched(
@@ -308,14 +319,15 @@ def read_stretched(
     """A picture brought to a height and width whatever its shape."""
     # Read at twice the size, so that the side that gives way is not enlarged from too few pixels.
     image = read_picture(path, options, 2 * max(height, width), crop)
-    return replace(image, tensor=at_size(image.tensor, height, width))
+    alpha = at_size(image.alpha, height, width) if image.alpha is not None else None
+    return replace(image, tensor=at_size(image.tensor, height, width), alpha=alpha)
 
 
 def read_picture(path: Source, options: ImageOptions, longest_side: int, crop: Crop = NO_BORDERS) -> LoadedImage:
     return load_source(
         path,
         longest_side=longest_side,
-        background=options.background,
+        background=options.reading_background,
         max_megapixels=options.max_megapixels,
         crop=crop,
     )

@@ -27,7 +27,12 @@ MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 MOST_DIGITS = 20  # of 64 bits
 EMBEDDED_ROWS = 200  # of the loss history in the copy inside the picture
 # The meaning of records from before an option existed, whatever its default is now.
-UNRECORDED: dict[str, Any] = {"chroma_tv_weight": 0.0, "style_crop": "none", "seamless": "none"}
+UNRECORDED: dict[str, Any] = {
+    "chroma_tv_weight": 0.0,
+    "style_crop": "none",
+    "seamless": "none",
+    "transparency": "background",
+}
 # The meaning of options in records from before style_crop: the ratio of weights between strength 0 and 1, and the
 # longest side of the first size with scales 0 and no min_size.
 FORMER_STRENGTH_RANGE, FORMER_COARSEST_SIDE = 1000.0, 512

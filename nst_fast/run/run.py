@@ -116,7 +116,7 @@ class Run(Observer):
             record = self.report.records[index]
             self.report.conclude(index, self.status, self.history.named(self.final)[index], self.history.rows(index))
             picture, record.finish = problem.finished(pictures[index : index + 1])
-            results.append(Pastiche(picture, record, self.failure, problem.inputs))
+            results.append(Pastiche(picture, record, self.failure, problem.inputs, problem.alpha))
         return results
 
     def choose(self) -> Choice:
@@ -317,5 +317,7 @@ class Run(Observer):
             event = replace(event, pastiche=self.stage.whole(event.pastiche))
             for index, files in enumerate(self.files):
                 if files is not None:
-                    files.save_snapshot(event.pastiche[index : index + 1], event.step, config.save_format)
+                    image = event.pastiche[index : index + 1].cpu()
+                    alpha = self.batch.problems[index].alpha_at(self.stage.scale)
+                    files.save_snapshot(image, event.step, config.save_format, alpha, config.background)
         self.observer.event(event)

@@ -37,8 +37,9 @@ def test_a_record_of_before_an_option_says_what_was_done_without_it(tmp_path: Pa
         "chroma_tv_weight": 0,
         "style_crop": "none",
         "seamless": "none",
+        "transparency": "background",
     }
-    made.options |= {"chroma_tv_weight": 40.0, "style_crop": "auto", "seamless": "x"}
+    made.options |= {"chroma_tv_weight": 40.0, "style_crop": "auto", "seamless": "x", "transparency": "keep"}
     made.save(tmp_path / "new.json")
     assert read_record(tmp_path / "new.json")["options"] == made.options
 
