@@ -38,17 +38,19 @@ class FastEvaluator:
         self.content_factors = {}
         for tap in objective.content_taps:
             target = objective.targets.content[tap]
-            self.content_factors[tap] = content_factor(objective, tap, energy_of(target), target[0].numel())
+            energy, size = energy_of(target, objective.guides.content_at(tap)), objective.content_size(tap)
+            self.content_factors[tap] = content_factor(objective, tap, energy, size)
 
     @torch.no_grad()
     def __call__(self, pastiche: Tensor) -> Evaluation:
         image = pastiche.detach()
         kept = self.network.forward(image)
         styles = self.objective.style_terms.values()
-        measured = {term.name: mean_statistic(term, kept[term.tap]) for term in styles}
-        positions = {term.name: kept[term.tap].shape[2] * kept[term.tap].shape[3] for term in styles}
+        guides, size = self.objective.guides, (image.shape[2], image.shape[3])
+        measured = {term.name: mean_statistic(term, kept[term.tap], guides.at(term)) for term in styles}
+        positions = {term.name: guides.positions(term, size) for term in styles}
         terms, slopes = style_slopes(self.objective, measured, positions)
-        seed = WholeSeed(slopes, self.content_factors, self.objective.targets.content, terms)
+        seed = WholeSeed(self.objective, slopes, self.content_factors, terms)
         gradient = self.network.backward(kept, seed)
         if self.objective.tv_colors is not None:
             terms["tv"], slope = total_variation(image, self.objective.tv_colors, self.objective.options.wraps)
@@ -62,9 +64,9 @@ class WholeSeed:
     """Adds the derivative of the total with respect to a tap's features; content terms are a by-product."""
 
     # Not a TileSeed of one tile: adding within the product spares passes over the features, and gives other bits.
+    objective: Objective
     slopes: Sequence[Slope]
     content_factors: Mapping[str, Tensor]
-    content_targets: Mapping[str, Tensor]
     terms: dict[str, Tensor]
 
     def __call__(self, tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
@@ -72,7 +74,8 @@ class WholeSeed:
             if slope.tap == tap:
                 gradient = slope.derivative(features) if gradient is None else slope.add_to(gradient, features)
         if tap in self.content_factors:
-            term, derivative = content_derivative(features, self.content_targets[tap], self.content_factors[tap])
+            target, weights = self.objective.targets.content[tap], self.objective.guides.content_at(tap)
+            term, derivative = content_derivative(features, target, self.content_factors[tap], weights)
             self.terms[f"content/{tap}"] = term
             derivative = derivative.to(features.dtype)
             gradient = derivative if gradient is None else gradient.add_(derivative)

@@ -7,7 +7,7 @@ sum of squares.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,33 +37,52 @@ def mean_gram(features: Tensor) -> Tensor:
     return (sums + (rest.transpose(1, 2) @ rest).float()) / positions
 
 
-def mean_statistic(term: StyleTerm, features: Tensor) -> Tensor:
+def mean_statistic(term: StyleTerm, features: Tensor, weights: Tensor | None = None) -> Tensor:
     """As :func:`nst_fast.objective.style.measure_style`, of channels-last features in any precision."""
-    return mean_gram(features)
+    return mean_gram(features) if weights is None else weighted_sum(features, weights) / weights.sum()
+
+
+def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
+    """The sum over positions of w f fᵀ [B, C, C]; ``weights`` w [1, 1, H, W]. At least float32."""
+    rows = wide(rows_of(features))
+    return rows.transpose(1, 2) @ (rows * rows_of(weights).to(rows.dtype))
 
 
 @dataclass(frozen=True, eq=False)
 class Slope:
-    """The derivative of a style term by the features F [B, C, H, W] of a tap: S F, with S symmetric [B, C, C]."""
+    """The derivative of a style term by the features F [B, C, H, W] of a tap: w S F, with S symmetric [B, C, C].
 
+    ``weights`` w [1, 1, H, W] of the positions; None where all count alike.
+    """
+
+    term: str
     tap: str
     matrix: Tensor
+    weights: Tensor | None = None
+
+    def of_cells(self, cells: tuple[slice, ...]) -> Slope:
+        """The derivative by some of the cells."""
+        return self if self.weights is None else replace(self, weights=self.weights[cells])
 
     def derivative(self, features: Tensor) -> Tensor:
         """As features in channels-last layout."""
         batch, channels, height, width = features.shape
         product = rows_of(features) @ self.matrix.to(features.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
+        if self.weights is not None:
+            product *= rows_of(self.weights).to(product.dtype)
         return product.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def add_to(self, gradient: Tensor, features: Tensor) -> Tensor:
         """Add it, in place, to a gradient in channels-last layout."""
+        if self.weights is not None:
+            return gradient.add_(self.derivative(features))
         rows = rows_of(features)
         gradient.permute(0, 2, 3, 1).view(rows.shape).baddbmm_(rows, self.matrix.to(rows.dtype))
         return gradient
 
 
 def style_slopes(
-    objective: Objective, measured: Mapping[str, Tensor], positions: Mapping[str, int]
+    objective: Objective, measured: Mapping[str, Tensor], positions: Mapping[str, float]
 ) -> tuple[dict[str, Tensor], list[Slope]]:
     """The style terms of additive statistics, and the derivative of each.
 
@@ -77,30 +96,44 @@ def style_slopes(
             (by_statistic,) = torch.autograd.grad(term.sum(), leaf)
         terms[name] = term.detach()
         matrix = (by_statistic + by_statistic.transpose(1, 2)) / positions[name]
-        slopes.append(Slope(objective.style_terms[name].tap, matrix))
+        style = objective.style_terms[name]
+        slopes.append(Slope(name, style.tap, matrix, objective.guides.at(style)))
     return terms, slopes
 
 
-def content_derivative(features: Tensor, target: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """The content term [B] of features [B, C, H, W], and its derivative."""
+def content_derivative(
+    features: Tensor, target: Tensor, factor: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The content term [B] of features [B, C, H, W], whose positions count by their weights, and its derivative."""
     difference = wide(features) - target
+    if weights is not None:
+        weighted = difference * weights.to(difference.dtype)
+        return factor * (weighted * difference).sum((1, 2, 3)), weighted.mul_(2 * factor.view(-1, 1, 1, 1))
     term = factor * difference.square().sum((1, 2, 3))
     return term, difference.mul_(2 * factor.view(-1, 1, 1, 1))
 
 
-def content_factor(objective: Objective, tap: str, energy: Tensor, size: int) -> Tensor:
+def content_factor(objective: Objective, tap: str, energy: Tensor, size: float) -> Tensor:
     """The factor [B] of the sum of squared differences at a tap, weights included.
 
     ``energy``: the target's sum of squares [B]; ``size``: its C H W.
     """
     options = objective.options
     factor = losses.content_factor(options.content_normalization, size, energy)
-    return torch.ones_like(energy) * options.content_weight * objective.content_taps[tap] * factor
+    weight = torch.ones_like(energy) * options.content_weight * objective.content_taps[tap]
+    return weight * factor * objective.guides.content_factor
 
 
-def energy_of(target: Tensor) -> Tensor:
-    """The sum of squares [B] of a target [B, C, h, w], row by row: all squares would take as much memory as it."""
-    return torch.stack([wide(row).square().sum((1, 2)) for row in target.unbind(2)]).sum(0)
+def energy_of(target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The sum of squares [B] of a target [B, C, h, w], row by row: all squares would take as much memory as it.
+
+    ``weights`` [1, 1, h, w]: how much each position counts.
+    """
+    rows = target.unbind(2)
+    if weights is None:
+        return torch.stack([wide(row).square().sum((1, 2)) for row in rows]).sum(0)
+    parts = zip(rows, weights.unbind(2), strict=True)
+    return torch.stack([(wide(row).square() * share).sum((1, 2)) for row, share in parts]).sum(0)
 
 
 def rows_of(features: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from nst_fast.engines.seeds import (
     energy_of,
     mean_statistic,
     style_slopes,
+    weighted_sum,
     wide,
 )
 from nst_fast.network.padding import NO_WRAP, Wraps
@@ -36,6 +37,7 @@ from nst_fast.network.taps import channels_of, tap_size
 from nst_fast.network.tiles import Extent, Tile, Tiling, grid_like, stride_of, strip_rows, tiling_of_strip
 from nst_fast.objective import losses
 from nst_fast.objective.evaluation import Evaluation
+from nst_fast.objective.guides import Guides, StylePart, style_parts
 from nst_fast.objective.objective import Objective, Statistics
 from nst_fast.objective.style import blended, statistic_size
 from nst_fast.options.config import ObjectiveOptions
@@ -57,6 +59,13 @@ class TiledEvaluator:
         self.network = network
         self.objective = objective
         self.strip = strip
+        seen = (strip.mine.low, strip.mine.high)
+        self._content_weights = {
+            tap: rows_at(tap, objective.guides.content_at(tap), seen) for tap in objective.content_taps
+        }
+        self._weights = {
+            name: rows_at(term.tap, objective.guides.at(term), seen) for name, term in objective.style_terms.items()
+        }
         self._content_factors = {tap: self._content_factor(tap) for tap in objective.content_taps}
 
     def __call__(self, pastiche: Tensor) -> Evaluation:
@@ -64,12 +73,14 @@ class TiledEvaluator:
         strip, objective = self.strip, self.objective
         image = strip.halos.fetch(pastiche.detach())
         measured, backward = self._measured(image)
-        positions = {term.name: positions_of(term.tap, strip) for term in objective.style_terms.values()}
-        style, slopes = style_slopes(objective, measured, positions)
+        style, slopes = style_slopes(objective, measured, self._positions)
+        slopes = [replace(slope, weights=self._weights[slope.term]) for slope in slopes]
         terms = {name: image.new_zeros(image.shape[0]) for name in objective.term_names}
         gradient = torch.zeros_like(image)
         for tile in strip.tiling.tiles:
-            seed = TileSeed(tile, slopes, self._content_factors, objective.targets.content, terms)
+            seed = TileSeed(
+                tile, slopes, self._content_factors, objective.targets.content, self._content_weights, terms
+            )
             add_to(gradient, tile.crop, (backward or self.network.vjp(part_of(image, tile.crop))[1])(seed))
             if objective.tv_colors is not None:
                 counts = losses.tv_counts(image.shape[1], strip.height, strip.width, objective.options.wraps)
@@ -88,21 +99,28 @@ class TiledEvaluator:
             sums: dict[str, Tensor] = {}
             (tile,) = strip.tiling.tiles
             features, backward = self.network.vjp(part_of(image, tile.crop))
-            add_sums(sums, features, tile, styles)
+            add_sums(sums, features, tile, styles, self._weights)
         else:
-            sums = style_sums(self.network, image, strip.tiling, styles)
-        return mean_over_ranks(strip.ranks, sums, image, styles, strip.height, strip.width), backward
+            sums = style_sums(self.network, image, strip.tiling, styles, self._weights)
+        return mean_over_ranks(strip.ranks, sums, image, styles, self._positions), backward
+
+    @property
+    def _positions(self) -> dict[str, float]:
+        size = (self.strip.height, self.strip.width)
+        return {name: self.objective.guides.positions(term, size) for name, term in self.objective.style_terms.items()}
 
     def _content_factor(self, tap: str) -> Tensor:
         target = self.objective.targets.content[tap]
-        energy = energy_of(target)
+        energy = energy_of(target, self._content_weights[tap])
         self.strip.ranks.all_reduce(energy)
-        return content_factor(self.objective, tap, energy, target.shape[1] * positions_of(tap, self.strip))
+        size = self.objective.guides.content_size(tap, (self.strip.height, self.strip.width))
+        return content_factor(self.objective, tap, energy, size)
 
 
-def positions_of(tap: str, strip: Strip) -> int:
-    """How many cells a tap has in the whole picture."""
-    return math.prod(tap_size(tap, strip.height, strip.width))
+def rows_at(tap: str, weights: Tensor | None, rows: tuple[int, int]) -> Tensor | None:
+    """The weights [1, 1, h, w] of a tap's cells in some rows of the picture, from one pixel to before another."""
+    stride = stride_of(tap)
+    return weights[:, :, rows[0] // stride : rows[1] // stride] if weights is not None else None
 
 
 def part_of(image: Tensor, region: tuple[slice, ...]) -> Tensor:
@@ -156,6 +174,7 @@ class TileSeed:
     slopes: Sequence[Slope]
     content_factors: Mapping[str, Tensor]
     content_targets: Mapping[str, Tensor]
+    content_weights: Mapping[str, Tensor | None]
     terms: dict[str, Tensor]  # the content terms are added up here, as a by-product
 
     @torch.no_grad()
@@ -164,38 +183,62 @@ class TileSeed:
         inside = self.tile.cells_in_crop(stride)
         own = features[inside]
         gradient = torch.zeros_like(features) if gradient is None else gradient
+        cells = self.tile.cells(stride)
         for slope in self.slopes:
             if slope.tap == tap:
-                gradient[inside] += slope.derivative(own)
+                gradient[inside] += slope.of_cells(cells).derivative(own)
         if tap in self.content_factors:
-            target = self.content_targets[tap][self.tile.cells(stride)]
-            term, derivative = content_derivative(own, target, self.content_factors[tap])
+            weights = self.content_weights[tap]
+            weights = weights[cells] if weights is not None else None
+            term, derivative = content_derivative(
+                own, self.content_targets[tap][cells], self.content_factors[tap], weights
+            )
             self.terms[f"content/{tap}"] += term
             gradient[inside] += derivative
         return gradient
 
 
-def style_sums(network: CropNetwork, image: Tensor, tiling: Tiling, styles: Sequence[StyleTerm]) -> dict[str, Tensor]:
-    """Term of style -> its statistic, summed over the own cells of all tiles."""
+def style_sums(
+    network: CropNetwork,
+    image: Tensor,
+    tiling: Tiling,
+    styles: Sequence[StyleTerm],
+    weights: Mapping[str, Tensor | None],
+) -> dict[str, Tensor]:
+    """Term of style -> its statistic, summed over the own cells of all tiles, by their weights [1, 1, h, w]."""
     sums: dict[str, Tensor] = {}
     for tile in tiling.tiles if styles else ():
-        add_sums(sums, dict(network.features(part_of(image, tile.crop))), tile, styles)
+        add_sums(sums, dict(network.features(part_of(image, tile.crop))), tile, styles, weights)
     return sums
 
 
-def add_sums(sums: dict[str, Tensor], features: dict[str, Tensor], tile: Tile, styles: Sequence[StyleTerm]) -> None:
+def add_sums(
+    sums: dict[str, Tensor],
+    features: dict[str, Tensor],
+    tile: Tile,
+    styles: Sequence[StyleTerm],
+    weights: Mapping[str, Tensor | None],
+) -> None:
     """Add the statistics of the tile's own cells, summed over positions, to ``sums``; empties ``features``."""
     for tap in list(features):
         own = features.pop(tap)[tile.cells_in_crop(stride_of(tap))]
         for term in styles if own.numel() else ():
             if term.tap == tap:
-                part = mean_statistic(term, own) * (own.shape[2] * own.shape[3])
+                counted = weights[term.name]
+                if counted is None:
+                    part = mean_statistic(term, own) * (own.shape[2] * own.shape[3])
+                else:
+                    part = weighted_sum(own, counted[tile.cells(stride_of(tap))])
                 sums[term.name] = sums[term.name].add_(part) if term.name in sums else part
 
 
 @torch.no_grad()
 def mean_over_ranks(
-    ranks: Ranks, sums: Mapping[str, Tensor], image: Tensor, styles: Sequence[StyleTerm], height: int, width: int
+    ranks: Ranks,
+    sums: Mapping[str, Tensor],
+    image: Tensor,
+    styles: Sequence[StyleTerm],
+    positions: Mapping[str, float],
 ) -> dict[str, Tensor]:
     """Term of style -> its statistic of a picture, from the sums over each rank's cells; a rank may have none."""
     if not styles:
@@ -209,7 +252,7 @@ def mean_over_ranks(
     ranks.all_reduce(flat)
     totals = torch.split(flat, [math.prod(size) for size in sizes])
     return {
-        term.name: total.view(size) / math.prod(tap_size(term.tap, height, width))
+        term.name: total.view(size) / positions[term.name]
         for term, total, size in zip(styles, totals, sizes, strict=True)
     }
 
@@ -221,6 +264,7 @@ def tiled_targets(
     content_image: Tensor | None,
     style_images: Sequence[Tensor],
     style_weights: Sequence[float] | None = None,
+    style_guides: Sequence[Guides] | None = None,
     *,
     style_network: CropNetwork | None = None,
     halve_content: bool = False,
@@ -235,10 +279,9 @@ def tiled_targets(
         seen = content_image[:, :, strip.mine.low : strip.mine.high]
         tiling = similar_tiling(options, strip, strip.mine, strip.width, options.wraps)
         content = tiled_features(network, seen, tiling, options.content_tap_weights, halve=halve_content)
-    images = style_images if options.style_terms else ()
-    measured = [shared_style(style_network or network, options, strip, image) for image in images]
-    style = blended(measured, style_weights or [1.0] * len(measured)) if measured else {}
-    return Statistics(content, style, {})
+    parts = style_parts(style_images, style_weights, style_guides) if options.style_terms else []
+    measured = [shared_style(style_network or network, options, strip, part) for part in parts]
+    return Statistics(content, blended(measured, [part.weights(part.guides.terms(options)) for part in parts]), {})
 
 
 @torch.no_grad()
@@ -271,17 +314,20 @@ def halved(features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def shared_style(network: CropNetwork, options: ObjectiveOptions, strip: Strip, image: Tensor) -> dict[str, Tensor]:
+def shared_style(network: CropNetwork, options: ObjectiveOptions, strip: Strip, part: StylePart) -> dict[str, Tensor]:
     """Term of style -> its statistic of a whole image [B, 3, H, W], every rank measuring a strip of it."""
+    image, guides = part.image, part.guides
     height, width = image.shape[2:]
-    styles = list(options.style_terms.values())
+    styles = list(guides.terms(options).values())
     rows = strip_rows(options.network, options.taps, height, strip.ranks.size)
     sums: dict[str, Tensor] = {}
     if strip.ranks.rank < len(rows):
         mine = rows[strip.ranks.rank]
         tiling = similar_tiling(options, strip, mine, width)
-        sums = style_sums(network, image[:, :, mine.low : mine.high], tiling, styles)
-    return mean_over_ranks(strip.ranks, sums, image, styles, height, width)
+        weights = {term.name: rows_at(term.tap, guides.at(term), (mine.low, mine.high)) for term in styles}
+        sums = style_sums(network, image[:, :, mine.low : mine.high], tiling, styles, weights)
+    positions = {term.name: guides.positions(term, (height, width)) for term in styles}
+    return mean_over_ranks(strip.ranks, sums, image, styles, positions)
 
 
 def similar_tiling(options: ObjectiveOptions, strip: Strip, rows: Extent, width: int, wraps: Wraps = NO_WRAP) -> Tiling:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nst_fast.network.taps import tap_size
+from nst_fast.network.tiles import stride_of
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
+from nst_fast.objective.guides import PLAIN, Guides, style_parts
 from nst_fast.objective.style import blended, measure_style, style_distance
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.options.style import StyleTerm
@@ -27,12 +27,13 @@ class Statistics:
     Attributes:
         content: tap -> features [B, C, h, w].
         style: name of a term -> its statistic [B, ...], see :mod:`nst_fast.objective.style`.
-        positions: name of a term -> h * w of its tap, for every one in ``style``; empty in targets.
+        positions: name of a term -> h * w of its tap, or the sum of its weights, for every one in ``style``; empty in
+            targets.
     """
 
     content: Mapping[str, Tensor]
     style: Mapping[str, Tensor]
-    positions: Mapping[str, int]
+    positions: Mapping[str, float]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Statistics:
         def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -42,15 +43,20 @@ class Statistics:
 
 
 def measure(
-    features: Mapping[str, Tensor], content_taps: Iterable[str], style_terms: Iterable[StyleTerm]
+    features: Mapping[str, Tensor],
+    content_taps: Iterable[str],
+    style_terms: Iterable[StyleTerm],
+    guides: Guides = PLAIN,
 ) -> Statistics:
-    """The statistics of encoder features."""
-    style_terms = list(style_terms)
-    return Statistics(
-        content={tap: features[tap] for tap in content_taps},
-        style={term.name: measure_style(term, features[term.tap]) for term in style_terms},
-        positions={term.name: features[term.tap].shape[2] * features[term.tap].shape[3] for term in style_terms},
-    )
+    """The statistics of encoder features; those of style are of the positions that the guides say."""
+    found: dict[str, Tensor] = {}
+    positions: dict[str, float] = {}
+    for term in style_terms:
+        at_tap, weights = features[term.tap], guides.at(term)
+        found[term.name] = measure_style(term, at_tap, weights.to(at_tap.dtype) if weights is not None else None)
+        stride = stride_of(term.tap)
+        positions[term.name] = guides.positions(term, (stride * at_tap.shape[2], stride * at_tap.shape[3]))
+    return Statistics({tap: features[tap] for tap in content_taps}, found, positions)
 
 
 @torch.no_grad()
@@ -60,6 +66,7 @@ def build_targets(
     content_image: Tensor | None,
     style_images: Sequence[Tensor],
     style_weights: Sequence[float] | None = None,
+    style_guides: Sequence[Guides] | None = None,
 ) -> Statistics:
     """The targets: features of the content image, blended statistics of the style images, which end at their
     sides.
@@ -70,25 +77,29 @@ def build_targets(
         content_image: [B, 3, H, W], the size of the pastiche; may be None when there are no content taps.
         style_images: each [1 or B, 3, H, W], of any size.
         style_weights: blend weights, by default equal.
+        style_guides: what of each style image is measured, and for which regions; by default all of it.
     """
     content: Mapping[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
         content = measure(encoder(content_image), options.content_tap_weights, ()).content
-    measured = []
-    for image in style_images if options.style_terms else ():
-        measured.append(measure(encoder.unwrapped(image), (), options.style_terms.values()).style)
-    style = blended(measured, style_weights or [1.0] * len(measured)) if measured else {}
-    return Statistics(content, style, {})
+    measured, weights = [], []
+    for part in style_parts(style_images, style_weights, style_guides) if options.style_terms else ():
+        terms = part.guides.terms(options)
+        measured.append(measure(encoder.unwrapped(part.image), (), terms.values(), part.guides).style)
+        weights.append(part.weights(terms))
+    return Statistics(content, blended(measured, weights), {})
 
 
 class Objective:
     """The weighted sum of losses between a picture's statistics and the targets."""
 
-    def __init__(self, options: ObjectiveOptions, targets: Statistics) -> None:
+    def __init__(self, options: ObjectiveOptions, targets: Statistics, guides: Guides = PLAIN) -> None:
         self.options = options
         self.targets = targets
+        self.guides = guides
         self.content_taps = options.content_tap_weights
-        self.style_terms = options.style_terms
+        # A region, of the pastiche or of the style, may have no cell at a deep tap.
+        self.style_terms = {name: term for name, term in guides.terms(options).items() if name in targets.style}
         self.tv_colors = self._tv_colors()
 
     def _tv_colors(self) -> Tensor | None:
@@ -103,12 +114,13 @@ class Objective:
         return colors.to(target.device, torch.promote_types(target.dtype, torch.float32))  # content may have 16 bits
 
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
-        return measure(features, self.content_taps, self.style_terms.values())
+        return measure(features, self.content_taps, self.style_terms.values(), self.guides)
 
     @property
     def term_names(self) -> list[str]:
         """The names of the terms, in the order of :meth:`terms`."""
-        return self.options.term_names
+        names = [f"content/{tap}" for tap in self.content_taps]
+        return [*names, *self.style_terms, *(["tv"] if self.options.has_tv else [])]
 
     def terms(self, statistics: Statistics, image: Tensor) -> dict[str, Tensor]:
         """Weighted terms, each [B]; they add up to the total.
@@ -125,10 +137,17 @@ class Objective:
         return found
 
     def content_term(self, tap: str, features: Tensor) -> Tensor:
-        weight = self.options.content_weight * self.content_taps[tap]
-        return weight * losses.content_loss(features, self.targets.content[tap], self.options.content_normalization)
+        weight = self.options.content_weight * self.content_taps[tap] * self.guides.content_factor
+        weights, target = self.guides.content_at(tap), self.targets.content[tap]
+        weights = weights.to(features.dtype) if weights is not None else None
+        return weight * losses.content_loss(features, target, self.options.content_normalization, weights)
 
-    def style_term(self, name: str, statistic: Tensor, positions: int) -> Tensor:
+    def content_size(self, tap: str) -> float:
+        """C H W of the target, or of what of it counts."""
+        target, stride = self.targets.content[tap], stride_of(tap)
+        return self.guides.content_size(tap, (stride * target.shape[2], stride * target.shape[3]))
+
+    def style_term(self, name: str, statistic: Tensor, positions: float) -> Tensor:
         term = self.style_terms[name]
         return term.weight * style_distance(term, statistic, self.targets.style[name], self.options, positions)
 
@@ -143,11 +162,13 @@ class Objective:
             target = self.targets.content[tap]
             fraction = max(ROUNDINGS * torch.finfo(torch.float32).eps, torch.finfo(target.dtype).eps)  # may be halved
             energy = torch.linalg.vector_norm(target, dim=(1, 2, 3), dtype=torch.float32).square()
-            factor = losses.content_factor(self.options.content_normalization, target[0].numel(), energy)
-            found.append(self.options.content_weight * weight * fraction**2 * energy * factor)
+            size = self.guides.content_size(tap, (height, width))
+            factor = losses.content_factor(self.options.content_normalization, size, energy)
+            scale = self.options.content_weight * self.guides.content_factor
+            found.append(scale * weight * fraction**2 * energy * factor)
         fraction = 2 * ROUNDINGS * torch.finfo(torch.float32).eps
         for name, term in self.style_terms.items():
             statistic = self.targets.style[name] * (1 + fraction)
-            found.append(self.style_term(name, statistic, math.prod(tap_size(term.tap, height, width))))
+            found.append(self.style_term(name, statistic, self.guides.positions(term, (height, width))))
         total: Tensor = sum(found[1:], found[0])
         return total

@@ -21,26 +21,29 @@ def statistic_size(term: StyleTerm, channels: int) -> tuple[int, int]:
     return channels, channels
 
 
-def measure_style(term: StyleTerm, features: Tensor) -> Tensor:
-    """The statistic [B, ...] of a term's features [B, C, H, W]."""
-    return losses.gram_matrix(features)
+def measure_style(term: StyleTerm, features: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The statistic [B, ...] of a term's features [B, C, H, W], whose positions count by their weights [1, 1, H, W]."""
+    return losses.gram_matrix(features, weights)
 
 
-def blended(measured: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+def blended(measured: Sequence[Mapping[str, Tensor]], weights: Sequence[Mapping[str, float]]) -> dict[str, Tensor]:
     """One target from those of several styles, per term: their weighted mean, which is that of the styles' mixture.
+
+    ``weights``: term -> weight, for each style. A style may lack some of the terms, those of other regions.
 
     The weighted sum of squared distances to several Grams differs from the squared distance to their weighted mean
     by a constant, so both have the same gradient (for normalisations that do not depend on the target).
     """
-    share = [weight / sum(weights) for weight in weights]
-    return {
-        name: torch.stack([s * each[name] for s, each in zip(share, measured, strict=True)]).sum(0)
-        for name in measured[0]
-    }
+    found = {}
+    for name in dict.fromkeys(name for each in measured for name in each):
+        parts = [(weight[name], each[name]) for weight, each in zip(weights, measured, strict=True) if name in each]
+        whole = sum(weight for weight, _ in parts)
+        found[name] = torch.stack([weight / whole * part for weight, part in parts]).sum(0)
+    return found
 
 
 def style_distance(
-    term: StyleTerm, statistic: Tensor, target: Tensor, options: ObjectiveOptions, positions: int
+    term: StyleTerm, statistic: Tensor, target: Tensor, options: ObjectiveOptions, positions: float
 ) -> Tensor:
     """The loss [B] of a statistic, without the term's weight; ``positions``: h * w of the tap in the pastiche."""
     factor = losses.gram_factor(options.gram_normalization, statistic.shape[1], positions)

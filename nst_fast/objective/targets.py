@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 
 from torch import Tensor
 
 from nst_fast.network.vgg import Encoder
+from nst_fast.objective.guides import Guides, fingerprint
 from nst_fast.objective.objective import Statistics, build_targets
 from nst_fast.options.config import ObjectiveOptions
 
@@ -30,6 +30,7 @@ class TargetCache:
         content_image: Tensor | None,
         style_images: Sequence[Tensor],
         style_weights: Sequence[float] | None = None,
+        style_guides: Sequence[Guides] | None = None,
     ) -> Statistics:
         """As :func:`build_targets`; the encoder counts as another one when it is another object."""
         content = style = Statistics({}, {}, {})
@@ -39,8 +40,11 @@ class TargetCache:
             content = self._found(key, lambda: build_targets(encoder, options, content_image, ()))
         if options.style_terms and style_images:
             images = tuple(map(fingerprint, style_images))
-            key = ("style", encoder, measured_terms(options), images, tuple(style_weights or ()))
-            style = self._found(key, lambda: build_targets(encoder, options, None, style_images, style_weights))
+            masks = tuple(each.fingerprint for each in style_guides or ())
+            key = ("style", encoder, measured_terms(options), images, tuple(style_weights or ()), masks)
+            style = self._found(
+                key, lambda: build_targets(encoder, options, None, style_images, style_weights, style_guides)
+            )
         return Statistics(content.content, style.style, {})
 
     def _found(self, key: tuple[Hashable, ...], build: Callable[[], Statistics]) -> Statistics:
@@ -62,9 +66,3 @@ def measured_terms(options: ObjectiveOptions) -> tuple[Hashable, ...]:
 def size_of(targets: Statistics) -> int:
     """Bytes that the tensors of targets take."""
     return sum(tensor.nbytes for tensor in [*targets.content.values(), *targets.style.values()])
-
-
-def fingerprint(image: Tensor) -> tuple[Hashable, ...]:
-    """What tells one image from another: shape, device and pixels."""
-    pixels = hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()
-    return (*image.shape, str(image.device), pixels)

@@ -19,12 +19,14 @@ class StyleTerm:
         tap: where it is measured.
         loss: a key of :data:`STATISTICS`.
         weight: all that the loss is multiplied by.
+        region: of the picture; empty where there is only one.
     """
 
     name: str
     tap: str
     loss: str
     weight: float
+    region: str = ""
 
     @property
     def statistic(self) -> str:

@@ -59,7 +59,7 @@ def test_blended_targets_have_the_gradient_of_the_weighted_sum_of_losses() -> No
         return losses.style_loss(gram, target, "mean", 1.0, 1).sum()
 
     (separate,) = torch.autograd.grad(0.25 * loss(one) + 0.75 * loss(other), gram)
-    mixture = blended([{"tap": one}, {"tap": other}], [1.0, 3.0])["tap"]
+    mixture = blended([{"tap": one}, {"tap": other}], [{"tap": 1.0}, {"tap": 3.0}])["tap"]
     (together,) = torch.autograd.grad(loss(mixture), gram)
     torch.testing.assert_close(together, separate)
 
