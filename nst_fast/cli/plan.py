@@ -45,7 +45,7 @@ def plan(
     height, width = seamless_size(config, *parse_size(size))
     choice = without_trial(config)
     style = (max(16, round(height * config.style_scale)), max(16, round(width * config.style_scale)))
-    task = MemoryTask(config, choice.engine, choice.precision, height, width, (style,))
+    task = MemoryTask(config, choice.engine, choice.precision, height, width, (style,), masks=config.mask_count)
     made = make_plan(task, budget_of(config, str(resolve_device(config.device))))
     if as_json:
         emit_json({"schema": "nst-fast/plan/1", **made.as_dict()})

@@ -73,6 +73,7 @@ class Network:
     style_taps: tuple[str, ...]
     pooling: str
     wraps: bool = False  # convolutions pad their input themselves
+    guided: bool = False  # features are multiplied by weights
 
     @property
     def taps(self) -> list[str]:
@@ -129,6 +130,7 @@ def _seed(network: Network, tap: str, engine: str, size: int, *, tiled: bool) ->
     making = out if engine == "eager" else 0.0
     if tap in network.content_taps:
         making += 2 * wide + (wide + out if size < 4 else 0.0)
+    making += 2 * wide if network.guided else 0.0
     own_cells = 2 * out  # a copy of them, and the product with a Gram's slope
     return making + own_cells if tiled else making
 

@@ -39,6 +39,8 @@ IMAGES = 4
 # Of the optimiser: held during an evaluation (L-BFGS: and two per pair), and in use during an update.
 OPTIMIZER_IMAGES = {"adam": 2, "lbfgs": 2}
 UPDATE_IMAGES = {"adam": 2, "lbfgs": 5}
+# Bytes per pixel of a mask: as read, at the size of the scale, times alpha, and carried down to every tap.
+MASK = 4 * (3 + 4 / 3)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class MemoryTask:
         height, width: of the pastiche in pixels.
         styles: height and width of every style image.
         pictures: how many pastiches of this size are optimised together.
+        masks: of the pastiche, of regions and of what counts.
     """
 
     config: StylizeConfig
@@ -60,6 +63,7 @@ class MemoryTask:
     width: int
     styles: tuple[tuple[int, int], ...] = ()
     pictures: int = 1
+    masks: int = 0
 
     @property
     def pixels(self) -> int:
@@ -86,7 +90,10 @@ class MemoryTask:
         config = self.config
         taps = tuple(config.content_tap_weights), tuple(config.style_tap_weights)
         return step_bytes(
-            Network(config.network, *taps, config.pooling, any(config.wraps)), self.family, self.size, tiled=tiled
+            Network(config.network, *taps, config.pooling, any(config.wraps), self.masks > 0),
+            self.family,
+            self.size,
+            tiled=tiled,
         )
 
 
@@ -174,6 +181,7 @@ def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halv
     parts = {
         "network": network + (HOLES if tiling.whole else 0),
         "pictures": IMAGE * (IMAGES * pixels + styles),
+        **({"masks": MASK * task.masks * pixels} if task.masks else {}),
         "optimiser": IMAGE * optimizer_images(config, history) * pixels,
         "content targets": target_bytes(config.content_tap_weights, 4) * pixels / (2 if halve else 1),
         "step": max(

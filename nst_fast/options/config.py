@@ -15,6 +15,8 @@ from typing import Any, Self
 from nst_fast.network.padding import Wraps
 from nst_fast.network.taps import CONVS_PER_BLOCK, check_taps
 from nst_fast.options.declaration import Options, option
+from nst_fast.options.regions import KINDS as MASK_KINDS
+from nst_fast.options.regions import Files, MapPair, Masks, Regions
 from nst_fast.options.style import StyleTerm
 from nst_fast.options.values import Bytes, Interval, Seconds, Shares, StyleCrop, Taps
 
@@ -27,6 +29,7 @@ PROVIDERS = {
 INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
 
 
+TYPICAL_COLORS = 4  # of a map
 WEIGHTS = ("auto", "original", "imagenet")  # sources of weights that are no files, beside random[:SEED]
 
 
@@ -90,6 +93,51 @@ class ControlOptions(Options):
     def blend_weights(self) -> list[float] | None:
         """One weight per style image, or None for equal shares."""
         return list(self.style_weight_each) or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionOptions(Options):
+    """Regions."""
+
+    region: Regions = option(
+        "",
+        "A part of the picture, white in MASK, with a style of its own; may be repeated. What no mask has is painted "
+        "like STYLE.",
+        metavar="MASK=STYLE[:WEIGHT]",
+        repeatable=True,
+    )
+    map: MapPair = option(
+        "",
+        "Two pictures of one colour per region: each region of the content is painted like that of the style.",
+        metavar="CONTENT_MAP=STYLE_MAP",
+    )
+    content_mask: Masks = option("", "Where the content loss counts: white in full, black not at all.", metavar="MASK")
+    style_mask: Masks = option(
+        "",
+        "What of a style image is used: white; one for each style image, in their order.",
+        metavar="MASK",
+        repeatable=True,
+    )
+
+    @property
+    def mask_files(self) -> dict[str, Files]:
+        """Option -> the masks that it names, of those that name any."""
+        named: dict[str, Files] = {name: getattr(self, name) for name in MASK_KINDS}
+        return {name: value for name, value in named.items() if value.files}
+
+    @property
+    def mask_count(self) -> int:
+        """About how many masks of the pastiche there are, for the memory plan."""
+        counted = len(self.region.weights) + bool(self.region.weights) + len(self.content_mask.files)
+        return counted + (TYPICAL_COLORS if self.map.files else 0)
+
+    def contradictions(self) -> list[str]:
+        problems = []
+        if self.map.files and self.region.files:
+            problems.append("`map` and `region` both say which part has which style: give one of them")
+        if len(self.content_mask.files) > 1:
+            problems.append(f"`content_mask` {self.content_mask}: there is one content image, give one mask")
+        return problems + super().contradictions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -496,6 +544,7 @@ class StylizeConfig(
     OptimizerOptions,
     ControlOptions,
     ObjectiveOptions,
+    RegionOptions,
     FitOptions,
     ImageOptions,
 ):
@@ -519,7 +568,8 @@ class StylizeConfig(
 
     def recorded(self) -> dict[str, Any]:
         """As :meth:`as_dict`, but with files' names without folders, which would say whose machine it was."""
-        return self.as_dict() | {name: bare_name(path) for name, path in self.files.items()}
+        masks = {name: value.renamed(map(bare_name, value.files)).text for name, value in self.mask_files.items()}
+        return self.as_dict() | {name: bare_name(path) for name, path in self.files.items()} | masks
 
     def contradictions(self) -> list[str]:
         if self.strength < 1 and not self.content_tap_weights:

@@ -73,6 +73,7 @@ PLAIN = {
     **usual("not part of the recipe: a style image is taken as it is", style_crop="none"),
     **usual("not part of the recipe: a picture ends at its sides", seamless="none"),
     **usual("not part of the recipe: what is transparent is not seen", transparency="keep"),
+    **usual("not part of the recipe: one region, all of it", region="", map="", content_mask="", style_mask=""),
     **usual("constant", schedule="constant", decay_rate=1.0, decay_steps=1, final_learning_rate=1.0),
     **usual("Kingma & Ba 2015", adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8),
     **usual("torch.optim.LBFGS", lbfgs_history=100, line_search="none"),

@@ -267,7 +267,10 @@ def task_of(batch: Batch, choice: Choice, scale: Scale) -> MemoryTask:
     """What decides the memory of one scale."""
     sizes = [image.tensor.shape[2:] for image in batch.styles]
     styles = tuple((round(height * scale.fraction), round(width * scale.fraction)) for height, width in sizes)
-    return MemoryTask(batch.config, choice.engine, choice.precision, scale.height, scale.width, styles, batch.count)
+    masks = len(batch.problems[0].masks.regions) + batch.problems[0].guided
+    return MemoryTask(
+        batch.config, choice.engine, choice.precision, scale.height, scale.width, styles, batch.count, masks
+    )
 
 
 def strip_of(batch: Batch, scale: Scale, memory: MemoryPlan, ranks: Ranks) -> Strip:
@@ -288,9 +291,10 @@ def tiled_evaluator(batch: Batch, choice: Choice, plan: ScalePlan) -> tuple[Obje
         plan.strip,
         batch.content_at(scale),
         batch.styles_at(scale),
-        config.blend_weights,
+        batch.problems[0].style_weights,
+        batch.problems[0].style_guides_at(scale),
         style_network=make_crop_network(choice, batch.encoder.unwrapped) if any(config.wraps) else None,
         halve_content=plan.memory.halve_content,
     )
-    objective = Objective(config, targets)
+    objective = Objective(config, targets, batch.problems[0].guides_at(scale))
     return objective, TiledEvaluator(network, objective, plan.strip)

@@ -235,6 +235,9 @@ class Run(Observer):
         """The monitor for as long as the loop runs, or None when it is turned off."""
         if not (enabled and self.config.monitor_every and self.config.style_factor):
             return nullcontext()
+        if not objective.guides.plain:
+            self.observer.note("no monitor: its graph counts all pixels alike, and here masks or alpha weigh them")
+            return nullcontext()
         weights = self.batch.weights["sha256"]
         return open_monitor(self.batch.encoder, objective, self.config, weights, self.observer.note)
 
