@@ -180,7 +180,7 @@ def read_maps(config: StylizeConfig, size: Size, style_size: Size) -> tuple[dict
 
 def palette(picture: NDArray[np.uint8], path: Path) -> list[NDArray[np.int64]]:
     """The colours of a map, the most frequent first; those of edges and of compression are none."""
-    colors, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
+    colors, counts = np.unique(picture[inside(picture)], axis=0, return_counts=True)
     chosen: list[NDArray[np.int64]] = []
     for index in np.argsort(-counts, kind="stable"):
         if counts[index] < LEAST_SHARE * counts.sum():
@@ -192,6 +192,17 @@ def palette(picture: NDArray[np.uint8], path: Path) -> list[NDArray[np.int64]]:
         message = f"{shown(path)} is no map: it has {len(chosen)} colours that cover a region"
         raise InputError(message, f"Paint each region in one colour, at most {MOST_COLORS}")
     return chosen
+
+
+def inside(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels [H, W] of a map have neighbours of their own colour on all sides: those of soft edges have not."""
+    found = np.ones(picture.shape[:2], bool)
+    for axis in (0, 1):
+        same = np.abs(np.diff(picture.astype(np.int64), axis=axis)).max(2) <= SAME_COLOR // 2
+        before, after = [(0, 0), (0, 0)], [(0, 0), (0, 0)]
+        before[axis], after[axis] = (1, 0), (0, 1)
+        found &= np.pad(same, before, constant_values=True) & np.pad(same, after, constant_values=True)
+    return found
 
 
 def one_hot(picture: NDArray[np.uint8], colors: Sequence[NDArray[np.int64]]) -> dict[str, Tensor]:

@@ -276,7 +276,8 @@ def test_blends_are_a_row_of_the_sheet_from_one_style_to_the_other(pictures: Pat
     for end, single in zip(ends, alone, strict=True):
         assert end.record is not None and single.record is not None
         assert end.record["losses"] == single.record["losses"]
-    assert Image.open(tmp_path / "blend" / "sheet.png").width > 3 * 32
+    with Image.open(tmp_path / "blend" / "sheet.png") as sheet:
+        assert sheet.width > 3 * 32
 
 
 def test_weights_of_a_blend_that_are_not_one_for_each_style_are_refused(pictures: Path, tmp_path: Path) -> None:
