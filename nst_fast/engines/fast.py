@@ -16,6 +16,7 @@ from nst_fast.engines.seeds import (
     energy_of,
     mean_statistic,
     style_slopes,
+    whole_derivative,
 )
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
@@ -35,7 +36,7 @@ class FastEvaluator:
         self.network = FastNetwork(encoder, dtype, kernels=kernels)
         self.objective = objective
         self.content_factors = {}
-        for tap in objective.content_taps:
+        for tap in set(objective.content_taps) - set(objective.similarities):
             target = objective.targets.content[tap]
             self.content_factors[tap] = content_factor(objective, tap, energy_of(target), target[0].numel())
 
@@ -43,14 +44,14 @@ class FastEvaluator:
     def __call__(self, pastiche: Tensor) -> Evaluation:
         image = pastiche.detach()
         kept = self.network.forward(image)
-        styles = self.objective.style_terms.values()
+        styles = self.objective.additive_terms
         measured = {term.name: mean_statistic(term, kept[term.tap]) for term in styles}
         positions = {term.name: kept[term.tap].shape[2] * kept[term.tap].shape[3] for term in styles}
         terms, slopes = style_slopes(self.objective, measured, positions)
-        seed = WholeSeed(slopes, self.content_factors, self.objective.targets.content, terms)
+        seed = WholeSeed(self.objective, slopes, self.content_factors, terms)
         gradient = self.network.backward(kept, seed)
-        if self.objective.tv_colors is not None:
-            terms["tv"], slope = total_variation(image, self.objective.tv_colors)
+        for name, (change, colors) in self.objective.pixel_terms(image).items():
+            terms[name], slope = total_variation(change, colors)
             gradient += slope
         terms = {name: terms[name] for name in self.objective.term_names}
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
@@ -58,12 +59,12 @@ class FastEvaluator:
 
 @dataclass(frozen=True, eq=False)
 class WholeSeed:
-    """Adds the derivative of the total with respect to a tap's features; content terms are a by-product."""
+    """Adds the derivative of the total with respect to a tap's features; terms that are not additive: a by-product."""
 
     # Not a TileSeed of one tile: adding within the product spares passes over the features, and gives other bits.
+    objective: Objective
     slopes: Sequence[Slope]
     content_factors: Mapping[str, Tensor]
-    content_targets: Mapping[str, Tensor]
     terms: dict[str, Tensor]
 
     def __call__(self, tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
@@ -71,9 +72,14 @@ class WholeSeed:
             if slope.tap == tap:
                 gradient = slope.derivative(features) if gradient is None else slope.add_to(gradient, features)
         if tap in self.content_factors:
-            term, derivative = content_derivative(features, self.content_targets[tap], self.content_factors[tap])
+            term, derivative = content_derivative(
+                features, self.objective.targets.content[tap], self.content_factors[tap]
+            )
             self.terms[f"content/{tap}"] = term
             derivative = derivative.to(features.dtype)
+            gradient = derivative if gradient is None else gradient.add_(derivative)
+        for name, whole in self.objective.whole_terms(tap).items():
+            self.terms[name], derivative = whole_derivative(whole, features)
             gradient = derivative if gradient is None else gradient.add_(derivative)
         assert gradient is not None  # every tap of the encoder serves a term
         return gradient

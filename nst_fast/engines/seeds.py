@@ -6,7 +6,7 @@ sum of squares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,27 +38,41 @@ def mean_gram(features: Tensor) -> Tensor:
 
 
 def mean_statistic(term: StyleTerm, features: Tensor) -> Tensor:
-    """As :func:`nst_fast.objective.style.measure_style`, of channels-last features in any precision."""
-    return mean_gram(features)
+    """The additive statistic of :mod:`nst_fast.objective.style`, of channels-last features in any precision."""
+    gram = mean_gram(features)
+    if term.statistic == "gram":
+        return gram
+    rows = rows_of(features)
+    return torch.cat([gram, rows.mean(1, dtype=gram.dtype)[:, :, None]], 2)
 
 
 @dataclass(frozen=True, eq=False)
 class Slope:
-    """The derivative of a style term by the features F [B, C, H, W] of a tap: S F, with S symmetric [B, C, C]."""
+    """The derivative of a style term by the features F [B, C, H, W] of a tap: S F + b at every position.
+
+    Attributes:
+        matrix: S, symmetric [B, C, C].
+        shift: b [B, 1, C], where the term depends on the mean.
+    """
 
     tap: str
     matrix: Tensor
+    shift: Tensor | None = None
 
     def derivative(self, features: Tensor) -> Tensor:
         """As features in channels-last layout."""
         batch, channels, height, width = features.shape
         product = rows_of(features) @ self.matrix.to(features.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
+        if self.shift is not None:
+            product += self.shift.to(features.dtype)
         return product.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def add_to(self, gradient: Tensor, features: Tensor) -> Tensor:
         """Add it, in place, to a gradient in channels-last layout."""
         rows = rows_of(features)
-        gradient.permute(0, 2, 3, 1).view(rows.shape).baddbmm_(rows, self.matrix.to(rows.dtype))
+        target = gradient.permute(0, 2, 3, 1).view(rows.shape).baddbmm_(rows, self.matrix.to(rows.dtype))
+        if self.shift is not None:
+            target += self.shift.to(rows.dtype)
         return gradient
 
 
@@ -76,9 +90,22 @@ def style_slopes(
             term = objective.style_term(name, leaf, positions[name])
             (by_statistic,) = torch.autograd.grad(term.sum(), leaf)
         terms[name] = term.detach()
-        matrix = (by_statistic + by_statistic.transpose(1, 2)) / positions[name]
-        slopes.append(Slope(objective.style_terms[name].tap, matrix))
+        channels = statistic.shape[1]
+        by_gram, by_mean = by_statistic[:, :, :channels], by_statistic[:, None, :, channels:]
+        matrix = (by_gram + by_gram.transpose(1, 2)) / positions[name]
+        shift = by_mean[..., 0] / positions[name] if by_mean.numel() else None
+        slopes.append(Slope(objective.style_terms[name].tap, matrix, shift))
     return terms, slopes
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its autograd cannot be traced
+@torch.enable_grad()
+def whole_derivative(term: Callable[[Tensor], Tensor], features: Tensor) -> tuple[Tensor, Tensor]:
+    """A term [B] of a whole picture's features, and its derivative, by autograd on the features alone."""
+    leaf = wide(features.detach()).requires_grad_(True)
+    value = term(leaf)
+    (derivative,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), derivative.to(features.dtype, memory_format=torch.channels_last)
 
 
 def content_derivative(features: Tensor, target: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:

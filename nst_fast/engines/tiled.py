@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,14 +31,15 @@ from nst_fast.engines.seeds import (
     style_slopes,
     wide,
 )
+from nst_fast.errors import UsageError
 from nst_fast.network.taps import channels_of, tap_size
 from nst_fast.network.tiles import Extent, Tile, Tiling, grid_like, stride_of, strip_rows, tiling_of_strip
 from nst_fast.objective import losses
 from nst_fast.objective.evaluation import Evaluation
-from nst_fast.objective.objective import Objective, Statistics
-from nst_fast.objective.style import blended, statistic_size
+from nst_fast.objective.objective import Objective, Statistics, edges_of
+from nst_fast.objective.style import blended, shares, statistic_size
 from nst_fast.options.config import ObjectiveOptions
-from nst_fast.options.style import StyleTerm
+from nst_fast.options.style import IN_PARTS, StyleTerm
 
 HALF = torch.float16
 
@@ -53,6 +54,7 @@ class TiledEvaluator:
     """
 
     def __init__(self, network: CropNetwork, objective: Objective, strip: Strip) -> None:
+        check_additive(objective.options)
         self.network = network
         self.objective = objective
         self.strip = strip
@@ -66,12 +68,12 @@ class TiledEvaluator:
         positions = {term.name: positions_of(term.tap, strip) for term in objective.style_terms.values()}
         style, slopes = style_slopes(objective, measured, positions)
         terms = {name: image.new_zeros(image.shape[0]) for name in objective.term_names}
-        gradient = torch.zeros_like(image)
+        gradient, pixel_terms = torch.zeros_like(image), objective.pixel_terms(image)
         for tile in strip.tiling.tiles:
             seed = TileSeed(tile, slopes, self._content_factors, objective.targets.content, terms)
             gradient[tile.crop] += (backward or self.network.vjp(image[tile.crop])[1])(seed)
-            if objective.tv_colors is not None:
-                terms["tv"] += add_total_variation(objective.tv_colors, image, tile, gradient, strip.height)
+            for name, (change, colors) in pixel_terms.items():
+                terms[name] += add_total_variation(colors, change, tile, gradient, strip.height)
         if strip.ranks.rank == 0:  # all ranks have computed the same terms: only one adds them
             terms |= style
         sums = torch.stack(list(terms.values()))
@@ -96,6 +98,13 @@ class TiledEvaluator:
         energy = energy_of(target)
         self.strip.ranks.all_reduce(energy)
         return content_factor(self.objective, tap, energy, target.shape[1] * positions_of(tap, self.strip))
+
+
+def check_additive(options: ObjectiveOptions) -> None:
+    """Raise :class:`UsageError` where a loss needs the whole picture in one piece."""
+    if options.whole_losses:
+        message = f"{', '.join(options.whole_losses)}: needs the whole picture in one piece"
+        raise UsageError(message, f"In parts of it there are {IN_PARTS}")
 
 
 def positions_of(tap: str, strip: Strip) -> int:
@@ -207,8 +216,11 @@ def tiled_targets(
         content = tiled_features(network, seen, tiling, options.content_tap_weights, halve=halve_content)
     images = style_images if options.style_terms else ()
     measured = [shared_style(network, options, strip, image) for image in images]
-    style = blended(measured, style_weights or [1.0] * len(measured)) if measured else {}
-    return Statistics(content, style, {})
+    style = blended(options.style_terms, measured, shares(style_weights, len(measured)))
+    edges = edges_of(options, content_image)
+    if edges is not None:
+        edges = replace(edges, image=edges.image[:, :, strip.mine.low : strip.mine.high])
+    return Statistics(content, style, {}, edges)
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ def tv_loss(image: Tensor, colors: Tensor) -> Tensor:
     """Total variation of an image [B, 3, H, W]: the mean squared difference of neighbours, both directions, [B].
 
     Mahendran & Vedaldi 2015 with beta = 2, as jcjohnson/neural-style; a mean, so that it does not grow with size.
-    ``colors``: how a difference is weighted, see :func:`tv_colors`; on the image's device.
+    ``colors``: how a difference is weighted, see :func:`tv_colors`; on the image's device, [3, 3] or [B, 3, 3].
     """
     down, right = tv_counts(image.shape[1], image.shape[2], image.shape[3])
     return squared_differences(image, 2, colors) / down + squared_differences(image, 3, colors) / right
@@ -114,6 +114,12 @@ def squared_differences(image: Tensor, axis: int, colors: Tensor) -> Tensor:
     """
     differences = image.diff(dim=axis).flatten(2)  # [B, 3, pairs]
     return (differences * (colors.to(image.dtype) @ differences)).sum((1, 2))
+
+
+def edge_colors() -> Tensor:
+    """The matrix of :func:`tv_colors` that leaves the square of a difference's luminance."""
+    luminance = torch.tensor(LUMINANCE, dtype=torch.float64)
+    return luminance[:, None] * luminance
 
 
 def tv_counts(channels: int, height: int, width: int) -> tuple[int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,12 +13,35 @@ from torch import Tensor
 from nst_fast.network.taps import tap_size
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
-from nst_fast.objective.style import blended, measure_style, style_distance
+from nst_fast.objective.samples import SelfSimilarity
+from nst_fast.objective.style import blended, distance_to, measure_style, measure_target, shares
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.options.style import StyleTerm
 
 # A feature has passed up to 16 convolutions, and may be so many float32 roundings off: measured up to 16.
 ROUNDINGS = 64
+SIMILARITY_SCALE = 4.0  # of self-similarity, so that the content weights that suit features suit it
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """What the term of edges compares with.
+
+    Attributes:
+        image: the content image [B, 3, H, W], or the rows of it that a strip sees.
+        energy: of the whole content image [B]: what the term is relative to.
+    """
+
+    image: Tensor
+    energy: Tensor
+
+    @classmethod
+    def of(cls, image: Tensor) -> Edges:
+        energy = losses.tv_loss(image, losses.edge_colors().to(image))
+        return cls(image, energy + torch.finfo(image.dtype).tiny)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Edges:
+        return Edges(self.image.to(device, dtype), self.energy.to(device, dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,17 +52,20 @@ class Statistics:
         content: tap -> features [B, C, h, w].
         style: name of a term -> its statistic [B, ...], see :mod:`nst_fast.objective.style`.
         positions: name of a term -> h * w of its tap, for every one in ``style``; empty in targets.
+        edges: of targets, where edges are compared.
     """
 
     content: Mapping[str, Tensor]
     style: Mapping[str, Tensor]
     positions: Mapping[str, int]
+    edges: Edges | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Statistics:
         def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {tap: tensor.to(device, dtype) for tap, tensor in tensors.items()}
 
-        return Statistics(move(self.content), move(self.style), dict(self.positions))
+        edges = self.edges and self.edges.to(device, dtype)
+        return Statistics(move(self.content), move(self.style), dict(self.positions), edges)
 
 
 def measure(
@@ -73,11 +100,16 @@ def build_targets(
     content: Mapping[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
         content = measure(encoder(content_image), options.content_tap_weights, ()).content
-    measured = []
-    for image in style_images if options.style_terms else ():
-        measured.append(measure(encoder(image), (), options.style_terms.values()).style)
-    style = blended(measured, style_weights or [1.0] * len(measured)) if measured else {}
-    return Statistics(content, style, {})
+    terms, share, measured = options.style_terms, shares(style_weights, len(style_images)), []
+    for image, part in zip(style_images, share, strict=True) if terms else ():
+        features = encoder(image)
+        measured.append({name: measure_target(term, features[term.tap], part) for name, term in terms.items()})
+    return Statistics(content, blended(terms, measured, share), {}, edges_of(options, content_image))
+
+
+def edges_of(options: ObjectiveOptions, content_image: Tensor | None) -> Edges | None:
+    """The target of the term of edges, where there is one."""
+    return Edges.of(content_image) if options.edge_weight and content_image is not None else None
 
 
 class Objective:
@@ -89,6 +121,15 @@ class Objective:
         self.content_taps = options.content_tap_weights
         self.style_terms = options.style_terms
         self.tv_colors = self._tv_colors()
+        self.edge_colors = self._edge_colors()
+        self.distances = {
+            name: distance_to(self.style_terms[name], target, options) for name, target in targets.style.items()
+        }
+        self.similarities = {
+            tap: SelfSimilarity(targets.content[tap])
+            for tap, loss in options.content_losses.items()
+            if loss == "self-similarity"
+        }
 
     def _tv_colors(self) -> Tensor | None:
         """The matrix of :func:`losses.tv_colors` where the targets are; None when there is no total variation.
@@ -100,6 +141,25 @@ class Objective:
         target = next(iter([*self.targets.style.values(), *self.targets.content.values()]))
         colors = losses.tv_colors(self.options.tv_weight, self.options.chroma_tv_weight)
         return colors.to(target.device, torch.promote_types(target.dtype, torch.float32))  # content may have 16 bits
+
+    def _edge_colors(self) -> Tensor | None:
+        """The matrix [B, 3, 3] of which total variation of the difference to the content is the term of edges."""
+        edges = self.targets.edges
+        if edges is None:
+            return None
+        return losses.edge_colors().to(edges.image) * (self.options.edge_weight / edges.energy[:, None, None])
+
+    def pixel_terms(self, image: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """The terms that are total variations: a picture, whose derivative by the image is 1, and its colours.
+
+        ``image`` [B, 3, H, W], or the rows of it that a strip sees.
+        """
+        found = {}
+        if self.edge_colors is not None and self.targets.edges is not None:
+            found["edges"] = (image - self.targets.edges.image, self.edge_colors)
+        if self.tv_colors is not None:
+            found["tv"] = (image, self.tv_colors)
+        return found
 
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
         return measure(features, self.content_taps, self.style_terms.values())
@@ -119,17 +179,32 @@ class Objective:
         found = {f"content/{tap}": self.content_term(tap, features) for tap, features in statistics.content.items()}
         for name, statistic in statistics.style.items():
             found[name] = self.style_term(name, statistic, statistics.positions[name])
-        if self.tv_colors is not None:
-            found["tv"] = losses.tv_loss(image, self.tv_colors)
+        for name, (change, colors) in self.pixel_terms(image).items():
+            found[name] = losses.tv_loss(change, colors)
         return found
+
+    @property
+    def additive_terms(self) -> list[StyleTerm]:
+        """The terms of style that follow from means over positions."""
+        return [term for term in self.style_terms.values() if term.additive]
+
+    def whole_terms(self, tap: str) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The other terms at a tap, by their names: each [B] a function of the features of a whole picture."""
+        found: dict[str, Callable[[Tensor], Tensor]] = {}
+        if tap in self.similarities:
+            found[f"content/{tap}"] = partial(self.content_term, tap)
+        names = [name for name, term in self.style_terms.items() if term.tap == tap and not term.additive]
+        return found | {name: partial(self.style_term, name) for name in names}
 
     def content_term(self, tap: str, features: Tensor) -> Tensor:
         weight = self.options.content_weight * self.content_taps[tap]
+        if tap in self.similarities:
+            return weight * SIMILARITY_SCALE * self.similarities[tap](features)
         return weight * losses.content_loss(features, self.targets.content[tap], self.options.content_normalization)
 
-    def style_term(self, name: str, statistic: Tensor, positions: int) -> Tensor:
-        term = self.style_terms[name]
-        return term.weight * style_distance(term, statistic, self.targets.style[name], self.options, positions)
+    def style_term(self, name: str, statistic: Tensor, positions: int = 0) -> Tensor:
+        """``positions``: h * w of the tap, which Grams need."""
+        return self.style_terms[name].weight * self.distances[name](statistic, positions)
 
     def rounding(self, height: int, width: int) -> Tensor:
         """The total [B] of a picture of this size whose features differ from their targets by rounding alone.
@@ -143,10 +218,14 @@ class Objective:
             fraction = max(ROUNDINGS * torch.finfo(torch.float32).eps, torch.finfo(target.dtype).eps)  # may be halved
             energy = torch.linalg.vector_norm(target, dim=(1, 2, 3), dtype=torch.float32).square()
             factor = losses.content_factor(self.options.content_normalization, target[0].numel(), energy)
-            found.append(self.options.content_weight * weight * fraction**2 * energy * factor)
+            by_rounding = fraction**2 * energy * factor
+            if tap in self.similarities:
+                by_rounding = torch.full_like(energy, SIMILARITY_SCALE * fraction)
+            found.append(self.options.content_weight * weight * by_rounding)
         fraction = 2 * ROUNDINGS * torch.finfo(torch.float32).eps
         for name, term in self.style_terms.items():
             statistic = self.targets.style[name] * (1 + fraction)
+            statistic = statistic if term.additive else statistic[:, :, :, None]
             found.append(self.style_term(name, statistic, math.prod(tap_size(term.tap, height, width))))
         total: Tensor = sum(found[1:], found[0])
         return total

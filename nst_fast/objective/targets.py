@@ -9,8 +9,9 @@ from collections.abc import Callable, Hashable, Sequence
 from torch import Tensor
 
 from nst_fast.network.vgg import Encoder
-from nst_fast.objective.objective import Statistics, build_targets
+from nst_fast.objective.objective import Statistics, build_targets, edges_of
 from nst_fast.options.config import ObjectiveOptions
+from nst_fast.options.style import SAMPLES
 
 KEPT_BYTES = 2**28  # the content targets of large pictures take gigabytes; those are built again instead
 
@@ -41,7 +42,7 @@ class TargetCache:
             images = tuple(map(fingerprint, style_images))
             key = ("style", encoder, measured_terms(options), images, tuple(style_weights or ()))
             style = self._found(key, lambda: build_targets(encoder, options, None, style_images, style_weights))
-        return Statistics(content.content, style.style, {})
+        return Statistics(content.content, style.style, {}, edges_of(options, content_image))
 
     def _found(self, key: tuple[Hashable, ...], build: Callable[[], Statistics]) -> Statistics:
         found = self._kept.pop(key, None)
@@ -56,7 +57,7 @@ class TargetCache:
 
 def measured_terms(options: ObjectiveOptions) -> tuple[Hashable, ...]:
     """What of the terms of style decides their targets."""
-    return tuple((term.name, term.tap, term.statistic) for term in options.style_terms.values())
+    return tuple((term.name, term.tap, term.statistic, SAMPLES.get(term.loss)) for term in options.style_terms.values())
 
 
 def size_of(targets: Statistics) -> int:

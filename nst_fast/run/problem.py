@@ -19,7 +19,7 @@ from nst_fast.images.sources import STANDARD_INPUT
 from nst_fast.network.taps import cut
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import Weights, load_weights, resolved
-from nst_fast.objective.objective import Objective, Statistics
+from nst_fast.objective.objective import Edges, Objective, Statistics
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import EncoderOptions, ImageOptions, StylizeConfig
 from nst_fast.run.scales import Scale, plan_scales
@@ -210,7 +210,9 @@ class Batch:
             {name: joined([targets[name] for targets in kind]) for name in kind[0]}
             for kind in ([targets.content for targets in each], [targets.style for targets in each])
         )
-        return Objective(self.config.dialled(), Statistics(content, style, {}))
+        found = [targets.edges for targets in each if targets.edges is not None]
+        edges = Edges(joined([it.image for it in found]), joined([it.energy for it in found])) if found else None
+        return Objective(self.config.dialled(), Statistics(content, style, {}, edges))
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -259,6 +261,8 @@ def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence
     if blend is not None and len(blend) != len(styles):
         message = f"`style_weight_each` {config.style_weight_each}: {len(blend)} weights for {len(styles)} style images"
         raise UsageError(message, "Give one weight per style image, in their order")
+    if config.edge_weight and content is None:
+        raise UsageError(f"`edge_weight` {config.edge_weight:g}: there is no content image whose edges could be kept")
     if config.color != "none" and content is None:
         raise UsageError(f"`color` {config.color}: there is no content image whose colours could be used")
 
