@@ -27,6 +27,7 @@ TARGET_SPREAD, PRODUCT_SPREAD = 0.5 * RIDGE**0.5, 0.3 * RIDGE
 # How near to 1 it brings them before its last step, which squares what is left, by the bytes of a number.
 REST = {4: 3e-4, 8: 1e-9}
 SMALLEST = 1e-30  # of sums of squares: an all-dark style gives no division by zero
+LEAST_VARIANCE = 1e-14  # its square, and the inverse of that, are numbers in single precision too
 
 
 def moments(features: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def moments_loss(statistic: Tensor, target: Tensor) -> Tensor:
 def ridge(target: Tensor) -> Tensor:
     """The variance [B, 1, 1] that is added to both covariances."""
     _, covariance, energy = split(target)
-    return (RIDGE * (trace(covariance) + RIDGE * energy) + SMALLEST)[:, None, None]
+    return (RIDGE * (trace(covariance) + RIDGE * energy) + LEAST_VARIANCE)[:, None, None]
 
 
 def target_root(target: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def wasserstein_loss(statistic: Tensor, target: Tensor, root: Tensor) -> Tensor:
     noise = ridge(target) * eye(covariance)
     shared = trace_of_root(root @ (covariance + noise) @ root)
     spread = trace(covariance + noise) + trace(style_covariance + noise) - 2 * shared
-    return ((mean - of_style).square().sum(1) + spread) / (energy + SMALLEST)
+    return ((mean - of_style).square().sum(1) + spread) / (energy + LEAST_VARIANCE)
 
 
 def trace_of_root(matrix: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ def roots(matrix: Tensor, scales: list[float]) -> tuple[Tensor, Tensor]:
     s at least the largest eigenvalue; a from ``scales`` is 1 in the end.
     """
     identity = eye(matrix)
-    size = matrix.square().sum((1, 2), keepdim=True).sqrt()
+    size = trace(matrix)[:, None, None]  # no eigenvalue is larger
     y, z = matrix / size, identity.expand_as(matrix)
     for scale in scales:
         step = (1.5 * scale) * identity - (0.5 * scale**3) * (z @ y)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nst_fast.objective.gaussians import PRODUCT_SPREAD, RIDGE, SMALLEST, TARGET_SPREAD, schedule
+from nst_fast.objective.gaussians import LEAST_VARIANCE, PRODUCT_SPREAD, RIDGE, SMALLEST, TARGET_SPREAD, schedule
 from nst_fast.onnx.graph import rules
 from nst_fast.onnx.graph.writer import FLOATS, GraphWriter, Value
 
@@ -39,8 +39,13 @@ def wasserstein_loss(graph: GraphWriter, picture: Moments, style: Moments, chann
     identity, energy = eye(graph, channels), trace(graph, style[0], channels)
     own, target = (covariance(graph, moments) for moments in (picture, style))
     variance = graph.op("Add", trace(graph, target, channels), _times(graph, energy, RIDGE))
-    ridge = graph.op("Mul", identity, _above_zero(graph, _times(graph, variance, RIDGE)))
-    own, target, energy = graph.op("Add", own, ridge), graph.op("Add", target, ridge), _above_zero(graph, energy)
+    variance = graph.op("Add", _times(graph, variance, RIDGE), graph.number(LEAST_VARIANCE))
+    ridge = graph.op("Mul", identity, variance)
+    own, target, energy = (
+        graph.op("Add", own, ridge),
+        graph.op("Add", target, ridge),
+        _above_zero(graph, energy, LEAST_VARIANCE),
+    )
     size = np.dtype(FLOATS[graph.precision]).itemsize
     root, _ = roots(graph, target, schedule(TARGET_SPREAD, size), channels)
     shared, inverse = roots(graph, _between(graph, root, own), schedule(PRODUCT_SPREAD, size), channels)
@@ -61,7 +66,7 @@ LOSSES: dict[str, Callable[[GraphWriter, Moments, Moments, int], Terms]] = {
 def roots(graph: GraphWriter, matrix: Value, scales: list[float], channels: int) -> tuple[Value, Value]:
     """A^½ and A^-½, see :func:`nst_fast.objective.gaussians.roots`."""
     identity = eye(graph, channels)
-    size = graph.op("Sqrt", rules.squared_sum(graph, matrix))
+    size = trace(graph, matrix, channels)
     y, z = graph.op("Div", matrix, size), identity
     for scale in scales:
         product = _times(graph, graph.op("MatMul", z, y), 0.5 * scale**3)
@@ -95,8 +100,8 @@ def _by_mean(graph: GraphWriter, at_fixed: Value, by_covariance: Value, mean: Va
     return graph.op("Sub", at_fixed, _times(graph, graph.op("MatMul", by_covariance, mean), 2))
 
 
-def _above_zero(graph: GraphWriter, energy: Value) -> Value:
-    return graph.op("Add", energy, graph.number(SMALLEST))
+def _above_zero(graph: GraphWriter, energy: Value, least: float = SMALLEST) -> Value:
+    return graph.op("Add", energy, graph.number(least))
 
 
 def _times(graph: GraphWriter, value: Value, factor: float) -> Value:
