@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nst_fast.distributed.group import Ranks
 from nst_fast.errors import UsageError
-from nst_fast.network.padding import NO_WRAP, Wraps
+from nst_fast.network.taps import NO_WRAP, Wraps
 from nst_fast.network.tiles import Extent, Tiling, strip_rows, tiling_of_strip
 
 

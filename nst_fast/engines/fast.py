@@ -16,8 +16,9 @@ from nst_fast.engines.seeds import (
     energy_of,
     mean_statistic,
     style_slopes,
+    whole_derivative,
 )
-from nst_fast.network.padding import Wraps
+from nst_fast.network.taps import Wraps
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
 from nst_fast.objective.evaluation import Evaluation
@@ -36,7 +37,7 @@ class FastEvaluator:
         self.network = FastNetwork(encoder, dtype, kernels=kernels)
         self.objective = objective
         self.content_factors = {}
-        for tap in objective.content_taps:
+        for tap in set(objective.content_taps) - set(objective.similarities):
             target = objective.targets.content[tap]
             energy, size = energy_of(target, objective.guides.content_at(tap)), objective.content_size(tap)
             self.content_factors[tap] = content_factor(objective, tap, energy, size)
@@ -45,15 +46,15 @@ class FastEvaluator:
     def __call__(self, pastiche: Tensor) -> Evaluation:
         image = pastiche.detach()
         kept = self.network.forward(image)
-        styles = self.objective.style_terms.values()
+        styles = self.objective.additive_terms
         guides, size = self.objective.guides, (image.shape[2], image.shape[3])
         measured = {term.name: mean_statistic(term, kept[term.tap], guides.at(term)) for term in styles}
         positions = {term.name: guides.positions(term, size) for term in styles}
         terms, slopes = style_slopes(self.objective, measured, positions)
         seed = WholeSeed(self.objective, slopes, self.content_factors, terms)
         gradient = self.network.backward(kept, seed)
-        if self.objective.tv_colors is not None:
-            terms["tv"], slope = total_variation(image, self.objective.tv_colors, self.objective.options.wraps)
+        for name, (change, colors) in self.objective.pixel_terms(image).items():
+            terms[name], slope = total_variation(change, colors, self.objective.options.wraps)
             gradient += slope
         terms = {name: terms[name] for name in self.objective.term_names}
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
@@ -61,7 +62,7 @@ class FastEvaluator:
 
 @dataclass(frozen=True, eq=False)
 class WholeSeed:
-    """Adds the derivative of the total with respect to a tap's features; content terms are a by-product."""
+    """Adds the derivative of the total with respect to a tap's features; terms that are not additive: a by-product."""
 
     # Not a TileSeed of one tile: adding within the product spares passes over the features, and gives other bits.
     objective: Objective
@@ -78,6 +79,9 @@ class WholeSeed:
             term, derivative = content_derivative(features, target, self.content_factors[tap], weights)
             self.terms[f"content/{tap}"] = term
             derivative = derivative.to(features.dtype)
+            gradient = derivative if gradient is None else gradient.add_(derivative)
+        for name, whole in self.objective.whole_terms(tap).items():
+            self.terms[name], derivative = whole_derivative(whole, features)
             gradient = derivative if gradient is None else gradient.add_(derivative)
         assert gradient is not None  # every tap of the encoder serves a term
         return gradient

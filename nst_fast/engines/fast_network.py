@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from nst_fast.engines.crop_network import Backward, Seed
 from nst_fast.engines.max_pooling import MaxPooling, triton_kernels
-from nst_fast.network.padding import COLUMNS, ROWS, Wraps, folded, modes_of, padded
+from nst_fast.network.padding import COLUMNS, ROWS, folded, modes_of, padded
+from nst_fast.network.taps import Wraps
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder
 
 PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {

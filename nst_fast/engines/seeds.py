@@ -6,7 +6,7 @@ sum of squares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,26 +38,39 @@ def mean_gram(features: Tensor) -> Tensor:
 
 
 def mean_statistic(term: StyleTerm, features: Tensor, weights: Tensor | None = None) -> Tensor:
-    """As :func:`nst_fast.objective.style.measure_style`, of channels-last features in any precision."""
-    return mean_gram(features) if weights is None else weighted_sum(features, weights) / weights.sum()
+    """The additive statistic of :mod:`nst_fast.objective.style`, of channels-last features in any precision."""
+    if weights is not None:
+        return weighted_sum(term, features, weights) / weights.sum()
+    gram = mean_gram(features)
+    if term.statistic == "gram":
+        return gram
+    rows = rows_of(features)
+    return torch.cat([gram, rows.mean(1, dtype=gram.dtype)[:, :, None]], 2)
 
 
-def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
-    """The sum over positions of w f fᵀ [B, C, C]; ``weights`` w [1, 1, H, W]. At least float32."""
+def weighted_sum(term: StyleTerm, features: Tensor, weights: Tensor) -> Tensor:
+    """The additive statistic summed over positions, each times its weight of [1, 1, H, W]; at least float32."""
     rows = wide(rows_of(features))
-    return rows.transpose(1, 2) @ (rows * rows_of(weights).to(rows.dtype))
+    counted = rows * rows_of(weights).to(rows.dtype)
+    gram = rows.transpose(1, 2) @ counted
+    return gram if term.statistic == "gram" else torch.cat([gram, counted.sum(1)[:, :, None]], 2)
 
 
 @dataclass(frozen=True, eq=False)
 class Slope:
-    """The derivative of a style term by the features F [B, C, H, W] of a tap: w S F, with S symmetric [B, C, C].
+    """The derivative of a style term by the features F [B, C, H, W] of a tap: w (S F + b) at every position.
 
-    ``weights`` w [1, 1, H, W] of the positions; None where all count alike.
+    Attributes:
+        term, tap: its name, and where it is measured.
+        matrix: S, symmetric [B, C, C].
+        shift: b [B, 1, C], where the term depends on the mean.
+        weights: w [1, 1, H, W] of the positions; None where all count alike.
     """
 
     term: str
     tap: str
     matrix: Tensor
+    shift: Tensor | None = None
     weights: Tensor | None = None
 
     def of_cells(self, cells: tuple[slice, ...]) -> Slope:
@@ -68,6 +81,8 @@ class Slope:
         """As features in channels-last layout."""
         batch, channels, height, width = features.shape
         product = rows_of(features) @ self.matrix.to(features.dtype)  # S is symmetric: F S = (S Fᵀ)ᵀ
+        if self.shift is not None:
+            product += self.shift.to(features.dtype)
         if self.weights is not None:
             product *= rows_of(self.weights).to(product.dtype)
         return product.view(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -77,7 +92,9 @@ class Slope:
         if self.weights is not None:
             return gradient.add_(self.derivative(features))
         rows = rows_of(features)
-        gradient.permute(0, 2, 3, 1).view(rows.shape).baddbmm_(rows, self.matrix.to(rows.dtype))
+        target = gradient.permute(0, 2, 3, 1).view(rows.shape).baddbmm_(rows, self.matrix.to(rows.dtype))
+        if self.shift is not None:
+            target += self.shift.to(rows.dtype)
         return gradient
 
 
@@ -95,10 +112,23 @@ def style_slopes(
             term = objective.style_term(name, leaf, positions[name])
             (by_statistic,) = torch.autograd.grad(term.sum(), leaf)
         terms[name] = term.detach()
-        matrix = (by_statistic + by_statistic.transpose(1, 2)) / positions[name]
+        channels = statistic.shape[1]
+        by_gram, by_mean = by_statistic[:, :, :channels], by_statistic[:, None, :, channels:]
+        matrix = (by_gram + by_gram.transpose(1, 2)) / positions[name]
+        shift = by_mean[..., 0] / positions[name] if by_mean.numel() else None
         style = objective.style_terms[name]
-        slopes.append(Slope(name, style.tap, matrix, objective.guides.at(style)))
+        slopes.append(Slope(name, style.tap, matrix, shift, objective.guides.at(style)))
     return terms, slopes
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its autograd cannot be traced
+@torch.enable_grad()
+def whole_derivative(term: Callable[[Tensor], Tensor], features: Tensor) -> tuple[Tensor, Tensor]:
+    """A term [B] of a whole picture's features, and its derivative, by autograd on the features alone."""
+    leaf = wide(features.detach()).requires_grad_(True)
+    value = term(leaf)
+    (derivative,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), derivative.to(features.dtype, memory_format=torch.channels_last)
 
 
 def content_derivative(

@@ -32,16 +32,16 @@ from nst_fast.engines.seeds import (
     weighted_sum,
     wide,
 )
-from nst_fast.network.padding import NO_WRAP, Wraps
-from nst_fast.network.taps import channels_of, tap_size
+from nst_fast.errors import UsageError
+from nst_fast.network.taps import NO_WRAP, Wraps, channels_of, tap_size
 from nst_fast.network.tiles import Extent, Tile, Tiling, grid_like, stride_of, strip_rows, tiling_of_strip
 from nst_fast.objective import losses
 from nst_fast.objective.evaluation import Evaluation
 from nst_fast.objective.guides import Guides, StylePart, style_parts
-from nst_fast.objective.objective import Objective, Statistics
+from nst_fast.objective.objective import Objective, Statistics, edges_of
 from nst_fast.objective.style import blended, statistic_size
 from nst_fast.options.config import ObjectiveOptions
-from nst_fast.options.style import StyleTerm
+from nst_fast.options.style import IN_PARTS, StyleTerm
 
 HALF = torch.float16
 
@@ -56,6 +56,7 @@ class TiledEvaluator:
     """
 
     def __init__(self, network: CropNetwork, objective: Objective, strip: Strip) -> None:
+        check_additive(objective.options)
         self.network = network
         self.objective = objective
         self.strip = strip
@@ -76,15 +77,15 @@ class TiledEvaluator:
         style, slopes = style_slopes(objective, measured, self._positions)
         slopes = [replace(slope, weights=self._weights[slope.term]) for slope in slopes]
         terms = {name: image.new_zeros(image.shape[0]) for name in objective.term_names}
-        gradient = torch.zeros_like(image)
+        gradient, pixel_terms = torch.zeros_like(image), objective.pixel_terms(image)
         for tile in strip.tiling.tiles:
             seed = TileSeed(
                 tile, slopes, self._content_factors, objective.targets.content, self._content_weights, terms
             )
             add_to(gradient, tile.crop, (backward or self.network.vjp(part_of(image, tile.crop))[1])(seed))
-            if objective.tv_colors is not None:
+            for name, (change, colors) in pixel_terms.items():
                 counts = losses.tv_counts(image.shape[1], strip.height, strip.width, objective.options.wraps)
-                terms["tv"] += add_total_variation(objective.tv_colors, image, tile, gradient, counts)
+                terms[name] += add_total_variation(colors, change, tile, gradient, counts)
         if strip.ranks.rank == 0:  # all ranks have computed the same terms: only one adds them
             terms |= style
         sums = torch.stack(list(terms.values()))
@@ -121,6 +122,13 @@ def rows_at(tap: str, weights: Tensor | None, rows: tuple[int, int]) -> Tensor |
     """The weights [1, 1, h, w] of a tap's cells in some rows of the picture, from one pixel to before another."""
     stride = stride_of(tap)
     return weights[:, :, rows[0] // stride : rows[1] // stride] if weights is not None else None
+
+
+def check_additive(options: ObjectiveOptions) -> None:
+    """Raise :class:`UsageError` where a loss needs the whole picture in one piece."""
+    if options.whole_losses:
+        message = f"{', '.join(options.whole_losses)}: needs the whole picture in one piece"
+        raise UsageError(message, f"In parts of it there are {IN_PARTS}")
 
 
 def part_of(image: Tensor, region: tuple[slice, ...]) -> Tensor:
@@ -228,7 +236,7 @@ def add_sums(
                 if counted is None:
                     part = mean_statistic(term, own) * (own.shape[2] * own.shape[3])
                 else:
-                    part = weighted_sum(own, counted[tile.cells(stride_of(tap))])
+                    part = weighted_sum(term, own, counted[tile.cells(stride_of(tap))])
                 sums[term.name] = sums[term.name].add_(part) if term.name in sums else part
 
 
@@ -280,8 +288,14 @@ def tiled_targets(
         tiling = similar_tiling(options, strip, strip.mine, strip.width, options.wraps)
         content = tiled_features(network, seen, tiling, options.content_tap_weights, halve=halve_content)
     parts = style_parts(style_images, style_weights, style_guides) if options.style_terms else []
+    terms = [part.guides.terms(options) for part in parts]
     measured = [shared_style(style_network or network, options, strip, part) for part in parts]
-    return Statistics(content, blended(measured, [part.weights(part.guides.terms(options)) for part in parts]), {})
+    weights = [part.weights(each) for part, each in zip(parts, terms, strict=True)]
+    style = blended({name: term for each in terms for name, term in each.items()}, measured, weights)
+    edges = edges_of(options, content_image)
+    if edges is not None:
+        edges = replace(edges, image=edges.image[:, :, strip.mine.low : strip.mine.high])
+    return Statistics(content, style, {}, edges)
 
 
 @torch.no_grad()

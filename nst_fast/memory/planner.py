@@ -76,6 +76,10 @@ class MemoryTask:
         return PRECISION_BYTES[self.precision]
 
     @property
+    def tileable(self) -> bool:
+        return self.engine != "ort" and not self.config.whole_losses
+
+    @property
     def family(self) -> str:
         """Whose code decides the memory: compiled is the fast engine, fused."""
         return "fast" if self.engine in ("fast", "compiled") else "eager"
@@ -219,7 +223,7 @@ def make_plan(task: MemoryTask, budget: int) -> MemoryPlan:
 
 def _find(task: MemoryTask, budget: int) -> MemoryPlan:
     """The plan of :func:`make_plan`; when nothing fits, the one that needs least."""
-    table = grids(task.config, task.height, task.width, tiled=task.engine != "ort")
+    table = grids(task.config, task.height, task.width, tiled=task.tileable)
     whole = [grid for grid in table if grid.whole]
     histories = _histories(task.config)
     attempts = [(whole, history, False) for history in histories if whole and history >= GOOD_HISTORY]
@@ -256,7 +260,7 @@ def smaller_plan(task: MemoryTask, plan: MemoryPlan) -> MemoryPlan:
         OutOfMemoryError: the plan's crops are the smallest already.
     """
     config = replace(task.config, tile_size=0)
-    table = grids(config, task.height, task.width, tiled=task.engine != "ort")
+    table = grids(config, task.height, task.width, tiled=task.tileable)
     step, cost = plan.parts["step"], task.step_bytes(tiled=True)
     fitting = [grid for grid in table if not grid.whole and 2 * cost * grid.crop <= step]
     chosen = min(fitting, key=lambda grid: grid.overhead) if fitting else min(table, key=lambda grid: grid.crop)

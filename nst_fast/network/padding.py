@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nst_fast.network.taps import Wraps
+
 ROWS, COLUMNS = 2, 3  # the axes of [B, C, H, W]
 Modes = tuple[str, str]  # of rows and of columns: zeros, replicate, reflect or circular
-Wraps = tuple[bool, bool]  # whether rows, and columns, continue at the opposite side
-NO_WRAP: Wraps = (False, False)
 
 
 def modes_of(padding: str, wraps: Wraps) -> Modes:

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nst_fast.errors import UsageError
-from nst_fast.network.padding import NO_WRAP, Wraps
-from nst_fast.network.taps import cut, smallest_side
+from nst_fast.network.taps import NO_WRAP, Wraps, cut, smallest_side
 
 
 def reach(network: str, taps: Iterable[str]) -> int:

@@ -9,8 +9,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from nst_fast.network.padding import NO_WRAP, Modes, Wraps, modes_of, padded
-from nst_fast.network.taps import convolutions, cut
+from nst_fast.network.padding import Modes, modes_of, padded
+from nst_fast.network.taps import NO_WRAP, Wraps, convolutions, cut
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

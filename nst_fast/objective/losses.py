@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nst_fast.images.matching import LUMINANCE
-from nst_fast.network.padding import NO_WRAP, Wraps
+from nst_fast.network.taps import NO_WRAP, Wraps
 
 
 def gram_sum(features: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -117,7 +117,7 @@ def tv_loss(image: Tensor, colors: Tensor, wraps: Wraps = NO_WRAP) -> Tensor:
 
     Args:
         image: whose neighbours are compared.
-        colors: how a difference is weighted, see :func:`tv_colors`; on the image's device.
+        colors: how a difference is weighted, see :func:`tv_colors`; on the image's device, [3, 3] or [B, 3, 3].
         wraps: whether the last row, and column, has the first for its neighbour.
     """
     counts = tv_counts(image.shape[1], image.shape[2], image.shape[3], wraps)
@@ -135,6 +135,12 @@ def squared_differences(image: Tensor, axis: int, colors: Tensor) -> Tensor:
     """
     differences = image.diff(dim=axis).flatten(2)  # [B, 3, pairs]
     return (differences * (colors.to(image.dtype) @ differences)).sum((1, 2))
+
+
+def edge_colors() -> Tensor:
+    """The matrix of :func:`tv_colors` that leaves the square of a difference's luminance."""
+    luminance = torch.tensor(LUMINANCE, dtype=torch.float64)
+    return luminance[:, None] * luminance
 
 
 def tv_counts(channels: int, height: int, width: int, wraps: Wraps = NO_WRAP) -> tuple[int, int]:

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from nst_fast.network.taps import NO_WRAP, Wraps
 from nst_fast.network.tiles import stride_of
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
 from nst_fast.objective.guides import PLAIN, Guides, style_parts
-from nst_fast.objective.style import blended, measure_style, style_distance
+from nst_fast.objective.samples import SelfSimilarity
+from nst_fast.objective.style import blended, distance_to, measure_style, measure_target, shares
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.options.style import StyleTerm
 
 # A feature has passed up to 16 convolutions, and may be so many float32 roundings off: measured up to 16.
 ROUNDINGS = 64
+SIMILARITY_SCALE = 4.0  # of self-similarity, so that the content weights that suit features suit it
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """What the term of edges compares with.
+
+    Attributes:
+        image: the content image [B, 3, H, W], or the rows of it that a strip sees.
+        energy: of the whole content image [B]: what the term is relative to.
+    """
+
+    image: Tensor
+    energy: Tensor
+
+    @classmethod
+    def of(cls, image: Tensor, wraps: Wraps = NO_WRAP) -> Edges:
+        energy = losses.tv_loss(image, losses.edge_colors().to(image), wraps)
+        return cls(image, energy + torch.finfo(image.dtype).tiny)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Edges:
+        return Edges(self.image.to(device, dtype), self.energy.to(device, dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,17 +54,20 @@ class Statistics:
         style: name of a term -> its statistic [B, ...], see :mod:`nst_fast.objective.style`.
         positions: name of a term -> h * w of its tap, or the sum of its weights, for every one in ``style``; empty in
             targets.
+        edges: of targets, where edges are compared.
     """
 
     content: Mapping[str, Tensor]
     style: Mapping[str, Tensor]
     positions: Mapping[str, float]
+    edges: Edges | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Statistics:
         def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {tap: tensor.to(device, dtype) for tap, tensor in tensors.items()}
 
-        return Statistics(move(self.content), move(self.style), dict(self.positions))
+        edges = self.edges and self.edges.to(device, dtype)
+        return Statistics(move(self.content), move(self.style), dict(self.positions), edges)
 
 
 def measure(
@@ -82,12 +110,22 @@ def build_targets(
     content: Mapping[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
         content = measure(encoder(content_image), options.content_tap_weights, ()).content
+    terms: dict[str, StyleTerm] = {}
     measured, weights = [], []
-    for part in style_parts(style_images, style_weights, style_guides) if options.style_terms else ():
-        terms = part.guides.terms(options)
-        measured.append(measure(encoder.unwrapped(part.image), (), terms.values(), part.guides).style)
-        weights.append(part.weights(terms))
-    return Statistics(content, blended(measured, weights), {})
+    parts = style_parts(style_images, style_weights, style_guides) if options.style_terms else []
+    for part, share in zip(parts, shares([part.weight for part in parts], len(parts)), strict=True):
+        own, features = part.guides.terms(options), encoder.unwrapped(part.image)
+        at = {name: (features[term.tap], part.guides.at(term)) for name, term in own.items()}
+        measured.append({name: measure_target(term, *at[name], share) for name, term in own.items()})
+        weights.append(part.weights(own))
+        terms |= own
+    return Statistics(content, blended(terms, measured, weights), {}, edges_of(options, content_image))
+
+
+def edges_of(options: ObjectiveOptions, content_image: Tensor | None) -> Edges | None:
+    """The target of the term of edges, where there is one."""
+    wanted = options.edge_weight and content_image is not None
+    return Edges.of(content_image, options.wraps) if wanted and content_image is not None else None
 
 
 class Objective:
@@ -101,6 +139,15 @@ class Objective:
         # A region, of the pastiche or of the style, may have no cell at a deep tap.
         self.style_terms = {name: term for name, term in guides.terms(options).items() if name in targets.style}
         self.tv_colors = self._tv_colors()
+        self.edge_colors = self._edge_colors()
+        self.distances = {
+            name: distance_to(term, targets.style[name], options) for name, term in self.style_terms.items()
+        }
+        self.similarities = {
+            tap: SelfSimilarity(targets.content[tap])
+            for tap, loss in options.content_losses.items()
+            if loss == "self-similarity"
+        }
 
     def _tv_colors(self) -> Tensor | None:
         """The matrix of :func:`losses.tv_colors` where the targets are; None when there is no total variation.
@@ -113,6 +160,25 @@ class Objective:
         colors = losses.tv_colors(self.options.tv_weight, self.options.chroma_tv_weight)
         return colors.to(target.device, torch.promote_types(target.dtype, torch.float32))  # content may have 16 bits
 
+    def _edge_colors(self) -> Tensor | None:
+        """The matrix [B, 3, 3] of which total variation of the difference to the content is the term of edges."""
+        edges = self.targets.edges
+        if edges is None:
+            return None
+        return losses.edge_colors().to(edges.image) * (self.options.edge_weight / edges.energy[:, None, None])
+
+    def pixel_terms(self, image: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """The terms that are total variations: a picture, whose derivative by the image is 1, and its colours.
+
+        ``image`` [B, 3, H, W], or the rows of it that a strip sees.
+        """
+        found = {}
+        if self.edge_colors is not None and self.targets.edges is not None:
+            found["edges"] = (image - self.targets.edges.image, self.edge_colors)
+        if self.tv_colors is not None:
+            found["tv"] = (image, self.tv_colors)
+        return found
+
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
         return measure(features, self.content_taps, self.style_terms.values(), self.guides)
 
@@ -120,7 +186,8 @@ class Objective:
     def term_names(self) -> list[str]:
         """The names of the terms, in the order of :meth:`terms`."""
         names = [f"content/{tap}" for tap in self.content_taps]
-        return [*names, *self.style_terms, *(["tv"] if self.options.has_tv else [])]
+        names += [*self.style_terms, *(["edges"] if self.options.edge_weight else [])]
+        return [*names, "tv"] if self.options.has_tv else names
 
     def terms(self, statistics: Statistics, image: Tensor) -> dict[str, Tensor]:
         """Weighted terms, each [B]; they add up to the total.
@@ -132,12 +199,27 @@ class Objective:
         found = {f"content/{tap}": self.content_term(tap, features) for tap, features in statistics.content.items()}
         for name, statistic in statistics.style.items():
             found[name] = self.style_term(name, statistic, statistics.positions[name])
-        if self.tv_colors is not None:
-            found["tv"] = losses.tv_loss(image, self.tv_colors, self.options.wraps)
+        for name, (change, colors) in self.pixel_terms(image).items():
+            found[name] = losses.tv_loss(change, colors, self.options.wraps)
         return found
+
+    @property
+    def additive_terms(self) -> list[StyleTerm]:
+        """The terms of style that follow from means over positions."""
+        return [term for term in self.style_terms.values() if term.additive]
+
+    def whole_terms(self, tap: str) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The other terms at a tap, by their names: each [B] a function of the features of a whole picture."""
+        found: dict[str, Callable[[Tensor], Tensor]] = {}
+        if tap in self.similarities:
+            found[f"content/{tap}"] = partial(self.content_term, tap)
+        names = [name for name, term in self.style_terms.items() if term.tap == tap and not term.additive]
+        return found | {name: partial(self.style_term, name) for name in names}
 
     def content_term(self, tap: str, features: Tensor) -> Tensor:
         weight = self.options.content_weight * self.content_taps[tap] * self.guides.content_factor
+        if tap in self.similarities:
+            return weight * SIMILARITY_SCALE * self.similarities[tap](features)
         weights, target = self.guides.content_at(tap), self.targets.content[tap]
         weights = weights.to(features.dtype) if weights is not None else None
         return weight * losses.content_loss(features, target, self.options.content_normalization, weights)
@@ -147,9 +229,9 @@ class Objective:
         target, stride = self.targets.content[tap], stride_of(tap)
         return self.guides.content_size(tap, (stride * target.shape[2], stride * target.shape[3]))
 
-    def style_term(self, name: str, statistic: Tensor, positions: float) -> Tensor:
-        term = self.style_terms[name]
-        return term.weight * style_distance(term, statistic, self.targets.style[name], self.options, positions)
+    def style_term(self, name: str, statistic: Tensor, positions: float = 0) -> Tensor:
+        """``positions``: h * w of the tap, or the sum of its weights, which Grams need."""
+        return self.style_terms[name].weight * self.distances[name](statistic, positions)
 
     def rounding(self, height: int, width: int) -> Tensor:
         """The total [B] of a picture of this size whose features differ from their targets by rounding alone.
@@ -164,11 +246,14 @@ class Objective:
             energy = torch.linalg.vector_norm(target, dim=(1, 2, 3), dtype=torch.float32).square()
             size = self.guides.content_size(tap, (height, width))
             factor = losses.content_factor(self.options.content_normalization, size, energy)
-            scale = self.options.content_weight * self.guides.content_factor
-            found.append(scale * weight * fraction**2 * energy * factor)
+            by_rounding = fraction**2 * energy * factor
+            if tap in self.similarities:
+                by_rounding = torch.full_like(energy, SIMILARITY_SCALE * fraction)
+            found.append(self.options.content_weight * self.guides.content_factor * weight * by_rounding)
         fraction = 2 * ROUNDINGS * torch.finfo(torch.float32).eps
         for name, term in self.style_terms.items():
             statistic = self.targets.style[name] * (1 + fraction)
+            statistic = statistic if term.additive else statistic[:, :, :, None]
             found.append(self.style_term(name, statistic, self.guides.positions(term, (height, width))))
         total: Tensor = sum(found[1:], found[0])
         return total

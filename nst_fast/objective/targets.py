@@ -9,8 +9,9 @@ from torch import Tensor
 
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.guides import Guides, fingerprint
-from nst_fast.objective.objective import Statistics, build_targets
+from nst_fast.objective.objective import Statistics, build_targets, edges_of
 from nst_fast.options.config import ObjectiveOptions
+from nst_fast.options.style import SAMPLES
 
 KEPT_BYTES = 2**28  # the content targets of large pictures take gigabytes; those are built again instead
 
@@ -45,7 +46,7 @@ class TargetCache:
             style = self._found(
                 key, lambda: build_targets(encoder, options, None, style_images, style_weights, style_guides)
             )
-        return Statistics(content.content, style.style, {})
+        return Statistics(content.content, style.style, {}, edges_of(options, content_image))
 
     def _found(self, key: tuple[Hashable, ...], build: Callable[[], Statistics]) -> Statistics:
         found = self._kept.pop(key, None)
@@ -60,7 +61,7 @@ class TargetCache:
 
 def measured_terms(options: ObjectiveOptions) -> tuple[Hashable, ...]:
     """What of the terms of style decides their targets."""
-    return tuple((term.name, term.tap, term.statistic) for term in options.style_terms.values())
+    return tuple((term.name, term.tap, term.statistic, SAMPLES.get(term.loss)) for term in options.style_terms.values())
 
 
 def size_of(targets: Statistics) -> int:

@@ -16,7 +16,7 @@ from nst_fast.distributed.group import Ranks, SingleRank
 from nst_fast.distributed.strips import Strip, make_strip
 from nst_fast.engines import Choice, Evaluator, choose, confirm_precision, make_crop_network, make_evaluator
 from nst_fast.engines.choice import narrowest_accurate
-from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
+from nst_fast.engines.tiled import TiledEvaluator, check_additive, tiled_targets
 from nst_fast.errors import OutOfMemoryError, UsageError
 from nst_fast.memory.allocator import release_freed_memory, return_freed_memory
 from nst_fast.memory.footprint import IMAGE
@@ -252,6 +252,7 @@ def check_shareable(config: StylizeConfig) -> None:
             f"`line_search` {config.line_search}: is PyTorch's, and searches within one process",
             "Use `line_search` none, or a single process",
         )
+    check_additive(config)
     if config.engine == "ort":
         raise UsageError("`engine` ort: computes whole pictures only", "Use `engine` fast, or a single process")
     if config.wraps[0]:

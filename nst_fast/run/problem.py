@@ -16,14 +16,14 @@ from nst_fast.images.matching import gray, matched_colors
 from nst_fast.images.postprocess import finished, prepared_content, prepared_style, with_joined_sides
 from nst_fast.images.resizing import resize_to, resize_wrapped
 from nst_fast.images.sources import STANDARD_INPUT
-from nst_fast.network.padding import NO_WRAP, Wraps
-from nst_fast.network.taps import cut
+from nst_fast.network.taps import NO_WRAP, Wraps, cut
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import Weights, load_weights, resolved
 from nst_fast.objective.guides import EVERYWHERE, Guides, style_parts
-from nst_fast.objective.objective import Objective, Statistics
+from nst_fast.objective.objective import Edges, Objective, Statistics
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import EncoderOptions, ImageOptions, StylizeConfig
+from nst_fast.options.style import IN_PARTS
 from nst_fast.run.masks import Masks, check_guided, load_masks, pastiche_guides, style_crop, style_guides
 from nst_fast.run.scales import Scale, plan_scales, seamless_size
 from nst_fast.system.machine import resolve_device
@@ -139,6 +139,11 @@ class Problem:
     def guided(self) -> bool:
         """Whether some positions count less than others."""
         return not self.guides_at(self.scales[-1]).plain
+
+    @property
+    def plain_styles(self) -> bool:
+        """Whether all of every style image counts, for one region."""
+        return all(guides.plain for guides in self.style_guides_at(self.scales[-1]))
 
     def guides_at(self, scale: Scale) -> Guides:
         """Which positions of the pastiche count at a scale."""
@@ -279,7 +284,9 @@ class Batch:
             {name: joined([targets[name] for targets in kind]) for name in kind[0]}
             for kind in ([targets.content for targets in each], [targets.style for targets in each])
         )
-        return Objective(self.config.dialled(), Statistics(content, style, {}))
+        found = [targets.edges for targets in each if targets.edges is not None]
+        edges = Edges(joined([it.image for it in found]), joined([it.energy for it in found])) if found else None
+        return Objective(self.config.dialled(), Statistics(content, style, {}, edges))
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -321,7 +328,11 @@ def load_problem(
     style_images = tuple(read_style(path, config, size, content_image) for path in sources)
     masks = load_masks(config, size, content_image, style_images, len(styles))
     encoder, weights = networks.encoder(config, config.taps, device)
-    return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets, masks)
+    problem = Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets, masks)
+    if config.whole_losses and not (problem.guides_at(problem.scales[-1]).plain and problem.plain_styles):
+        message = f"{', '.join(config.whole_losses)}: counts all pixels alike, and here masks or alpha weigh them"
+        raise UsageError(message, f"With masks there are {IN_PARTS}; without them `transparency` background will do")
+    return problem
 
 
 def files_read(config: StylizeConfig, sources: Iterable[Source]) -> tuple[Path, ...]:
@@ -337,6 +348,8 @@ def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence
     if blend is not None and len(blend) != len(styles):
         message = f"`style_weight_each` {config.style_weight_each}: {len(blend)} weights for {len(styles)} style images"
         raise UsageError(message, "Give one weight per style image, in their order")
+    if config.edge_weight and content is None:
+        raise UsageError(f"`edge_weight` {config.edge_weight:g}: there is no content image whose edges could be kept")
     if config.color != "none" and content is None:
         raise UsageError(f"`color` {config.color}: there is no content image whose colours could be used")
 

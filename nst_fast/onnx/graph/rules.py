@@ -149,15 +149,36 @@ def gram_matrix(graph: GraphWriter, features: Value, channels: int, inverse_posi
     return graph.op("Mul", gram, inverse_positions)
 
 
-def gram_gradient(graph: GraphWriter, features: Value, channels: int, dg: Value, inverse_positions: Value) -> Value:
-    """dF = (dG + dGᵀ) F / (h w) = 2 dG F / (h w), since dG is symmetric: one product.
+def mean_features(graph: GraphWriter, features: Value, channels: int, inverse_positions: Value) -> Value:
+    """m, the mean over positions, [1, C, 1]."""
+    rows = graph.op("Reshape", features, graph.integers([1, channels, -1]))
+    return graph.op("Mul", graph.op("ReduceSum", rows, graph.integers([2]), keepdims=1), inverse_positions)
+
+
+def split_moments(graph: GraphWriter, moments: Value, channels: int) -> tuple[Value, Value]:
+    """[1, C, C + 1] to the Gram [1, C, C] and the mean [1, C, 1] that stand side by side in it."""
+    return _slice(graph, moments, 2, 0, channels), _slice(graph, moments, 2, channels, END)
+
+
+def gram_gradient(
+    graph: GraphWriter,
+    features: Value,
+    channels: int,
+    dg: Value,
+    inverse_positions: Value,
+    dm: Value | None = None,
+) -> Value:
+    """dF = (dG + dGᵀ) F / (h w) = 2 dG F / (h w), since dG is symmetric: one product; + dm / (h w).
 
     A product over channels at every position is a 1x1 convolution, and as such keeps the shape of a feature map; a
     MatMul would need the height and the width to go back to it.
     """
     scaled = graph.op("Mul", graph.op("Mul", dg, graph.number(2)), inverse_positions)
     kernel = graph.op("Reshape", scaled, graph.integers([channels, channels, 1, 1]))
-    return graph.op("Conv", features, kernel, kernel_shape=[1, 1])
+    if dm is None:
+        return graph.op("Conv", features, kernel, kernel_shape=[1, 1])
+    bias = graph.op("Reshape", graph.op("Mul", dm, inverse_positions), graph.integers([channels]))
+    return graph.op("Conv", features, kernel, bias, kernel_shape=[1, 1])
 
 
 def neighbour_difference(graph: GraphWriter, image: Value, axis: int, *, wraps: bool) -> Value:

@@ -20,9 +20,11 @@ from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder, Normalize
 from nst_fast.objective import losses
 from nst_fast.objective.coefficients import coefficients
 from nst_fast.objective.objective import Statistics
-from nst_fast.onnx.graph import rules
+from nst_fast.objective.style import statistic_size
+from nst_fast.onnx.graph import gaussians, rules
 from nst_fast.onnx.graph.writer import FLOATS, INT64, Array, GraphWriter, Value, element_type
 from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
+from nst_fast.options.style import StyleTerm
 
 CONTENT_TARGET, GRAM_TARGET = "target/content/", "target/gram/"
 WEIGHT, INVERSE_POSITIONS, PADS = "weight/", "inverse_positions/", "pads/"
@@ -150,8 +152,8 @@ class _Author:
         self.scale = graph.input(GRADIENT_SCALE, [1]) if self.half else None
         for tap in spec.options.content_tap_weights:
             self._content_loss(tap)
-        for tap in spec.options.style_tap_weights:
-            self._style_loss(tap)
+        for term in spec.options.style_terms.values():
+            self._style_loss(term)
         gradient = self._backward()
         if spec.options.has_tv:
             gradient = graph.op("Add", gradient, self._tv_loss(pastiche))
@@ -217,19 +219,29 @@ class _Author:
             self.terms[f"content/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
             self._seed(tap, graph.op("Mul", difference, self._slope(weight)))
 
-    def _style_loss(self, tap: str) -> None:
-        """term = weight · sum d², d = Gram - target; the gradient with respect to the Gram is 2 weight d."""
-        graph = self.graph
+    def _style_loss(self, term: StyleTerm) -> None:
+        """The term, and from its gradient with respect to the statistic that with respect to the features."""
+        graph, tap = self.graph, term.tap
         channels = channels_of(tap)
-        target = graph.input(GRAM_TARGET + tap, [1, channels, channels])
-        weight = graph.input(f"{WEIGHT}style/{tap}", [1])
+        target = graph.input(GRAM_TARGET + tap, [1, *statistic_size(term, channels)])
+        weight = graph.input(WEIGHT + term.name, [1])
         inverse_positions = graph.input(INVERSE_POSITIONS + tap, [1])
-        with graph.scope(f"style/{tap}"):
+        with graph.scope(term.name):
             features = self._statistics(tap)
-            difference = graph.op("Sub", rules.gram_matrix(graph, features, channels, inverse_positions), target)
-            self.terms[f"style/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
-            dg = graph.op("Mul", difference, self._slope(weight))
-            self._seed(tap, rules.gram_gradient(graph, features, channels, dg, inverse_positions))
+            gram = rules.gram_matrix(graph, features, channels, inverse_positions)
+            dm: Value | None = None
+            if term.loss == "gram":
+                difference = graph.op("Sub", gram, target)
+                value, dg = rules.squared_sum(graph, difference), graph.op("Mul", difference, self._slope(weight))
+            else:
+                mean = rules.mean_features(graph, features, channels, inverse_positions)
+                loss = gaussians.LOSSES[term.loss]
+                style = rules.split_moments(graph, target, channels)
+                value, by_gram, by_mean = loss(graph, (gram, mean), style, channels)
+                slope = graph.op("Mul", weight, self.scale) if self.scale else weight
+                dg, dm = graph.op("Mul", by_gram, slope), graph.op("Mul", by_mean, slope)
+            self.terms[term.name] = graph.op("Mul", value, weight)
+            self._seed(tap, rules.gram_gradient(graph, features, channels, dg, inverse_positions, dm))
 
     def _statistics(self, tap: str) -> Value:
         return self._cast(self.features[tap], self.spec.state_precision)

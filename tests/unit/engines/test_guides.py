@@ -68,7 +68,7 @@ def check(found: Evaluation, expected: Evaluation) -> None:
 
 
 def variants() -> list[ObjectiveOptions]:
-    """Every normalisation."""
+    """Every normalisation, and the other losses that are functions of sums."""
     return [
         OPTIONS.replace(content_normalization=content, gram_normalization=gram, style_normalization=style)
         for content, gram, style in [
@@ -77,7 +77,7 @@ def variants() -> list[ObjectiveOptions]:
             ("half_sum", "none", "sum"),
             ("size", "none", "gatys"),
         ]
-    ]
+    ] + [OPTIONS.replace(style_loss=loss, edge_weight=1.0) for loss in ("moments", "wasserstein")]
 
 
 @pytest.mark.parametrize("options", variants())
@@ -92,7 +92,8 @@ def test_the_fast_engine_gives_the_gradient_of_autograd(options: ObjectiveOption
 @pytest.mark.parametrize("engine", ["eager", "fast"])
 @pytest.mark.parametrize(("grid", "ranks"), [((1, 1), 1), ((2, 2), 1), ((1, 3), 1), ((2, 1), 2), ((1, 1), 3)])
 def test_tiles_and_ranks_give_the_gradient_of_the_whole(grid: tuple[int, int], ranks: int, engine: str) -> None:
-    options = OPTIONS if ranks < 3 else OPTIONS.replace(content_normalization="mean")
+    changes = {1: {}, 2: {"style_loss": "moments", "edge_weight": 1.0}, 3: {"content_normalization": "mean"}}
+    options = OPTIONS.replace(**changes[ranks])
     made, pastiche = objective(options)
     content, _ = pictures(*SIZE, 2)
     styles = pictures(*STYLE_SIZE, 2)

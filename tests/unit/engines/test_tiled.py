@@ -92,6 +92,8 @@ def objectives(draw: st.DrawFn) -> ObjectiveOptions:
     taps = ["conv1_1", "relu1_2", "pool1", "relu2_1", "conv3_2", "relu3_1", "relu4_2", "pool3", "conv4_1", "relu5_1"]
     chosen = st.lists(st.sampled_from(taps), min_size=1, max_size=3, unique=True)
     kinds = draw(st.sampled_from([(1.0, 100.0), (0.0, 100.0), (1.0, 0.0)]))
+    loss = draw(st.sampled_from(["gram", "moments", "wasserstein"]))
+    normalization = draw(st.sampled_from(["relative", "mean", "sum", "gatys"])) if loss == "gram" else "relative"
     return ObjectiveOptions(
         network=draw(st.sampled_from(["vgg16", "vgg19"])),
         pooling=draw(st.sampled_from(["max", "average"])),
@@ -104,7 +106,9 @@ def objectives(draw: st.DrawFn) -> ObjectiveOptions:
         chroma_tv_weight=draw(st.sampled_from([0.0, 2.0])),
         content_normalization=draw(st.sampled_from(["relative", "mean", "half_sum", "size"])),
         gram_normalization=draw(st.sampled_from(["hw", "chw", "none"])),
-        style_normalization=draw(st.sampled_from(["relative", "mean", "sum", "gatys"])),
+        style_normalization=normalization,
+        style_loss=loss,
+        edge_weight=draw(st.sampled_from([0.0, 3.0])),
     )
 
 
@@ -254,3 +258,25 @@ def test_grams_of_low_precision_features_are_added_up_in_single_precision() -> N
     assert found.dtype == torch.float32
     expected = measure(encoder(style), (), DEEP.style_terms.values()).style["style/relu1_1"]
     torch.testing.assert_close(found.double(), expected, rtol=5e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["moments", "wasserstein"])
+@pytest.mark.parametrize(("engine", "grid", "ranks"), [("eager", (2, 3), 1), ("fast", (2, 1), 2), ("fast", (1, 1), 3)])
+def test_losses_of_gaussians_are_exact_in_tiles_and_over_ranks(loss: str, engine: str, grid: Size, ranks: int) -> None:
+    options = SHALLOW.replace(style_taps=f"relu1_1,relu2_1:0.5:{loss},conv3_1", style_loss=loss, edge_weight=2.0)
+    check(whole(options, (131, 97), batch=2), cut(options, (131, 97), grid, ranks, engine=engine, batch=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"style_loss": "sliced"}, "`style_loss` sliced: needs the whole picture in one piece"),
+        ({"histogram_weight": 1.0}, "`histogram_weight`"),
+        ({"content_loss": "self-similarity"}, "`content_loss` self-similarity"),
+    ],
+)
+def test_losses_that_compare_positions_are_refused_in_tiles(changes: dict[str, object], words: str) -> None:
+    options = SHALLOW.replace(**changes)
+    with pytest.raises(UsageError, match=words) as caught:
+        cut(options, (64, 64), (2, 1))
+    assert "gram, moments and wasserstein" in caught.value.remedy

@@ -8,6 +8,7 @@ from nst_fast.objective import losses
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.objective.style import blended
 from nst_fast.options.config import ObjectiveOptions
+from nst_fast.options.style import StyleTerm
 
 OPTIONS = ObjectiveOptions(
     content_taps="relu2_1", style_taps="relu1_1:0.5,relu2_1", tv_weight=3.0, chroma_tv_weight=4.0
@@ -59,7 +60,8 @@ def test_blended_targets_have_the_gradient_of_the_weighted_sum_of_losses() -> No
         return losses.style_loss(gram, target, "mean", 1.0, 1).sum()
 
     (separate,) = torch.autograd.grad(0.25 * loss(one) + 0.75 * loss(other), gram)
-    mixture = blended([{"tap": one}, {"tap": other}], [{"tap": 1.0}, {"tap": 3.0}])["tap"]
+    terms = {"tap": StyleTerm("tap", "tap", "gram", 1.0)}
+    mixture = blended(terms, [{"tap": one}, {"tap": other}], [{"tap": 1.0}, {"tap": 3.0}])["tap"]
     (together,) = torch.autograd.grad(loss(mixture), gram)
     torch.testing.assert_close(together, separate)
 

@@ -101,6 +101,14 @@ def test_every_style_loss_is_exported(gram: str, style: str) -> None:
     compare((6, 7), gram_normalization=gram, style_normalization=style, **TINY)
 
 
+@pytest.mark.parametrize("loss", ["moments", "wasserstein"])
+@pytest.mark.parametrize("static", [True, False])
+def test_losses_of_gaussians_are_exported(loss: str, static: bool) -> None:
+    taps = {"content_taps": "relu1_2", "style_taps": f"conv1_1,relu2_1:0.5,conv2_1:2:{loss}"}
+    compare((20, 23), static=static, style_loss=loss, **taps)
+    compare((12, 9), static=static, style_loss="gram", **taps)
+
+
 @pytest.mark.parametrize("variation", [{"tv_weight": 2.0}, {"chroma_tv_weight": 3.0}])
 def test_total_variation_pixels_as_they_are_and_weighted_taps_are_exported(variation: dict[str, float]) -> None:
     taps = {"content_taps": "relu1_1:0.3", "style_taps": "relu1_2:2,pool1"}

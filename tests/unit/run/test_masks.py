@@ -198,6 +198,12 @@ def test_ort_has_no_masks(folder: Path) -> None:
         stylize(folder / "content.png", folder / "dark.png", TINY, engine="ort", content_mask=folder / "left.png")
 
 
+@pytest.mark.parametrize("losses", [{"style_loss": "sliced"}, {"content_loss": "self-similarity"}])
+def test_losses_that_count_all_pixels_alike_are_refused_with_masks(folder: Path, losses: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="counts all pixels alike"):
+        problem(folder, style_mask=folder / "left.png", **losses)
+
+
 def test_options_with_masks_are_text_in_records_and_python_values_in_programs() -> None:
     made = Regions.of("sky.png = a.jpg:0.5; b/ground.png=C:/d.jpg")
     assert (made.masks, made.styles) == ((Path("sky.png"), Path("b/ground.png")), (Path("a.jpg"), Path("C:/d.jpg")))
