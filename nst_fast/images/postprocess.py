@@ -57,16 +57,18 @@ def with_joined_sides(content: Tensor, wraps: tuple[bool, bool]) -> Tensor:
     return content
 
 
-def finished(pastiche: Tensor, content: Tensor | None, options: FinishOptions) -> tuple[Tensor, list[str]]:
+def finished(
+    pastiche: Tensor, content: Tensor | None, options: FinishOptions, wraps: tuple[bool, bool] = (False, False)
+) -> tuple[Tensor, list[str]]:
     """The final picture [1, 3, H, W] on the CPU, and one phrase per step of postprocessing, for the record.
 
     Denoising comes first, so that it does not change the chroma of the content.
 
-    The content has the same size; only its chroma is used.
+    The content has the same size; only its chroma is used. ``wraps``: rows, and columns, go on at the opposite side.
     """
     done = []
     if options.denoise:
-        pastiche = denoised(pastiche, options.denoise)
+        pastiche = denoised(pastiche, options.denoise, wraps)
         done.append(f"denoise {options.denoise:g}: non-local means of scikit-image {version('scikit-image')}")
     if options.color in ("keep", "luma") and content is not None:
         pastiche = with_chroma_of(pastiche, content)
@@ -74,13 +76,18 @@ def finished(pastiche: Tensor, content: Tensor | None, options: FinishOptions) -
     return pastiche, done
 
 
-def denoised(image: Tensor, strength: float) -> Tensor:
+def denoised(image: Tensor, strength: float, wraps: tuple[bool, bool] = (False, False)) -> Tensor:
     """An image [1, 3, H, W] on the CPU after non-local means (Buades, Coll & Morel 2005), which keeps edges and
     repeated strokes, for noise of standard deviation ``strength * DENOISE_DEVIATION``; clipped to [0, 1].
     """
     from skimage.restoration import denoise_nl_means  # scipy behind it takes half a second to import
 
     deviation = strength * DENOISE_DEVIATION
+    height, width = image.shape[2:]
+    margins = [PATCH_SIZE + PATCH_DISTANCE if wrapped else 0 for wrapped in wraps]
+    for axis, margin in zip((2, 3), margins, strict=True):
+        places = torch.arange(-margin, image.shape[axis] + margin) % image.shape[axis]
+        image = image.index_select(axis, places) if margin else image
     cleaned = denoise_nl_means(
         image[0].permute(1, 2, 0).contiguous().numpy(),
         patch_size=PATCH_SIZE,
@@ -90,4 +97,6 @@ def denoised(image: Tensor, strength: float) -> Tensor:
         fast_mode=True,
         channel_axis=-1,
     )
-    return torch.from_numpy(cleaned).permute(2, 0, 1)[None].to(image.dtype).clamp(0, 1).contiguous()
+    top, left = margins
+    found = torch.from_numpy(cleaned)[top : top + height, left : left + width]
+    return found.permute(2, 0, 1)[None].to(image.dtype).clamp(0, 1).contiguous()

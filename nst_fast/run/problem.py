@@ -201,7 +201,7 @@ class Problem:
         content = self.content.tensor if self.content is not None else None
         if content is not None:
             content = at_size(content, self.height, self.width)
-        return finished(picture, content, self.config)
+        return finished(picture, content, self.config, self.config.wraps)
 
     def _init_at(self, scale: Scale) -> Tensor:
         content, init = self.content_at(scale), self.config.init
@@ -313,7 +313,6 @@ def load_problem(
             join become multiples of a cell (:func:`nst_fast.run.scales.seamless_size`).
     """
     check_styles(config, content, styles)
-    check_guided(config, content=content is not None, styles=len(styles))
     check_standard_input(config, [content, *styles])
     device = resolve_device(config.device)
     content_image = read_content(content, config) if content is not None else None
@@ -352,6 +351,7 @@ def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence
         raise UsageError(f"`edge_weight` {config.edge_weight:g}: there is no content image whose edges could be kept")
     if config.color != "none" and content is None:
         raise UsageError(f"`color` {config.color}: there is no content image whose colours could be used")
+    check_guided(config, content=content is not None, styles=len(styles))
 
 
 def check_standard_input(config: StylizeConfig, sources: Sequence[Source | None]) -> None:

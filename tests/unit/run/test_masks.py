@@ -330,3 +330,23 @@ def test_pictures_with_alpha_run_by_themselves_in_a_batch_of_several(folder: Pat
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one.image, other.image)
     assert together[0].alpha is not None and together[1].alpha is None
+
+
+def test_a_batch_with_regions_is_done_once_and_refuses_other_masks(folder: Path) -> None:
+    from nst_fast.errors import OutputError
+    from nst_fast.jobs.batch import BatchRequest, run_batch
+    from nst_fast.jobs.runner import JobObserver
+    from nst_fast.options.commands import BatchConfig
+
+    def made(mask: str) -> int:
+        config = BatchConfig(**TINY, region=[(folder / mask, folder / "bright.png")])
+        request = BatchRequest(
+            inputs=[folder / "content.png"], styles=[folder / "dark.png"], folder=folder / "out", config=config
+        )
+        return run_batch(request, JobObserver()).made
+
+    assert [made("left.png"), made("left.png")] == [1, 0]
+    with pytest.raises(OutputError, match="`region`"):
+        made("right.png")
+    with pytest.raises(InputError, match="does not exist"):
+        made("gone.png")
