@@ -294,7 +294,7 @@ def saved(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
 def written(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
     """Write what a run has made; its checkpoints go when it is complete, and stay when it was stopped or failed."""
     if files is not None:
-        files.save(pastiche.image, pastiche.record)
+        files.save(pastiche.image, pastiche.record, pastiche.alpha)
         if pastiche.record.status in ENDED:
             remove_checkpoints(files)
     return pastiche

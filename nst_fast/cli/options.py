@@ -15,6 +15,7 @@ from nst_fast.cli.console import Messages, with_flags
 from nst_fast.errors import UsageError
 from nst_fast.options.declaration import Declared, Options, declared
 from nst_fast.options.presets import QUALITIES, find_preset, find_quality
+from nst_fast.options.regions import SEPARATOR
 from nst_fast.system.files import user_path
 
 # Beside a command's own, the options of the first panel of its help, in this order; the others are in titled panels.
@@ -97,7 +98,7 @@ def takes(
             if talks:
                 arguments["messages"] = Messages(quiet=arguments.pop("quiet"), verbose=arguments.pop("verbose"))
             given = {item.name: arguments.pop(item.name) for item in items}
-            given = {name: value for name, value in given.items() if value is not None}
+            given = {name: joined(value) for name, value in given.items() if value not in (None, [])}
             if recipes:
                 names = arguments.pop("preset"), arguments.pop("replayed"), arguments.pop("quality")
                 recipe = recipe_values(*names, own_options - given.keys())
@@ -119,6 +120,11 @@ def takes(
         return call
 
     return decorate
+
+
+def joined(value: Any) -> Any:
+    """The values of an option that was repeated as one."""
+    return SEPARATOR.join(value) if isinstance(value, list) else value
 
 
 def recipe_values(
@@ -175,7 +181,8 @@ def parameter_of(item: Declared) -> inspect.Parameter:
         metavar=item.option.metavar or ({int: "INTEGER", float: "FLOAT"}.get(item.kind)),
         rich_help_panel=None if item.name in FIRST else item.group,
     )
-    annotation: Any = Annotated[item.kind | None, described]
+    kind: Any = list[str] if item.option.repeatable else item.kind
+    annotation: Any = Annotated[kind | None, described]
     return inspect.Parameter(item.name, KEYWORD, default=None, annotation=annotation)
 
 

@@ -39,14 +39,15 @@ def plan(
     """
     from nst_fast.engines.choice import without_trial
     from nst_fast.memory.planner import MemoryTask, budget_of, make_plan, may_use_winograd
+    from nst_fast.run.scales import seamless_size
     from nst_fast.system.machine import resolve_device
 
-    height, width = parse_size(size)
+    height, width = seamless_size(config, *parse_size(size))
     device = str(resolve_device(config.device))
     choice = without_trial(config)
     style = (max(16, round(height * config.style_scale)), max(16, round(width * config.style_scale)))
-    winograd = may_use_winograd(config, device)
-    task = MemoryTask(config, choice.engine, choice.precision, height, width, (style,), winograd=winograd)
+    winograd, masks = may_use_winograd(config, device), config.mask_count
+    task = MemoryTask(config, choice.engine, choice.precision, height, width, (style,), winograd=winograd, masks=masks)
     made = make_plan(task, budget_of(config, device))
     if as_json:
         emit_json({"schema": "nst-fast/plan/1", **made.as_dict()})

@@ -40,7 +40,8 @@ def sweep(
 
     Example: nst-fast sweep photo.jpg --style painting.jpg --vary content-weight=0.01,1,100 --vary init=noise,content
 
-    Values that hold commas are parted by semicolons: --vary "style-taps=relu1_1;relu1_1,relu2_1". The folder gets
+    Values that hold commas are parted by semicolons: --vary "style-taps=relu1_1;relu1_1,relu2_1". From one style to
+    another: --vary "style-weight-each=1,0;0.5,0.5;0,1" blends all styles in every picture. The folder gets
     sheet.png, table.csv with final losses and times, curves.png and the pictures with their records. Interrupted, or
     with failed runs, the same command continues: finished runs are kept.
     """

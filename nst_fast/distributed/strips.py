@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nst_fast.distributed.group import Ranks
 from nst_fast.errors import UsageError
+from nst_fast.network.taps import NO_WRAP, Wraps
 from nst_fast.network.tiles import Extent, Tiling, strip_rows, tiling_of_strip
 
 
@@ -63,9 +64,12 @@ def make_strip(
     width: int,
     grid: tuple[int, int] = (1, 1),
     *,
+    wraps: Wraps = NO_WRAP,
     halo: int | None = None,
 ) -> Strip:
-    """This rank's strip of a picture, cut into ``grid`` (rows, columns) tiles. ``halo``: as in ``make_tiling``.
+    """This rank's strip of a picture, cut into ``grid`` (rows, columns) tiles. ``wraps``, ``halo``: of ``make_tiling``.
+
+    Rows that several ranks share do not wrap.
 
     Raises:
         UsageError: there are more ranks than strips can be cut.
@@ -77,7 +81,8 @@ def make_strip(
             f"{height} rows cannot be shared among {ranks.size} ranks",
             f"With these taps at most {len(rows)} can take part: torchrun --nproc-per-node {len(rows)}",
         )
-    return Strip(ranks, height, width, rows, tiling_of_strip(network, taps, rows[ranks.rank], width, grid, halo=halo))
+    tiling = tiling_of_strip(network, taps, rows[ranks.rank], width, grid, wraps=wraps, halo=halo)
+    return Strip(ranks, height, width, rows, tiling)
 
 
 class Halos:

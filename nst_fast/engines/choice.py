@@ -88,7 +88,7 @@ def choose(options: DeviceOptions, encoder: Encoder, device: torch.device, *, lo
 def winograd_layers(options: DeviceOptions, encoder: Encoder, device: torch.device, *, long: bool) -> tuple[str, ...]:
     """The layers that this machine convolves faster by Winograd's algorithm, where that is wanted and pays."""
     wanted = options.convolution == "winograd" or (options.convolution == "auto" and long)
-    if device.type != "cpu" or options.engine == "compiled" or not wanted:
+    if device.type != "cpu" or options.engine == "compiled" or any(encoder.wraps) or not wanted:
         return ()
     milliseconds = winograd_trial(encoder)
     return tuple(layer for layer, (direct, winograd) in milliseconds.items() if winograd * GAIN < direct)

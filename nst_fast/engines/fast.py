@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -11,14 +11,15 @@ from torch import Tensor
 
 from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.seeds import (
+    Slope,
     content_derivative,
     content_factor,
     energy_of,
-    mean_gram,
-    rows_of,
-    style_derivative,
+    mean_statistic,
     style_slopes,
+    whole_derivative,
 )
+from nst_fast.network.taps import Wraps
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
 from nst_fast.objective.evaluation import Evaluation
@@ -43,23 +44,25 @@ class FastEvaluator:
         self.network = FastNetwork(encoder, dtype, kernels=kernels, winograd=winograd)
         self.objective = objective
         self.content_factors = {}
-        for tap in objective.content_taps:
+        for tap in set(objective.content_taps) - set(objective.similarities):
             target = objective.targets.content[tap]
-            self.content_factors[tap] = content_factor(objective, tap, energy_of(target), target[0].numel())
+            energy, size = energy_of(target, objective.guides.content_at(tap)), objective.content_size(tap)
+            self.content_factors[tap] = content_factor(objective, tap, energy, size)
 
     @torch.no_grad()
     def __call__(self, pastiche: Tensor) -> Evaluation:
         image = pastiche.detach()
         kept = self.network.forward(image)
-        grams = {tap: mean_gram(kept[tap]) for tap in self.objective.style_taps}
-        positions = {tap: kept[tap].shape[2] * kept[tap].shape[3] for tap in grams}
-        terms, slopes = style_slopes(self.objective, grams, positions)
-        kernels = self.network.seed_kernels
-        seed = WholeSeed(slopes, self.content_factors, self.objective.targets.content, terms, kernels)
+        styles = self.objective.additive_terms
+        guides, size = self.objective.guides, (image.shape[2], image.shape[3])
+        measured = {term.name: mean_statistic(term, kept[term.tap], guides.at(term)) for term in styles}
+        positions = {term.name: guides.positions(term, size) for term in styles}
+        terms, slopes = style_slopes(self.objective, measured, positions)
+        seed = WholeSeed(self.objective, slopes, self.content_factors, terms, self.network.seed_kernels)
         masked = frozenset(tap for tap in self.network.taps if seed.masks(tap))
         gradient = self.network.backward(kept, seed, masked)
-        if self.objective.tv_colors is not None:
-            terms["tv"], slope = total_variation(image, self.objective.tv_colors)
+        for name, (change, colors) in self.objective.pixel_terms(image).items():
+            terms[name], slope = total_variation(change, colors, self.objective.options.wraps)
             gradient += slope
         terms = {name: terms[name] for name in self.objective.term_names}
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
@@ -67,47 +70,59 @@ class FastEvaluator:
 
 @dataclass(frozen=True, eq=False)
 class WholeSeed:
-    """Adds the derivative of the total with respect to a tap's features; content terms are a by-product.
+    """Adds the derivative of the total with respect to a tap's features; terms that are not additive: a by-product.
 
-    With ``kernels`` it goes back through the tap too, if that is a ReLU: :meth:`masks`.
+    With ``kernels`` it goes back through the tap too, if that is a ReLU and counts everywhere alike: :meth:`masks`.
     """
 
     # Not a TileSeed of one tile: adding within the product spares passes over the features, and gives other bits.
-    slopes: Mapping[str, Tensor]
+    objective: Objective
+    slopes: Sequence[Slope]
     content_factors: Mapping[str, Tensor]
-    content_targets: Mapping[str, Tensor]
     terms: dict[str, Tensor]
     kernels: ModuleType | None = None
 
     def masks(self, tap: str) -> bool:
-        return self.kernels is not None and tap.startswith("relu")
+        """Whether one kernel does all of it: a Gram at most, and a content loss of features at most."""
+        if self.kernels is None or not tap.startswith("relu") or self.objective.whole_terms(tap):
+            return False
+        styles = [slope for slope in self.slopes if slope.tap == tap]
+        plain = all(slope.shift is None and slope.weights is None for slope in styles)
+        return plain and len(styles) <= 1 and self.objective.guides.content_at(tap) is None
+
+    def _by_kernel(self, tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
+        assert self.kernels is not None
+        matrix = next((slope.matrix for slope in self.slopes if slope.tap == tap), None)
+        factor = self.content_factors.get(tap)
+        content = None if factor is None else (self.objective.targets.content[tap], factor)
+        found, term = self.kernels.seed_and_relu(gradient, features, matrix, content)
+        if term is not None:
+            self.terms[f"content/{tap}"] = term
+        return found  # type: ignore[no-any-return]  # kernels have no types
 
     def __call__(self, tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
-        if self.kernels is not None and self.masks(tap):
-            factor = self.content_factors.get(tap)
-            content = None if factor is None else (self.content_targets[tap], factor)
-            found, term = self.kernels.seed_and_relu(gradient, features, self.slopes.get(tap), content)
-            if term is not None:
-                self.terms[f"content/{tap}"] = term
-            return found  # type: ignore[no-any-return]  # kernels have no types
-        if tap in self.slopes and gradient is None:
-            gradient = style_derivative(features, self.slopes[tap])
-        elif tap in self.slopes and gradient is not None:
-            rows = rows_of(features)
-            gradient.permute(0, 2, 3, 1).view(rows.shape).baddbmm_(rows, self.slopes[tap].to(rows.dtype))
+        if self.masks(tap):
+            return self._by_kernel(tap, features, gradient)
+        for slope in self.slopes:
+            if slope.tap == tap:
+                gradient = slope.derivative(features) if gradient is None else slope.add_to(gradient, features)
         if tap in self.content_factors:
-            term, slope = content_derivative(features, self.content_targets[tap], self.content_factors[tap])
+            target, weights = self.objective.targets.content[tap], self.objective.guides.content_at(tap)
+            term, derivative = content_derivative(features, target, self.content_factors[tap], weights)
             self.terms[f"content/{tap}"] = term
-            slope = slope.to(features.dtype)
-            gradient = slope if gradient is None else gradient.add_(slope)
+            derivative = derivative.to(features.dtype)
+            gradient = derivative if gradient is None else gradient.add_(derivative)
+        for name, whole in self.objective.whole_terms(tap).items():
+            self.terms[name], derivative = whole_derivative(whole, features)
+            gradient = derivative if gradient is None else gradient.add_(derivative)
         assert gradient is not None  # every tap of the encoder serves a term
         return gradient
 
 
 @torch.enable_grad()
-def total_variation(image: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
+def total_variation(image: Tensor, colors: Tensor, wraps: Wraps) -> tuple[Tensor, Tensor]:
     """The weighted term [B] and its gradient."""
     leaf = image.detach().requires_grad_(True)
-    term = losses.tv_loss(leaf, colors)
+    term = losses.tv_loss(leaf, colors, wraps)
     (slope,) = torch.autograd.grad(term.sum(), leaf)
     return term.detach(), slope

@@ -26,6 +26,8 @@ from torch.nn import functional
 from nst_fast.engines.checked_kernels import pooling_kernels
 from nst_fast.engines.crop_network import Backward, Seed
 from nst_fast.engines.max_pooling import MaxPooling
+from nst_fast.network.padding import COLUMNS, ROWS, folded, modes_of, padded
+from nst_fast.network.taps import Wraps
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder
 
 if TYPE_CHECKING:
@@ -41,15 +43,6 @@ PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
 CHANNELS_ON_TENSOR_CORES = 16
 # Elements of a fused call's result; more need 64-bit indices, which only conv2d supports.
 LARGEST_FUSED = 2**31
-
-
-def folded(gradient: Tensor, axis: int, padding: str) -> Tensor:
-    """The gradient of a padding by one along an axis: what a margin received goes to the line that it repeated."""
-    inside = gradient.narrow(axis, 1, gradient.shape[axis] - 2).clone()
-    line = 0 if padding == "replicate" else 1
-    inside.select(axis, line).add_(gradient.select(axis, 0))
-    inside.select(axis, inside.shape[axis] - 1 - line).add_(gradient.select(axis, gradient.shape[axis] - 1))
-    return inside
 
 
 class Convolution:
@@ -104,10 +97,27 @@ class Convolution:
             return relu_backward(self.backward(gradient, x), x)
         if self.padding == "zeros" or x is None:
             return functional.conv2d(gradient, self.flipped, padding=1)
-        padded = functional.conv2d(gradient, self.flipped, padding=2)
+        wide = functional.conv2d(gradient, self.flipped, padding=2)
         if torch.compiler.is_compiling():  # Inductor is wrong about the memory format of PyTorch's own
-            return folded(folded(padded, 2, self.padding), 3, self.padding)
-        return PAD_BACKWARD[self.padding](padded, x, [1, 1, 1, 1])
+            return folded(folded(wide, ROWS, self.padding), COLUMNS, self.padding)
+        return PAD_BACKWARD[self.padding](wide, x, [1, 1, 1, 1])
+
+
+class WrappedConvolution(Convolution):
+    """One of features that continue at the opposite side, along one axis or both: padded, then without padding."""
+
+    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, padding: str, channels: int, wraps: Wraps) -> None:
+        super().__init__(layer, dtype, padding, channels)
+        self.modes = modes_of(padding, wraps)
+
+    def forward(self, x: Tensor, *, rectify: bool) -> Tensor:
+        y = functional.conv2d(padded(x, self.modes), self.weight, self.bias)
+        return y.relu_() if rectify else y
+
+    def backward(self, gradient: Tensor, x: Tensor | None, *, masked: bool = False) -> Tensor:
+        rows, columns = self.modes
+        dx = folded(folded(functional.conv2d(gradient, self.flipped, padding=2), ROWS, rows), COLUMNS, columns)
+        return relu_backward(dx, x) if masked and x is not None else dx
 
 
 def relu_backward(gradient: Tensor, y: Tensor) -> Tensor:
@@ -142,7 +152,11 @@ class FastNetwork:
             if isinstance(layer, nn.Conv2d):
                 first = name == "conv1_1"
                 padding, channels = (encoder.padding, self.channels) if first else ("zeros", layer.in_channels)
-                self.convolutions[name] = Convolution(layer, dtype, padding, channels, winograd=name in winograd)
+                self.convolutions[name] = (
+                    WrappedConvolution(layer, dtype, padding, channels, encoder.wraps)
+                    if any(encoder.wraps)
+                    else Convolution(layer, dtype, padding, channels, winograd=name in winograd)
+                )
         self.max_pooling = MaxPooling(pooling_kernels(device, kernels=kernels, numba=bool(winograd)))
         self.masked = self._masked()
 

@@ -21,11 +21,12 @@ from torch import Tensor
 from nst_fast.errors import InputError
 from nst_fast.images.borders import NO_BORDERS, Borders, Crop, decode_cropped
 from nst_fast.images.color import SRGB_PROFILE, Color, parse_color
-from nst_fast.images.decoding import Limits, decode
+from nst_fast.images.decoding import Decoded, Limits, decode
 from nst_fast.images.encoding import WRITABLE, check_output_suffix, check_suffix, quantised, write_image
 from nst_fast.images.resizing import resize, resize_to, scaled_size
 from nst_fast.images.sources import STANDARD_INPUT, open_source
 from nst_fast.images.text import MAX_MEGAPIXELS, read_text
+from nst_fast.images.transparency import straight
 from nst_fast.system.files import AnyPath, shown, write_atomic
 
 __all__ = [
@@ -63,6 +64,7 @@ class LoadedImage:
         original_size: width and height in the file, upright, in pixels.
         sha256: of the file's bytes.
         notes: what a user should know: wrong suffix, first frame used, profile ignored, border left out.
+        alpha: [1, 1, H, W] in [0, 1]; None where all is opaque or a background was asked for.
     """
 
     tensor: Tensor
@@ -71,22 +73,24 @@ class LoadedImage:
     original_size: tuple[int, int]
     sha256: str
     notes: tuple[str, ...]
+    alpha: Tensor | None = None
 
 
 def load_image(
     path: AnyPath,
     *,
     longest_side: int | None = None,
-    background: str | Color = "white",
+    background: str | Color | None = "white",
     max_megapixels: float = MAX_MEGAPIXELS,
     crop: Crop = NO_BORDERS,
 ) -> LoadedImage:
-    """Read a picture as upright sRGB without transparency.
+    """Read a picture as upright sRGB.
 
     Args:
         path: a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF file, or ``-`` for standard input.
         longest_side: resize, down or up, to this many pixels; ``None`` keeps the size.
-        background: the colour behind transparent pixels: a name, ``#rrggbb`` or three numbers in [0, 1].
+        background: the colour behind transparent pixels: a name, ``#rrggbb`` or three numbers in [0, 1]. None keeps
+            their alpha apart, and gives what is invisible the colours around it.
         max_megapixels: refuse files whose header claims more, before their pixels are decoded.
         crop: borders to be left out before resizing; ``auto`` finds them and adds a note.
 
@@ -94,7 +98,7 @@ def load_image(
         InputError: missing, empty, damaged, cut short, of another kind, too large, or under 16 pixels on a side.
         UsageError: a folder; not a colour.
     """
-    color = parse_color(background)
+    color = parse_color(background) if background is not None else None
     name = "standard input" if str(path) == STANDARD_INPUT else shown(path)
     with open_source(path) as stream:
         try:
@@ -104,7 +108,13 @@ def load_image(
         except OSError as error:
             raise InputError(f"{name} cannot be read: {error}", "Check the disk or the network it is on") from error
     notes = (*_suffix_note(Path(path), decoded.format), *decoded.notes)
-    return LoadedImage(decoded.tensor, Path(path), decoded.format, decoded.size, digest, notes)
+    tensor, alpha = straight_of(decoded, name)
+    return LoadedImage(tensor, Path(path), decoded.format, decoded.size, digest, notes, alpha)
+
+
+def straight_of(decoded: Decoded, name: str) -> tuple[Tensor, Tensor | None]:
+    """The colours of a picture, and its alpha if it has any."""
+    return straight(decoded.tensor, name) if decoded.tensor.shape[1] == 4 else (decoded.tensor, None)
 
 
 def _suffix_note(path: Path, actual: str) -> tuple[str, ...]:
@@ -130,7 +140,9 @@ def from_uint8(array: NDArray[np.uint8]) -> Tensor:
 
 
 def save_image(tensor: Tensor, path: AnyPath, *, text: Mapping[str, str] | None = None, bit_depth: int = 8) -> None:
-    """Write an image [1, 3, H, W]; the suffix chooses the format. The old file stays until the new one is complete.
+    """Write an image [1, 3, H, W], or [1, 4, H, W] with alpha; the suffix chooses the format.
+
+    The old file stays until the new one is complete.
 
     Beyond the image itself this takes a strip of rows; for JPEG, WebP and BMP also 4 bytes per pixel.
 

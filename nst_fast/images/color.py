@@ -61,7 +61,7 @@ class ColorReader:
     Args:
         picture: decoded by Pillow, or its facts.
         rawmode: how the file stores its pixels, in Pillow's words (``RGB;16B``); known before decoding only.
-        background: the colour behind transparent pixels.
+        background: the colour behind transparent pixels; None keeps them transparent.
         stated: the colours that the file states otherwise than by a profile, given whether it has one.
         sixteen: pieces of colour come as arrays of 16 bits.
 
@@ -72,13 +72,13 @@ class ColorReader:
         self,
         picture: Image.Image,
         rawmode: str,
-        background: Color,
+        background: Color | None,
         stated: Stated = _unstated,
         *,
         sixteen: bool = False,
     ) -> None:
         self.notes: list[str] = []
-        self._background = np.array(background, np.float32)
+        self._background = np.array(background, np.float32) if background is not None else None
         self._has_alpha = picture.has_transparency_data
         self._key = picture.info.get("transparency") if sixteen else None
         self._premultiplied = rawmode.startswith("RGBa") or bool(picture.info.get("premultiplied"))
@@ -97,7 +97,10 @@ class ColorReader:
             self.notes.append("16 bits per channel read as 8")
 
     def read(self, piece: Piece) -> FloatArray:
-        """A crop of the picture, as Pillow's or, of 16-bit colour, [h, w, grey or RGB, alpha]: [h, w, 3]."""
+        """A crop of the picture, as Pillow's or, of 16-bit colour, [h, w, grey or RGB, alpha]: [h, w, 3].
+
+        Of a picture that may be transparent and has no background, colours times alpha, and alpha: [h, w, 4].
+        """
         if isinstance(piece, np.ndarray):
             colors, alpha = self._sixteen(piece)
         else:
@@ -107,6 +110,8 @@ class ColorReader:
             colors = self._space.to_srgb(colors)
         if alpha is None:
             return colors
+        if self._background is None:
+            return np.concatenate([colors * alpha, alpha], axis=2)
         if alpha.min() < 1:
             self._note("transparent pixels composited on the background")
         composited: FloatArray = colors * alpha + self._background * (1 - alpha)

@@ -56,6 +56,7 @@ _COLOR_CHUNKS = _PIXEL_CHUNKS | COLOR_CHUNKS | {b"iCCP", b"eXIf"}
 class Decoded:
     """A picture as decoded: [1, 3, H, W], upright, sRGB, float32 in [0, 1], at the size wanted.
 
+    Without a background it may have alpha: [1, 4, H, W], colours times alpha, and alpha.
     ``size`` is width and height of the whole picture, upright, in pixels; ``format`` Pillow's name of the format.
     """
 
@@ -97,7 +98,7 @@ class Limits:
         return max(1, max(width, height) // (HEADROOM * self.longest_side))
 
 
-def decode(stream: BinaryIO, name: str, limits: Limits, background: Color) -> Decoded:
+def decode(stream: BinaryIO, name: str, limits: Limits, background: Color | None) -> Decoded:
     """Decode a picture that begins at the start of a stream; ``name`` is for messages.
 
     Raises:
@@ -168,7 +169,7 @@ def pillow_guarded(name: str, max_megapixels: float) -> Iterator[list[str]]:
             notes.extend(dict.fromkeys(str(warning.message).strip() for warning in ours))
 
 
-def _decode(stream: BinaryIO, name: str, limits: Limits, background: Color) -> Decoded:
+def _decode(stream: BinaryIO, name: str, limits: Limits, background: Color | None) -> Decoded:
     stream.seek(0)
     with pillow_guarded(name, limits.max_megapixels) as warned:
         picture, rows, notes = _opened(stream, name, limits)
@@ -228,7 +229,7 @@ def _draft(picture: Image.Image, reduction: int) -> tuple[float, float]:
 
 
 def _pixels(
-    picture: Image.Image, rawmode: str, rows: Rows | None, stream: BinaryIO, background: Color, change: Change
+    picture: Image.Image, rawmode: str, rows: Rows | None, stream: BinaryIO, background: Color | None, change: Change
 ) -> tuple[Tensor, int, list[str]]:
     """The picture at the size wanted but not yet turned, its EXIF orientation, and notes."""
     notes: list[str] = []

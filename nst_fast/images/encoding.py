@@ -38,6 +38,7 @@ WRITABLE = {
 }
 BIT_DEPTHS = (8, 16)
 DEEP = ("PNG", "TIFF")  # the formats that hold 16 bits per channel
+TRANSPARENT = ("PNG", "TIFF", "WEBP")  # the formats that hold alpha
 LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 # Where offsets of 32 bits no longer suffice, less what tags and incompressible strips may add.
 BIGTIFF_BYTES = 2**32 - 2**25
@@ -72,7 +73,7 @@ def check_output_suffix(path: AnyPath, bit_depth: int = 8, side: int = 0) -> str
 
 
 def quantised(image: Tensor, bit_depth: int) -> Pixels:
-    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in whole numbers, clamped and rounded to the nearest.
+    """Image [1, C, H, W] in [0, 1] to [H, W, C] in whole numbers, clamped and rounded to the nearest.
 
     Raises:
         NumericsError: a value is NaN or infinite.
@@ -97,7 +98,8 @@ def rows_per_strip(image: Tensor) -> int:
 
 
 def write_image(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, str], bit_depth: int) -> None:
-    """Write an image [1, 3, H, W] as a file of a kind that :func:`check_suffix` gave.
+    """Write an image [1, 3, H, W] as a file of a kind that :func:`check_suffix` gave; of :data:`TRANSPARENT` also
+    [1, 4, H, W], colours and alpha.
 
     Raises:
         OutputError: the format cannot hold an image of this size.
@@ -126,17 +128,19 @@ def _storable(kind: str, image: Tensor) -> Iterator[None]:
 
 
 def _write_png(stream: BinaryIO, image: Tensor, text: Mapping[str, str], bit_depth: int) -> None:
-    size = struct.pack(">IIBBBBB", image.shape[3], image.shape[2], bit_depth, 2, 0, 0, 0)  # 2: RGB
+    channels = image.shape[1]
+    color = {3: 2, 4: 6}[channels]  # RGB, RGB with alpha
+    size = struct.pack(">IIBBBBB", image.shape[3], image.shape[2], bit_depth, color, 0, 0, 0)
     stream.write(b"\x89PNG\r\n\x1a\n")
     PngImagePlugin.putchunk(stream, b"IHDR", size)
     PngImagePlugin.putchunk(stream, b"iCCP", b"sRGB\0\0" + zlib.compress(SRGB_PROFILE))
     for name, data, *_ in png_text(text).chunks:
         PngImagePlugin.putchunk(stream, name, data)
     packer = zlib.compressobj(_DEFLATE)
-    above = np.zeros(image.shape[3] * 3 * bit_depth // 8, np.uint8)
+    above = np.zeros(image.shape[3] * channels * bit_depth // 8, np.uint8)
     for strip in strips(image, bit_depth):
         rows = (strip.byteswap() if bit_depth > 8 else strip).reshape(len(strip), -1).view(np.uint8)
-        _put_data(stream, packer.compress(_filtered(rows, above, bit_depth * 3 // 8)))
+        _put_data(stream, packer.compress(_filtered(rows, above, bit_depth * channels // 8)))
         above = rows[-1]
     _put_data(stream, packer.flush())
     PngImagePlugin.putchunk(stream, b"IEND")
@@ -170,14 +174,15 @@ def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> 
 def _write_tiff(stream: BinaryIO, image: Tensor, text: Mapping[str, str], bit_depth: int) -> None:
     from tifffile import imwrite  # a quarter of a second to import
 
-    height, width = image.shape[2:]
+    channels, height, width = image.shape[1:]
     imwrite(
         stream,
         (_packed(strip) for strip in strips(image, bit_depth)),
-        shape=(height, width, 3),
+        shape=(height, width, channels),
+        extrasamples=["unassalpha"] if channels == 4 else None,
         dtype=f"u{bit_depth // 8}",
         byteorder="<",
-        bigtiff=height * width * 3 * bit_depth // 8 > BIGTIFF_BYTES,
+        bigtiff=height * width * channels * bit_depth // 8 > BIGTIFF_BYTES,
         photometric="rgb",
         planarconfig="contig",
         rowsperstrip=rows_per_strip(image),
@@ -199,7 +204,7 @@ def _packed(strip: Pixels) -> bytes:
 
 def _write_by_pillow(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, str]) -> None:
     height, width = image.shape[2:]
-    picture, top = Image.new("RGB", (width, height)), 0
+    picture, top = Image.new("RGBA" if image.shape[1] == 4 else "RGB", (width, height)), 0
     for strip in strips(image, 8):
         picture.paste(Image.fromarray(strip), (0, top))
         top += len(strip)

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from nst_fast.errors import InputError
-from nst_fast.images import LoadedImage, load_image
+from nst_fast.images import LoadedImage, load_image, straight_of
 from nst_fast.images.borders import NO_BORDERS, Crop, decode_cropped
 from nst_fast.images.color import Color, ColorReader, parse_color
 from nst_fast.images.decoding import Decoded, Limits, decode, pillow_guarded
@@ -67,7 +67,7 @@ class GivenPicture:
             facts, data = repr(self.pixels.shape), self.pixels.tobytes()
         self.sha256 = hashlib.sha256(facts.encode() + data).hexdigest()
 
-    def decoded(self, limits: Limits, background: Color) -> Decoded:
+    def decoded(self, limits: Limits, background: Color | None) -> Decoded:
         """The picture on a background at the size of the limits. Raises :class:`InputError` for one beyond them."""
         if isinstance(self.pixels, bytes):
             return decode(io.BytesIO(self.pixels), self.name, limits, background)
@@ -110,7 +110,7 @@ def load_source(
     source: Source,
     *,
     longest_side: int | None = None,
-    background: str | Color = "white",
+    background: str | Color | None = "white",
     max_megapixels: float = MAX_MEGAPIXELS,
     crop: Crop = NO_BORDERS,
 ) -> LoadedImage:
@@ -119,11 +119,12 @@ def load_source(
         return load_image(
             source, longest_side=longest_side, background=background, max_megapixels=max_megapixels, crop=crop
         )
-    color = parse_color(background)
+    color = parse_color(background) if background is not None else None
     decoded = decode_cropped(
         lambda limits: source.decoded(limits, color), source.name, Limits(longest_side, max_megapixels), crop
     )
-    return LoadedImage(decoded.tensor, Path(source.kind), source.kind, decoded.size, source.sha256, decoded.notes)
+    tensor, alpha = straight_of(decoded, source.name)
+    return LoadedImage(tensor, Path(source.kind), source.kind, decoded.size, source.sha256, decoded.notes, alpha)
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -160,9 +161,11 @@ def _real(array: NDArray[Any]) -> bool:
     return np.issubdtype(array.dtype, np.floating)
 
 
-def _composited(pixels: FloatArray, background: Color) -> tuple[FloatArray, tuple[str, ...]]:
+def _composited(pixels: FloatArray, background: Color | None) -> tuple[FloatArray, tuple[str, ...]]:
     if pixels.shape[2] == 3:
         return pixels, ()
     alpha = pixels[..., 3:]
+    if background is None:
+        return np.concatenate([pixels[..., :3] * alpha, alpha], axis=2), ()
     colors: FloatArray = pixels[..., :3] * alpha + np.array(background, np.float32) * (1 - alpha)
     return colors, ("transparent pixels composited on the background",) if alpha.min() < 1 else ()

@@ -36,30 +36,48 @@ def with_chroma_of(image: Tensor, colors: Tensor) -> Tensor:
     return (y + offset * room.amin(1, keepdim=True).clamp_max(1)).clamp(0, 1)
 
 
-def matched_colors(image: Tensor, reference: Tensor) -> Tensor:
+def matched_colors(
+    image: Tensor, reference: Tensor, weights: Tensor | None = None, reference_weights: Tensor | None = None
+) -> Tensor:
     """The image with the mean colour and the colour covariance of a reference of any size, clipped to [0, 1].
 
     x -> A (x - mean) + mean of the reference, with A = S_ref^(1/2) S_image^(-1/2), S the covariances over pixels:
-    the form with symmetric roots, which mixes hues least.
+    the form with symmetric roots, which mixes hues least. Both statistics count pixels by their weights, if there are.
     """
-    mean, covariance = color_statistics(image)
-    wanted_mean, wanted_covariance = color_statistics(reference)
+    mean, covariance = color_statistics(image, weights)
+    wanted_mean, wanted_covariance = color_statistics(reference, reference_weights)
     change = _power(wanted_covariance, 0.5) @ _power(covariance, -0.5)
     pixels = change @ (image.double().flatten(2)[0] - mean) + wanted_mean
     return pixels.view(1, 3, *image.shape[2:]).to(image.dtype).clamp(0, 1)
 
 
-def matched_luminance(image: Tensor, reference: Tensor) -> Tensor:
+def matched_luminance(
+    image: Tensor, reference: Tensor, weights: Tensor | None = None, reference_weights: Tensor | None = None
+) -> Tensor:
     """A grey image whose luminance has the mean and the deviation of the reference's, clipped to [0, 1]."""
-    y, wanted = luminance(image), luminance(reference)
-    deviation = y.std(correction=0).clamp_min(SMALLEST_VARIANCE**0.5)
-    y = (y - y.mean()) * (wanted.std(correction=0) / deviation) + wanted.mean()
+    y = luminance(image)
+    mean, deviation = _spread(y, weights)
+    wanted_mean, wanted_deviation = _spread(luminance(reference), reference_weights)
+    y = (y - mean) * (wanted_deviation / deviation.clamp_min(SMALLEST_VARIANCE**0.5)) + wanted_mean
     return y.clamp(0, 1).expand_as(image).contiguous()
 
 
-def color_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [3, 1] and covariance [3, 3] of the pixels, in double precision."""
+def _spread(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of values, which count by their weights [1, 1, H, W]."""
+    if weights is None:
+        return values.mean(), values.std(correction=0)
+    mean = (values * weights).sum() / weights.sum()
+    return mean, ((values - mean).square() * weights).sum().div(weights.sum()).sqrt()
+
+
+def color_statistics(image: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean [3, 1] and covariance [3, 3] of the pixels, in double precision, by their weights [1, 1, H, W]."""
     pixels = image.double().flatten(2)[0]
+    if weights is not None:
+        shares = weights.double().flatten() / weights.double().sum()
+        mean = (pixels * shares).sum(1, keepdim=True)
+        centred = pixels - mean
+        return mean, (centred * shares) @ centred.T
     mean = pixels.mean(1, keepdim=True)
     centred = pixels - mean
     return mean, centred @ centred.T / pixels.shape[1]

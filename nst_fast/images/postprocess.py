@@ -16,6 +16,7 @@ DENOISE_DEVIATION = 0.1
 # a noised painting; patches of 5x5 sought within 6 pixels, scikit-image's advice for its fast mode.
 DENOISE_DECAY = 0.7
 PATCH_SIZE, PATCH_DISTANCE = 5, 6
+JOIN_SHARE = 1 / 8  # of a side: the depth to which a content image is blended into its opposite side
 
 
 def prepared_content(content: Tensor, options: FinishOptions) -> Tensor:
@@ -23,27 +24,51 @@ def prepared_content(content: Tensor, options: FinishOptions) -> Tensor:
     return gray(content) if options.color == "luma" else content
 
 
-def prepared_style(style: Tensor, content: Tensor, options: FinishOptions) -> Tensor:
-    """The style image [1, 3, h, w] as the objective sees it.
+def prepared_style(
+    style: Tensor,
+    content: Tensor,
+    options: FinishOptions,
+    alpha: Tensor | None = None,
+    content_alpha: Tensor | None = None,
+) -> Tensor:
+    """The style image [1, 3, h, w] as the objective sees it; what is transparent has no part in it.
 
     ``match`` gives it the content's mean colour and covariance, ``luma`` makes it grey with the mean and the deviation
     of the content's luminance (Gatys et al. 2016, "Preserving Color", sections 5 and 5.1).
     """
     if options.color == "match":
-        return matched_colors(style, content)
-    return matched_luminance(style, content) if options.color == "luma" else style
+        return matched_colors(style, content, alpha, content_alpha)
+    return matched_luminance(style, content, alpha, content_alpha) if options.color == "luma" else style
 
 
-def finished(pastiche: Tensor, content: Tensor | None, options: FinishOptions) -> tuple[Tensor, list[str]]:
+def with_joined_sides(content: Tensor, wraps: tuple[bool, bool]) -> Tensor:
+    """A content image [1, 3, H, W] that joins its copies without a seam along rows, columns or both.
+
+    Near a side it is blended with its own mirror image, half and half at the side itself: both sides are alike there.
+    """
+    for axis, wrapped in zip((2, 3), wraps, strict=True):
+        if wrapped:
+            side = content.shape[axis]
+            places = torch.arange(side)
+            depth = torch.minimum(places, side - 1 - places) / (JOIN_SHARE * side)
+            shape = [side if each == axis else 1 for each in range(4)]
+            share = ((1 + torch.cos(torch.pi * depth.clamp_max(1))) / 4).view(shape).to(content)
+            content = content.lerp(content.flip(axis), share)
+    return content
+
+
+def finished(
+    pastiche: Tensor, content: Tensor | None, options: FinishOptions, wraps: tuple[bool, bool] = (False, False)
+) -> tuple[Tensor, list[str]]:
     """The final picture [1, 3, H, W] on the CPU, and one phrase per step of postprocessing, for the record.
 
     Denoising comes first, so that it does not change the chroma of the content.
 
-    The content has the same size; only its chroma is used.
+    The content has the same size; only its chroma is used. ``wraps``: rows, and columns, go on at the opposite side.
     """
     done = []
     if options.denoise:
-        pastiche = denoised(pastiche, options.denoise)
+        pastiche = denoised(pastiche, options.denoise, wraps)
         done.append(f"denoise {options.denoise:g}: non-local means of scikit-image {version('scikit-image')}")
     if options.color in ("keep", "luma") and content is not None:
         pastiche = with_chroma_of(pastiche, content)
@@ -51,13 +76,18 @@ def finished(pastiche: Tensor, content: Tensor | None, options: FinishOptions) -
     return pastiche, done
 
 
-def denoised(image: Tensor, strength: float) -> Tensor:
+def denoised(image: Tensor, strength: float, wraps: tuple[bool, bool] = (False, False)) -> Tensor:
     """An image [1, 3, H, W] on the CPU after non-local means (Buades, Coll & Morel 2005), which keeps edges and
     repeated strokes, for noise of standard deviation ``strength * DENOISE_DEVIATION``; clipped to [0, 1].
     """
     from skimage.restoration import denoise_nl_means  # scipy behind it takes half a second to import
 
     deviation = strength * DENOISE_DEVIATION
+    height, width = image.shape[2:]
+    margins = [PATCH_SIZE + PATCH_DISTANCE if wrapped else 0 for wrapped in wraps]
+    for axis, margin in zip((2, 3), margins, strict=True):
+        places = torch.arange(-margin, image.shape[axis] + margin) % image.shape[axis]
+        image = image.index_select(axis, places) if margin else image
     cleaned = denoise_nl_means(
         image[0].permute(1, 2, 0).contiguous().numpy(),
         patch_size=PATCH_SIZE,
@@ -67,4 +97,6 @@ def denoised(image: Tensor, strength: float) -> Tensor:
         fast_mode=True,
         channel_axis=-1,
     )
-    return torch.from_numpy(cleaned).permute(2, 0, 1)[None].to(image.dtype).clamp(0, 1).contiguous()
+    top, left = margins
+    found = torch.from_numpy(cleaned)[top : top + height, left : left + width]
+    return found.permute(2, 0, 1)[None].to(image.dtype).clamp(0, 1).contiguous()

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from nst_fast.errors import NstFastError, UsageError
 
+FILTER_REACH = 4  # pixels of the smaller size, beyond which the filter sees nothing
 BAND_PIXELS = 2**20  # converted at a time
 
 
@@ -43,6 +44,22 @@ def resize_to(image: Tensor, size: tuple[int, int], extent: tuple[float, float] 
     if tuple(image.shape[-2:]) == tuple(size) == tuple(extent):
         return image
     return _resampled(image, extent, size).clamp(0, 1)
+
+
+def resize_wrapped(image: Tensor, size: tuple[int, int], wraps: tuple[bool, bool]) -> Tensor:
+    """As :func:`resize_to`, for an image that continues at its opposite side along rows, columns or both."""
+    kept, wanted = [slice(None)] * 4, list(size)
+    for axis, wrapped in zip((2, 3), wraps, strict=True):
+        before, after = image.shape[axis], size[axis - 2]
+        if wrapped and before != after:
+            # Margins that are whole numbers of pixels before and after, wider than the filter.
+            parts = math.gcd(before, after)
+            count = min(parts, math.ceil(FILTER_REACH * max(1, before / after) * parts / before))
+            old, new = count * before // parts, count * after // parts
+            image = torch.cat([image.narrow(axis, before - old, old), image, image.narrow(axis, 0, old)], axis)
+            wanted[axis - 2] += 2 * new
+            kept[axis] = slice(new, new + after)
+    return resize_to(image, (wanted[0], wanted[1]))[tuple(kept)].contiguous()
 
 
 def _resampled(image: Tensor, extent: tuple[float, float], size: tuple[int, int]) -> Tensor:
@@ -76,15 +93,17 @@ def read_bands(read: Callable[[int, int], NDArray[np.float32]], change: Change) 
     """The picture at the size wanted, [1, 3, H, W], in memory bounded by that size: squares are averaged and the width
     resized band by band, then the height.
 
-    ``read(top, bottom)`` gives the rows from one to before another, [h, W, 3], asked for from top to bottom.
+    ``read(top, bottom)`` gives the rows from one to before another, [h, W, 3], or 4 with alpha, from top to bottom.
     """
     width, height = (math.ceil(side / change.reduction) for side in change.size)
     across, down = (side / change.reduction for side in change.extent)
     pieces = _pieces(read, change)
     if change.wanted[0] < width:
         return _narrowed(pieces, (height, down), across, change.wanted)
-    image = torch.empty(1, 3, height, width)
+    image = torch.empty(0)
     for top, piece in pieces:
+        if not top:
+            image = piece.new_empty(1, piece.shape[1], height, width)
         image[:, :, top : top + piece.shape[2]] = piece
     return resize_to(image, change.wanted[::-1], (down, across))
 
@@ -109,13 +128,14 @@ def _narrowed(
     the result.
     """
     (height, down), (width, _) = rows, wanted
-    planes = [torch.empty(1, 1, height, width) for _ in range(3)]
+    planes: list[Tensor] = []
     for top, piece in pieces:
+        planes = planes or [torch.empty(1, 1, height, width) for _ in range(piece.shape[1])]
         narrow = _resampled(piece, (piece.shape[2], across), (piece.shape[2], width))
         for channel, plane in enumerate(planes):
             plane[:, :, top : top + piece.shape[2]] = narrow[:, channel : channel + 1]
-    image = torch.empty(1, 3, *wanted[::-1])
-    for channel in range(3):
+    image = torch.empty(1, len(planes), *wanted[::-1])
+    for channel in range(len(planes)):
         resized = _resampled(planes.pop(0), (down, width), wanted[::-1])
         torch.clamp(resized, 0, 1, out=image[:, channel : channel + 1])
     return image

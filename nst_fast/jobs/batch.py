@@ -167,7 +167,8 @@ class BatchFolder(JobFolder):
         self._lines_before = self.manifest.lines
         self._verified: set[object] = set()
         check_styles(config, Path(), batch.styles)
-        for path in filter(None, (*batch.styles, config.init_file)):
+        masks = [path for value in config.mask_files.values() for path in value.files]
+        for path in filter(None, (*batch.styles, config.init_file, *masks)):
             read_picture(path, config, config.image_size)
         _, weights = self.networks.encoder(config, config.taps, resolve_device(config.device))
         whole = Provenance.of_run(config, None, batch.styles, weights["sha256"])

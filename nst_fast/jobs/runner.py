@@ -163,7 +163,7 @@ class JobFolder:
 
     def store(self, job: Job, pastiche: Pastiche) -> bool:
         """Write a picture and its record; False where this process has lost its claim."""
-        self.files(job).save_picture(pastiche.image, pastiche.record)
+        self.files(job).save_picture(pastiche.image, pastiche.record, pastiche.alpha)
         return True
 
     def measure(self, job: Job) -> Mapping[str, float]:

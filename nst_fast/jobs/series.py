@@ -177,9 +177,11 @@ def check_options(jobs: Sequence[Job]) -> None:
         check_styles(config, job.content, job.styles)
         parse_color(config.background)
         resolve_device(config.device)
-        if config.init_file is not None and config.init_file not in checked:
-            checked.add(config.init_file)
-            open_source(config.init_file).close()
+        masks = [path for value in config.mask_files.values() for path in value.files]
+        for path in filter(None, (config.init_file, *masks)):
+            if path not in checked:
+                checked.add(path)
+                open_source(path).close()
         if (source := (config.weights, config.network)) not in checked:
             checked.add(source)
             available_taps(*source)

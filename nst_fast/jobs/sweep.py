@@ -14,11 +14,14 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import Declared, declared
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+BLEND = "style-weight-each"
 NONE = "none"  # the value of an optional option that is left to its default
 
 
 def plan_sweep(contents: Sequence[Path], styles: Sequence[Path], vary: Sequence[str], config: StylizeConfig) -> Series:
     """One job per combination. Axes in order: contents, styles, then the options as given.
+
+    With ``style_weight_each``, varied or not, the styles are no axis: every job blends all of them.
 
     Args:
         vary: ``OPTION=VALUE,VALUE,...``; semicolons part values that hold commas themselves.
@@ -29,17 +32,21 @@ def plan_sweep(contents: Sequence[Path], styles: Sequence[Path], vary: Sequence[
     """
     if not contents or not styles:
         raise UsageError("a sweep needs a content and a style image", "Name at least one of each")
-    axes: dict[str, dict[str, object]] = {"content": picture_labels(contents), "style": picture_labels(styles)}
+    varied: dict[str, dict[str, object]] = {}
     for text in vary:
         item, values = parse_vary(text, type(config))
         name = item.name.replace("_", "-")
-        if name in axes:
+        if name in varied:
             raise UsageError(f"`vary` {name} was given twice", "Put all values into one")
-        axes[name] = values
+        varied[name] = values
+    by_style: dict[str, object] = {label: (path,) for label, path in picture_labels(styles).items()}
+    if BLEND in varied or config.style_weight_each:
+        by_style = {", ".join(by_style): tuple(styles)}
+    axes = {"content": picture_labels(contents), "style": by_style, **varied}
 
     def inputs_of(values: dict[str, object]) -> Inputs:
-        content, style = cast(Path, values.pop("content")), cast(Path, values.pop("style"))
-        return config.replace(**{axis.replace("-", "_"): it for axis, it in values.items()}), content, (style,)
+        content, blended = cast(Path, values.pop("content")), cast(tuple[Path, ...], values.pop("style"))
+        return config.replace(**{axis.replace("-", "_"): it for axis, it in values.items()}), content, blended
 
     parts = [*axes["content"]] if len(axes["content"]) == 1 else []
     parts += [f"in the style of {style}" for style in axes["style"]] if len(axes["style"]) == 1 else []
@@ -55,7 +62,8 @@ def parse_vary(text: str, config_class: type) -> tuple[Declared, dict[str, objec
         raise UsageError(f"`vary` {text!r}: no values", "Write OPTION=VALUE,VALUE as content-weight=0.01,1,100")
     if name not in items:
         raise UsageError(f"`vary` {text!r}: unknown option {name!r}", nearest(name, items))
-    parts = [part.strip() for part in given.split(";" if ";" in given else ",")]
+    several = ";" in given or name == BLEND  # one of whose values has a number for each style
+    parts = [part.strip() for part in given.split(";" if several else ",")]
     return items[name], {part: parse_value(items[name], part) for part in parts if part}
 
 

@@ -10,6 +10,7 @@ from typing import cast
 from nst_fast.errors import UsageError
 from nst_fast.jobs.series import Axes, Inputs, Series, make_series, parse_seeds, picture_labels
 from nst_fast.options.commands import TextureConfig
+from nst_fast.run.scales import seamless_size
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -55,5 +56,6 @@ def plan_textures(
     axes: Axes = {"style": picture_labels(styles), "seed": by_seed, "style-taps": by_taps}
     if len(by_taps) == 1:
         axes = {"style": axes["style"], "style-taps": by_taps, "seed": by_seed}
+    size = size or (config.image_size, config.image_size)
     title = f"texture of {', '.join(picture_labels(styles))}"
-    return make_series("texture", title, axes, inputs_of, size or (config.image_size, config.image_size))
+    return make_series("texture", title, axes, inputs_of, seamless_size(config, *size))

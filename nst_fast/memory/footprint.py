@@ -37,7 +37,9 @@ def weight_bytes(network: str, taps: Iterable[str]) -> int:
     return sum(4 * outputs * (9 * inputs + 1) for _, inputs, outputs in shapes)
 
 
-def kept_bytes(network: str, taps: Iterable[str], engine: str, pooling: str, size: int) -> float:
+def kept_bytes(
+    network: str, taps: Iterable[str], engine: str, pooling: str, size: int, *, wraps: bool = False
+) -> float:
     """Bytes per pixel kept from the forward to the backward pass.
 
     Down to ``relu5_1`` in fp32: 1,532 by eager with max pooling, 1,172 by the fast engine, which keeps no indices.
@@ -48,7 +50,14 @@ def kept_bytes(network: str, taps: Iterable[str], engine: str, pooling: str, siz
     if engine == "eager":  # autograd keeps the input of every convolution
         total += sum(size * elements(layer) for layer in layers if layer.startswith("pool") and layer not in taps)
         total += sum(_indices(layer, pooling) for layer in layers)
+        if wraps:  # that is a padded copy
+            total += sum(size * elements(before) for before in _inputs(layers) if before)
     return total
+
+
+def _inputs(layers: list[str]) -> list[str]:
+    """The layer before every convolution; empty for the picture."""
+    return [before for before, layer in zip(["", *layers], layers, strict=False) if layer.startswith("conv")]
 
 
 def _indices(layer: str, pooling: str) -> float:
@@ -64,6 +73,8 @@ class Network:
     content_taps: tuple[str, ...]
     style_taps: tuple[str, ...]
     pooling: str
+    wraps: bool = False  # convolutions pad their input themselves
+    guided: bool = False  # features are multiplied by weights
 
     @property
     def taps(self) -> list[str]:
@@ -81,13 +92,13 @@ def step_bytes(network: Network, engine: str, size: int, *, tiled: bool) -> floa
             picture autograd computes the slopes of all Gram matrices before it enters the network.
     """
     layers = cut(network.name, network.taps)
-    kept = kept_bytes(network.name, network.taps, engine, network.pooling, size)
+    kept = kept_bytes(network.name, network.taps, engine, network.pooling, size, wraps=network.wraps)
     slopes = 0.0
     if engine == "eager" and not tiled:
         per_tap = [size * elements(tap) for tap in (*network.content_taps, *network.style_taps)]
         slopes = AUTOGRAD_HOLES * kept + sum(per_tap) + 2 * max(per_tap)
     worst = _backward(network, layers, engine, size, kept, tiled=tiled)
-    return max(kept + slopes, worst, _forward(layers, engine, size))
+    return max(kept + slopes, worst, _forward(layers, engine, size) + network.wraps * size * elements(layers[0]))
 
 
 def _backward(network: Network, layers: list[str], engine: str, size: int, kept: float, *, tiled: bool) -> float:
@@ -101,6 +112,8 @@ def _backward(network: Network, layers: list[str], engine: str, size: int, kept:
             again = out + into  # oneDNN's own layout, from and to NCHW
         elif layer.startswith("pool") and network.pooling == "max":
             again = out + _indices(layer, network.pooling)
+        if network.wraps and layer.startswith("conv"):
+            again += into  # with its margins, while they are folded
         seed = _seed(network, layer, engine, size, tiled=tiled)
         worst = max(worst, kept + out + seed, kept + out + into + again)
         if layer.startswith("relu") or layer in network.taps or (engine == "eager" and layer.startswith("pool")):
@@ -118,6 +131,7 @@ def _seed(network: Network, tap: str, engine: str, size: int, *, tiled: bool) ->
     making = out if engine == "eager" else 0.0
     if tap in network.content_taps:
         making += 2 * wide + (wide + out if size < 4 else 0.0)
+    making += 2 * wide if network.guided else 0.0
     own_cells = 2 * out  # a copy of them, and the product with a Gram's slope
     return making + own_cells if tiled else making
 

@@ -41,8 +41,8 @@ def grids(config: StylizeConfig, height: int, width: int, *, tiled: bool) -> lis
         side = max(halo_of(config.network, config.taps), SMALLEST_TILE)
         most = [max(1, min(MOST_TILES, length // side)) for length in (height, width)]
         pairs = list(itertools.product(range(1, most[0] + 1), range(1, most[1] + 1)))
-    rows = {count: _axis(config, height, count) for count in {row for row, _ in pairs}}
-    columns = {count: _axis(config, width, count) for count in {column for _, column in pairs}}
+    rows = {count: _axis(config, 0, height, count) for count in {row for row, _ in pairs}}
+    columns = {count: _axis(config, 1, width, count) for count in {column for _, column in pairs}}
     found = [
         Grid(row, column, rows[row][0] * columns[column][0], rows[row][1] * columns[column][1] / (height * width))
         for row, column in pairs
@@ -50,14 +50,16 @@ def grids(config: StylizeConfig, height: int, width: int, *, tiled: bool) -> lis
     return [grid for grid in found if WIDEST * grid.crop < LARGEST_TENSOR] or found
 
 
-def _axis(config: StylizeConfig, length: int, count: int) -> tuple[int, int]:
-    """The largest crop along one axis cut into ``count``, and the sum of all, in pixels."""
-    seen = [extent.seen for extent in make_tiling(config.network, config.taps, length, length, (count, 1)).rows]
+def _axis(config: StylizeConfig, axis: int, length: int, count: int) -> tuple[int, int]:
+    """The largest crop along an axis (0: rows) cut into ``count``, and the sum of all, in pixels."""
+    wraps = config.wraps
+    tiling = make_tiling(config.network, config.taps, length, length, (count, 1), wraps=(wraps[axis], False))
+    seen = [extent.seen for extent in tiling.rows]
     return max(seen), sum(seen)
 
 
 def cut_into(config: StylizeConfig, height: int, width: int, grid: Grid) -> Tiling:
-    return make_tiling(config.network, config.taps, height, width, (grid.rows, grid.columns))
+    return make_tiling(config.network, config.taps, height, width, (grid.rows, grid.columns), wraps=config.wraps)
 
 
 def tiling_like(config: StylizeConfig, tiling: Tiling, height: int, width: int) -> Tiling:

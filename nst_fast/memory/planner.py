@@ -41,6 +41,8 @@ IMAGES = 4
 # Of the optimiser: held during an evaluation (L-BFGS: and two per pair), and in use during an update.
 OPTIMIZER_IMAGES = {"adam": 2, "lbfgs": 2}
 UPDATE_IMAGES = {"adam": 2, "lbfgs": 5}
+# Bytes per pixel of a mask: as read, at the size of the scale, times alpha, and carried down to every tap.
+MASK = 4 * (3 + 4 / 3)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class MemoryTask:
         height, width: of the pastiche in pixels.
         styles: height and width of every style image.
         pictures: how many pastiches of this size are optimised together.
+        masks: of the pastiche, of regions and of what counts.
         winograd: whether layers are convolved by Winograd's algorithm.
     """
 
@@ -63,6 +66,7 @@ class MemoryTask:
     width: int
     styles: tuple[tuple[int, int], ...] = ()
     pictures: int = 1
+    masks: int = 0
     winograd: bool = False
 
     @property
@@ -74,6 +78,10 @@ class MemoryTask:
     def size(self) -> int:
         """Bytes per number of features."""
         return PRECISION_BYTES[self.precision]
+
+    @property
+    def tileable(self) -> bool:
+        return self.engine != "ort" and not self.config.whole_losses
 
     @property
     def family(self) -> str:
@@ -89,7 +97,12 @@ class MemoryTask:
         """Per pixel of the crop, or of the whole picture, at the worst moment of an evaluation."""
         config = self.config
         taps = tuple(config.content_tap_weights), tuple(config.style_tap_weights)
-        return step_bytes(Network(config.network, *taps, config.pooling), self.family, self.size, tiled=tiled)
+        return step_bytes(
+            Network(config.network, *taps, config.pooling, any(config.wraps), self.masks > 0),
+            self.family,
+            self.size,
+            tiled=tiled,
+        )
 
 
 @dataclass(frozen=True)
@@ -184,6 +197,7 @@ def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halv
     parts = {
         "network": network + (HOLES if tiling.whole else 0),
         "pictures": IMAGE * (IMAGES * pixels + styles),
+        **({"masks": MASK * task.masks * pixels} if task.masks else {}),
         "optimiser": IMAGE * optimizer_images(config, history) * pixels,
         "content targets": target_bytes(config.content_tap_weights, 4) * pixels / (2 if halve else 1),
         "step": max(
@@ -221,7 +235,7 @@ def make_plan(task: MemoryTask, budget: int) -> MemoryPlan:
 
 def _find(task: MemoryTask, budget: int) -> MemoryPlan:
     """The plan of :func:`make_plan`; when nothing fits, the one that needs least."""
-    table = grids(task.config, task.height, task.width, tiled=task.engine != "ort")
+    table = grids(task.config, task.height, task.width, tiled=task.tileable)
     whole = [grid for grid in table if grid.whole]
     histories = _histories(task.config)
     attempts = [(whole, history, False) for history in histories if whole and history >= GOOD_HISTORY]
@@ -258,7 +272,7 @@ def smaller_plan(task: MemoryTask, plan: MemoryPlan) -> MemoryPlan:
         OutOfMemoryError: the plan's crops are the smallest already.
     """
     config = replace(task.config, tile_size=0)
-    table = grids(config, task.height, task.width, tiled=task.engine != "ort")
+    table = grids(config, task.height, task.width, tiled=task.tileable)
     step, cost = plan.parts["step"], task.step_bytes(tiled=True)
     fitting = [grid for grid in table if not grid.whole and 2 * cost * grid.crop <= step]
     chosen = min(fitting, key=lambda grid: grid.overhead) if fitting else min(table, key=lambda grid: grid.crop)

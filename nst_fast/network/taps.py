@@ -12,6 +12,8 @@ from nst_fast.errors import UsageError, nearest
 
 CONVS_PER_BLOCK = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 BLOCK_CHANNELS = (64, 128, 256, 512, 512)
+Wraps = tuple[bool, bool]  # whether rows, and columns, of a picture continue at its opposite side
+NO_WRAP: Wraps = (False, False)
 
 
 def layer_names(network: str) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nst_fast.errors import UsageError
-from nst_fast.network.taps import cut, smallest_side
+from nst_fast.network.taps import NO_WRAP, Wraps, cut, smallest_side
 
 
 def reach(network: str, taps: Iterable[str]) -> int:
@@ -42,17 +42,26 @@ def halo_of(network: str, taps: Iterable[str]) -> int:
 
 @dataclass(frozen=True)
 class Extent:
-    """One axis of a tile in pixels of the picture: its own ``start:stop`` within the crop ``low:high``."""
+    """One axis of a tile in pixels of the picture: its own ``start:stop`` within the crop ``low:high``.
+
+    Where the picture ``wraps``, continues at its opposite side, the crop may reach beyond it.
+    """
 
     start: int
     stop: int
     low: int
     high: int
+    wraps: bool = False
 
     @property
     def seen(self) -> int:
         """The length of the crop in pixels."""
         return self.high - self.low
+
+    @property
+    def and_next(self) -> slice:
+        """Own pixels and the one behind them, where there is one."""
+        return slice(self.start, self.stop + 1 if self.wraps else min(self.stop + 1, self.high))
 
     def cells(self, stride: int) -> slice:
         """The tile's own cells of a tap, as indices into the features of the picture; may be empty."""
@@ -66,7 +75,10 @@ class Extent:
 
 @dataclass(frozen=True)
 class Tile:
-    """The rows and columns of a tile; properties and methods give index tuples for ``[B, C, H, W]`` tensors."""
+    """The rows and columns of a tile; properties and methods give index tuples for ``[B, C, H, W]`` tensors.
+
+    The pixels of a picture that wraps may lie beyond its sides.
+    """
 
     rows: Extent
     columns: Extent
@@ -79,14 +91,12 @@ class Tile:
     @property
     def and_below(self) -> tuple[slice, ...]:
         """Own pixels and the row below them, where there is one."""
-        rows = slice(self.rows.start, min(self.rows.stop + 1, self.rows.high))
-        return _index(rows, slice(self.columns.start, self.columns.stop))
+        return _index(self.rows.and_next, slice(self.columns.start, self.columns.stop))
 
     @property
     def and_right(self) -> tuple[slice, ...]:
         """Own pixels and the column to their right, where there is one."""
-        columns = slice(self.columns.start, min(self.columns.stop + 1, self.columns.high))
-        return _index(slice(self.rows.start, self.rows.stop), columns)
+        return _index(slice(self.rows.start, self.rows.stop), self.columns.and_next)
 
     def cells(self, stride: int) -> tuple[slice, ...]:
         """Own cells in the features of the whole picture."""
@@ -138,11 +148,19 @@ class Tiling:
 
 
 def make_tiling(
-    network: str, taps: Iterable[str], height: int, width: int, grid: tuple[int, int], *, halo: int | None = None
+    network: str,
+    taps: Iterable[str],
+    height: int,
+    width: int,
+    grid: tuple[int, int],
+    *,
+    wraps: Wraps = NO_WRAP,
+    halo: int | None = None,
 ) -> Tiling:
     """Cut a picture into ``grid`` (rows, columns) tiles of nearly equal size, exact for the given taps.
 
     A small picture gets fewer tiles. ``halo`` overrides the one that the taps need; a smaller one makes results wrong.
+    Along an axis that ``wraps`` every tile has a halo on both sides; an only one has none, as the network wraps itself.
 
     Raises:
         UsageError: the grid is empty.
@@ -152,8 +170,8 @@ def make_tiling(
         raise UsageError(f"a grid of {grid[0]}x{grid[1]} tiles", "Give at least one tile each way")
     alignment = smallest_side(taps)
     halo = halo_of(network, taps) if halo is None else halo
-    rows = _extents(height, grid[0], alignment, halo)
-    columns = _extents(width, grid[1], alignment, halo)
+    rows = _extents(height, grid[0], alignment, halo, wraps=wraps[0])
+    columns = _extents(width, grid[1], alignment, halo, wraps=wraps[1])
     return Tiling(height, width, halo, rows, columns)
 
 
@@ -168,20 +186,30 @@ def strip_rows(
 
 
 def tiling_of_strip(
-    network: str, taps: Iterable[str], strip: Extent, width: int, grid: tuple[int, int], *, halo: int | None = None
+    network: str,
+    taps: Iterable[str],
+    strip: Extent,
+    width: int,
+    grid: tuple[int, int],
+    *,
+    wraps: Wraps = NO_WRAP,
+    halo: int | None = None,
 ) -> Tiling:
     """The tiles of a strip, in the coordinates of its crop: row 0 is the strip's ``low``.
 
     They own the rows of the strip and not its halo, so sums over all tiles of all strips are those over the picture.
+    Rows of the picture wrap only where the strip is all of them.
     """
     taps = list(taps)
     alignment, halo = smallest_side(taps), halo_of(network, taps) if halo is None else halo
     above, below = strip.start - strip.low, strip.high - strip.stop
-    rows = _extents(strip.stop - strip.start, grid[0], alignment, halo, above, below)
-    return Tiling(strip.seen, width, halo, rows, _extents(width, grid[1], alignment, halo))
+    rows = _extents(strip.stop - strip.start, grid[0], alignment, halo, above, below, wraps=wraps[0])
+    return Tiling(strip.seen, width, halo, rows, _extents(width, grid[1], alignment, halo, wraps=wraps[1]))
 
 
-def _extents(length: int, count: int, alignment: int, halo: int, above: int = 0, below: int = 0) -> tuple[Extent, ...]:
+def _extents(
+    length: int, count: int, alignment: int, halo: int, above: int = 0, below: int = 0, *, wraps: bool = False
+) -> tuple[Extent, ...]:
     """Cut one axis into at most ``count`` extents; every inner edge is a multiple of the alignment.
 
     Crops may reach ``above`` and ``below`` the axis by so many pixels; these are counted, but belong to no extent.
@@ -190,8 +218,11 @@ def _extents(length: int, count: int, alignment: int, halo: int, above: int = 0,
     count = min(count, cells)
     edges = [above + number * cells // count * alignment for number in range(count)] + [above + length]
     end = above + length + below
+    if wraps and count > 1:
+        return tuple(Extent(start, stop, start - halo, stop + halo, wraps) for start, stop in itertools.pairwise(edges))
     return tuple(
-        Extent(start, stop, max(0, start - halo), min(end, stop + halo)) for start, stop in itertools.pairwise(edges)
+        Extent(start, stop, max(0, start - halo), min(end, stop + halo), wraps)
+        for start, stop in itertools.pairwise(edges)
     )
 
 

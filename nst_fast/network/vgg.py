@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, cast
+from functools import cached_property
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from nst_fast.network.taps import convolutions, cut
+from nst_fast.network.padding import Modes, modes_of, padded
+from nst_fast.network.taps import NO_WRAP, Wraps, convolutions, cut
+
+Measured = TypeVar("Measured")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,6 +42,17 @@ class ScaledAveragePool(nn.Module):
         return nn.functional.avg_pool2d(features, 2) * AVERAGE_POOLING_SCALE
 
 
+class WrappedConvolution(nn.Conv2d):
+    """A 3x3 convolution of features that continue at the opposite side, along one axis or both."""
+
+    def __init__(self, inputs: int, outputs: int, modes: Modes) -> None:
+        super().__init__(inputs, outputs, 3, device="meta")
+        self.modes = modes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(padded(x, self.modes))
+
+
 class Encoder(nn.Module):
     """Image [B, 3, H, W], RGB in [0, 1], to a mapping tap -> features [B, C, h, w]. Frozen; cut at the deepest tap.
 
@@ -47,6 +62,8 @@ class Encoder(nn.Module):
         pooling: ``max`` as trained, or ``average`` (Gatys et al. 2016, section 2), rescaled.
         padding: of the first convolution: ``zeros`` as trained; ``replicate`` or ``reflect`` against edge artefacts.
         normalize_input: subtract ImageNet's mean and divide by its deviation first.
+        wraps: whether rows, and columns, continue at the opposite side of the picture, in every convolution. Exact
+            where the side is a multiple of the deepest tap's stride.
     """
 
     def __init__(
@@ -57,12 +74,14 @@ class Encoder(nn.Module):
         pooling: str = "max",
         padding: str = "zeros",
         normalize_input: bool = True,
+        wraps: Wraps = NO_WRAP,
     ) -> None:
         super().__init__()
         self.network = network
         self.taps = tuple(dict.fromkeys(taps))
         self.pooling = pooling
         self.padding = padding
+        self.wraps = wraps
         self.normalize = Normalize() if normalize_input else nn.Identity()
         self.layers = nn.ModuleDict({name: self._layer(name) for name in cut(network, self.taps)})
         self.requires_grad_(False).eval()
@@ -71,12 +90,28 @@ class Encoder(nn.Module):
         if name.startswith("conv"):
             _, inputs, outputs = convolutions(self.network)[name]
             mode = self.padding if name == "conv1_1" else "zeros"
-            padding_mode = cast(Literal["zeros", "reflect", "replicate"], mode)  # the config has checked it
             # Without memory until weights are loaded, which leaves the caller's random numbers as they are.
+            if any(self.wraps):
+                return WrappedConvolution(inputs, outputs, modes_of(mode, self.wraps))
+            padding_mode = cast(Literal["zeros", "reflect", "replicate"], mode)  # the config has checked it
             return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding_mode, device="meta")
         if name.startswith("relu"):
             return nn.ReLU()  # not in place: a conv tap must keep its negative values
         return nn.MaxPool2d(2) if self.pooling == "max" else ScaledAveragePool()
+
+    @cached_property
+    def unwrapped(self) -> Encoder:
+        """The same network, on the same weights, of pictures that end at their sides."""
+        if not any(self.wraps):
+            return self
+        normalize = isinstance(self.normalize, Normalize)
+        made = Encoder(
+            self.network, self.taps, pooling=self.pooling, padding=self.padding, normalize_input=normalize
+        ).to(next(self.parameters()))
+        for name, layer in self.layers.items():
+            if isinstance(layer, nn.Conv2d):
+                made.layers[name].load_state_dict(layer.state_dict(), assign=True)
+        return made
 
     def load_features(self, state: Mapping[str, Tensor]) -> Encoder:
         """Take torchvision-named tensors (``features.0.weight`` ...), not copies; layers beyond the cut are ignored."""
@@ -89,13 +124,13 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return self.measured(image, dict.fromkeys(self.taps, lambda features: features))
 
-    def measured(self, image: Tensor, measures: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, Tensor]:
+    def measured(self, image: Tensor, measures: Mapping[str, Callable[[Tensor], Measured]]) -> dict[str, Measured]:
         """Tap -> what its measure makes of its features [B, C, h, w] as they pass; they are not kept.
 
         Layers beyond the deepest of these taps are not computed.
         """
         features = self.normalize(image)
-        found: dict[str, Tensor] = {}
+        found: dict[str, Measured] = {}
         for name, layer in self.layers.items():
             if len(found) == len(measures):
                 break

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nst_fast.network.taps import channels_of
 from nst_fast.objective import losses
+from nst_fast.objective.style import SCALES
 from nst_fast.options.config import ObjectiveOptions
 
 SMALLEST_ENERGY = 1e-30  # of an all-dark target: no division by zero, and a coefficient that float32 holds
@@ -58,9 +59,10 @@ def coefficients(options: ObjectiveOptions) -> dict[str, Coefficient]:
     for tap, weight in options.content_tap_weights.items():
         whole = options.content_weight * weight
         found[f"content/{tap}"] = _coefficient(content_factor, channels_of(tap), whole, content == "relative")
-    for tap, weight in options.style_tap_weights.items():
-        whole = options.style_weight * weight
-        found[f"style/{tap}"] = _coefficient(style_factor, channels_of(tap), whole, style == "relative")
+    for name, term in options.style_terms.items():
+        found[name] = _coefficient(style_factor, channels_of(term.tap), term.weight, style == "relative")
+        if term.loss != "gram":  # relative by itself
+            found[name] = Coefficient(term.weight * SCALES[term.loss], 0, False)
     return found
 
 

@@ -13,23 +13,30 @@ import torch
 from torch import Tensor
 
 from nst_fast.images.matching import LUMINANCE
+from nst_fast.network.taps import NO_WRAP, Wraps
 
 
-def gram_sum(features: Tensor) -> Tensor:
-    """Features [B, C, H, W] to F Fᵀ, [B, C, C], summed over positions (Gatys et al. 2016, eq. 3)."""
+def gram_sum(features: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Features [B, C, H, W] to F Fᵀ, [B, C, C], summed over positions (Gatys et al. 2016, eq. 3).
+
+    ``weights`` [1, 1, H, W]: how much each position counts.
+    """
     rows = features.flatten(2)  # [B, C, H*W]
-    return rows @ rows.transpose(1, 2)
+    counted = rows if weights is None else rows * weights.flatten(2)
+    return counted @ rows.transpose(1, 2)
 
 
-def gram_matrix(features: Tensor) -> Tensor:
+def gram_matrix(features: Tensor, weights: Tensor | None = None) -> Tensor:
     """The Gram matrix as a mean over positions, [B, C, C]. Differs from Gatys et al. 2016, who keep the sum.
 
     A mean does not depend on the size of the image; :func:`gram_factor` turns it into the other conventions.
     """
-    return gram_sum(features) / (features.shape[2] * features.shape[3])
+    if weights is None:
+        return gram_sum(features) / (features.shape[2] * features.shape[3])
+    return gram_sum(features, weights) / weights.sum()
 
 
-def gram_factor(normalization: str, channels: int, positions: int) -> float:
+def gram_factor(normalization: str, channels: int, positions: float) -> float:
     """What a mean Gram is multiplied by: ``hw`` 1, ``chw`` 1/C (Johnson et al. 2016), ``none`` H W (Gatys et al.).
 
     ``positions`` are those of the pastiche, for the style's Gram too. Differs from Gatys et al. 2016 when the style
@@ -38,8 +45,10 @@ def gram_factor(normalization: str, channels: int, positions: int) -> float:
     return {"hw": 1.0, "chw": 1.0 / channels, "none": float(positions)}[normalization]
 
 
-def content_loss(features: Tensor, target: Tensor, normalization: str) -> Tensor:
+def content_loss(features: Tensor, target: Tensor, normalization: str, weights: Tensor | None = None) -> Tensor:
     """Squared distance of features [B, C, H, W] to a target of the same shape, [B].
+
+    ``weights`` [1, 1, H, W]: how much each position counts, in all the sums.
 
     ==========  ===============================  ==========================================
     relative    sum d² / sum target²             ours: needs no retuning across networks
@@ -48,11 +57,15 @@ def content_loss(features: Tensor, target: Tensor, normalization: str) -> Tensor
     size        sum d² / (4 C H W)               deeplearning.ai course
     ==========  ===============================  ==========================================
     """
-    energy = target.square().sum((1, 2, 3)) if normalization == "relative" else None
-    return (features - target).square().sum((1, 2, 3)) * content_factor(normalization, target[0].numel(), energy)
+    squares, energies = (features - target).square(), target.square()
+    size: float = target[0].numel()
+    if weights is not None:
+        squares, energies, size = squares * weights, energies * weights, len(target[0]) * float(weights.sum())
+    energy = energies.sum((1, 2, 3)) if normalization == "relative" else None
+    return squares.sum((1, 2, 3)) * content_factor(normalization, size, energy)
 
 
-def content_factor(normalization: str, size: int, energy: Tensor | None) -> Tensor | float:
+def content_factor(normalization: str, size: float, energy: Tensor | None) -> Tensor | float:
     """What the sum of squared differences is multiplied by: a number, or one per image [B].
 
     Args:
@@ -65,7 +78,7 @@ def content_factor(normalization: str, size: int, energy: Tensor | None) -> Tens
     return {"mean": 1.0 / size, "half_sum": 0.5, "size": 0.25 / size}[normalization]
 
 
-def style_loss(gram: Tensor, target: Tensor, normalization: str, factor: float, positions: int) -> Tensor:
+def style_loss(gram: Tensor, target: Tensor, normalization: str, factor: float, positions: float) -> Tensor:
     """Squared distance of two mean Gram matrices [B, C, C], both multiplied by ``factor`` first, [B].
 
     ==========  ===============================  ==========================================
@@ -81,7 +94,7 @@ def style_loss(gram: Tensor, target: Tensor, normalization: str, factor: float, 
     return squared * style_factor(normalization, factor, gram.shape[1], positions)
 
 
-def style_factor(normalization: str, factor: float, channels: int, positions: int) -> float:
+def style_factor(normalization: str, factor: float, channels: int, positions: float) -> float:
     """What the sum of squared differences is multiplied by, for every normalisation of :func:`style_loss` but one."""
     divisor = {"mean": channels**2, "sum": 1, "gatys": 4 * channels**2 * positions**2}[normalization]
     return factor**2 / divisor
@@ -97,14 +110,22 @@ def tv_colors(weight: float, chroma_weight: float) -> Tensor:
     return weight * identity + chroma_weight * chroma.T @ chroma
 
 
-def tv_loss(image: Tensor, colors: Tensor) -> Tensor:
+def tv_loss(image: Tensor, colors: Tensor, wraps: Wraps = NO_WRAP) -> Tensor:
     """Total variation of an image [B, 3, H, W]: the mean squared difference of neighbours, both directions, [B].
 
     Mahendran & Vedaldi 2015 with beta = 2, as jcjohnson/neural-style; a mean, so that it does not grow with size.
-    ``colors``: how a difference is weighted, see :func:`tv_colors`; on the image's device.
+
+    Args:
+        image: whose neighbours are compared.
+        colors: how a difference is weighted, see :func:`tv_colors`; on the image's device, [3, 3] or [B, 3, 3].
+        wraps: whether the last row, and column, has the first for its neighbour.
     """
-    down, right = tv_counts(image.shape[1], image.shape[2], image.shape[3])
-    return squared_differences(image, 2, colors) / down + squared_differences(image, 3, colors) / right
+    counts = tv_counts(image.shape[1], image.shape[2], image.shape[3], wraps)
+    rows, columns = (
+        torch.cat([image, image.narrow(axis, 0, 1)], axis) if wrapped else image
+        for axis, wrapped in zip((2, 3), wraps, strict=True)
+    )
+    return squared_differences(rows, 2, colors) / counts[0] + squared_differences(columns, 3, colors) / counts[1]
 
 
 def squared_differences(image: Tensor, axis: int, colors: Tensor) -> Tensor:
@@ -116,9 +137,16 @@ def squared_differences(image: Tensor, axis: int, colors: Tensor) -> Tensor:
     return (differences * (colors.to(image.dtype) @ differences)).sum((1, 2))
 
 
-def tv_counts(channels: int, height: int, width: int) -> tuple[int, int]:
+def edge_colors() -> Tensor:
+    """The matrix of :func:`tv_colors` that leaves the square of a difference's luminance."""
+    luminance = torch.tensor(LUMINANCE, dtype=torch.float64)
+    return luminance[:, None] * luminance
+
+
+def tv_counts(channels: int, height: int, width: int, wraps: Wraps = NO_WRAP) -> tuple[int, int]:
     """How many pairs of neighbours an image has: one above the other, side by side."""
-    return channels * (height - 1) * width, channels * height * (width - 1)
+    rows, columns = (side - (not wrapped) for side, wrapped in zip((height, width), wraps, strict=True))
+    return channels * rows * width, channels * height * columns
 
 
 def _above_zero(energy: Tensor) -> Tensor:

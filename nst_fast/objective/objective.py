@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from nst_fast.network.taps import tap_size
+from nst_fast.network.taps import NO_WRAP, Wraps
+from nst_fast.network.tiles import stride_of
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
+from nst_fast.objective.guides import PLAIN, Guides, StylePart, style_parts
+from nst_fast.objective.samples import SelfSimilarity
+from nst_fast.objective.style import blended, distance_to, measure_style, measure_target, shares
 from nst_fast.options.config import ObjectiveOptions
+from nst_fast.options.style import StyleTerm
 
 # A feature has passed up to 16 convolutions, and may be so many float32 roundings off: measured up to 16.
 ROUNDINGS = 64
+SIMILARITY_SCALE = 4.0  # of self-similarity, so that the content weights that suit features suit it
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """What the term of edges compares with.
+
+    Attributes:
+        image: the content image [B, 3, H, W], or the rows of it that a strip sees.
+        energy: of the whole content image [B]: what the term is relative to.
+    """
+
+    image: Tensor
+    energy: Tensor
+
+    @classmethod
+    def of(cls, image: Tensor, wraps: Wraps = NO_WRAP) -> Edges:
+        energy = losses.tv_loss(image, losses.edge_colors().to(image), wraps)
+        return cls(image, energy + torch.finfo(image.dtype).tiny)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Edges:
+        return Edges(self.image.to(device, dtype), self.energy.to(device, dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,39 +51,40 @@ class Statistics:
 
     Attributes:
         content: tap -> features [B, C, h, w].
-        grams: tap -> mean Gram matrix [B, C, C].
-        positions: tap -> h * w, for every tap in ``grams``.
+        style: name of a term -> its statistic [B, ...], see :mod:`nst_fast.objective.style`.
+        positions: name of a term -> h * w of its tap, or the sum of its weights, for every one in ``style``; empty in
+            targets.
+        edges: of targets, where edges are compared.
     """
 
     content: Mapping[str, Tensor]
-    grams: Mapping[str, Tensor]
-    positions: Mapping[str, int]
+    style: Mapping[str, Tensor]
+    positions: Mapping[str, float]
+    edges: Edges | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Statistics:
         def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {tap: tensor.to(device, dtype) for tap, tensor in tensors.items()}
 
-        return Statistics(move(self.content), move(self.grams), dict(self.positions))
+        edges = self.edges and self.edges.to(device, dtype)
+        return Statistics(move(self.content), move(self.style), dict(self.positions), edges)
 
 
-def measure(features: Mapping[str, Tensor], content_taps: Iterable[str], style_taps: Iterable[str]) -> Statistics:
-    """The statistics of encoder features."""
-    style_taps = list(style_taps)
-    return Statistics(
-        content={tap: features[tap] for tap in content_taps},
-        grams={tap: losses.gram_matrix(features[tap]) for tap in style_taps},
-        positions={tap: features[tap].shape[2] * features[tap].shape[3] for tap in style_taps},
-    )
-
-
-def blend_grams(grams: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """One target from several styles: the weighted mean of their Grams, per tap.
-
-    The weighted sum of squared distances to several Grams differs from the squared distance to their weighted mean
-    by a constant, so both have the same gradient (for normalisations that do not depend on the target).
-    """
-    share = [weight / sum(weights) for weight in weights]
-    return {tap: torch.stack([s * gram[tap] for s, gram in zip(share, grams, strict=True)]).sum(0) for tap in grams[0]}
+def measure(
+    features: Mapping[str, Tensor],
+    content_taps: Iterable[str],
+    style_terms: Iterable[StyleTerm],
+    guides: Guides = PLAIN,
+) -> Statistics:
+    """The statistics of encoder features; those of style are of the positions that the guides say."""
+    found: dict[str, Tensor] = {}
+    positions: dict[str, float] = {}
+    for term in style_terms:
+        at_tap, weights = features[term.tap], guides.at(term)
+        found[term.name] = measure_style(term, at_tap, weights.to(at_tap.dtype) if weights is not None else None)
+        stride = stride_of(term.tap)
+        positions[term.name] = guides.positions(term, (stride * at_tap.shape[2], stride * at_tap.shape[3]))
+    return Statistics({tap: features[tap] for tap in content_taps}, found, positions)
 
 
 @torch.no_grad()
@@ -66,8 +94,10 @@ def build_targets(
     content_image: Tensor | None,
     style_images: Sequence[Tensor],
     style_weights: Sequence[float] | None = None,
+    style_guides: Sequence[Guides] | None = None,
 ) -> Statistics:
-    """The targets: features of the content image, blended Grams of the style images.
+    """The targets: features of the content image, blended statistics of the style images, which end at their
+    sides.
 
     Args:
         encoder: serves the taps that the options name.
@@ -75,25 +105,54 @@ def build_targets(
         content_image: [B, 3, H, W], the size of the pastiche; may be None when there are no content taps.
         style_images: each [1 or B, 3, H, W], of any size.
         style_weights: blend weights, by default equal.
+        style_guides: what of each style image is measured, and for which regions; by default all of it.
     """
     content: Mapping[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
         content = encoder.measured(content_image, dict.fromkeys(options.content_tap_weights, lambda features: features))
-    measures = dict.fromkeys(options.style_tap_weights, losses.gram_matrix)
-    grams = [encoder.measured(image, measures) for image in (style_images if measures else ())]
-    blended = blend_grams(grams, style_weights or [1.0] * len(grams)) if grams else {}
-    return Statistics(content, blended, {})
+    terms: dict[str, StyleTerm] = {}
+    measured, weights = [], []
+    parts = style_parts(style_images, style_weights, style_guides) if options.style_terms else []
+    for part, share in zip(parts, shares([part.weight for part in parts], len(parts)), strict=True):
+        own = part.guides.terms(options)
+
+        def targets(tap: str, features: Tensor, part: StylePart = part, share: float = share) -> dict[str, Tensor]:
+            at_tap = {name: term for name, term in part.guides.terms(options).items() if term.tap == tap}
+            return {name: measure_target(term, features, part.guides.at(term), share) for name, term in at_tap.items()}
+
+        found = encoder.unwrapped.measured(part.image, {term.tap: partial(targets, term.tap) for term in own.values()})
+        measured.append({name: found[term.tap][name] for name, term in own.items()})
+        weights.append(part.weights(own))
+        terms |= own
+    return Statistics(content, blended(terms, measured, weights), {}, edges_of(options, content_image))
+
+
+def edges_of(options: ObjectiveOptions, content_image: Tensor | None) -> Edges | None:
+    """The target of the term of edges, where there is one."""
+    wanted = options.edge_weight and content_image is not None
+    return Edges.of(content_image, options.wraps) if wanted and content_image is not None else None
 
 
 class Objective:
     """The weighted sum of losses between a picture's statistics and the targets."""
 
-    def __init__(self, options: ObjectiveOptions, targets: Statistics) -> None:
+    def __init__(self, options: ObjectiveOptions, targets: Statistics, guides: Guides = PLAIN) -> None:
         self.options = options
         self.targets = targets
+        self.guides = guides
         self.content_taps = options.content_tap_weights
-        self.style_taps = options.style_tap_weights
+        # A region, of the pastiche or of the style, may have no cell at a deep tap.
+        self.style_terms = {name: term for name, term in guides.terms(options).items() if name in targets.style}
         self.tv_colors = self._tv_colors()
+        self.edge_colors = self._edge_colors()
+        self.distances = {
+            name: distance_to(term, targets.style[name], options) for name, term in self.style_terms.items()
+        }
+        self.similarities = {
+            tap: SelfSimilarity(targets.content[tap])
+            for tap, loss in options.content_losses.items()
+            if loss == "self-similarity"
+        }
 
     def _tv_colors(self) -> Tensor | None:
         """The matrix of :func:`losses.tv_colors` where the targets are; None when there is no total variation.
@@ -102,17 +161,38 @@ class Objective:
         """
         if not self.options.has_tv:
             return None
-        target = next(iter([*self.targets.grams.values(), *self.targets.content.values()]))
+        target = next(iter([*self.targets.style.values(), *self.targets.content.values()]))
         colors = losses.tv_colors(self.options.tv_weight, self.options.chroma_tv_weight)
         return colors.to(target.device, torch.promote_types(target.dtype, torch.float32))  # content may have 16 bits
 
+    def _edge_colors(self) -> Tensor | None:
+        """The matrix [B, 3, 3] of which total variation of the difference to the content is the term of edges."""
+        edges = self.targets.edges
+        if edges is None:
+            return None
+        return losses.edge_colors().to(edges.image) * (self.options.edge_weight / edges.energy[:, None, None])
+
+    def pixel_terms(self, image: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """The terms that are total variations: a picture, whose derivative by the image is 1, and its colours.
+
+        ``image`` [B, 3, H, W], or the rows of it that a strip sees.
+        """
+        found = {}
+        if self.edge_colors is not None and self.targets.edges is not None:
+            found["edges"] = (image - self.targets.edges.image, self.edge_colors)
+        if self.tv_colors is not None:
+            found["tv"] = (image, self.tv_colors)
+        return found
+
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
-        return measure(features, self.content_taps, self.style_taps)
+        return measure(features, self.content_taps, self.style_terms.values(), self.guides)
 
     @property
     def term_names(self) -> list[str]:
         """The names of the terms, in the order of :meth:`terms`."""
-        return self.options.term_names
+        names = [f"content/{tap}" for tap in self.content_taps]
+        names += [*self.style_terms, *(["edges"] if self.options.edge_weight else [])]
+        return [*names, "tv"] if self.options.has_tv else names
 
     def terms(self, statistics: Statistics, image: Tensor) -> dict[str, Tensor]:
         """Weighted terms, each [B]; they add up to the total.
@@ -122,22 +202,41 @@ class Objective:
             image: the picture itself [B, 3, H, W], for total variation.
         """
         found = {f"content/{tap}": self.content_term(tap, features) for tap, features in statistics.content.items()}
-        for tap, gram in statistics.grams.items():
-            found[f"style/{tap}"] = self.style_term(tap, gram, statistics.positions[tap])
-        if self.tv_colors is not None:
-            found["tv"] = losses.tv_loss(image, self.tv_colors)
+        for name, statistic in statistics.style.items():
+            found[name] = self.style_term(name, statistic, statistics.positions[name])
+        for name, (change, colors) in self.pixel_terms(image).items():
+            found[name] = losses.tv_loss(change, colors, self.options.wraps)
         return found
 
-    def content_term(self, tap: str, features: Tensor) -> Tensor:
-        weight = self.options.content_weight * self.content_taps[tap]
-        return weight * losses.content_loss(features, self.targets.content[tap], self.options.content_normalization)
+    @property
+    def additive_terms(self) -> list[StyleTerm]:
+        """The terms of style that follow from means over positions."""
+        return [term for term in self.style_terms.values() if term.additive]
 
-    def style_term(self, tap: str, gram: Tensor, positions: int) -> Tensor:
-        options = self.options
-        factor = losses.gram_factor(options.gram_normalization, gram.shape[1], positions)
-        weight = options.style_weight * self.style_taps[tap]
-        target = self.targets.grams[tap]
-        return weight * losses.style_loss(gram, target, options.style_normalization, factor, positions)
+    def whole_terms(self, tap: str) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The other terms at a tap, by their names: each [B] a function of the features of a whole picture."""
+        found: dict[str, Callable[[Tensor], Tensor]] = {}
+        if tap in self.similarities:
+            found[f"content/{tap}"] = partial(self.content_term, tap)
+        names = [name for name, term in self.style_terms.items() if term.tap == tap and not term.additive]
+        return found | {name: partial(self.style_term, name) for name in names}
+
+    def content_term(self, tap: str, features: Tensor) -> Tensor:
+        weight = self.options.content_weight * self.content_taps[tap] * self.guides.content_factor
+        if tap in self.similarities:
+            return weight * SIMILARITY_SCALE * self.similarities[tap](features)
+        weights, target = self.guides.content_at(tap), self.targets.content[tap]
+        weights = weights.to(features.dtype) if weights is not None else None
+        return weight * losses.content_loss(features, target, self.options.content_normalization, weights)
+
+    def content_size(self, tap: str) -> float:
+        """C H W of the target, or of what of it counts."""
+        target, stride = self.targets.content[tap], stride_of(tap)
+        return self.guides.content_size(tap, (stride * target.shape[2], stride * target.shape[3]))
+
+    def style_term(self, name: str, statistic: Tensor, positions: float = 0) -> Tensor:
+        """``positions``: h * w of the tap, or the sum of its weights, which Grams need."""
+        return self.style_terms[name].weight * self.distances[name](statistic, positions)
 
     def rounding(self, height: int, width: int) -> Tensor:
         """The total [B] of a picture of this size whose features differ from their targets by rounding alone.
@@ -150,11 +249,16 @@ class Objective:
             target = self.targets.content[tap]
             fraction = max(ROUNDINGS * torch.finfo(torch.float32).eps, torch.finfo(target.dtype).eps)  # may be halved
             energy = torch.linalg.vector_norm(target, dim=(1, 2, 3), dtype=torch.float32).square()
-            factor = losses.content_factor(self.options.content_normalization, target[0].numel(), energy)
-            found.append(self.options.content_weight * weight * fraction**2 * energy * factor)
+            size = self.guides.content_size(tap, (height, width))
+            factor = losses.content_factor(self.options.content_normalization, size, energy)
+            by_rounding = fraction**2 * energy * factor
+            if tap in self.similarities:
+                by_rounding = torch.full_like(energy, SIMILARITY_SCALE * fraction)
+            found.append(self.options.content_weight * self.guides.content_factor * weight * by_rounding)
         fraction = 2 * ROUNDINGS * torch.finfo(torch.float32).eps
-        for tap in self.style_taps:
-            gram = self.targets.grams[tap]
-            found.append(self.style_term(tap, gram * (1 + fraction), math.prod(tap_size(tap, height, width))))
+        for name, term in self.style_terms.items():
+            statistic = self.targets.style[name] * (1 + fraction)
+            statistic = statistic if term.additive else statistic[:, :, :, None]
+            found.append(self.style_term(name, statistic, self.guides.positions(term, (height, width))))
         total: Tensor = sum(found[1:], found[0])
         return total

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 
 from torch import Tensor
 
 from nst_fast.network.vgg import Encoder
-from nst_fast.objective.objective import Statistics, build_targets
+from nst_fast.objective.guides import Guides, fingerprint
+from nst_fast.objective.objective import Statistics, build_targets, edges_of
 from nst_fast.options.config import ObjectiveOptions
+from nst_fast.options.style import SAMPLES
 
 KEPT_BYTES = 2**28  # the content targets of large pictures take gigabytes; those are built again instead
 
@@ -30,6 +31,7 @@ class TargetCache:
         content_image: Tensor | None,
         style_images: Sequence[Tensor],
         style_weights: Sequence[float] | None = None,
+        style_guides: Sequence[Guides] | None = None,
     ) -> Statistics:
         """As :func:`build_targets`; the encoder counts as another one when it is another object."""
         content = style = Statistics({}, {}, {})
@@ -37,11 +39,14 @@ class TargetCache:
         if options.content_tap_weights and content_image is not None:
             key = ("content", encoder, tuple(options.content_tap_weights), fingerprint(content_image))
             content = self._found(key, lambda: build_targets(encoder, options, content_image, ()))
-        if options.style_tap_weights and style_images:
+        if options.style_terms and style_images:
             images = tuple(map(fingerprint, style_images))
-            key = ("style", encoder, tuple(options.style_tap_weights), images, tuple(style_weights or ()))
-            style = self._found(key, lambda: build_targets(encoder, options, None, style_images, style_weights))
-        return Statistics(content.content, style.grams, {})
+            masks = tuple(each.fingerprint for each in style_guides or ())
+            key = ("style", encoder, measured_terms(options), images, tuple(style_weights or ()), masks)
+            style = self._found(
+                key, lambda: build_targets(encoder, options, None, style_images, style_weights, style_guides)
+            )
+        return Statistics(content.content, style.style, {}, edges_of(options, content_image))
 
     def _found(self, key: tuple[Hashable, ...], build: Callable[[], Statistics]) -> Statistics:
         found = self._kept.pop(key, None)
@@ -54,12 +59,11 @@ class TargetCache:
         return found
 
 
+def measured_terms(options: ObjectiveOptions) -> tuple[Hashable, ...]:
+    """What of the terms of style decides their targets."""
+    return tuple((term.name, term.tap, term.statistic, SAMPLES.get(term.loss)) for term in options.style_terms.values())
+
+
 def size_of(targets: Statistics) -> int:
     """Bytes that the tensors of targets take."""
-    return sum(tensor.nbytes for tensor in [*targets.content.values(), *targets.grams.values()])
-
-
-def fingerprint(image: Tensor) -> tuple[Hashable, ...]:
-    """What tells one image from another: shape, device and pixels."""
-    pixels = hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()
-    return (*image.shape, str(image.device), pixels)
+    return sum(tensor.nbytes for tensor in [*targets.content.values(), *targets.style.values()])

@@ -52,6 +52,8 @@ def write_bundle(
             f"a bundle of `graph` {options.graph} `precision` {options.precision}",
             "Use `graph` step `precision` fp32",
         )
+    if any(options.wraps):
+        raise UsageError("a bundle of `seamless` models: its run.py knows no seam", "Leave `seamless` out")
     folder = user_path(folder)
     present = [name for name in (*MODELS, MANIFEST, *COPIED) if (folder / name).exists()]
     if present and not overwrite:

@@ -22,6 +22,7 @@ from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
 from nst_fast.onnx.graph.step import OPERATORS, AdamConstants, StepGraph, build_step_graph
 from nst_fast.options.config import ExportConfig
+from nst_fast.options.style import StyleTerm
 from nst_fast.system.files import sha256_bytes
 from nst_fast.system.machine import version_of
 
@@ -31,7 +32,11 @@ INPUT_NAME = "image"
 # What ONNX Runtime's CPU and CUDA providers and TensorRT 10 all compute. Shape and its like are left out on purpose:
 # they end on the CPU, which blocks CUDA graphs (onnxruntime#15005) and a session that forbids the fallback.
 FORWARD_OPERATORS = frozenset(
-    ["AveragePool", "Conv", "Div", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Sub", "Transpose"]
+    [
+        *("AveragePool", "Concat", "Conv", "Div", "Identity", "MatMul", "MaxPool", "Mul", "Pad", "ReduceSum", "Relu"),
+        *("Reshape", "Slice", "Sub"),
+        "Transpose",
+    ]
 )
 RECORDED_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 REMEDY = "Export it again with `nst-fast export`"
@@ -41,8 +46,9 @@ class ExportModule(nn.Module):
     """What the graphs ``encoder`` and ``objective`` compute: image [1, 3, H, W] to a mapping output name -> tensor.
 
     ``encoder`` gives the features of every tap under the tap's own name; ``objective`` what the losses need:
-    ``content/TAP``, features [1, C, h, w], and ``gram/TAP``, F Fᵀ [1, C, C] as a *sum* over positions. The host
-    divides by ``h * w``, because in the graph the division would need Shape nodes.
+    ``content/TAP``, features [1, C, h, w], and ``gram/TAP``, F Fᵀ [1, C, C] as a *sum* over positions, with the sum of
+    F as one more column for losses of moments. The host divides by ``h * w``, because in the graph the division would
+    need Shape nodes. Losses that compare positions have ``features/TAP``, which is not divided.
     """
 
     def __init__(self, encoder: Encoder, options: ExportConfig) -> None:
@@ -50,15 +56,28 @@ class ExportModule(nn.Module):
         self.encoder = encoder
         self.taps = options.taps if options.graph == "encoder" else []
         self.content = {f"content/{tap}": tap for tap in options.content_tap_weights if not self.taps}
-        self.grams = {f"gram/{tap}": tap for tap in options.style_tap_weights if not self.taps}
-        self.output_names = [*self.taps, *self.content, *self.grams]
+        self.style = {style_output(term): term for term in options.style_terms.values() if not self.taps}
+        self.output_names = [*self.taps, *self.content, *self.style]
         self.eval()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         features = self.encoder(image)
         found = {tap: features[tap] for tap in self.taps}
         found |= {name: features[tap] for name, tap in self.content.items()}
-        return found | {name: losses.gram_sum(features[tap]) for name, tap in self.grams.items()}
+        return found | {name: style_sum(term, features[term.tap]) for name, term in self.style.items()}
+
+
+def style_output(term: StyleTerm) -> str:
+    """The output of the graph ``objective`` that a term is computed from."""
+    return f"{'gram' if term.additive else 'features'}/{term.tap}"
+
+
+def style_sum(term: StyleTerm, features: Tensor) -> Tensor:
+    """What that output is of features [1, C, h, w]."""
+    if not term.additive:
+        return features
+    gram = losses.gram_sum(features)
+    return gram if term.statistic == "gram" else torch.cat([gram, features.flatten(2).sum(2, keepdim=True)], 2)
 
 
 @dataclass(frozen=True)
@@ -109,9 +128,10 @@ def identity_of(options: ExportConfig, weights_sha256: str) -> dict[str, Any]:
         "graph": options.graph,
         "network": options.network,
         "content_taps": list(options.content_tap_weights),
-        "style_taps": list(options.style_tap_weights),
+        "style_taps": [_measured(options, term) for term in options.style_terms.values()],
         "pooling": options.pooling,
         "padding": options.padding,
+        **({"seamless": options.seamless} if any(options.wraps) else {}),
         "input_normalization": options.input_normalization,
         "opset": options.opset,
         "precision": options.precision,
@@ -120,6 +140,12 @@ def identity_of(options: ExportConfig, weights_sha256: str) -> dict[str, Any]:
         "adam": asdict(AdamConstants()) if options.graph == "step" else None,
         "weights_sha256": weights_sha256,
     }
+
+
+def _measured(options: ExportConfig, term: StyleTerm) -> str:
+    """What of a term of style decides the model: its tap, and if it is no Gram its loss, or its statistic."""
+    what = term.loss if options.has_gradient else term.statistic
+    return term.tap if what == "gram" else f"{term.tap}:{what}"
 
 
 def sidecar_of(model_path: Path) -> Path:

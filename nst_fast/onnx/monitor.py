@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,9 +20,10 @@ from nst_fast.network.taps import tap_size
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective, Statistics
 from nst_fast.onnx.checked_export import cached_path, find_or_export
-from nst_fast.onnx.export import open_model
+from nst_fast.onnx.export import open_model, style_output
 from nst_fast.onnx.session import Session, check_provider, make_session
 from nst_fast.options.config import ExportConfig, StylizeConfig
+from nst_fast.options.style import StyleTerm
 from nst_fast.system.files import remove
 
 CLOSE_SECONDS = 60.0  # how long the last reading may take before the run ends without it
@@ -156,7 +157,8 @@ class Monitor:
         # The graph takes one picture; a batch is as many independent problems.
         outputs = [self.session.run(image[None].contiguous().numpy()) for image in pastiche]
         height, width = pastiche.shape[2:]
-        terms = self._objective.terms(as_statistics(outputs, height, width), pastiche)
+        styles = self._objective.style_terms.values()
+        terms = self._objective.terms(as_statistics(outputs, styles, height, width), pastiche)
         means = {name: float(term.mean()) for name, term in terms.items()}
         total = float(torch.stack(list(terms.values())).sum(0).mean())
         return Reading(step, {**means, "total": total}, 1e3 * (time.perf_counter() - started))
@@ -191,17 +193,16 @@ def open_monitor(
     return Monitor(session, objective)
 
 
-def as_statistics(outputs: Sequence[Mapping[str, NDArray[Any]]], height: int, width: int) -> Statistics:
+def as_statistics(
+    outputs: Sequence[Mapping[str, NDArray[Any]]], styles: Iterable[StyleTerm], height: int, width: int
+) -> Statistics:
     """The outputs of an ``objective`` graph, one mapping per picture of this size, as the objective's statistics."""
-    content: dict[str, Tensor] = {}
-    grams: dict[str, Tensor] = {}
+    batch = {name: torch.cat([torch.from_numpy(output[name]) for output in outputs]) for name in outputs[0]}
+    content = {name.partition("/")[2]: batch[name] for name in batch if name.startswith("content/")}
+    style: dict[str, Tensor] = {}
     positions: dict[str, int] = {}
-    for name in outputs[0]:
-        kind, tap = name.split("/")
-        batch = torch.cat([torch.from_numpy(output[name]) for output in outputs])
-        if kind == "content":
-            content[tap] = batch
-        else:
-            positions[tap] = math.prod(tap_size(tap, height, width))
-            grams[tap] = batch / positions[tap]  # the graph gives sums over positions
-    return Statistics(content, grams, positions)
+    for term in styles:
+        positions[term.name] = math.prod(tap_size(term.tap, height, width))
+        found = batch[style_output(term)]
+        style[term.name] = found / positions[term.name] if term.additive else found  # the graph gives sums
+    return Statistics(content, style, positions)

@@ -7,13 +7,17 @@ combine the groups by inheritance, so an option means the same thing, and has th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nst_fast.network.taps import CONVS_PER_BLOCK, check_taps
+from nst_fast.errors import nearest
+from nst_fast.network.taps import CONVS_PER_BLOCK, Wraps, check_taps
 from nst_fast.options.declaration import Options, option
+from nst_fast.options.regions import KINDS as MASK_KINDS
+from nst_fast.options.regions import Files, MapPair, Masks, Regions
+from nst_fast.options.style import CONTENT_LOSSES, IN_PARTS, STYLE_LOSSES, StyleTerm
 from nst_fast.options.values import Bytes, Interval, Seconds, Shares, StyleCrop, Taps
 
 # ONNX Runtime's execution providers: our name -> ONNX Runtime's.
@@ -25,12 +29,22 @@ PROVIDERS = {
 INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
 
 
+TYPICAL_COLORS = 4  # of a map
 WEIGHTS = ("auto", "original", "imagenet")  # sources of weights that are no files, beside random[:SEED]
 
 
 def weighted_taps(taps: Mapping[str, float], weight: float) -> dict[str, float]:
     """The taps of a loss that has this weight. Those whose product is 0 take no part in anything."""
     return {tap: each for tap, each in taps.items() if weight * each}
+
+
+def unknown_losses(option_name: str, taps: Taps, known: Sequence[str]) -> list[str]:
+    """A sentence for each tap whose loss is none of the known."""
+    return [
+        f"`{option_name}` {tap}: unknown loss {loss!r}. {nearest(loss, known) or 'Known are ' + ', '.join(known)}"
+        for tap, loss in taps.losses.items()
+        if loss not in known
+    ]
 
 
 # The weight of style runs over this ratio between strength 0 and 1, in equal factors for equal steps.
@@ -88,6 +102,51 @@ class ControlOptions(Options):
     def blend_weights(self) -> list[float] | None:
         """One weight per style image, or None for equal shares."""
         return list(self.style_weight_each) or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionOptions(Options):
+    """Regions."""
+
+    region: Regions = option(
+        "",
+        "A part of the picture, white in MASK, with a style of its own; may be repeated. What no mask has is painted "
+        "like STYLE.",
+        metavar="MASK=STYLE[:WEIGHT]",
+        repeatable=True,
+    )
+    map: MapPair = option(
+        "",
+        "Two pictures of one colour per region: each region of the content is painted like that of the style.",
+        metavar="CONTENT_MAP=STYLE_MAP",
+    )
+    content_mask: Masks = option("", "Where the content loss counts: white in full, black not at all.", metavar="MASK")
+    style_mask: Masks = option(
+        "",
+        "What of a style image is used: white; one for each style image, in their order.",
+        metavar="MASK",
+        repeatable=True,
+    )
+
+    @property
+    def mask_files(self) -> dict[str, Files]:
+        """Option -> the masks that it names, of those that name any."""
+        named: dict[str, Files] = {name: getattr(self, name) for name in MASK_KINDS}
+        return {name: value for name, value in named.items() if value.files}
+
+    @property
+    def mask_count(self) -> int:
+        """About how many masks of the pastiche there are, for the memory plan."""
+        counted = len(self.region.weights) + bool(self.region.weights) + len(self.content_mask.files)
+        return counted + (TYPICAL_COLORS if self.map.files else 0)
+
+    def contradictions(self) -> list[str]:
+        problems = []
+        if self.map.files and self.region.files:
+            problems.append("`map` and `region` both say which part has which style: give one of them")
+        if len(self.content_mask.files) > 1:
+            problems.append(f"`content_mask` {self.content_mask}: there is one content image, give one mask")
+        return problems + super().contradictions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +298,12 @@ class EncoderOptions(Options):
         "Padding of the first convolution; 'replicate' lessens artefacts at the border, 'zeros' is as trained.",
         choices=("zeros", "replicate", "reflect"),
     )
+    seamless: str = option(
+        "none",
+        "Axes along which copies of the picture join without a seam: the network sees it continue at its opposite "
+        "side. Its sides along them become multiples of the deepest tap's cell, 16 pixels for relu5_1.",
+        choices=("none", "x", "y", "xy"),
+    )
     input_normalization: str = option(
         "imagenet",
         "What is done to pixels before the network; with 'none' the network's first layer is used as published.",
@@ -251,11 +316,17 @@ class EncoderOptions(Options):
         return None if self.weights in WEIGHTS or self.weights.partition(":")[0] == "random" else Path(self.weights)
 
     @property
+    def wraps(self) -> Wraps:
+        """Whether rows, and columns, continue at the opposite side of the pastiche."""
+        return "y" in self.seamless, "x" in self.seamless
+
+    @property
     def encoder_keywords(self) -> dict[str, Any]:
         """The keyword arguments of an encoder with these options, see :class:`nst_fast.network.vgg.Encoder`."""
         return {
             "pooling": self.pooling,
             "padding": self.padding,
+            "wraps": self.wraps,
             "normalize_input": self.input_normalization == "imagenet",
         }
 
@@ -265,12 +336,21 @@ class ObjectiveOptions(EncoderOptions):
     """Objective."""
 
     content_taps: Taps = option(
-        "relu4_2", "Taps of the content loss, with optional weights: TAP[:WEIGHT],...", metavar="TAPS"
+        "relu4_2", "Taps of the content loss, with optional weights and losses: TAP[:WEIGHT[:LOSS]],...", metavar="TAPS"
     )
     style_taps: Taps = option(
         "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1:0.1",
-        "Taps of the style loss, with optional weights: TAP[:WEIGHT],...",
+        "Taps of the style loss, with optional weights and losses: TAP[:WEIGHT[:LOSS]],...",
         metavar="TAPS",
+    )
+    style_loss: str = option(
+        "gram", "What style is, at taps that name no loss of their own; see docs/objective.md.", choices=STYLE_LOSSES
+    )
+    content_loss: str = option(
+        "features", "What content is, at taps that name no loss of their own.", choices=CONTENT_LOSSES
+    )
+    histogram_weight: float = option(
+        0.0, "Weight, within style, of a loss on the histograms of features at the style taps.", minimum=0
     )
     content_weight: float = option(1.0, "Weight of the content loss.", minimum=0)
     style_weight: float = option(5.0, "Weight of the style loss.", minimum=0)
@@ -279,6 +359,9 @@ class ObjectiveOptions(EncoderOptions):
         20.0,
         "Weight of the total variation of the colours alone: it takes colour noise out and leaves strokes.",
         minimum=0,
+    )
+    edge_weight: float = option(
+        0.0, "Weight of a loss on the content's edges, the differences of luminance between neighbours.", minimum=0
     )
     content_normalization: str = option(
         "relative",
@@ -301,6 +384,38 @@ class ObjectiveOptions(EncoderOptions):
         return weighted_taps(self.style_taps, self.style_weight)
 
     @property
+    def style_terms(self) -> dict[str, StyleTerm]:
+        """The terms of style by their names, in their order."""
+        terms = []
+        for tap, weight in self.style_tap_weights.items():
+            loss = self.style_taps.losses.get(tap, self.style_loss)
+            terms.append(StyleTerm(f"style/{tap}", tap, loss, self.style_weight * weight))
+        if self.histogram_weight:
+            terms += [
+                StyleTerm(f"histogram/{tap}", tap, "histogram", self.histogram_weight * self.style_weight * weight)
+                for tap, weight in self.style_tap_weights.items()
+            ]
+        return {term.name: term for term in terms}
+
+    @property
+    def content_losses(self) -> dict[str, str]:
+        """Content tap -> its loss."""
+        return {tap: self.content_taps.losses.get(tap, self.content_loss) for tap in self.content_tap_weights}
+
+    @property
+    def whole_losses(self) -> list[str]:
+        """The losses that need the whole picture in one piece, as messages name them."""
+        found = [f"`style_loss` {term.loss}" for term in self.style_terms.values() if not term.additive]
+        found = ["`histogram_weight`" if name.endswith("histogram") else name for name in found]
+        found += [f"`content_loss` {loss}" for loss in self.content_losses.values() if loss != "features"]
+        return list(dict.fromkeys(found))
+
+    @property
+    def ungraphed_losses(self) -> list[str]:
+        """The losses that graphs with a gradient, and so the engine ``ort``, do not have, as messages name them."""
+        return self.whole_losses + (["`edge_weight`"] if self.edge_weight else [])
+
+    @property
     def has_tv(self) -> bool:
         """Whether there is a total variation term, of all or of the colours alone."""
         return self.tv_weight > 0 or self.chroma_tv_weight > 0
@@ -314,11 +429,29 @@ class ObjectiveOptions(EncoderOptions):
     def term_names(self) -> list[str]:
         """The weighted terms of the objective, in their order."""
         names = [f"content/{tap}" for tap in self.content_tap_weights]
-        names += [f"style/{tap}" for tap in self.style_tap_weights]
+        names += self.style_terms
+        names += ["edges"] if self.edge_weight else []
         return [*names, "tv"] if self.has_tv else names
 
     def contradictions(self) -> list[str]:
         check_taps(self.network, [*self.content_taps, *self.style_taps])
+        problems = unknown_losses("content_taps", self.content_taps, CONTENT_LOSSES)
+        problems += unknown_losses("style_taps", self.style_taps, STYLE_LOSSES)
+        if problems:
+            return problems
+        others = sorted({term.loss for term in self.style_terms.values()} - {"gram"})
+        if others and self.style_normalization != "relative":
+            problems.append(
+                f"`style_normalization` {self.style_normalization} is of `style_loss` gram, and {', '.join(others)} is "
+                "always relative: leave it out, or use `style_normalization` relative and weights to suit"
+            )
+        if "self-similarity" in self.content_losses.values() and self.content_normalization != "relative":
+            problems.append(
+                f"`content_normalization` {self.content_normalization} is of `content_loss` features, and "
+                "self-similarity is always relative: use `content_normalization` relative"
+            )
+        if problems:
+            return problems
         if not self.taps:
             return ["nothing to optimise: `content_weight` or `style_weight` must be above 0, with at least one tap"]
         return super().contradictions()
@@ -446,7 +579,21 @@ class ImageOptions(Options):
     style_scale: float = option(
         1.0, "Longest side of the style image, as a fraction of `image_size`.", minimum=0.05, maximum=20
     )
-    background: str = option("white", "The colour behind transparent pixels.", metavar="COLOUR")
+    transparency: str = option(
+        "keep",
+        "Transparent pixels: 'keep' gives the picture the content's alpha and leaves what is transparent in content "
+        "and style out of all that is compared; 'background' paints them over `background` first.",
+        choices=("keep", "background"),
+    )
+    background: str = option(
+        "white", "The colour behind transparent pixels, where the output's format holds none.", metavar="COLOUR"
+    )
+
+    @property
+    def reading_background(self) -> str | None:
+        """What transparent pixels are put on as a picture is read; None keeps them transparent."""
+        return self.background if self.transparency == "background" else None
+
     max_megapixels: float = option(
         179, "Refuse input files of more pixels than this (decompression bombs).", minimum=0.001, cosmetic=True
     )
@@ -465,6 +612,7 @@ class StylizeConfig(
     OptimizerOptions,
     ControlOptions,
     ObjectiveOptions,
+    RegionOptions,
     FitOptions,
     ImageOptions,
 ):
@@ -488,9 +636,17 @@ class StylizeConfig(
 
     def recorded(self) -> dict[str, Any]:
         """As :meth:`as_dict`, but with files' names without folders, which would say whose machine it was."""
-        return self.as_dict() | {name: bare_name(path) for name, path in self.files.items()}
+        masks = {name: value.renamed(map(bare_name, value.files)).text for name, value in self.mask_files.items()}
+        return self.as_dict() | {name: bare_name(path) for name, path in self.files.items()} | masks
 
     def contradictions(self) -> list[str]:
+        if self.engine == "ort" and self.ungraphed_losses:
+            return [f"`engine` ort: has no {', '.join(self.ungraphed_losses)}; use `engine` fast, or {IN_PARTS}"]
+        if self.whole_losses and (self.tile_size or self.on_oom == "tile"):
+            name = f"`tile_size` {self.tile_size}" if self.tile_size else "`on_oom` tile"
+            return [
+                f"{name}: {', '.join(self.whole_losses)} needs the whole picture in one piece; in tiles: {IN_PARTS}"
+            ]
         if self.strength < 1 and not self.content_tap_weights:
             return [f"`strength` {self.strength:g}: needs a content loss, which style is weighed against"]
         return super().contradictions()
@@ -532,6 +688,8 @@ class ExportConfig(ObjectiveOptions):
         return self.graph in ("gradient", "step")
 
     def contradictions(self) -> list[str]:
+        if self.has_gradient and self.ungraphed_losses:
+            return [f"`graph` {self.graph}: has no {', '.join(self.ungraphed_losses)}, but {IN_PARTS}"]
         if self.precision == "fp16" and not self.has_gradient:
             return [f"`precision` fp16 with `graph` {self.graph}: only gradient and step have it"]
         return super().contradictions()

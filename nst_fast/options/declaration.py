@@ -30,6 +30,7 @@ class Option:
     choices: tuple[str, ...] = ()
     metavar: str | None = None
     names_file: bool = False  # text that may name a file: a Path is accepted
+    repeatable: bool = False  # on the command line; the values are joined by semicolons
     # Options that change what is reported but not the picture: a resumed or replayed run may differ in them.
     cosmetic: bool = False
 

@@ -40,27 +40,45 @@ class Parsed:
 
 
 class Taps(Parsed, Mapping[str, float]):
-    """Taps and their weights within a term, in order: ``TAP[:WEIGHT],...``, a mapping, or a sequence of taps."""
+    """Taps and their weights within a term, in order: ``TAP[:WEIGHT[:LOSS]],...``, a mapping, or a sequence of taps.
 
-    def __init__(self, weights: Mapping[str, float], text: str | None = None) -> None:
-        self._weights = dict(weights)
-        written = [tap if weight == 1 else f"{tap}:{weight!r}" for tap, weight in self._weights.items()]
+    A mapping gives a weight, or a weight and a loss. Names of losses are not checked here.
+
+    Attributes:
+        losses: of the taps that name one.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, float], text: str | None = None, losses: Mapping[str, str] | None = None
+    ) -> None:
+        self._weights, self.losses = dict(weights), dict(losses or {})
+        written = [self._written(tap) for tap in self._weights]
         self.text = ",".join(written) if text is None else text
 
     @classmethod
     def of(cls, given: object) -> Self:
+        losses: dict[str, str] = {}
         if isinstance(given, str):
-            parts = (part.strip().partition(":") for part in given.split(",") if part.strip())
-            weights = {tap.strip(): _tap_weight(tap, number) if colon else 1.0 for tap, colon, number in parts}
+            parts = [[each.strip() for each in part.split(":", 2)] for part in given.split(",") if part.strip()]
+            weights = {tap: _tap_weight(tap, rest[0]) if rest else 1.0 for tap, *rest in parts}
+            losses = {tap: rest[1] for tap, *rest in parts if len(rest) == 2}
         elif isinstance(given, Mapping):
-            weights = {tap: _tap_weight(tap, number) for tap, number in given.items()}
+            pairs = {tap: each if isinstance(each, list | tuple) else (each,) for tap, each in given.items()}
+            weights = {tap: _tap_weight(tap, number) for tap, (number, *_) in pairs.items()}
+            losses = {tap: str(rest[0]) for tap, (_, *rest) in pairs.items() if rest}
         elif isinstance(given, Iterable):
             weights = dict.fromkeys(given, 1.0)
         else:
             raise UsageError("must be text, taps, or taps with their weights")
         if not all(isinstance(tap, str) for tap in weights):
             raise UsageError("a tap is named by text", "Write it as relu2_1")
-        return cls(weights, given if isinstance(given, str) else None)
+        return cls(weights, given if isinstance(given, str) else None, losses)
+
+    def _written(self, tap: str) -> str:
+        weight, loss = self._weights[tap], self.losses.get(tap)
+        if loss is not None:
+            return f"{tap}:{weight!r}:{loss}"
+        return tap if weight == 1 else f"{tap}:{weight!r}"
 
     def __getitem__(self, tap: str) -> float:
         return self._weights[tap]
@@ -72,11 +90,11 @@ class Taps(Parsed, Mapping[str, float]):
         return len(self._weights)
 
     def __eq__(self, other: object) -> bool:
-        """Equal taps and weights in the same order: terms are added in that order."""
-        return isinstance(other, Taps) and list(self.items()) == list(other.items())
+        """Equal taps, weights and losses in the same order: terms are added in that order."""
+        return isinstance(other, Taps) and list(self.items()) == list(other.items()) and self.losses == other.losses
 
     def __hash__(self) -> int:
-        return hash(tuple(self.items()))
+        return hash((*self.items(), *sorted(self.losses.items())))
 
 
 def _tap_weight(tap: str, given: object) -> float:

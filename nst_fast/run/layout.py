@@ -16,7 +16,7 @@ from nst_fast.distributed.group import Ranks, SingleRank
 from nst_fast.distributed.strips import Strip, make_strip
 from nst_fast.engines import Choice, Evaluator, choose, confirm_precision, make_crop_network, make_evaluator
 from nst_fast.engines.choice import narrowest_accurate
-from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
+from nst_fast.engines.tiled import TiledEvaluator, check_additive, tiled_targets
 from nst_fast.errors import OutOfMemoryError, UsageError
 from nst_fast.memory.allocator import release_freed_memory, return_freed_memory
 from nst_fast.memory.footprint import IMAGE
@@ -89,7 +89,7 @@ class WholePicture:
             memory = make_plan(task, budget)
         else:
             config, grid = batch.config, tuple(before["grid"])
-            tiling = make_tiling(config.network, config.taps, scale.height, scale.width, grid)
+            tiling = make_tiling(config.network, config.taps, scale.height, scale.width, grid, wraps=config.wraps)
             memory = predict(task, tiling, budget, history=before["lbfgs_history"], halve=before["halve_content"])
         return ScalePlan(scale, memory, strip_of(batch, scale, memory, self.ranks))
 
@@ -255,8 +255,14 @@ def check_shareable(config: StylizeConfig) -> None:
             f"`line_search` {config.line_search}: is PyTorch's, and searches within one process",
             "Use `line_search` none, or a single process",
         )
+    check_additive(config)
     if config.engine == "ort":
         raise UsageError("`engine` ort: computes whole pictures only", "Use `engine` fast, or a single process")
+    if config.wraps[0]:
+        raise UsageError(
+            f"`seamless` {config.seamless}: processes share rows, and the last cannot join the first",
+            "Use `seamless` x, or a single process",
+        )
     if config.on_oom == "tile":
         raise UsageError("`on_oom` tile: ranks cannot restart one by one", "Give `max_memory`, or more ranks")
 
@@ -266,13 +272,17 @@ def task_of(batch: Batch, choice: Choice, scale: Scale) -> MemoryTask:
     sizes = [image.tensor.shape[2:] for image in batch.styles]
     styles = tuple((round(height * scale.fraction), round(width * scale.fraction)) for height, width in sizes)
     shape, winograd = (scale.height, scale.width), bool(choice.winograd)
-    return MemoryTask(batch.config, choice.engine, choice.precision, *shape, styles, batch.count, winograd)
+    masks = len(batch.problems[0].masks.regions) + batch.problems[0].guided
+    return MemoryTask(
+        batch.config, choice.engine, choice.precision, *shape, styles, batch.count, masks=masks, winograd=winograd
+    )
 
 
 def strip_of(batch: Batch, scale: Scale, memory: MemoryPlan, ranks: Ranks) -> Strip:
     """This rank's strip of a scale in the tiles of the plan."""
     config = batch.config
-    return make_strip(ranks, config.network, config.taps, scale.height, scale.width, memory.tiling.grid)
+    grid = memory.tiling.grid
+    return make_strip(ranks, config.network, config.taps, scale.height, scale.width, grid, wraps=config.wraps)
 
 
 def tiled_evaluator(batch: Batch, choice: Choice, plan: ScalePlan) -> tuple[Objective, Evaluator]:
@@ -286,8 +296,10 @@ def tiled_evaluator(batch: Batch, choice: Choice, plan: ScalePlan) -> tuple[Obje
         plan.strip,
         batch.content_at(scale),
         batch.styles_at(scale),
-        config.blend_weights,
+        batch.problems[0].style_weights,
+        batch.problems[0].style_guides_at(scale),
+        style_network=make_crop_network(choice, batch.encoder.unwrapped) if any(config.wraps) else None,
         halve_content=plan.memory.halve_content,
     )
-    objective = Objective(config, targets)
+    objective = Objective(config, targets, batch.problems[0].guides_at(scale))
     return objective, TiledEvaluator(network, objective, plan.strip)

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from nst_fast.errors import NumericsError, UsageError
 from nst_fast.images import check_output_suffix, save_image
+from nst_fast.images.color import parse_color
+from nst_fast.images.encoding import TRANSPARENT, WRITABLE
 from nst_fast.images.plots import save_loss_curve
+from nst_fast.images.transparency import on_background
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.record import RunRecord
 from nst_fast.system.files import check_local, check_writable, refuse_inputs, sha256_of, user_path
@@ -107,20 +110,26 @@ class OutputFiles:
         for path in (*self.ends_with, *there[:1], *snapshots[-1:]):
             check_writable(path, overwrite=overwrite, inputs=inputs)
 
-    def save_snapshot(self, image: Tensor, step: int, kind: str = "same") -> None:
-        if self.keeps_snapshots and self.snapshot(step, kind).exists():
-            return
-        save_image(image, self.snapshot(step, kind))
+    def save_snapshot(
+        self, image: Tensor, step: int, kind: str = "same", alpha: Tensor | None = None, background: str = "white"
+    ) -> None:
+        path = self.snapshot(step, kind)
+        if not (self.keeps_snapshots and path.exists()):
+            save_image(with_alpha(image, alpha, path, background), path)
 
-    def save(self, image: Tensor, record: RunRecord) -> None:
-        """Write the picture with its record inside (option ``metadata``), then the record and the curve beside it."""
-        self.save_picture(image, record)
+    def save(self, image: Tensor, record: RunRecord, alpha: Tensor | None = None) -> None:
+        """Write the picture with its record inside (option ``metadata``), then the record and the curve beside it.
+
+        ``alpha`` is part of the picture where the format holds any; elsewhere it is put on ``background``.
+        """
+        self.save_picture(image, record, alpha)
         save_loss_curve(record.as_dict(), self.loss_curve)
 
-    def save_picture(self, image: Tensor, record: RunRecord) -> None:
+    def save_picture(self, image: Tensor, record: RunRecord, alpha: Tensor | None = None) -> None:
         """Write the picture, then the record, whose hash of the picture says that both are whole."""
         record.output, record.output_sha256 = self.picture.name, ""
         text = record.as_text() if record.options.get("metadata", True) else {}
+        image = with_alpha(image, alpha, self.picture, record.options.get("background", "white"))
         save_image(image, self.picture, text=text, bit_depth=bit_depth_of(record))
         record.output_sha256 = sha256_of(self.picture)
         record.save(self.record)
@@ -131,10 +140,20 @@ def bit_depth_of(record: RunRecord) -> int:
     return int(record.options.get("bit_depth", 8))
 
 
+def with_alpha(image: Tensor, alpha: Tensor | None, path: Path, background: str) -> Tensor:
+    """An image [1, 3, H, W] and its alpha [1, 1, H, W] as the format of a file holds them."""
+    if alpha is None:
+        return image
+    if WRITABLE[path.suffix.lower()] in TRANSPARENT:
+        return torch.cat([image, alpha], 1)
+    return on_background(image, alpha, parse_color(background))
+
+
 @dataclass(frozen=True, eq=False)
 class Pastiche:
     """The result of a run: ``image`` [1, 3, H, W], RGB float32 in [0, 1] on the CPU, and the run's record.
 
+    ``alpha`` [1, 1, H, W] is the content's, None where all of it is opaque.
     A run that diverged beyond repair still has a picture, its best; ``failure`` is then what to raise once it is saved.
     ``inputs`` are the files that the run has read.
     """
@@ -143,6 +162,7 @@ class Pastiche:
     record: RunRecord
     failure: NumericsError | None = None
     inputs: tuple[Path, ...] = ()
+    alpha: Tensor | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether pixels and record are the same."""
@@ -155,4 +175,4 @@ class Pastiche:
         """Write the picture with its record inside, and record and loss curve beside it."""
         files, side = OutputFiles.of(path), max(self.image.shape)
         files.check(overwrite=overwrite, inputs=self.inputs, bit_depth=bit_depth_of(self.record), side=side)
-        files.save(self.image, self.record)
+        files.save(self.image, self.record, self.alpha)

@@ -12,19 +12,22 @@ from torch import Tensor
 
 from nst_fast.engines.checked_kernels import begin_kernels
 from nst_fast.errors import UsageError
-from nst_fast.images import NO_BORDERS, Borders, Crop, LoadedImage
+from nst_fast.images import NO_BORDERS, Crop, LoadedImage
 from nst_fast.images.given import KINDS, Source, load_source
 from nst_fast.images.matching import gray, matched_colors
-from nst_fast.images.postprocess import finished, prepared_content, prepared_style
-from nst_fast.images.resizing import resize_to
+from nst_fast.images.postprocess import finished, prepared_content, prepared_style, with_joined_sides
+from nst_fast.images.resizing import resize_to, resize_wrapped
 from nst_fast.images.sources import STANDARD_INPUT
-from nst_fast.network.taps import cut
+from nst_fast.network.taps import NO_WRAP, Wraps, cut
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import Weights, load_weights, resolved
-from nst_fast.objective.objective import Objective, Statistics
+from nst_fast.objective.guides import EVERYWHERE, Guides, style_parts
+from nst_fast.objective.objective import Edges, Objective, Statistics
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import EncoderOptions, ImageOptions, StylizeConfig
-from nst_fast.run.scales import Scale, is_long, plan_scales
+from nst_fast.options.style import IN_PARTS
+from nst_fast.run.masks import Masks, check_guided, load_masks, pastiche_guides, style_crop, style_guides
+from nst_fast.run.scales import Scale, is_long, plan_scales, seamless_size
 from nst_fast.system.clock import Phases
 from nst_fast.system.machine import resolve_device
 
@@ -66,7 +69,8 @@ class Problem:
     Attributes:
         config: every option of the run.
         content: the picture whose scene is kept; None when there is no content loss and nothing to start from.
-        styles: the pictures whose manner is taken.
+        styles: the pictures whose manner is taken; at the end those of regions.
+        masks: which part of the picture, and of its styles, counts.
         height, width: of the pastiche at the final scale.
         encoder, weights: the network on its device, and where its weights come from.
         device: where the loop runs.
@@ -83,13 +87,16 @@ class Problem:
     weights: dict[str, str]
     device: torch.device
     targets: TargetCache = field(default_factory=TargetCache)
+    masks: Masks = field(default_factory=lambda: Masks(None, {}, {}, ()))
     phases: Phases = field(default_factory=Phases)
 
     @property
     def scales(self) -> list[Scale]:
         # Without style the content is the answer, and must not pass through smaller sizes.
         options = self.config if self.config.style_factor else self.config.replace(scales=1)
-        return plan_scales(options, options.steps, self.height, self.width)
+        found = plan_scales(options, options.steps, self.height, self.width)
+        sizes = [seamless_size(options, scale.height, scale.width) for scale in found]
+        return [replace(scale, height=height, width=width) for scale, (height, width) in zip(found, sizes, strict=True)]
 
     @property
     def pictures(self) -> tuple[LoadedImage, ...]:
@@ -99,6 +106,7 @@ class Problem:
     def notes(self) -> list[str]:
         """What the reading of pictures and weights has to say, each with the name of its file."""
         found = [f"{picture.path.name}: {note}" for picture in self.pictures for note in picture.notes]
+        found += self.masks.notes
         return [*found, f"{self.weights['source']}: {self.weights['note']}"] if "note" in self.weights else found
 
     @property
@@ -106,27 +114,77 @@ class Problem:
         """The files that are read."""
         return files_read(self.config, [it.path for it in self.pictures if it.format not in KINDS])
 
+    @property
+    def alpha(self) -> Tensor | None:
+        """The content's, [1, 1, H, W] on the CPU; None where all is opaque."""
+        return self.alpha_at(self.scales[-1])
+
+    def alpha_at(self, scale: Scale) -> Tensor | None:
+        alpha = self.content.alpha if self.content is not None else None
+        return at_size(alpha, scale.height, scale.width) if alpha is not None else None
+
     def content_at(self, scale: Scale) -> Tensor | None:
         """The content image at a scale, [1, 3, H, W] on the device."""
         if self.content is None:
             return None
-        content = at_size(self.content.tensor, scale.height, scale.width).to(self.device)
+        content = at_size(self.content.tensor, scale.height, scale.width, self.config.wraps).to(self.device)
         return prepared_content(content, self.config)
 
     def styles_at(self, scale: Scale) -> list[Tensor]:
         """The style images at a scale, each shrunk by the scale's fraction, on the device."""
-        images = [style.tensor for style in self.styles]
-        sizes = [(round(image.shape[2] * scale.fraction), round(image.shape[3] * scale.fraction)) for image in images]
+        images, sizes = [style.tensor for style in self.styles], self._style_sizes(scale)
         return [at_size(image, *size).to(self.device) for image, size in zip(images, sizes, strict=True)]
 
-    def targets_at(self, scale: Scale) -> Statistics:
+    @property
+    def own_styles(self) -> tuple[LoadedImage, ...]:
+        """The styles without those of regions."""
+        return self.styles[: len(self.styles) - len(self.config.region.styles)]
+
+    @property
+    def guided(self) -> bool:
+        """Whether some positions count less than others."""
+        return not self.guides_at(self.scales[-1]).plain
+
+    @property
+    def plain_styles(self) -> bool:
+        """Whether all of every style image counts, for one region."""
+        return all(guides.plain for guides in self.style_guides_at(self.scales[-1]))
+
+    def guides_at(self, scale: Scale) -> Guides:
+        """Which positions of the pastiche count at a scale."""
+        return pastiche_guides(self.masks, (scale.height, scale.width), self.alpha_at(scale), self.device)
+
+    def style_guides_at(self, scale: Scale) -> list[Guides]:
+        """What of each style image is measured at a scale."""
+        sizes = self._style_sizes(scale)
+        parts = self.masks.styles or [{EVERYWHERE: None}] * len(self.styles)
+        each = zip(parts, sizes, self.styles, strict=True)
+        return [style_guides(masks, size, style.alpha, self.device) for masks, size, style in each]
+
+    @property
+    def style_weights(self) -> list[float] | None:
+        """Of the styles in their blends; those of regions are alone in theirs."""
         blend = self.config.blend_weights
+        return [*blend, *[1.0] * len(self.config.region.styles)] if blend is not None else None
+
+    def _style_sizes(self, scale: Scale) -> list[tuple[int, int]]:
+        shapes = [style.tensor.shape[2:] for style in self.styles]
+        return [(round(height * scale.fraction), round(width * scale.fraction)) for height, width in shapes]
+
+    def targets_at(self, scale: Scale) -> Statistics:
         with self.phases("targets"):
-            return self.targets.build(self.encoder, self.config, self.content_at(scale), self.styles_at(scale), blend)
+            return self.targets.build(
+                self.encoder,
+                self.config,
+                self.content_at(scale),
+                self.styles_at(scale),
+                self.style_weights,
+                self.style_guides_at(scale),
+            )
 
     def objective_at(self, scale: Scale) -> Objective:
         """The objective at a scale: its targets are those of the pictures at that scale."""
-        return Objective(self.config.dialled(), self.targets_at(scale))
+        return Objective(self.config.dialled(), self.targets_at(scale), self.guides_at(scale))
 
     def start_at(self, scale: Scale) -> Tensor:
         """Where the pastiche starts, [1, 3, H, W] on the device.
@@ -145,18 +203,18 @@ class Problem:
         Returns:
             The picture [1, 3, H, W], and what was done to it, for the record.
         """
-        picture = at_size(pastiche.detach(), self.height, self.width).clamp(0, 1).cpu()
+        picture = at_size(pastiche.detach(), self.height, self.width, self.config.wraps).clamp(0, 1).cpu()
         content = self.content.tensor if self.content is not None else None
         if content is not None:
             content = at_size(content, self.height, self.width)
-        return finished(picture, content, self.config)
+        return finished(picture, content, self.config, self.config.wraps)
 
     def _init_at(self, scale: Scale) -> Tensor:
         content, init = self.content_at(scale), self.config.init
         if init == "content" and content is not None:
             return content.clone()
         if init == "recolored" and content is not None:
-            return self._recolored(content, self.styles_at(scale))
+            return self._recolored(content, scale)
         file = self.config.init_file
         if file is None:
             generator = torch.Generator().manual_seed(self.config.seed)  # on the CPU: the same noise on every device
@@ -164,19 +222,33 @@ class Problem:
             if init == "content+noise" and content is not None:
                 return (content + self.config.noise * noise).clamp(0, 1)
             return noise
-        image = read_picture(file, self.config, max(scale.height, scale.width))
+        opaque = self.config.replace(transparency="background")
+        image = read_picture(file, opaque, max(scale.height, scale.width))
         return at_size(image.tensor, scale.height, scale.width).to(self.device)
 
-    def _recolored(self, content: Tensor, styles: Sequence[Tensor]) -> Tensor:
-        """The content with the style's mean colour and covariance, several blended in their shares.
+    def _recolored(self, content: Tensor, scale: Scale) -> Tensor:
+        """The content with the style's mean colour and covariance, several blended in their shares, region by region.
 
         What the first dozens of steps would do, done at once: with it 75 steps come as far as 120 without.
         """
-        if not styles:
+        if not self.styles:
             return content.clone()
-        shares = self.config.blend_weights or [1.0] * len(styles)
-        parts = [share * matched_colors(content, style) for share, style in zip(shares, styles, strict=True)]
-        return torch.stack(parts).sum(0) / sum(shares)
+        weights = self.style_weights or [1.0] * len(self.styles)
+        styles = style_parts(self.styles_at(scale), weights, self.style_guides_at(scale))
+        masks = self.guides_at(scale).regions
+        if not any(part.weight for part in styles):
+            return content.clone()
+        found, whole = torch.zeros_like(content), torch.zeros_like(content[:, :1])
+        for region, mask in masks.items():
+            parts = [part for part in styles if region in part.guides.regions]
+            shares = sum(part.weight for part in parts)
+            matched = [
+                part.weight * matched_colors(content, part.image, mask, part.guides.regions[region]) for part in parts
+            ]
+            share = torch.ones_like(whole) if mask is None else mask
+            found += share * (torch.stack(matched).sum(0) / shares)
+            whole += share
+        return torch.where(whole > 0, found / whole.clamp_min(torch.finfo(whole.dtype).tiny), content)
 
 
 class Batch:
@@ -219,12 +291,16 @@ class Batch:
 
     def objective_at(self, scale: Scale) -> Objective:
         """The objective at a scale, with the targets of every problem: ``color`` may have changed its styles."""
+        if self.count == 1:
+            return self.problems[0].objective_at(scale)
         each = [problem.targets_at(scale) for problem in self.problems]
-        content, grams = (
-            {tap: joined([targets[tap] for targets in kind]) for tap in kind[0]}
-            for kind in ([targets.content for targets in each], [targets.grams for targets in each])
+        content, style = (
+            {name: joined([targets[name] for targets in kind]) for name in kind[0]}
+            for kind in ([targets.content for targets in each], [targets.style for targets in each])
         )
-        return Objective(self.config.dialled(), Statistics(content, grams, {}))
+        found = [targets.edges for targets in each if targets.edges is not None]
+        edges = Edges(joined([it.image for it in found]), joined([it.energy for it in found])) if found else None
+        return Objective(self.config.dialled(), Statistics(content, style, {}, edges))
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -247,7 +323,8 @@ def load_problem(
         content: may be None for a texture, which has no content; then ``size`` says how large it becomes.
         styles: may be empty for a reconstruction, which has no style.
         networks: shares loaded networks between runs.
-        size: height and width of the pastiche; by default the content's shape at ``image_size``.
+        size: height and width of the pastiche; by default the content's shape at ``image_size``. Sides that are to
+            join become multiples of a cell (:func:`nst_fast.run.scales.seamless_size`).
     """
     check_styles(config, content, styles)
     check_standard_input(config, [content, *styles])
@@ -258,19 +335,37 @@ def load_problem(
             side = config.image_size
             shape = (1, 3, side, side) if content_image is None else content_image.tensor.shape
             size = (shape[2], shape[3])
+        size = seamless_size(config, *size)
         scales = plan_scales(config, config.steps, *size)
         if config.engine in ("auto", "fast") and is_long(scales, 1, device, config.budget_seconds):
             begin_kernels(device)
-        style_images = tuple(read_style(path, config, size, content_image) for path in styles)
+        if content_image is not None and any(config.wraps):
+            joined_sides = with_joined_sides(at_size(content_image.tensor, *size), config.wraps)
+            content_image = replace(content_image, tensor=joined_sides)
+        sources = (*styles, *config.region.styles)
+        style_images = tuple(read_style(path, config, size, content_image) for path in sources)
+        masks = load_masks(config, size, content_image, style_images, len(styles))
     with phases("weights"):
         encoder, weights = networks.encoder(config, config.taps, device)
-    return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets, phases)
+    given = (config, content_image, style_images, *size, encoder, weights, device, networks.targets)
+    problem = Problem(*given, masks=masks, phases=phases)
+    check_weighed(problem)
+    return problem
+
+
+def check_weighed(problem: Problem) -> None:
+    """Raise :class:`UsageError` where masks or alpha would weigh losses that count all pixels alike."""
+    losses = problem.config.whole_losses
+    if losses and not (problem.guides_at(problem.scales[-1]).plain and problem.plain_styles):
+        message = f"{', '.join(losses)}: counts all pixels alike, and here masks or alpha weigh them"
+        raise UsageError(message, f"With masks there are {IN_PARTS}; without them `transparency` background will do")
 
 
 def files_read(config: StylizeConfig, sources: Iterable[Source]) -> tuple[Path, ...]:
     """The files that a run reads, which nothing replaces: pictures, that to start from, weights."""
     pictures = [source for source in sources if isinstance(source, Path)]
-    return tuple(path.absolute() for path in (*pictures, *config.files.values()))
+    masks = [path for value in config.mask_files.values() for path in value.files]
+    return tuple(path.absolute() for path in (*pictures, *config.files.values(), *masks))
 
 
 def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence[Source]) -> None:
@@ -279,8 +374,11 @@ def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence
     if blend is not None and len(blend) != len(styles):
         message = f"`style_weight_each` {config.style_weight_each}: {len(blend)} weights for {len(styles)} style images"
         raise UsageError(message, "Give one weight per style image, in their order")
+    if config.edge_weight and content is None:
+        raise UsageError(f"`edge_weight` {config.edge_weight:g}: there is no content image whose edges could be kept")
     if config.color != "none" and content is None:
         raise UsageError(f"`color` {config.color}: there is no content image whose colours could be used")
+    check_guided(config, content=content is not None, styles=len(styles))
 
 
 def check_standard_input(config: StylizeConfig, sources: Sequence[Source | None]) -> None:
@@ -302,8 +400,7 @@ def read_content(path: Source, config: StylizeConfig) -> LoadedImage:
 
 def read_style(path: Source, config: StylizeConfig, size: tuple[int, int], content: LoadedImage | None) -> LoadedImage:
     """A style image without its border, at its size, shape and colours; ``size``: the pastiche's height and width."""
-    borders = config.style_borders
-    crop: Crop = "auto" if borders is None else Borders(*borders)
+    crop = style_crop(config)
     if config.style_fit == "keep":
         style = read_picture(path, config, round(config.image_size * config.style_scale), crop)
     else:
@@ -311,7 +408,8 @@ def read_style(path: Source, config: StylizeConfig, size: tuple[int, int], conte
         style = read_stretched(path, config, height, width, crop)
     if content is None:
         return style
-    return replace(style, tensor=prepared_style(style.tensor, content.tensor, config))
+    tensor = prepared_style(style.tensor, content.tensor, config, style.alpha, content.alpha)
+    return replace(style, tensor=tensor)
 
 
 def read_stretched(
@@ -320,19 +418,22 @@ def read_stretched(
     """A picture brought to a height and width whatever its shape."""
     # Read at twice the size, so that the side that gives way is not enlarged from too few pixels.
     image = read_picture(path, options, 2 * max(height, width), crop)
-    return replace(image, tensor=at_size(image.tensor, height, width))
+    alpha = at_size(image.alpha, height, width) if image.alpha is not None else None
+    return replace(image, tensor=at_size(image.tensor, height, width), alpha=alpha)
 
 
 def read_picture(path: Source, options: ImageOptions, longest_side: int, crop: Crop = NO_BORDERS) -> LoadedImage:
     return load_source(
         path,
         longest_side=longest_side,
-        background=options.background,
+        background=options.reading_background,
         max_megapixels=options.max_megapixels,
         crop=crop,
     )
 
 
-def at_size(image: Tensor, height: int, width: int) -> Tensor:
-    """The image at a size; untouched when it has it."""
-    return image if image.shape[2:] == (height, width) else resize_to(image, (height, width))
+def at_size(image: Tensor, height: int, width: int, wraps: Wraps = NO_WRAP) -> Tensor:
+    """The image at a size; untouched when it has it. Its sides join along the axes that ``wraps`` says."""
+    if image.shape[2:] == (height, width):
+        return image
+    return resize_wrapped(image, (height, width), wraps) if any(wraps) else resize_to(image, (height, width))

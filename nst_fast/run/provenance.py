@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from nst_fast.errors import InputError, OutputError
+from nst_fast.errors import InputError, OutputError, UsageError
 from nst_fast.options.config import StylizeConfig, bare_name
 from nst_fast.options.declaration import declared
+from nst_fast.options.regions import KINDS as MASK_KINDS
+from nst_fast.options.regions import Masks
 from nst_fast.run.record import current_options, read_record
 from nst_fast.system.files import cache_dir, sha256_of, shown, write_atomic
 from nst_fast.system.rounding import rounded
@@ -52,8 +54,10 @@ class Provenance:
         size: Sequence[int] | None = None,
     ) -> Self:
         init = config.init_file
+        masks = {name: map(readable_sha256, value.files) for name, value in config.mask_files.items()}
+        options = deciding_options(rounded(config.recorded())) | ({"init": FILE} if init is not None else {})
         return cls(
-            options=deciding_options(rounded(config.recorded())) | ({"init": FILE} if init is not None else {}),
+            options=with_hashes(options, masks),
             weights=weights,
             content=readable_sha256(content) if content is not None else None,
             styles=[readable_sha256(path) for path in styles],
@@ -66,8 +70,9 @@ class Provenance:
         """The provenance of a record as :func:`nst_fast.run.record.read_record` gives it, or a checkpoint's."""
         inputs = record["inputs"]
         init = inputs.get("init", {}).get("sha256", "")
+        masks = {name: [file["sha256"] for file in files] for name, files in inputs.get("masks", {}).items()}
         return cls(
-            options=deciding_options(record["options"]) | ({"init": FILE} if init else {}),
+            options=with_hashes(deciding_options(record["options"]) | ({"init": FILE} if init else {}), masks),
             weights=record["weights"].get("sha256", ""),
             content=(inputs.get("content") or {}).get("sha256"),
             styles=[style["sha256"] for style in inputs.get("styles", [])],
@@ -85,6 +90,15 @@ class Provenance:
             "another size": self.size is None or list(self.size) == found.size,
         }
         return option_differences(found.options, self.options) + [phrase for phrase in same if not same[phrase]]
+
+
+def with_hashes(options: Mapping[str, Any], masks: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """The options with the hashes of masks in place of their names: those count, not where the files are."""
+    found = dict(options)
+    for name, hashes in masks.items():
+        with suppress(UsageError, KeyError, ValueError):  # of a record that was edited: as it stands it equals none
+            found[name] = MASK_KINDS[name].of(options[name]).renamed(hashes).text
+    return found
 
 
 @cache
@@ -144,6 +158,11 @@ def recorded_options(path: Path, wanted: Collection[str] = ("weights", "init")) 
     for name in named.keys() & wanted:
         if hashes[name]:
             options[name] = str(found_file(named[name], hashes[name], path, name))
+    for name, files in record["inputs"].get("masks", {}).items():
+        value = MASK_KINDS[name].of(options[name]) if name in wanted and name in MASK_KINDS else Masks()
+        each = zip(value.files, files, strict=False)
+        places = [found_file(file, described["sha256"], path, name) for file, described in each]
+        options |= {name: value.renamed(places).text} if places else {}
     return options
 
 

@@ -15,6 +15,7 @@ import msgspec
 from nst_fast import __version__
 from nst_fast.errors import InputError
 from nst_fast.images import read_text
+from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.system.files import shown, write_atomic
 from nst_fast.system.rounding import rounded
 
@@ -27,7 +28,13 @@ MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 MOST_DIGITS = 20  # of 64 bits
 EMBEDDED_ROWS = 200  # of the loss history in the copy inside the picture
 # The meaning of records from before an option existed, whatever its default is now.
-UNRECORDED: dict[str, Any] = {"chroma_tv_weight": 0.0, "style_crop": "none", "convolution": "direct"}
+UNRECORDED: dict[str, Any] = {
+    "chroma_tv_weight": 0.0,
+    "style_crop": "none",
+    "convolution": "direct",
+    "seamless": "none",
+    "transparency": "background",
+} | dict.fromkeys(MASK_KINDS, "")
 # The meaning of options in records from before style_crop: the ratio of weights between strength 0 and 1, and the
 # longest side of the first size with scales 0 and no min_size.
 FORMER_STRENGTH_RANGE, FORMER_COARSEST_SIDE = 1000.0, 512
@@ -51,6 +58,7 @@ class _Inputs(TypedDict, total=False):
     content: _InputImage | None
     styles: list[_InputImage]
     init: _InitImage
+    masks: dict[str, list[_InitImage]]  # option -> the files that it names, styles of regions among them
 
 
 @dataclass(kw_only=True)
@@ -61,7 +69,8 @@ class RunRecord:
 
     Attributes:
         options: every option of the config, so that ``--from`` can replay the run.
-        inputs: of the pictures ``content`` (None for a texture), ``styles`` and ``init``: name, sha256, size in pixels.
+        inputs: of the pictures ``content`` (None for a texture), ``styles`` and ``init``: name, sha256, size in pixels;
+            and of the files of options with masks, by option, ``masks``.
         weights: source and sha256 of the network's weights.
         device, engine, precision, convolution: what the run used.
         provider: the monitor's ONNX Runtime provider, requested and actual; empty when the monitor was off.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nst_fast.engines import Choice
@@ -26,16 +27,18 @@ if TYPE_CHECKING:
 
 
 def new_record(problem: Problem) -> RunRecord:
-    content, styles, init = problem.content, problem.styles, problem.config.init_file
+    content, styles, init = problem.content, problem.own_styles, problem.config.init_file
     hashes = {"weights": problem.weights["sha256"], "init": sha256_of(init) if init is not None else ""}
     for option, path in problem.config.files.items():
         remember_file(path, hashes[option])
+    masks = {option: [file_facts(path) for path in value.files] for option, value in problem.config.mask_files.items()}
     return RunRecord(
         options=problem.config.recorded(),
         inputs={
             "content": described(content) if content is not None else None,
             "styles": [described(image) for image in styles],
             **({"init": {"name": init.name, "sha256": hashes["init"]}} if init is not None else {}),
+            **({"masks": masks} if masks else {}),
         },
         weights=problem.weights,
         device=str(problem.device),
@@ -45,6 +48,13 @@ def new_record(problem: Problem) -> RunRecord:
         machine=describe_machine(),
         warnings=list(problem.notes),
     )
+
+
+def file_facts(path: Path) -> dict[str, str]:
+    """What a record says of a mask, whose place is kept for ``--from``."""
+    digest = sha256_of(path)
+    remember_file(path, digest)
+    return {"name": path.name, "sha256": digest}
 
 
 def described(image: LoadedImage) -> dict[str, object]:

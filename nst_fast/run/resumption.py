@@ -14,6 +14,7 @@ from nst_fast.images.given import KINDS, GivenPicture, Source
 from nst_fast.images.plots import RUN_KEY
 from nst_fast.images.sources import STANDARD_INPUT
 from nst_fast.options.config import StylizeConfig
+from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint, run_of
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Problem
@@ -31,8 +32,9 @@ def places_of(problem: Problem, files: OutputFiles | None) -> dict[str, Any]:
     config = problem.config
     return {
         "content": place_of(problem.content) if problem.content is not None else None,
-        "styles": [place_of(style) for style in problem.styles],
+        "styles": [place_of(style) for style in problem.own_styles],
         **{option: absolute(path) for option, path in config.files.items()},
+        **{option: value.renamed(map(absolute, value.files)).text for option, value in config.mask_files.items()},
         "output": absolute(files.picture) if files is not None else None,
     }
 
@@ -83,7 +85,11 @@ def ended(files: OutputFiles) -> Mapping[str, Any] | None:
 def deciding_changes(given: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     """How options that are given differ from those of a record, where that would change the picture."""
     wanted = StylizeConfig().replace(**given).as_dict()
-    deciding = {name: wanted[name] for name in given if name in deciding_names() and name not in ("weights", "init")}
+    deciding = {
+        name: wanted[name]
+        for name in given
+        if name in deciding_names() and name not in ("weights", "init", *MASK_KINDS)
+    }
     return option_differences(current_options(record["options"]), deciding)
 
 
@@ -101,9 +107,14 @@ def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Styl
         begun = StylizeConfig().replace(**current_options(checkpoint.record["options"]))
     except UsageError as error:
         raise ResumeError(f"the checkpoint has options of another version ({error.message})", STARTS_ANEW) from None
-    places = {option: checkpoint.places[option] for option in begun.files if option in checkpoint.places}
+    named = [*begun.files, *begun.mask_files]
+    places = {option: checkpoint.places[option] for option in named if option in checkpoint.places}
     changed = begun.replace(**{**places, **changes})
     free = {"weights"} | ({"init"} if begun.init_file is not None and changed.init_file is not None else set())
+    # Where masks are now is checked by their hashes; what each is for must be the same.
+    free |= {
+        name for name, value in begun.mask_files.items() if changed.mask_files.get(name, value).shape == value.shape
+    }
     free |= set() if begun.schedule == "cosine" or begun.scales > 1 else {"steps"}
     wanted = {name: value for name, value in deciding_options(changed.as_dict()).items() if name not in free}
     differences = option_differences(begun.as_dict(), wanted)
@@ -163,6 +174,9 @@ def check_same(checkpoint: Checkpoint, problem: Problem, note: Callable[[str], N
     init = problem.config.init_file
     if init is not None and absolute(init) != checkpoint.places.get("init", record["options"]["init"]):
         check_picture(init, record["inputs"]["init"], "init")
+    for option, value in problem.config.mask_files.items():
+        for path, described in zip(value.files, record["inputs"]["masks"][option], strict=True):
+            check_picture(path, described, option)
     if str(problem.device) != record["device"]:
         raise ResumeError(f"the run began on {record['device']}, and this is {problem.device}", STARTS_ANEW)
     then, now = (machine_facts(machine) for machine in (record["machine"], describe_machine()))

@@ -124,7 +124,7 @@ class Run(Observer):
             with self.phases("finish"):
                 picture, record.finish = problem.finished(pictures[index : index + 1])
             record.phases = self.batch.seconds
-            results.append(Pastiche(picture, record, self.failure, problem.inputs))
+            results.append(Pastiche(picture, record, self.failure, problem.inputs, problem.alpha))
         return results
 
     def choose(self) -> Choice:
@@ -161,7 +161,7 @@ class Run(Observer):
     def begin(self, scale: Scale, first: int, picture: Tensor, moments: State) -> Stage:
         """The stage of a scale, from the picture of the coarser one; or that of the interrupted run, as it was."""
         # Contiguous: the order in which a sum is taken, and with it its last bits, follows the memory format.
-        picture = at_size(picture, scale.height, scale.width).contiguous()
+        picture = at_size(picture, scale.height, scale.width, self.config.wraps).contiguous()
         plan = self.plan(scale)
         resumes = self.interrupted is not None and self.interrupted.scale == scale.index
         own = plan.strip.own(picture)
@@ -226,6 +226,9 @@ class Run(Observer):
         verdict = ""
         # Only the last scale, if it is whole, is monitored; the first event does not wait for the monitor.
         monitored = last and not stage.plan.tiled and config.monitor_every and config.style_factor
+        if monitored and not stage.objective.guides.plain:
+            self.observer.note("no monitor: its graph counts all pixels alike, and here masks or alpha weigh them")
+            monitored = False
         with self.phases("monitor"), ExitStack() as stack:
             try:
                 for event in self.timed(events):
@@ -343,5 +346,7 @@ class Run(Observer):
             event = replace(event, pastiche=self.stage.whole(event.pastiche))
             for index, files in enumerate(self.files):
                 if files is not None:
-                    files.save_snapshot(event.pastiche[index : index + 1], event.step, config.save_format)
+                    image = event.pastiche[index : index + 1].cpu()
+                    alpha = self.batch.problems[index].alpha_at(self.stage.scale)
+                    files.save_snapshot(image, event.step, config.save_format, alpha, config.background)
         self.observer.event(event)

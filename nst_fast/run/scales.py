@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from nst_fast.options.config import ScaleOptions
+from nst_fast.network.taps import smallest_side
+from nst_fast.options.config import ObjectiveOptions, ScaleOptions
 
 LEAST_GROWTH = 0.25  # of a scale factor, as a power: a final size closer to the coarsest needs no scale between
 
@@ -37,6 +38,19 @@ class Scale:
     fraction: float
     first: int
     steps: int
+
+
+def seamless_size(options: ObjectiveOptions, height: int, width: int) -> tuple[int, int]:
+    """The nearest size whose sides along the axes that wrap are multiples of the deepest tap's cell, at least two.
+
+    Pooling a side that is none would leave its last pixels out, and so tear the picture there.
+    """
+    cell = smallest_side(options.taps)
+    rows, columns = (
+        max(2, round(side / cell)) * cell if wrapped else side
+        for side, wrapped in zip((height, width), options.wraps, strict=True)
+    )
+    return rows, columns
 
 
 def plan_scales(options: ScaleOptions, steps: int, height: int, width: int) -> list[Scale]:

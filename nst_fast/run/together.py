@@ -48,9 +48,10 @@ def run_together(
     if problems[0].config.monitor_every:
         observer.note("no monitor: it evaluates single pictures")
     problems = [replace(problem, config=problem.config.replace(monitor_every=0)) for problem in problems]
-    sizes: dict[tuple[int, int], list[int]] = {}
+    sizes: dict[tuple[int, ...], list[int]] = {}
     for index, problem in enumerate(problems):
-        sizes.setdefault((problem.height, problem.width), []).append(index)
+        alone = (index,) if problem.guided else ()  # masks are those of one picture
+        sizes.setdefault((problem.height, problem.width, *alone), []).append(index)
     for of_one_size in sizes.values():
         done = 0
         while left := of_one_size[done:]:

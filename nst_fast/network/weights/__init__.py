@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,11 +71,12 @@ class Weights:
         facts = {"source": Path(self.source).name, "sha256": self.sha256}
         return facts | {"note": self.note} if self.note else facts
 
-    def encoder(
-        self, taps: Iterable[str], *, pooling: str = "max", padding: str = "zeros", normalize_input: bool = True
-    ) -> Encoder:
-        """An encoder with these weights; one that does not normalise its input gets them as they were published."""
-        made = Encoder(self.network, taps, pooling=pooling, padding=padding, normalize_input=normalize_input)
+    def encoder(self, taps: Iterable[str], *, normalize_input: bool = True, **keywords: Any) -> Encoder:
+        """An encoder with these weights; one that does not normalise its input gets them as they were published.
+
+        ``keywords``: further ones of :class:`nst_fast.network.vgg.Encoder`.
+        """
+        made = Encoder(self.network, taps, normalize_input=normalize_input, **keywords)
         return made.load_features(self.state if normalize_input else self.state | self.raw)
 
 
@@ -124,19 +126,14 @@ def in_torchvisions_convention(weights: Weights) -> Weights:
     return replace(weights, state=state, raw=raw, note=note)
 
 
-def make_encoder(
-    spec: str,
-    network: str,
-    taps: Iterable[str],
-    *,
-    pooling: str = "max",
-    padding: str = "zeros",
-    normalize_input: bool = True,
-) -> tuple[Encoder, Weights]:
-    """An encoder with its weights loaded, and the weights' provenance. Raises what :func:`load_weights` raises."""
+def make_encoder(spec: str, network: str, taps: Iterable[str], **keywords: Any) -> tuple[Encoder, Weights]:
+    """An encoder with its weights loaded, and the weights' provenance. Raises what :func:`load_weights` raises.
+
+    ``keywords``: those of :class:`nst_fast.network.vgg.Encoder`.
+    """
     taps = tuple(taps)
     weights = load_weights(spec, network, taps)
-    return weights.encoder(taps, pooling=pooling, padding=padding, normalize_input=normalize_input), weights
+    return weights.encoder(taps, **keywords), weights
 
 
 def resolved(spec: str, network: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from nst_fast.onnx.graph.rules import COLUMNS, ROWS
+from nst_fast.network.padding import COLUMNS, ROWS
 from nst_fast.onnx.graph.writer import GraphWriter, Value, element_type
 
 BOOL = int(TensorProto.BOOL)

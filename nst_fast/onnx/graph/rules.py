@@ -9,12 +9,15 @@ constant arguments do for every size, or is an input of the graph.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from nst_fast.network.padding import COLUMNS, ROWS, Modes
 from nst_fast.onnx.graph.writer import Array, GraphWriter, Value
 
 END = np.iinfo(np.int64).max  # "to the end" for Slice
-ROWS, COLUMNS = 2, 3  # the axes of a feature map
+_PAD_MODES = {"replicate": "edge", "reflect": "reflect"}  # our name -> ONNX's
 # The four cells of a 2x2 window in the order in which PyTorch looks for the maximum: row by row.
 WINDOW = ((0, 0), (0, 1), (1, 0), (1, 1))
 
@@ -24,13 +27,14 @@ def transposed_weight(weight: Array) -> Array:
     return np.ascontiguousarray(weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
 
 
-def convolution_gradient(graph: GraphWriter, dy: Value, transposed: Value, border: int) -> Value:
-    """dx = dy convolved with the transposed weight, for a 3x3 convolution with ``border`` zeros on each side.
+def convolution_gradient(graph: GraphWriter, dy: Value, transposed: Value, border: Sequence[int]) -> Value:
+    """dx = dy convolved with the transposed weight, for a 3x3 convolution with ``border`` zeros at rows' and columns'
+    ends.
 
     y[p] = sum over k of W[k] x[p + k - border], so x[q] enters y[q - k + border] with W[k]:
     dx[q] = sum over k of W[k]ᵀ dy[q - k + border], which is a convolution with k reversed and a border of 2 - border.
     """
-    return graph.op("Conv", dy, transposed, kernel_shape=[3, 3], pads=[2 - border] * 4)
+    return graph.op("Conv", dy, transposed, kernel_shape=[3, 3], pads=[2 - zeros for zeros in border] * 2)
 
 
 def relu_gradient(graph: GraphWriter, dy: Value, y: Value, precision: str) -> Value:
@@ -75,21 +79,43 @@ def _interleave(graph: GraphWriter, cells: list[Value]) -> Value:
     return graph.op("DepthToSpace", graph.op("Concat", *cells, axis=1), blocksize=2, mode="DCR")
 
 
-def pad_border(graph: GraphWriter, x: Value, padding: str) -> Value:
-    """One row and column more on every side: copies of the border (``replicate``) or of what is next to it."""
-    mode = {"replicate": "edge", "reflect": "reflect"}[padding]
-    return graph.op("Pad", x, graph.integers([0, 0, 1, 1, 0, 0, 1, 1]), mode=mode)
+def pad_border(graph: GraphWriter, x: Value, modes: Modes) -> Value:
+    """One row and column more on every side, rows and columns each in their mode, but for ``zeros``.
+
+    Copies of the border (``replicate``), of what is next to it (``reflect``), or of the opposite side (``circular``).
+    """
+    if modes[0] == modes[1] and modes[0] in _PAD_MODES:
+        return graph.op("Pad", x, graph.integers([0, 0, 1, 1, 0, 0, 1, 1]), mode=_PAD_MODES[modes[0]])
+    for axis, mode in zip((ROWS, COLUMNS), modes, strict=True):
+        if mode == "circular":
+            x = graph.op("Concat", _slice(graph, x, axis, -1, END), x, _slice(graph, x, axis, 0, 1), axis=axis)
+        elif mode in _PAD_MODES:
+            pads = [0] * 8
+            pads[axis] = pads[4 + axis] = 1
+            x = graph.op("Pad", x, graph.integers(pads), mode=_PAD_MODES[mode])
+    return x
 
 
-def pad_border_gradient(graph: GraphWriter, dy: Value, padding: str) -> Value:
+def pad_border_gradient(graph: GraphWriter, dy: Value, modes: Modes) -> Value:
     """What was copied receives the gradient of its copy too: row by row, then column by column."""
-    source = {"replicate": 0, "reflect": 1}[padding]  # how far inside the copied line lies
-    for axis in (ROWS, COLUMNS):
-        dy = _fold_border(graph, dy, axis, source)
+    for axis, mode in zip((ROWS, COLUMNS), modes, strict=True):
+        if mode == "circular":
+            dy = _fold_opposite(graph, dy, axis)
+        elif mode in _PAD_MODES:
+            dy = _fold_border(graph, dy, axis, {"replicate": 0, "reflect": 1}[mode])
     return dy
 
 
+def _fold_opposite(graph: GraphWriter, dy: Value, axis: int) -> Value:
+    """The margin before the first line repeats the last, and that behind the last the first. At least two lines."""
+    first = graph.op("Add", _slice(graph, dy, axis, 1, 2), _slice(graph, dy, axis, -1, END))
+    last = graph.op("Add", _slice(graph, dy, axis, -2, -1), _slice(graph, dy, axis, 0, 1))
+    return graph.op("Concat", first, _slice(graph, dy, axis, 2, -2), last, axis=axis)
+
+
 def _fold_border(graph: GraphWriter, dy: Value, axis: int, source: int) -> Value:
+    """``source``: how far inside the copied line lies."""
+
     def lines(start: int, end: int) -> Value:
         return _slice(graph, dy, axis, start, end)
 
@@ -123,24 +149,51 @@ def gram_matrix(graph: GraphWriter, features: Value, channels: int, inverse_posi
     return graph.op("Mul", gram, inverse_positions)
 
 
-def gram_gradient(graph: GraphWriter, features: Value, channels: int, dg: Value, inverse_positions: Value) -> Value:
-    """dF = (dG + dGᵀ) F / (h w) = 2 dG F / (h w), since dG is symmetric: one product.
+def mean_features(graph: GraphWriter, features: Value, channels: int, inverse_positions: Value) -> Value:
+    """m, the mean over positions, [1, C, 1]."""
+    rows = graph.op("Reshape", features, graph.integers([1, channels, -1]))
+    return graph.op("Mul", graph.op("ReduceSum", rows, graph.integers([2]), keepdims=1), inverse_positions)
+
+
+def split_moments(graph: GraphWriter, moments: Value, channels: int) -> tuple[Value, Value]:
+    """[1, C, C + 1] to the Gram [1, C, C] and the mean [1, C, 1] that stand side by side in it."""
+    return _slice(graph, moments, 2, 0, channels), _slice(graph, moments, 2, channels, END)
+
+
+def gram_gradient(
+    graph: GraphWriter,
+    features: Value,
+    channels: int,
+    dg: Value,
+    inverse_positions: Value,
+    dm: Value | None = None,
+) -> Value:
+    """dF = (dG + dGᵀ) F / (h w) = 2 dG F / (h w), since dG is symmetric: one product; + dm / (h w).
 
     A product over channels at every position is a 1x1 convolution, and as such keeps the shape of a feature map; a
     MatMul would need the height and the width to go back to it.
     """
     scaled = graph.op("Mul", graph.op("Mul", dg, graph.number(2)), inverse_positions)
     kernel = graph.op("Reshape", scaled, graph.integers([channels, channels, 1, 1]))
-    return graph.op("Conv", features, kernel, kernel_shape=[1, 1])
+    if dm is None:
+        return graph.op("Conv", features, kernel, kernel_shape=[1, 1])
+    bias = graph.op("Reshape", graph.op("Mul", dm, inverse_positions), graph.integers([channels]))
+    return graph.op("Conv", features, kernel, bias, kernel_shape=[1, 1])
 
 
-def neighbour_difference(graph: GraphWriter, image: Value, axis: int) -> Value:
-    """x[1:] - x[:-1] along an axis."""
-    return graph.op("Sub", _slice(graph, image, axis, 1, END), _slice(graph, image, axis, 0, -1))
+def neighbour_difference(graph: GraphWriter, image: Value, axis: int, *, wraps: bool) -> Value:
+    """x[1:] - x[:-1] along an axis; also x[0] - x[-1] if it wraps."""
+    following, first = _slice(graph, image, axis, 1, END), _slice(graph, image, axis, 0, 1)
+    if wraps:
+        return graph.op("Sub", graph.op("Concat", following, first, axis=axis), image)
+    return graph.op("Sub", following, _slice(graph, image, axis, 0, -1))
 
 
-def neighbour_difference_gradient(graph: GraphWriter, dy: Value, axis: int) -> Value:
-    """dx[i] = dy[i - 1] - dy[i]; what lies outside is 0."""
+def neighbour_difference_gradient(graph: GraphWriter, dy: Value, axis: int, *, wraps: bool) -> Value:
+    """dx[i] = dy[i - 1] - dy[i]; what lies outside is 0, or if it wraps at the opposite side."""
+    if wraps:
+        last, others = _slice(graph, dy, axis, -1, END), _slice(graph, dy, axis, 0, -1)
+        return graph.op("Sub", graph.op("Concat", last, others, axis=axis), dy)
     before, after = [0] * 8, [0] * 8
     before[axis], after[4 + axis] = 1, 1
     return graph.op("Sub", graph.op("Pad", dy, graph.integers(before)), graph.op("Pad", dy, graph.integers(after)))

@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from nst_fast.network.padding import COLUMNS, ROWS, Modes, modes_of
 from nst_fast.network.taps import channels_of, cut, halvings_of, tap_size
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder, Normalize
 from nst_fast.objective import losses
 from nst_fast.objective.coefficients import coefficients
 from nst_fast.objective.objective import Statistics
-from nst_fast.onnx.graph import cpu, rules, winograd
+from nst_fast.objective.style import statistic_size
+from nst_fast.onnx.graph import cpu, gaussians, rules, winograd
 from nst_fast.onnx.graph.writer import FLOATS, INT64, Array, GraphWriter, Value, element_type
 from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
+from nst_fast.options.style import StyleTerm
 
 CONTENT_TARGET, GRAM_TARGET = "target/content/", "target/gram/"
 WEIGHT, INVERSE_POSITIONS, PADS = "weight/", "inverse_positions/", "pads/"
@@ -103,7 +106,7 @@ def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) 
         pools = [layer for layer in spec.layers if layer.startswith("pool")]
         feeds |= {PADS + pool: np.array(odd_pads(pool, height, width), np.int64) for pool in pools}
     tensors = {f"content/{tap}": (CONTENT_TARGET + tap, target) for tap, target in targets.content.items()}
-    tensors |= {f"style/{tap}": (GRAM_TARGET + tap, target) for tap, target in targets.grams.items()}
+    tensors |= {name: (GRAM_TARGET + term.tap, targets.style[name]) for name, term in options.style_terms.items()}
     of_term = coefficients(options)
     for term, (name, target) in tensors.items():
         feeds[name] = to_array(target).astype(kind)
@@ -112,7 +115,7 @@ def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) 
     if options.has_tv:
         colors = losses.tv_colors(options.tv_weight, options.chroma_tv_weight)
         feeds[TV_COLORS] = to_array(colors).reshape(3, 3, 1, 1).astype(kind)
-        for name, count in zip((TV_DOWN, TV_RIGHT), losses.tv_counts(3, height, width), strict=True):
+        for name, count in zip((TV_DOWN, TV_RIGHT), losses.tv_counts(3, height, width, options.wraps), strict=True):
             feeds[name] = np.array([1 / count], kind)
     return feeds
 
@@ -156,8 +159,8 @@ class _Author:
         self.scale = graph.input(GRADIENT_SCALE, [1]) if self.half else None
         for tap in spec.options.content_tap_weights:
             self._content_loss(tap)
-        for tap in spec.options.style_tap_weights:
-            self._style_loss(tap)
+        for term in spec.options.style_terms.values():
+            self._style_loss(term)
         gradient = self._backward()
         if spec.options.has_tv:
             gradient = graph.op("Add", gradient, self._tv_loss(pastiche))
@@ -211,16 +214,14 @@ class _Author:
                 return graph.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
             mean = graph.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
             return graph.op("Mul", mean, graph.number(AVERAGE_POOLING_SCALE, self.spec.precision))
-        border = self._border(layer)
-        if border == 0:
-            x = rules.pad_border(graph, x, self.spec.encoder.padding)
+        x = rules.pad_border(graph, x, self._modes(layer))
         convolution = self._convolution(layer)
         assert convolution.bias is not None
         bias = self._weight(f"{layer}/bias", to_array(convolution.bias))
         if size := self._winograd(layer):
             return winograd.convolution(graph, x, self._transformed(layer), self._channels(layer), size, bias)
         weight = self._weight(f"{layer}/weight", to_array(convolution.weight))
-        return graph.op("Conv", x, weight, bias, kernel_shape=[3, 3], pads=[border] * 4)
+        return graph.op("Conv", x, weight, bias, kernel_shape=[3, 3], pads=self._zeros(layer) * 2)
 
     def _convolution(self, layer: str) -> nn.Conv2d:
         module = self.spec.encoder.layers[layer]
@@ -234,7 +235,7 @@ class _Author:
 
     def _winograd(self, layer: str) -> tuple[int, int] | None:
         """Height and width of the feature maps of a convolution that is faster by fewer products."""
-        if not self.spec.for_cpu or self.spec.size is None:
+        if not self.spec.for_cpu or self.spec.size is None or any(self.spec.encoder.wraps):
             return None
         size = tap_size(layer, *self.spec.size)
         return size if winograd.worth_it(*self._channels(layer), size) else None
@@ -246,9 +247,14 @@ class _Author:
     def _weight(self, name: str, array: Array) -> Value:
         return self.graph.constant(array.astype(FLOATS[self.spec.precision]), name)
 
-    def _border(self, layer: str) -> int:
-        """How many zeros a convolution adds on each side: none where another padding went before."""
-        return 0 if layer == "conv1_1" and self.spec.encoder.padding != "zeros" else 1
+    def _modes(self, layer: str) -> Modes:
+        """How a convolution pads rows and columns."""
+        encoder = self.spec.encoder
+        return modes_of(encoder.padding if layer == "conv1_1" else "zeros", encoder.wraps)
+
+    def _zeros(self, layer: str) -> list[int]:
+        """How many zeros a convolution adds to each end of rows and columns: none where it pads otherwise."""
+        return [int(mode == "zeros") for mode in self._modes(layer)]
 
     def _content_loss(self, tap: str) -> None:
         """term = weight · sum d², d = features - target; the gradient is 2 weight d."""
@@ -260,19 +266,29 @@ class _Author:
             self.terms[f"content/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
             self._seed(tap, graph.op("Mul", difference, self._slope(weight)))
 
-    def _style_loss(self, tap: str) -> None:
-        """term = weight · sum d², d = Gram - target; the gradient with respect to the Gram is 2 weight d."""
-        graph = self.graph
+    def _style_loss(self, term: StyleTerm) -> None:
+        """The term, and from its gradient with respect to the statistic that with respect to the features."""
+        graph, tap = self.graph, term.tap
         channels = channels_of(tap)
-        target = graph.input(GRAM_TARGET + tap, [1, channels, channels])
-        weight = graph.input(f"{WEIGHT}style/{tap}", [1])
+        target = graph.input(GRAM_TARGET + tap, [1, *statistic_size(term, channels)])
+        weight = graph.input(WEIGHT + term.name, [1])
         inverse_positions = graph.input(INVERSE_POSITIONS + tap, [1])
-        with graph.scope(f"style/{tap}"):
+        with graph.scope(term.name):
             features = self._statistics(tap)
-            difference = graph.op("Sub", rules.gram_matrix(graph, features, channels, inverse_positions), target)
-            self.terms[f"style/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
-            dg = graph.op("Mul", difference, self._slope(weight))
-            self._seed(tap, rules.gram_gradient(graph, features, channels, dg, inverse_positions))
+            gram = rules.gram_matrix(graph, features, channels, inverse_positions)
+            dm: Value | None = None
+            if term.loss == "gram":
+                difference = graph.op("Sub", gram, target)
+                value, dg = rules.squared_sum(graph, difference), graph.op("Mul", difference, self._slope(weight))
+            else:
+                mean = rules.mean_features(graph, features, channels, inverse_positions)
+                loss = gaussians.LOSSES[term.loss]
+                style = rules.split_moments(graph, target, channels)
+                value, by_gram, by_mean = loss(graph, (gram, mean), style, channels)
+                slope = graph.op("Mul", weight, self.scale) if self.scale else weight
+                dg, dm = graph.op("Mul", by_gram, slope), graph.op("Mul", by_mean, slope)
+            self.terms[term.name] = graph.op("Mul", value, weight)
+            self._seed(tap, rules.gram_gradient(graph, features, channels, dg, inverse_positions, dm))
 
     def _statistics(self, tap: str) -> Value:
         return self._cast(self.features[tap], self.spec.state_precision)
@@ -296,13 +312,14 @@ class _Author:
         terms, gradients = [], []
         colors = graph.input(TV_COLORS, [3, 3, 1, 1])
         with graph.scope("tv"):
-            for name, axis in ((TV_DOWN, rules.ROWS), (TV_RIGHT, rules.COLUMNS)):
+            axes = zip((TV_DOWN, TV_RIGHT), (ROWS, COLUMNS), self.spec.options.wraps, strict=True)
+            for name, axis, wraps in axes:
                 weight = graph.input(name, [1])
-                difference = rules.neighbour_difference(graph, pastiche, axis)
+                difference = rules.neighbour_difference(graph, pastiche, axis, wraps=wraps)
                 mixed = graph.op("Conv", difference, colors, kernel_shape=[1, 1])
                 terms.append(graph.op("Mul", rules.inner_product(graph, difference, mixed), weight))
                 seed = graph.op("Mul", mixed, graph.op("Mul", weight, graph.number(2)))
-                gradients.append(rules.neighbour_difference_gradient(graph, seed, axis))
+                gradients.append(rules.neighbour_difference_gradient(graph, seed, axis, wraps=wraps))
             self.terms["tv"] = graph.op("Add", *terms)
             return graph.op("Add", *gradients)
 
@@ -333,9 +350,8 @@ class _Author:
                 return winograd.convolution(graph, dy, transposed, (outputs, inputs), size)
             weight = to_array(self._convolution(layer).weight)
             transposed = self._weight(f"{layer}/transposed", rules.transposed_weight(weight))
-            border = self._border(layer)
-            dx = rules.convolution_gradient(graph, dy, transposed, border)
-            return dx if border else rules.pad_border_gradient(graph, dx, self.spec.encoder.padding)
+            dx = rules.convolution_gradient(graph, dy, transposed, self._zeros(layer))
+            return rules.pad_border_gradient(graph, dx, self._modes(layer))
         if self.spec.encoder.pooling == "max":
             dx = self._max_pool_gradient(layer, before, dy)
         else:

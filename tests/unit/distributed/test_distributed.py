@@ -194,6 +194,7 @@ def test_torchrun_shares_a_picture_and_rank_0_alone_prints(folder: Path) -> None
         ({"line_search": "strong_wolfe"}, "`line_search` strong_wolfe: is PyTorch's"),
         ({"engine": "ort"}, "`engine` ort: computes whole pictures only"),
         ({"on_oom": "tile"}, "`on_oom` tile: ranks cannot restart"),
+        ({"seamless": "xy"}, "`seamless` xy: processes share rows"),
     ],
 )
 def test_what_needs_the_whole_picture_is_refused(option: dict[str, object], said: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.options.config import DeviceOptions, ObjectiveOptions, StylizeConfig
+from nst_fast.options.style import STYLE_LOSSES
 
 OPTIONS = ObjectiveOptions(
     content_taps="relu2_1", style_taps="conv1_2,relu1_1,relu2_1,pool1", tv_weight=1.0, chroma_tv_weight=3.0
@@ -99,6 +101,53 @@ def test_the_fast_engine_is_the_eager_one_written_out(
     assert list(actual.terms) == list(expected.terms)
     for name, term in expected.terms.items():
         torch.testing.assert_close(actual.terms[name], term, rtol=1e-11, atol=0)
+
+
+LOSSES: list[dict[str, Any]] = [
+    *({"style_loss": loss} for loss in STYLE_LOSSES if loss != "gram"),
+    {"style_taps": "relu1_2:1:sliced,conv1_2:0.5,pool1:2:moments,relu3_1:1:remd,relu1_1:3:nearest"},
+    {"style_loss": "wasserstein", "histogram_weight": 0.3, "content_loss": "self-similarity", "edge_weight": 2.0},
+    {"content_taps": "relu3_2:2:self-similarity,conv2_1", "style_weight": 0.0},
+]
+
+
+@pytest.mark.parametrize("changes", LOSSES)
+def test_every_loss_of_the_fast_engine_is_eagers(changes: dict[str, Any]) -> None:
+    options = ObjectiveOptions(**{**TAPS, **changes})
+    encoder, _ = make_encoder("random:0", "vgg19", options.taps, pooling="max", padding="reflect", normalize_input=True)
+    generator = torch.Generator().manual_seed(5)
+    content, style, image = (torch.rand(2, 3, 41, 38, dtype=torch.float64, generator=generator) for _ in range(3))
+    other = torch.rand(1, 3, 60, 33, dtype=torch.float64, generator=generator).expand(2, -1, -1, -1)
+    targets = build_targets(encoder.double(), options, content, [style, other], [1.0, 2.0])
+    objective = Objective(options, targets)
+    expected = EagerEvaluator(encoder, objective)(image)
+    actual = FastEvaluator(encoder, objective, torch.float64)(image)
+    assert list(actual.terms) == list(expected.terms) == options.term_names
+    torch.testing.assert_close(actual.gradient, expected.gradient, rtol=1e-9, atol=1e-9 * expected.gradient.abs().max())
+    for name, term in expected.terms.items():
+        torch.testing.assert_close(actual.terms[name], term, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("changes", LOSSES)
+def test_the_gradient_of_every_loss_is_that_of_finite_differences(
+    changes: dict[str, Any], double_encoder: Encoder
+) -> None:
+    taps = {"content_taps": "relu2_1", "style_taps": "relu1_1,pool1"}
+    if "style_taps" in changes:
+        taps["style_taps"] = "conv1_2:1:sliced,relu1_1:2:remd,pool1:1:nearest"
+    losses = {name: value for name, value in changes.items() if not name.endswith("_taps")}
+    options = ObjectiveOptions(network="vgg16", padding="replicate", **taps, **losses)
+    generator = torch.Generator().manual_seed(3)
+    content, style, image = (torch.rand(1, 3, 19, 21, dtype=torch.float64, generator=generator) for _ in range(3))
+    encoder, _ = make_encoder(
+        "random:1", "vgg16", options.taps, pooling="max", padding="replicate", normalize_input=True
+    )
+    evaluate = EagerEvaluator(encoder.double(), objective_of(encoder, options, content, style))
+    evaluation = evaluate(image)
+    direction = torch.randn(image.shape, dtype=torch.float64, generator=generator)
+    step = 1e-8 if options.whole_losses else 1e-6  # so small that no order and no assignment changes on the way
+    difference = (evaluate(image + step * direction).total - evaluate(image - step * direction).total) / (2 * step)
+    torch.testing.assert_close(difference.sum(), (evaluation.gradient * direction).sum(), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(("precision", "cosine", "error"), [("fp32", 0.9999, 1e-4), ("bf16", 0.98, 0.02)])

@@ -20,11 +20,12 @@ from nst_fast.distributed.group import SingleRank
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
 from nst_fast.engines.crop_network import EagerNetwork
-from nst_fast.engines.tiled import TiledEvaluator, halved, shared_grams, tiled_targets
+from nst_fast.engines.tiled import TiledEvaluator, halved, shared_style, tiled_targets
 from nst_fast.errors import UsageError
 from nst_fast.network.tiles import halo_of
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import EagerEvaluator
+from nst_fast.objective.guides import PLAIN, StylePart
 from nst_fast.objective.objective import Objective, Statistics, build_targets, measure
 from nst_fast.options.config import ObjectiveOptions
 
@@ -92,6 +93,8 @@ def objectives(draw: st.DrawFn) -> ObjectiveOptions:
     taps = ["conv1_1", "relu1_2", "pool1", "relu2_1", "conv3_2", "relu3_1", "relu4_2", "pool3", "conv4_1", "relu5_1"]
     chosen = st.lists(st.sampled_from(taps), min_size=1, max_size=3, unique=True)
     kinds = draw(st.sampled_from([(1.0, 100.0), (0.0, 100.0), (1.0, 0.0)]))
+    loss = draw(st.sampled_from(["gram", "moments", "wasserstein"]))
+    normalization = draw(st.sampled_from(["relative", "mean", "sum", "gatys"])) if loss == "gram" else "relative"
     return ObjectiveOptions(
         network=draw(st.sampled_from(["vgg16", "vgg19"])),
         pooling=draw(st.sampled_from(["max", "average"])),
@@ -104,7 +107,9 @@ def objectives(draw: st.DrawFn) -> ObjectiveOptions:
         chroma_tv_weight=draw(st.sampled_from([0.0, 2.0])),
         content_normalization=draw(st.sampled_from(["relative", "mean", "half_sum", "size"])),
         gram_normalization=draw(st.sampled_from(["hw", "chw", "none"])),
-        style_normalization=draw(st.sampled_from(["relative", "mean", "sum", "gatys"])),
+        style_normalization=normalization,
+        style_loss=loss,
+        edge_weight=draw(st.sampled_from([0.0, 3.0])),
     )
 
 
@@ -219,8 +224,8 @@ def test_targets_computed_in_tiles_are_the_targets() -> None:
     for halve, rtol, atol in ((False, 1e-10, 0.0), (True, 2**-11, 1e-6)):
         network = EagerNetwork(encoder)
         found = tiled_targets(network, DEEP, strip, content, styles, [1.0, 3.0], halve_content=halve)
-        for tap, gram in expected.grams.items():
-            torch.testing.assert_close(found.grams[tap], gram, rtol=1e-10, atol=0)
+        for name, statistic in expected.style.items():
+            torch.testing.assert_close(found.style[name], statistic, rtol=1e-10, atol=0)
         features = found.content["relu4_2"]
         assert features.dtype == (torch.float16 if halve else torch.float64)
         torch.testing.assert_close(features.double(), expected.content["relu4_2"], rtol=rtol, atol=atol)
@@ -230,7 +235,7 @@ def test_halved_content_targets_move_the_content_term_by_less_than_a_millionth_o
     encoder = narrow(DEEP)
     content, style, pastiche = pictures(203, 171, 3)
     targets = build_targets(encoder, DEEP, content, [style])
-    rounded = Statistics({tap: halved(kept) for tap, kept in targets.content.items()}, targets.grams, {})
+    rounded = Statistics({tap: halved(kept) for tap, kept in targets.content.items()}, targets.style, {})
     strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 203, 171, (2, 1))
     exact, near = (TiledEvaluator(EagerNetwork(encoder), Objective(DEEP, kept), strip) for kept in (targets, rounded))
     assert exact(content).terms["content/relu4_2"].item() < 1e-25
@@ -250,7 +255,29 @@ def test_grams_of_low_precision_features_are_added_up_in_single_precision() -> N
     encoder = narrow(DEEP)
     (style,) = pictures(200, 180, 1)
     strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 200, 180, (2, 2))
-    found = shared_grams(Half(encoder), DEEP, strip, style)["relu1_1"]
+    found = shared_style(Half(encoder), DEEP, strip, StylePart(style, PLAIN, 1.0))["style/relu1_1"]
     assert found.dtype == torch.float32
-    expected = measure(encoder(style), (), ["relu1_1"]).grams["relu1_1"]
+    expected = measure(encoder(style), (), DEEP.style_terms.values()).style["style/relu1_1"]
     torch.testing.assert_close(found.double(), expected, rtol=5e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["moments", "wasserstein"])
+@pytest.mark.parametrize(("engine", "grid", "ranks"), [("eager", (2, 3), 1), ("fast", (2, 1), 2), ("fast", (1, 1), 3)])
+def test_losses_of_gaussians_are_exact_in_tiles_and_over_ranks(loss: str, engine: str, grid: Size, ranks: int) -> None:
+    options = SHALLOW.replace(style_taps=f"relu1_1,relu2_1:0.5:{loss},conv3_1", style_loss=loss, edge_weight=2.0)
+    check(whole(options, (131, 97), batch=2), cut(options, (131, 97), grid, ranks, engine=engine, batch=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"style_loss": "sliced"}, "`style_loss` sliced: needs the whole picture in one piece"),
+        ({"histogram_weight": 1.0}, "`histogram_weight`"),
+        ({"content_loss": "self-similarity"}, "`content_loss` self-similarity"),
+    ],
+)
+def test_losses_that_compare_positions_are_refused_in_tiles(changes: dict[str, object], words: str) -> None:
+    options = SHALLOW.replace(**changes)
+    with pytest.raises(UsageError, match=words) as caught:
+        cut(options, (64, 64), (2, 1))
+    assert "gram, moments and wasserstein" in caught.value.remedy

@@ -247,7 +247,7 @@ def test_strength_1_leaves_the_weights_and_the_dial_is_geometric() -> None:
 def test_blend_weights_move_the_target_from_one_style_to_the_other(folder: Path) -> None:
     def gram(*styles: str, **options: object) -> torch.Tensor:
         made = problem(folder, *styles, **options)
-        return made.targets_at(made.scales[0]).grams["relu1_1"]
+        return made.targets_at(made.scales[0]).style["style/relu1_1"]
 
     one, other = gram("style.png"), gram("other.png")
     both = ("style.png", "other.png")
@@ -263,3 +263,11 @@ def test_blend_weights_move_the_target_from_one_style_to_the_other(folder: Path)
 def test_blend_weights_that_make_no_sense_are_refused(weights: str, words: str, folder: Path) -> None:
     with pytest.raises(UsageError, match=words):
         problem(folder, "style.png", "other.png", style_weight_each=weights)
+
+
+def test_a_picture_that_wraps_is_denoised_across_its_sides() -> None:
+    image = 0.5 + 0.1 * torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(2))
+    found = denoised(image, 0.5, (True, True))
+    rolled = denoised(image.roll((16, 24), (2, 3)), 0.5, (True, True)).roll((-16, -24), (2, 3))
+    torch.testing.assert_close(found, rolled, rtol=0, atol=1e-5)
+    assert not torch.allclose(found, denoised(image, 0.5), atol=1e-3)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nst_fast.errors import UsageError
-from nst_fast.images.resizing import resize, resize_to, scaled_size
+from nst_fast.images.resizing import resize, resize_to, resize_wrapped, scaled_size
 
 SIDES = st.integers(1, 20_000)
 
@@ -70,3 +70,17 @@ def test_a_part_is_placed_by_its_true_extent() -> None:
     actual = resize_to(image, (10, 10), (300 / 7, 300 / 7))[0, 0, 0]
     expected = (torch.arange(10) + 0.5) / 10
     torch.testing.assert_close(actual[2:-2], expected[2:-2], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (16, 16), (24, 32), (70, 33), (48, 64 * 3)])
+@pytest.mark.parametrize("wraps", [(True, False), (False, True), (True, True)])
+def test_an_image_that_wraps_is_resized_as_its_copies_side_by_side_would_be(
+    size: tuple[int, int], wraps: tuple[bool, bool]
+) -> None:
+    image = torch.rand((1, 3, 32, 48), generator=torch.Generator().manual_seed(0))
+    times = [3 if wrapped else 1 for wrapped in wraps]
+    tiled = resize_to(image.repeat(1, 1, *times), (size[0] * times[0], size[1] * times[1]))
+    rows, columns = (
+        slice(side, 2 * side) if wrapped else slice(None) for side, wrapped in zip(size, wraps, strict=True)
+    )
+    torch.testing.assert_close(resize_wrapped(image, size, wraps), tiled[:, :, rows, columns], rtol=0, atol=2e-5)

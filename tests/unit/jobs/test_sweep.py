@@ -263,3 +263,24 @@ def test_a_jury_that_could_not_score_is_refused_before_any_run(pictures: Path) -
         jury_measure(small_series(pictures, content_fit="square"), "random:1")
     with pytest.raises(WeightsError):
         jury_measure(small_series(pictures), "nowhere.safetensors")
+
+
+def test_blends_are_a_row_of_the_sheet_from_one_style_to_the_other(pictures: Path, tmp_path: Path) -> None:
+    styles = [pictures / "wave.png", pictures / "three.png"]
+    series = plan_sweep([pictures / "one.png"], styles, ["style-weight-each=1,0;0.5,0.5;0,1"], TINY)
+    assert [list(job.styles) for job in series.jobs] == [styles] * 3
+    assert [job.config.blend_weights for job in series.jobs] == [[1, 0], [0.5, 0.5], [0, 1]]
+    outcomes = run_series(series, tmp_path / "blend", JobObserver())
+    alone = run_series(plan_sweep([pictures / "one.png"], styles, [], TINY), tmp_path / "alone", JobObserver())
+    ends = [outcomes[0], outcomes[2]]
+    for end, single in zip(ends, alone, strict=True):
+        assert end.record is not None and single.record is not None
+        assert end.record["losses"] == single.record["losses"]
+    with Image.open(tmp_path / "blend" / "sheet.png") as sheet:
+        assert sheet.width > 3 * 32
+
+
+def test_weights_of_a_blend_that_are_not_one_for_each_style_are_refused(pictures: Path, tmp_path: Path) -> None:
+    series = plan_sweep([pictures / "one.png"], [pictures / "wave.png"], ["style-weight-each=1,0;0,1"], TINY)
+    with pytest.raises(UsageError, match="2 weights for 1 style images"):
+        run_series(series, tmp_path / "out", JobObserver())

@@ -5,8 +5,10 @@ import torch
 
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
-from nst_fast.objective.objective import Objective, blend_grams, build_targets
+from nst_fast.objective.objective import Objective, build_targets
+from nst_fast.objective.style import blended
 from nst_fast.options.config import ObjectiveOptions
+from nst_fast.options.style import StyleTerm
 
 OPTIONS = ObjectiveOptions(
     content_taps="relu2_1", style_taps="relu1_1:0.5,relu2_1", tv_weight=3.0, chroma_tv_weight=4.0
@@ -30,7 +32,9 @@ def test_terms_are_weighted_by_kind_and_by_tap(shallow_encoder: Encoder, picture
     other = picture.flip(2)
     statistics = made.measure(shallow_encoder(other))
     terms = made.terms(statistics, other)
-    unweighted = losses.style_loss(statistics.grams["relu1_1"], made.targets.grams["relu1_1"], "relative", 1.0, 0)
+    unweighted = losses.style_loss(
+        statistics.style["style/relu1_1"], made.targets.style["style/relu1_1"], "relative", 1.0, 0
+    )
     torch.testing.assert_close(terms["style/relu1_1"], OPTIONS.style_weight * 0.5 * unweighted)
 
 
@@ -43,8 +47,8 @@ def test_a_style_of_another_size_gives_the_same_target_when_it_repeats(
     pixels = picture[..., :1, :1].expand(1, 3, 8, 8)
     targets = build_targets(shallow_encoder, options, None, [pixels])
     made = Objective(options, targets)
-    gram = targets.grams["relu1_1"]
-    assert made.style_term("relu1_1", gram, positions=999).item() == 0  # sums are compared at the pastiche's size
+    gram = targets.style["style/relu1_1"]
+    assert made.style_term("style/relu1_1", gram, positions=999).item() == 0  # sums are compared at the pastiche's size
 
 
 def test_blended_targets_have_the_gradient_of_the_weighted_sum_of_losses() -> None:
@@ -56,8 +60,9 @@ def test_blended_targets_have_the_gradient_of_the_weighted_sum_of_losses() -> No
         return losses.style_loss(gram, target, "mean", 1.0, 1).sum()
 
     (separate,) = torch.autograd.grad(0.25 * loss(one) + 0.75 * loss(other), gram)
-    blended = blend_grams([{"tap": one}, {"tap": other}], [1.0, 3.0])["tap"]
-    (together,) = torch.autograd.grad(loss(blended), gram)
+    terms = {"tap": StyleTerm("tap", "tap", "gram", 1.0)}
+    mixture = blended(terms, [{"tap": one}, {"tap": other}], [{"tap": 1.0}, {"tap": 3.0}])["tap"]
+    (together,) = torch.autograd.grad(loss(mixture), gram)
     torch.testing.assert_close(together, separate)
 
 

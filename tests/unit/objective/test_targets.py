@@ -22,7 +22,7 @@ def test_equal_pictures_are_measured_once(shallow_encoder: Encoder, picture: tor
     again = cache.build(shallow_encoder, CONFIG.replace(style_weight=3.0), picture.clone(), [picture.flip(3)])
     assert cache.built == 2  # content and style
     assert again.content["relu2_1"] is first.content["relu2_1"]
-    assert again.grams["relu1_1"] is first.grams["relu1_1"]
+    assert again.style["style/relu1_1"] is first.style["style/relu1_1"]
 
 
 def test_other_pixels_taps_or_weights_are_other_targets(shallow_encoder: Encoder, picture: torch.Tensor) -> None:
@@ -37,8 +37,8 @@ def test_other_pixels_taps_or_weights_are_other_targets(shallow_encoder: Encoder
         expected = build_targets(shallow_encoder, config, content, styles, blend)
         for tap, features in expected.content.items():
             assert torch.equal(actual.content[tap], features)
-        for tap, gram in expected.grams.items():
-            assert torch.equal(actual.grams[tap], gram)
+        for name, statistic in expected.style.items():
+            assert torch.equal(actual.style[name], statistic)
     assert cache.built == 6
 
 
@@ -83,5 +83,5 @@ def test_without_content_or_style_there_are_only_the_other_targets_and_large_one
     cache = TargetCache(kept_bytes=1000)
     assert not cache.build(shallow_encoder, CONFIG, None, [picture]).content
     for _ in range(2):
-        assert not cache.build(shallow_encoder, CONFIG, picture, []).grams
+        assert not cache.build(shallow_encoder, CONFIG, picture, []).style
     assert cache.built == 3

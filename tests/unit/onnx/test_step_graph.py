@@ -114,6 +114,13 @@ def test_the_gradient_is_autograds_for_every_padding(padding: str, size: Size) -
     compare(size, padding=padding, **TINY)
 
 
+@pytest.mark.parametrize("padding", ["zeros", "replicate", "reflect"])
+@pytest.mark.parametrize("seamless", ["x", "y", "xy"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_gradient_is_autograds_where_sides_join(seamless: str, padding: str, form: str) -> None:
+    compare((8, 12), form=form, seamless=seamless, padding=padding, tv_weight=0.5, chroma_tv_weight=2.0)
+
+
 @pytest.mark.parametrize("normalization", ["relative", "mean", "half_sum", "size"])
 def test_every_content_loss_is_exported(normalization: str) -> None:
     compare((6, 7), content_normalization=normalization, **TINY)
@@ -123,6 +130,14 @@ def test_every_content_loss_is_exported(normalization: str) -> None:
 @pytest.mark.parametrize("style", ["relative", "mean", "sum", "gatys"])
 def test_every_style_loss_is_exported(gram: str, style: str) -> None:
     compare((6, 7), gram_normalization=gram, style_normalization=style, **TINY)
+
+
+@pytest.mark.parametrize("loss", ["moments", "wasserstein"])
+@pytest.mark.parametrize("form", FORMS)
+def test_losses_of_gaussians_are_exported(loss: str, form: str) -> None:
+    taps = {"content_taps": "relu1_2", "style_taps": f"conv1_1,relu2_1:0.5,conv2_1:2:{loss}"}
+    compare((20, 23), form=form, style_loss=loss, **taps)
+    compare((12, 9), form=form, style_loss="gram", **taps)
 
 
 @pytest.mark.parametrize("variation", [{"tv_weight": 2.0}, {"chroma_tv_weight": 3.0}])

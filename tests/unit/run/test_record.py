@@ -8,6 +8,7 @@ import torch
 
 from nst_fast.errors import InputError
 from nst_fast.images import save_image
+from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.run.record import EMBEDDED_ROWS, SCHEMA, UNRECORDED, RunRecord, current_options, read_record, thin
 
 
@@ -37,8 +38,18 @@ def test_a_record_of_before_an_option_says_what_was_done_without_it(tmp_path: Pa
         "chroma_tv_weight": 0,
         "style_crop": "none",
         "convolution": "direct",
+        "seamless": "none",
+        "transparency": "background",
+        **dict.fromkeys(MASK_KINDS, ""),
     }
-    made.options |= {"chroma_tv_weight": 40.0, "style_crop": "auto", "convolution": "auto"}
+    made.options |= {
+        "chroma_tv_weight": 40.0,
+        "style_crop": "auto",
+        "convolution": "auto",
+        "seamless": "x",
+        "transparency": "keep",
+    }
+    made.options |= dict.fromkeys(MASK_KINDS, "m.png=s.png")
     made.save(tmp_path / "new.json")
     assert read_record(tmp_path / "new.json")["options"] == made.options
 

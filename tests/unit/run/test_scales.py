@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nst_fast.options.config import ScaleOptions, StylizeConfig
-from nst_fast.run.scales import plan_scales, scale_fractions, share_of_work
+from nst_fast.run.scales import plan_scales, scale_fractions, seamless_size, share_of_work
 
 
 def longest_sides(options: ScaleOptions, width: int, height: int) -> list[int]:
@@ -64,3 +64,11 @@ def test_steps_add_up_sizes_grow_and_the_last_is_the_final_one(
     fractions = scale_fractions(options, max(height, width))
     assert fractions == sorted(fractions)
     assert share_of_work(scales, len(scales) - 1) == pytest.approx(1)
+
+
+def test_sides_that_join_become_multiples_of_the_deepest_cell() -> None:
+    assert seamless_size(StylizeConfig(), 341, 500) == (341, 500)
+    assert seamless_size(StylizeConfig(seamless="x"), 341, 500) == (341, 496)
+    assert seamless_size(StylizeConfig(seamless="xy"), 341, 16) == (336, 32)
+    shallow = StylizeConfig(seamless="y", content_taps="relu1_1", style_taps="relu2_1")
+    assert seamless_size(shallow, 341, 500) == (340, 500)

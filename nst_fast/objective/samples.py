@@ -1,0 +1,248 @@
+"""Losses that compare features position by position, and so need a whole picture.
+
+Of the picture every position counts; of the style a sample of its positions does. Each loss first finds, without a
+gradient, what every position (or sample) is compared with, and then is a plain function of features: at ties and
+where an assignment changes the losses have kinks, elsewhere this is their gradient.
+
+Sources: Heitz et al. 2021, "A Sliced Wasserstein Loss for Neural Texture Synthesis" (arXiv:2006.07229), equation 2;
+Risser, Wilmot & Barnes 2017, "Stable and Controllable Neural Texture Synthesis and Style Transfer Using Histogram
+Losses" (arXiv:1701.08893), equation 5; Zhang et al. 2022, "ARF" (arXiv:2206.06360), equation 1, for the nearest
+neighbours of CNNMRF (Li & Wand 2016, arXiv:1601.04589) without patches; Kolkin, Salavon & Shakhnarovich 2019
+(arXiv:1904.12785), equations 5 and 6 for the relaxed earth mover's distance, 8 for self-similarity.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[Any]
+
+CHUNK = 4096  # positions whose similarities to all samples are in memory at once
+SHORTEST = 0.03  # features shorter than this fraction of the style's are divided by it, not by their own length
+GRID = 1024  # positions of self-similarity, whose memory and time grow with their square
+SMALLEST = 1e-30
+
+
+def sampled(features: Tensor, count: int) -> Tensor:
+    """Features [B, C, H, W] of ``count`` positions, [B, C, count]: one from each of as many equal runs of positions.
+
+    Where there are fewer positions each is taken equally often. Always the same ones, of the same size.
+    """
+    rows = features.flatten(2)
+    positions = rows.shape[2]
+    within = torch.zeros(count, dtype=torch.float64)
+    if count < positions:
+        within = torch.rand(count, generator=torch.Generator().manual_seed(positions), dtype=torch.float64)
+    chosen = ((torch.arange(count, dtype=torch.float64) + within) * positions / count).long()
+    found: Tensor = rows[:, :, chosen.clamp_max(positions - 1).to(rows.device)]
+    return found
+
+
+def directions(channels: int, like: Tensor) -> Tensor:
+    """Orthonormal directions [C, C], random and always the same."""
+    generator = torch.Generator().manual_seed(channels)
+    random = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+    basis: Tensor = torch.linalg.qr(random)[0]
+    return basis.to(like)
+
+
+def quantiles(ordered: Tensor, count: int) -> Tensor:
+    """Sorted samples [B, K, N] at ``count`` evenly spaced levels, between samples interpolated linearly."""
+    samples = ordered.shape[2]
+    if samples == count:
+        return ordered
+    at = ((torch.arange(count, dtype=torch.float64) + 0.5) * (samples / count) - 0.5).clamp(0, samples - 1)
+    low = at.long()
+    share = (at - low).to(ordered)
+    low = low.to(ordered.device)
+    return torch.lerp(ordered[:, :, low], ordered[:, :, (low + 1).clamp_max(samples - 1)], share)
+
+
+class Sliced:
+    """The sliced Wasserstein distance to samples [B, C, N] of a style: Heitz et al. 2021, equation 2.
+
+    sum over directions k of mean (q_k - s_k)² / E|f_s|², q_k and s_k the sorted projections of picture and style.
+    Differs from Heitz et al., who draw new directions at every step: with a fixed orthonormal basis the objective is
+    one function, which L-BFGS needs.
+
+    Args:
+        target: the style's samples.
+        along: directions [C, C]; the axes, for a distance of histograms (Risser et al. 2017, equation 5).
+    """
+
+    def __init__(self, target: Tensor, along: Tensor) -> None:
+        self.along = along
+        self.ordered = (along @ target).sort(2)[0]
+        self.energy = target.square().sum(1).mean(1) + SMALLEST
+        self.levels = self.ordered  # at as many levels as the last picture had positions
+
+    def __call__(self, features: Tensor) -> Tensor:
+        rows = features.flatten(2)
+        if self.levels.shape[2] != rows.shape[2]:
+            self.levels = quantiles(self.ordered, rows.shape[2])
+        distance: Tensor = _SlicedDistance.apply(rows, self.along, self.levels)
+        return distance / self.energy
+
+
+class _SlicedDistance(torch.autograd.Function):
+    """Of rows [B, C, M]: sum over k, i of (p_k(i) - s_k(i))² / M, p the projections and s what each is moved to.
+
+    Which level a projection is moved to is constant around it, so the derivative by p_k(i) is 2 (p_k(i) - s_k(i)) / M.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, along: Tensor, levels: Tensor) -> Tensor:
+        moved = along @ rows  # [B, K, M]
+        moved -= transported(moved, levels)
+        ctx.save_for_backward(moved, along)
+        distance: Tensor = torch.linalg.vector_norm(moved, dim=(1, 2)).square() / rows.shape[2]
+        return distance
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        moved, along = ctx.saved_tensors
+        # As products of positions and channels, which is how features are laid out in memory.
+        by_position = moved.transpose(1, 2) @ (along * (2 / moved.shape[2]))
+        return (slopes[0][:, None, None] * by_position).transpose(1, 2), None, None
+
+
+def transported(values: Tensor, levels: Tensor) -> Tensor:
+    """What each of values [B, K, M] is moved to: the smallest of a row to the first of ``levels``, and so on.
+
+    ``levels`` [1 or B, K, M] ascend.
+    """
+    levels = levels.expand_as(values)
+    wanted = torch.empty_like(values)
+    if values.dtype != torch.float32 or values.device.type != "cpu":
+        return wanted.scatter_(2, values.argsort(2), levels)
+    arrays = [tensor.flatten(0, 1).numpy() for tensor in (values, levels, wanted)]
+    workers = torch.get_num_threads()
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda first: _transport(*(array[first::workers] for array in arrays)), range(workers)))
+    return wanted
+
+
+def _transport(values: Array, levels: Array, wanted: Array) -> None:
+    """:func:`transported` by rows [R, M] of float32.
+
+    NumPy sorts integers ten times as fast as PyTorch sorts with indices: in the upper half of each stands the value, as
+    an integer of the same order, and in the lower half the position.
+    """
+    positions = np.arange(values.shape[1])
+    order, bits = np.empty_like(positions), np.empty(values.shape[1], np.int32)
+    for row, level, target in zip(values.view(np.int32), levels, wanted, strict=True):
+        np.right_shift(row, 31, out=bits)
+        np.bitwise_and(bits, 0x7FFFFFFF, out=bits)
+        np.bitwise_xor(bits, row, out=bits)  # of negative numbers all bits but the sign are turned
+        np.left_shift(bits, 32, out=order, dtype=np.int64)
+        np.bitwise_or(order, positions, out=order)
+        order.sort()
+        np.bitwise_and(order, 0xFFFFFFFF, out=order)
+        target[order] = level
+
+
+class Nearest:
+    """The mean cosine distance to the nearest of a style's samples [B, C, N]: Zhang et al. 2022, equation 1.
+
+    mean over positions i of min over samples j of 1 - cos(f_i, s_j).
+    """
+
+    def __init__(self, target: Tensor) -> None:
+        self.shortest = shortest(target)
+        self.samples = unit(target.transpose(1, 2), self.shortest)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        rows = unit(by_position(features), self.shortest)
+        return 1 - cosines(rows, self.samples, nearest_to(rows, self.samples)).mean(1)
+
+
+class RelaxedTransport(Nearest):
+    """The relaxed earth mover's distance of Kolkin et al. 2019, equations 5 and 6, [B].
+
+    The larger of two means of cosine distances: from every position to the nearest sample, and the reverse.
+    """
+
+    def __call__(self, features: Tensor) -> Tensor:
+        rows = unit(by_position(features), self.shortest)
+        there = 1 - cosines(rows, self.samples, nearest_to(rows, self.samples)).mean(1)
+        back = 1 - cosines(self.samples, rows, nearest_of(rows, self.samples)).mean(1)
+        return torch.maximum(there, back)
+
+
+def by_position(features: Tensor) -> Tensor:
+    """Features [B, C, H, W] as [B, M, C]."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def shortest(target: Tensor) -> Tensor:
+    """The length [B, 1, 1] below which features are short, of those of a style [B, C, N]; see :data:`SHORTEST`."""
+    return SHORTEST * target.square().sum(1, keepdim=True).mean(2, keepdim=True).sqrt() + SMALLEST
+
+
+def unit(rows: Tensor, least: Tensor) -> Tensor:
+    """Features [B, M, C] divided by their lengths, or by ``least``."""
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
+    return rows / lengths.clamp_min(least)
+
+
+def cosines(rows: Tensor, others: Tensor, match: Tensor) -> Tensor:
+    """The cosines [B, M] of unit features [B, M, C] and those of ``others`` [B, N, C] that ``match`` [B, M] names."""
+    first = others.shape[1] * torch.arange(len(others), device=match.device)[:, None]
+    matched = others.flatten(0, 1).index_select(0, (first + match).flatten())
+    return (rows * matched.view_as(rows)).sum(2)
+
+
+@torch.no_grad()
+def nearest_to(rows: Tensor, samples: Tensor) -> Tensor:
+    """For every one of rows [B, M, C] the most similar of samples [B, N, C], all of length 1, [B, M].
+
+    Not all similarities are in memory at once.
+    """
+    columns = samples.transpose(1, 2)
+    return torch.cat([largest(part @ columns) for part in torch.split(rows, CHUNK, 1)], 1)
+
+
+@torch.no_grad()
+def nearest_of(rows: Tensor, samples: Tensor) -> Tensor:
+    """For every one of samples [B, N, C] the most similar of rows [B, M, C], [B, N]."""
+    found, best = [], []
+    for index, part in enumerate(torch.split(rows, CHUNK, 1)):
+        similar = samples @ part.transpose(1, 2)  # [B, N, m]
+        at = largest(similar)
+        found.append(at + index * CHUNK)
+        best.append(similar.gather(2, at[:, :, None])[:, :, 0])
+    first = torch.stack(best).argmax(0, keepdim=True)
+    return torch.stack(found).gather(0, first)[0]
+
+
+def largest(values: Tensor) -> Tensor:
+    """The index [B, R] of the largest of every row of [B, R, N]; NumPy's is five times as fast as PyTorch's."""
+    return values.argmax(2) if values.device.type != "cpu" else torch.from_numpy(values.numpy().argmax(2))
+
+
+class SelfSimilarity:
+    """How far the distances between positions are from those of the content [B, C, h, w]: Kolkin et al., equation 8.
+
+    mean over j of sum over i of |D_ij / sum_i D_ij - the same of the content|, D the cosine distances of at most
+    :data:`GRID` positions. Differs from Kolkin et al. by a factor: they divide by the square of their number.
+    """
+
+    def __init__(self, target: Tensor) -> None:
+        self.count = min(GRID, target.shape[2] * target.shape[3])
+        rows = sampled(target, self.count)
+        self.shortest = shortest(rows)
+        self.shares = self._shares(rows)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return (self._shares(sampled(features, self.count)) - self.shares).abs().sum(1).mean(1)
+
+    def _shares(self, rows: Tensor) -> Tensor:
+        rows = unit(rows.transpose(1, 2), self.shortest)
+        distances = 1 - rows @ rows.transpose(1, 2)
+        return distances / (distances.sum(1, keepdim=True) + SMALLEST)

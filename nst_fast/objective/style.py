@@ -1,0 +1,107 @@
+"""What each style loss measures at a tap, and how far a measurement is from its target.
+
+A statistic is one tensor. Those that are means over positions (:attr:`StyleTerm.additive`) are all that tiles,
+processes and several styles need to know: they add them up, weighted, and the loss follows from the result. The others
+are the features of the whole picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from nst_fast.objective import losses
+from nst_fast.objective.gaussians import moments, moments_loss, target_root, wasserstein_loss
+from nst_fast.objective.samples import Nearest, RelaxedTransport, Sliced, directions, sampled
+from nst_fast.options.config import ObjectiveOptions
+from nst_fast.options.style import SAMPLES, StyleTerm
+
+# A statistic [B, ...] and h * w of the tap in the pastiche to the loss [B], without the term's weight.
+Distance = Callable[[Tensor, float], Tensor]
+
+# What each loss is multiplied by, so that the style weights that suit Grams suit it.
+SCALES = {"moments": 0.4, "wasserstein": 1.5, "sliced": 2.5, "histogram": 2.5, "nearest": 1.0, "remd": 1.0}
+
+
+def statistic_size(term: StyleTerm, channels: int) -> tuple[int, int]:
+    """The shape, without that of the batch, of an additive statistic."""
+    return channels, channels + (term.statistic == "moments")
+
+
+def measure_style(term: StyleTerm, features: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The statistic [B, ...] of a term's features [B, C, H, W].
+
+    ``weights`` [1, 1, H, W]: how much each position counts, where the statistic is additive.
+    """
+    if term.statistic == "samples":
+        return features
+    weights = weights.to(features.dtype) if weights is not None else None
+    return moments(features, weights) if term.statistic == "moments" else losses.gram_matrix(features, weights)
+
+
+def measure_target(term: StyleTerm, features: Tensor, weights: Tensor | None, share: float) -> Tensor:
+    """What of a style image's features [B, C, H, W] becomes part of the target.
+
+    Args:
+        weights: as for :func:`measure_style`.
+        share: of this style among all.
+    """
+    if term.additive:
+        return measure_style(term, features, weights)
+    positions = features.shape[2] * features.shape[3]
+    return sampled(features, round(share * SAMPLES[term.loss]) if share < 1 else min(SAMPLES[term.loss], positions))
+
+
+def shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    """The share of each of so many styles, by default equal."""
+    weights = weights or [1.0] * count
+    return [weight / sum(weights) for weight in weights]
+
+
+def blended(
+    terms: Mapping[str, StyleTerm], measured: Sequence[Mapping[str, Tensor]], weights: Sequence[Mapping[str, float]]
+) -> dict[str, Tensor]:
+    """One target from those of several styles, per term: that of their mixture.
+
+    ``weights``: term -> weight, for each style. A style may lack some of the terms, those of other regions.
+
+    The weighted sum of squared distances to several Grams differs from the squared distance to their weighted mean
+    by a constant, so both have the same gradient (for normalisations that do not depend on the target).
+    """
+    found = {}
+    for name in dict.fromkeys(name for each in measured for name in each):
+        parts = [(weight[name], each[name]) for weight, each in zip(weights, measured, strict=True) if name in each]
+        if terms[name].additive:
+            whole = sum(weight for weight, _ in parts)
+            found[name] = torch.stack([weight / whole * part for weight, part in parts]).sum(0)
+        else:
+            found[name] = torch.cat([part for _, part in parts], 2)
+    return found
+
+
+def distance_to(term: StyleTerm, target: Tensor, options: ObjectiveOptions) -> Distance:
+    """The loss of a term as a function of the statistic; what depends on the target alone is computed here, once."""
+    if term.loss == "gram":
+        return lambda statistic, positions: gram_distance(statistic, target, options, positions)
+    if term.loss == "moments":
+        return lambda statistic, positions: SCALES["moments"] * moments_loss(statistic, target)
+    if term.loss == "wasserstein":
+        root = target_root(target)
+        return lambda statistic, positions: SCALES["wasserstein"] * wasserstein_loss(statistic, target, root)
+    sampled_loss = sampled_distance(term, target)
+    return lambda features, positions: SCALES[term.loss] * sampled_loss(features)
+
+
+def gram_distance(gram: Tensor, target: Tensor, options: ObjectiveOptions, positions: float) -> Tensor:
+    factor = losses.gram_factor(options.gram_normalization, gram.shape[1], positions)
+    return losses.style_loss(gram, target, options.style_normalization, factor, positions)
+
+
+def sampled_distance(term: StyleTerm, target: Tensor) -> Callable[[Tensor], Tensor]:
+    if term.loss == "sliced":
+        return Sliced(target, directions(target.shape[1], target))
+    if term.loss == "histogram":
+        return Sliced(target, torch.eye(target.shape[1]).to(target))
+    return Nearest(target) if term.loss == "nearest" else RelaxedTransport(target)

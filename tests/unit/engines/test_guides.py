@@ -1,0 +1,138 @@
+"""Masks and regions in every engine, in tiles and over ranks, against autograd, on networks of few channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from narrow_networks import crop_network, few_channels, narrow, pictures
+from thread_ranks import ThreadRanks, run_ranks
+from torch import Tensor
+
+from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.strips import make_strip
+from nst_fast.engines import Evaluation
+from nst_fast.engines.fast import FastEvaluator
+from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
+from nst_fast.objective import losses
+from nst_fast.objective.evaluation import EagerEvaluator
+from nst_fast.objective.guides import Guides
+from nst_fast.objective.objective import Objective, build_targets
+from nst_fast.options.config import ObjectiveOptions
+
+SIZE = (67, 92)
+STYLE_SIZE = (50, 70)
+OPTIONS = ObjectiveOptions(tv_weight=0.5, chroma_tv_weight=2.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow_everywhere() -> Iterator[None]:
+    with few_channels():
+        yield
+
+
+def masks(height: int, width: int, count: int) -> list[Tensor]:
+    """Soft masks that add up to at most 1."""
+    generator = torch.Generator().manual_seed(height)
+    drawn = torch.rand((count + 1, 1, height, width), dtype=torch.float64, generator=generator).cumsum(0)
+    return list((drawn[:-1] / drawn[-1]).diff(dim=0, prepend=torch.zeros(1, 1, height, width)).split(1))
+
+
+def pastiche_guides() -> Guides:
+    left, right, content = masks(*SIZE, 3)
+    return Guides(content, {"left": left, "rest": right}, {"left": 0.7, "rest": 0.4}, 0.8)
+
+
+def style_guides() -> list[Guides]:
+    """The first style is of the one region, the second a part of both, with another weight in each."""
+    one, other, third = masks(*STYLE_SIZE, 3)
+    return [
+        Guides(None, {"left": one}, {"left": 1.0}),
+        Guides(None, {"left": other, "rest": third}, {"left": 3.0, "rest": 1.0}),
+    ]
+
+
+def objective(options: ObjectiveOptions) -> tuple[Objective, Tensor]:
+    content, pastiche = pictures(*SIZE, 2)
+    styles = pictures(*STYLE_SIZE, 2)
+    targets = build_targets(narrow(options), options, content, styles, [1.0, 2.0], style_guides())
+    return Objective(options, targets, pastiche_guides()), pastiche
+
+
+def check(found: Evaluation, expected: Evaluation) -> None:
+    assert list(found.terms) == list(expected.terms)
+    for name, term in expected.terms.items():
+        torch.testing.assert_close(found.terms[name], term, rtol=1e-10, atol=1e-300)
+    assert (found.gradient - expected.gradient).abs().max() < 1e-10 * expected.gradient.abs().max()
+
+
+def variants() -> list[ObjectiveOptions]:
+    """Every normalisation, and the other losses that are functions of sums."""
+    return [
+        OPTIONS.replace(content_normalization=content, gram_normalization=gram, style_normalization=style)
+        for content, gram, style in [
+            ("relative", "hw", "relative"),
+            ("mean", "chw", "mean"),
+            ("half_sum", "none", "sum"),
+            ("size", "none", "gatys"),
+        ]
+    ] + [OPTIONS.replace(style_loss=loss, edge_weight=1.0) for loss in ("moments", "wasserstein")]
+
+
+@pytest.mark.parametrize("options", variants())
+def test_the_fast_engine_gives_the_gradient_of_autograd(options: ObjectiveOptions) -> None:
+    made, pastiche = objective(options)
+    assert "style/relu3_1/left" in made.style_terms
+    check(
+        FastEvaluator(narrow(options), made, torch.float64)(pastiche), EagerEvaluator(narrow(options), made)(pastiche)
+    )
+
+
+@pytest.mark.parametrize("engine", ["eager", "fast"])
+@pytest.mark.parametrize(("grid", "ranks"), [((1, 1), 1), ((2, 2), 1), ((1, 3), 1), ((2, 1), 2), ((1, 1), 3)])
+def test_tiles_and_ranks_give_the_gradient_of_the_whole(grid: tuple[int, int], ranks: int, engine: str) -> None:
+    changes = {1: {}, 2: {"style_loss": "moments", "edge_weight": 1.0}, 3: {"content_normalization": "mean"}}
+    options = OPTIONS.replace(**changes[ranks])
+    made, pastiche = objective(options)
+    content, _ = pictures(*SIZE, 2)
+    styles = pictures(*STYLE_SIZE, 2)
+    network = crop_network(engine, narrow(options))
+
+    def work(me: ThreadRanks | SingleRank) -> Evaluation:
+        strip = make_strip(me, options.network, options.taps, *SIZE, grid)
+        targets = tiled_targets(network, options, strip, content, styles, [1.0, 2.0], style_guides())
+        found = TiledEvaluator(network, Objective(options, targets, pastiche_guides()), strip)(strip.own(pastiche))
+        return Evaluation(found.total, found.terms, strip.whole(found.gradient))
+
+    for found in run_ranks(ranks, work):
+        check(found, EagerEvaluator(narrow(options), made)(pastiche))
+
+
+def test_a_region_is_compared_by_its_own_pixels_alone() -> None:
+    """A mask of ones is no mask; and what is outside a region's mask changes nothing of it beyond the reach."""
+    made, pastiche = objective(OPTIONS.replace(style_taps="relu1_1", content_taps="relu1_1"))
+    half = torch.zeros(1, 1, *SIZE, dtype=torch.float64)
+    half[..., :46] = 1
+    guides = Guides(None, {"half": half}, {"half": 1.0})
+    (term,) = guides.terms(made.options).values()
+    features = narrow(made.options)(pastiche)["relu1_1"]
+    found = losses.gram_matrix(features, guides.at(term))
+    torch.testing.assert_close(found, losses.gram_matrix(features[..., :46]), rtol=1e-12, atol=0)
+    assert guides.positions(term, SIZE) == 67 * 46
+
+
+def test_a_mask_is_carried_down_by_the_mean_of_each_cells_pixels() -> None:
+    mask = torch.zeros(1, 1, 35, 33, dtype=torch.float64)
+    mask[..., :16, 8:16] = 1
+    guides = Guides(None, {"": mask}, {"": 1.0})
+    term = guides.terms(ObjectiveOptions(style_taps="relu5_1"))["style/relu5_1"]
+    assert guides.at(term).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]  # type: ignore[union-attr]  # there is a mask
+    assert guides.positions(term, (35, 33)) == 0.5
+
+
+def test_a_region_that_has_no_cell_of_a_tap_has_no_term_there() -> None:
+    mask = torch.zeros(1, 1, 35, 33, dtype=torch.float64)
+    mask[..., 32:, 32:] = 1  # in the margin that pooling leaves out
+    guides = Guides(None, {"corner": mask}, {"corner": 1.0})
+    assert list(guides.terms(ObjectiveOptions(style_taps="relu1_1,relu5_1"))) == ["style/relu1_1/corner"]
