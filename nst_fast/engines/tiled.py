@@ -209,6 +209,7 @@ def tiled_targets(
 
     ``content_image`` and ``style_images`` are whole pictures; style images are cut into strips and tiles as well.
     """
+    check_additive(options)
     content: dict[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
         seen = content_image[:, :, strip.mine.low : strip.mine.high]
