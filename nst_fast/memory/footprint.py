@@ -21,6 +21,7 @@ AUTOGRAD_HOLES = 0.09  # share of what autograd keeps that is lost between its b
 # Holes in the heap of the C library when a picture is evaluated whole; in tiles memory is returned at once.
 HOLES = 60 * MIB
 WEIGHT_COPIES = 2  # as measured before the encoder shared the loaded ones; a reserve now
+WHOLE_COPIES = 5  # of a tap's features in float32, while a loss that compares positions is differentiated
 PREPARED_COPIES = 2  # the fast engine keeps every weight in its own layout, and flipped
 WINOGRAD_COPIES = 8  # both, where they are transformed for Winograd's algorithm: 36 numbers for 9
 
@@ -75,6 +76,7 @@ class Network:
     pooling: str
     wraps: bool = False  # convolutions pad their input themselves
     guided: bool = False  # features are multiplied by weights
+    whole_taps: tuple[str, ...] = ()  # of losses that compare positions, one entry for each loss
 
     @property
     def taps(self) -> list[str]:
@@ -96,6 +98,7 @@ def step_bytes(network: Network, engine: str, size: int, *, tiled: bool) -> floa
     slopes = 0.0
     if engine == "eager" and not tiled:
         per_tap = [size * elements(tap) for tap in (*network.content_taps, *network.style_taps)]
+        per_tap += [WHOLE_COPIES * size * elements(tap) for tap in network.whole_taps]
         slopes = AUTOGRAD_HOLES * kept + sum(per_tap) + 2 * max(per_tap)
     worst = _backward(network, layers, engine, size, kept, tiled=tiled)
     return max(kept + slopes, worst, _forward(layers, engine, size) + network.wraps * size * elements(layers[0]))
@@ -132,6 +135,8 @@ def _seed(network: Network, tap: str, engine: str, size: int, *, tiled: bool) ->
     if tap in network.content_taps:
         making += 2 * wide + (wide + out if size < 4 else 0.0)
     making += 2 * wide if network.guided else 0.0
+    if tap in network.whole_taps:
+        making += WHOLE_COPIES * wide
     own_cells = 2 * out  # a copy of them, and the product with a Gram's slope
     return making + own_cells if tiled else making
 

@@ -97,12 +97,22 @@ class MemoryTask:
         """Per pixel of the crop, or of the whole picture, at the worst moment of an evaluation."""
         config = self.config
         taps = tuple(config.content_tap_weights), tuple(config.style_tap_weights)
-        return step_bytes(
-            Network(config.network, *taps, config.pooling, any(config.wraps), self.masks > 0),
-            self.family,
-            self.size,
-            tiled=tiled,
+        network = Network(
+            config.network, *taps, config.pooling, any(config.wraps), self.masks > 0, tuple(whole_taps(config))
         )
+        return step_bytes(network, self.family, self.size, tiled=tiled)
+
+
+def whole_taps(config: StylizeConfig) -> list[str]:
+    """The taps of the terms that compare positions, one entry for each term."""
+    taps = [tap for tap, loss in config.content_losses.items() if loss != "features"]
+    return taps + [term.tap for term in config.style_terms.values() if not term.additive]
+
+
+def level_bytes(config: StylizeConfig) -> float:
+    """Bytes per pixel of what losses of sorted features keep: one number for each of the pastiche's."""
+    sorting = [term.tap for term in config.style_terms.values() if term.loss in ("sliced", "histogram")]
+    return target_bytes(sorting, 4)
 
 
 @dataclass(frozen=True)
@@ -199,11 +209,14 @@ def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halv
         "pictures": IMAGE * (IMAGES * pixels + styles),
         **({"masks": MASK * task.masks * pixels} if task.masks else {}),
         "optimiser": IMAGE * optimizer_images(config, history) * pixels,
+        "style targets": level_bytes(config) * pixels,
         "content targets": target_bytes(config.content_tap_weights, 4) * pixels / (2 if halve else 1),
         "step": max(
             step * math.prod(tiling.largest_crop) * task.pictures, task.update_bytes, *(style * crop for crop in crops)
         ),
     }
+    if not parts["style targets"]:
+        del parts["style targets"]  # a few matrices
     return MemoryPlan(tiling, history, halve, {name: round(value) for name, value in parts.items()}, budget)
 
 

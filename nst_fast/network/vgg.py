@@ -104,10 +104,8 @@ class Encoder(nn.Module):
         """The same network, on the same weights, of pictures that end at their sides."""
         if not any(self.wraps):
             return self
-        normalize = isinstance(self.normalize, Normalize)
-        made = Encoder(
-            self.network, self.taps, pooling=self.pooling, padding=self.padding, normalize_input=normalize
-        ).to(next(self.parameters()))
+        made = Encoder(self.network, self.taps, pooling=self.pooling, padding=self.padding)
+        made.normalize = self.normalize
         for name, layer in self.layers.items():
             if isinstance(layer, nn.Conv2d):
                 made.layers[name].load_state_dict(layer.state_dict(), assign=True)

@@ -158,8 +158,8 @@ class Nearest:
         self.samples = unit(target.transpose(1, 2), self.shortest)
 
     def __call__(self, features: Tensor) -> Tensor:
-        rows = unit(by_position(features), self.shortest)
-        return 1 - cosines(rows, self.samples, nearest_to(rows, self.samples)).mean(1)
+        cosine: Tensor = _NearestCosine.apply(by_position(features), self.samples, self.shortest)
+        return 1 - cosine
 
 
 class RelaxedTransport(Nearest):
@@ -169,10 +169,41 @@ class RelaxedTransport(Nearest):
     """
 
     def __call__(self, features: Tensor) -> Tensor:
-        rows = unit(by_position(features), self.shortest)
-        there = 1 - cosines(rows, self.samples, nearest_to(rows, self.samples)).mean(1)
-        back = 1 - cosines(self.samples, rows, nearest_of(rows, self.samples)).mean(1)
-        return torch.maximum(there, back)
+        rows = by_position(features)
+        nearest = unit(picked(rows, nearest_of(rows.detach(), self.samples, self.shortest)), self.shortest)
+        return torch.maximum(super().__call__(features), 1 - (nearest * self.samples).sum(2).mean(1))
+
+
+class _NearestCosine(torch.autograd.Function):
+    """The mean [B] over rows f [B, M, C] of the largest cosine to samples s [B, N, C] of length 1.
+
+    The derivative of a cosine c = f·s / |f| by f is (s - c f / |f|) / |f|. It is written piece by piece: what autograd
+    keeps of the same formula takes the memory of a dozen copies of the features.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, samples: Tensor, least: Tensor) -> Tensor:
+        columns, matches, cosines, lengths = samples.transpose(1, 2), [], [], []
+        similar = rows.new_empty(len(rows), CHUNK, samples.shape[1])  # one buffer: the heap would be full of holes
+        for part in torch.split(rows, CHUNK, 1):
+            matches.append(largest(torch.bmm(part, columns, out=similar[:, : part.shape[1]])))
+            lengths.append(lengths_of(part, least))
+            cosines.append((part * picked(samples, matches[-1])).sum(2, keepdim=True) / lengths[-1])
+        ctx.save_for_backward(rows, samples, least, torch.cat(matches, 1), torch.cat(cosines, 1), torch.cat(lengths, 1))
+        return torch.cat(cosines, 1).mean((1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        rows, samples, least, matches, cosines, lengths = ctx.saved_tensors
+        factor = slopes[0][:, None, None] / rows.shape[1] / lengths
+        along = torch.where(lengths > least, factor * cosines / lengths, torch.zeros_like(factor))
+        gradient = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+        for start in range(0, rows.shape[1], CHUNK):
+            part = slice(start, start + CHUNK)
+            by_part = gradient[:, part]
+            torch.mul(picked(samples, matches[:, part]), factor[:, part], out=by_part)
+            by_part.addcmul_(rows[:, part], along[:, part], value=-1)
+        return gradient, None, None
 
 
 def by_position(features: Tensor) -> Tensor:
@@ -185,38 +216,38 @@ def shortest(target: Tensor) -> Tensor:
     return SHORTEST * target.square().sum(1, keepdim=True).mean(2, keepdim=True).sqrt() + SMALLEST
 
 
+def lengths_of(rows: Tensor, least: Tensor) -> Tensor:
+    """The lengths [B, M, 1] of rows [B, M, C], at least ``least``."""
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
+    return lengths.clamp_min(least)
+
+
 def unit(rows: Tensor, least: Tensor) -> Tensor:
     """Features [B, M, C] divided by their lengths, or by ``least``."""
-    lengths: Tensor = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
-    return rows / lengths.clamp_min(least)
+    return rows / lengths_of(rows, least)
 
 
-def cosines(rows: Tensor, others: Tensor, match: Tensor) -> Tensor:
-    """The cosines [B, M] of unit features [B, M, C] and those of ``others`` [B, N, C] that ``match`` [B, M] names."""
-    first = others.shape[1] * torch.arange(len(others), device=match.device)[:, None]
-    matched = others.flatten(0, 1).index_select(0, (first + match).flatten())
-    return (rows * matched.view_as(rows)).sum(2)
+def picked(rows: Tensor, match: Tensor) -> Tensor:
+    """Of rows [B, N, C] those that ``match`` [B, M] names, [B, M, C]."""
+    first = rows.shape[1] * torch.arange(len(rows), device=match.device)[:, None]
+    found = rows.flatten(0, 1).index_select(0, (first + match).flatten())
+    return found.view(*match.shape, rows.shape[2])
 
 
 @torch.no_grad()
-def nearest_to(rows: Tensor, samples: Tensor) -> Tensor:
-    """For every one of rows [B, M, C] the most similar of samples [B, N, C], all of length 1, [B, M].
+def nearest_of(rows: Tensor, samples: Tensor, least: Tensor) -> Tensor:
+    """For every one of samples [B, N, C] of length 1 the most similar of rows [B, M, C], by cosine, [B, N].
 
     Not all similarities are in memory at once.
     """
-    columns = samples.transpose(1, 2)
-    return torch.cat([largest(part @ columns) for part in torch.split(rows, CHUNK, 1)], 1)
-
-
-@torch.no_grad()
-def nearest_of(rows: Tensor, samples: Tensor) -> Tensor:
-    """For every one of samples [B, N, C] the most similar of rows [B, M, C], [B, N]."""
     found, best = [], []
+    similar = rows.new_empty(len(rows), samples.shape[1], CHUNK)  # one buffer: the heap would be full of holes
     for index, part in enumerate(torch.split(rows, CHUNK, 1)):
-        similar = samples @ part.transpose(1, 2)  # [B, N, m]
-        at = largest(similar)
+        closeness = similar.view(len(rows), -1)[:, : samples.shape[1] * part.shape[1]]
+        closeness = closeness.view(len(rows), samples.shape[1], part.shape[1])
+        at = largest(torch.bmm(samples, unit(part, least).transpose(1, 2), out=closeness))
         found.append(at + index * CHUNK)
-        best.append(similar.gather(2, at[:, :, None])[:, :, 0])
+        best.append(closeness.gather(2, at[:, :, None])[:, :, 0])
     first = torch.stack(best).argmax(0, keepdim=True)
     return torch.stack(found).gather(0, first)[0]
 
