@@ -49,17 +49,17 @@ def test_features_are_dropped_as_they_are_measured(
     alive: list[int] = []
     gram_matrix = losses.gram_matrix
 
-    def watched(features: torch.Tensor) -> torch.Tensor:
+    def watched(features: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         alive.append(sum(each() is not None for each in seen))
         seen.append(weakref.ref(features))
-        return gram_matrix(features)
+        return gram_matrix(features, weights)
 
     expected = {tap: gram_matrix(features) for tap, features in shallow_encoder(picture).items()}
     monkeypatch.setattr(losses, "gram_matrix", watched)
-    found = build_targets(shallow_encoder, CONFIG, None, [picture]).grams
+    found = build_targets(shallow_encoder, CONFIG, None, [picture]).style
     assert alive == [0, 0]
-    assert list(found) == ["relu1_1", "relu2_1"]
-    assert all(torch.equal(found[tap], expected[tap]) for tap in found)
+    assert list(found) == ["style/relu1_1", "style/relu2_1"]
+    assert all(torch.equal(found[f"style/{tap}"], expected[tap]) for tap in expected)
 
 
 def test_layers_beyond_the_taps_that_are_measured_are_not_computed(
