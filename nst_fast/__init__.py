@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nst_fast.errors import NstFastError
-from nst_fast.options.config import StylizeConfig
 
 if TYPE_CHECKING:
     from nst_fast.api import Listeners, Observer, Pastiche, resume, stylize, stylize_together
     from nst_fast.jury.evaluation import Evaluation, Scores, evaluate
+    from nst_fast.options.config import StylizeConfig
     from nst_fast.run.problem import Networks
 
 __version__ = "0.1.0"
@@ -39,7 +39,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch only when it is asked for."""
+    """Load what needs torch, or takes a while, only when it is asked for."""
+    if name == "StylizeConfig":
+        from nst_fast.options.config import StylizeConfig
+
+        return StylizeConfig
     if name in ("Evaluation", "Scores", "evaluate"):
         from nst_fast.jury import evaluation
 

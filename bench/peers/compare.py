@@ -10,10 +10,11 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from painting import Comparison, Paces, measure, paint, say
-from programs import PROGRAMS
+from painting import Comparison, Paces, Pair, measure, paint, say
+from programs import PROGRAMS, Program
 from scoring import save_sheet, score, to_csv, to_markdown
 
 from nst_fast.benchmark.report import file_stem
@@ -32,13 +33,19 @@ def main() -> int:
         remove(what.output, given.again)
         paces = measure(what, given.rounds, given.threads)
         if "paint" in given.parts:
-            paint(what, paces, given.jobs, max(1, given.threads // given.jobs))
+            count = partial(fitting, what, paces)
+            paint(what, count, given.jobs, max(1, given.threads // given.jobs))
         if "score" in given.parts:
             write_results(what, paces, given.results, given.cell_size)
     except NstFastError as error:
         say(f"error: {error}")
         return error.exit_code
     return 0
+
+
+def fitting(what: Comparison, paces: Paces, program: Program, pair: Pair) -> int:
+    """The steps of a program that fit the seconds."""
+    return paces.get(program, pair[0]).count(program, what.seconds)
 
 
 def parser() -> argparse.ArgumentParser:

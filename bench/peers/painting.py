@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
@@ -19,7 +20,7 @@ from typing import Any
 import psutil
 from programs import Job, Program
 
-from nst_fast.errors import PartialError
+from nst_fast.errors import PartialError, UsageError
 from nst_fast.images import load_image, save_image
 from nst_fast.system.files import write_atomic
 
@@ -31,19 +32,23 @@ class Comparison:
     """What is compared.
 
     Attributes:
-        description, size, seconds, pairs: from the TOML file; ``pairs`` are file names of content and style.
+        description, size, pairs, seconds: from the TOML file; ``pairs`` are file names of content and style.
+        style_size, recipes: from it too, for speed.py: the longest side of the style that all are given, by default its
+            own; and by peer, options of ours whose scores are compared with that peer's beside the default's.
         images, sources, output: the folders of the pictures, of the programs' repositories, and of what is made.
         programs: which.
     """
 
     description: str
     size: int
-    seconds: float
     pairs: Sequence[Pair]
     images: Path
     sources: Path
     output: Path
     programs: Sequence[Program]
+    seconds: float = 0.0
+    style_size: int | None = None
+    recipes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, images: Path, sources: Path, output: Path, programs: Sequence[Program]) -> Comparison:
@@ -57,7 +62,7 @@ class Comparison:
         return prepare(self.images / pair[0], self.output / "inputs", self.size)
 
     def style(self, pair: Pair) -> Path:
-        return prepare(self.images / pair[1], self.output / "inputs", None)
+        return prepare(self.images / pair[1], self.output / "inputs", self.style_size)
 
     def picture(self, program: Program, pair: Pair) -> Path:
         return self.output / program.name / f"{title(pair)}.png"
@@ -113,7 +118,7 @@ class Pace:
 
     def count(self, program: Program, seconds: float) -> int:
         """What a program is asked for so that its steps take so many seconds, or fewer where its default is."""
-        return max(1, min(program.most, int(seconds / self.seconds_of(program, 1))))
+        return max(1, min(program.default, int(seconds / self.seconds_of(program, 1))))
 
 
 class Paces:
@@ -142,11 +147,13 @@ class Watched:
         clock, processor: per scale, seconds since the start at which its steps ended, and seconds of processor until
             then.
         seconds: of the whole process.
+        peak_mib: of its memory until its last step ended; 0 where there is no ``/proc``.
     """
 
     clock: dict[str, list[float]] = field(default_factory=dict)
     processor: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
+    peak_mib: float = 0.0
 
     @property
     def start(self) -> float:
@@ -194,6 +201,7 @@ def watch(program: Program, job: Job, count: int, threads: int) -> Watched:
             if found := program.step.search(line):
                 scale = found[1] if found.groups() else ""
                 run.note_step(scale, time.monotonic() - began, processor_seconds(process.pid))
+                run.peak_mib = max(run.peak_mib, peak_mib(process.pid))
     run.seconds = time.monotonic() - began
     if process.returncode or not job.output.is_file() or not run.clock:
         raise PartialError(f"{program.name} ended with {process.returncode}:\n" + "".join(lines[-20:]))
@@ -206,6 +214,15 @@ def processor_seconds(pid: int) -> float:
     except psutil.Error:  # its last line outlived it
         return 0.0
     return float(spent.user + spent.system)
+
+
+def peak_mib(pid: int) -> float:
+    """The highest resident memory of a process so far."""
+    try:
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:  # its last line outlived it
+        return 0.0
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def measure(what: Comparison, rounds: int, threads: int) -> Paces:
@@ -254,15 +271,26 @@ def rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in values.items()}
 
 
-def paint(what: Comparison, paces: Paces, jobs: int, threads: int) -> None:
+def paint(what: Comparison, count: Callable[[Program, Pair], int], jobs: int, threads: int) -> None:
     """Make every picture that is not there: all programs' of a pair before the next pair, so many at a time.
+
+    Args:
+        count: the steps of a picture.
 
     Raises:
         PartialError: programs failed; the other pictures are made.
     """
+
+    def make(program: Program, pair: Pair) -> str:
+        try:
+            painted(program, what.job(program, pair), count(program, pair), threads)
+        except PartialError as error:
+            return str(error)
+        return ""
+
     work = [(program, pair) for pair in what.pairs for program in what.programs]
     with ThreadPoolExecutor(jobs) as pool:
-        failed = list(filter(None, pool.map(lambda each: _paint(what, paces, threads, *each), work)))
+        failed = list(filter(None, pool.map(lambda each: make(*each), work)))
     if failed:
         raise PartialError("\n".join(failed))
 
@@ -272,27 +300,42 @@ def facts_of(picture: Path) -> Path:
     return picture.with_suffix(".run.json")
 
 
-def _paint(what: Comparison, paces: Paces, threads: int, program: Program, pair: Pair) -> str:
-    job = what.job(program, pair)
-    if job.output.is_file() and facts_of(job.output).is_file():
-        return ""
-    say(f"{program.name} {title(pair)} ...")
-    count = paces.get(program, pair[0]).count(program, what.seconds)
+def run_of(picture: Path) -> dict[str, Any]:
+    """What the run of a finished picture was.
+
+    Raises:
+        UsageError: it is not there, or not finished.
+    """
     try:
+        found: dict[str, Any] = json.loads(facts_of(picture).read_text())
+    except FileNotFoundError:
+        message = f"{picture.parent.name} has not painted {picture.stem}"
+        raise UsageError(message, "Run the parts that paint first") from None
+    return found
+
+
+def painted(program: Program, job: Job, count: int, threads: int) -> None:
+    """Paint a picture unless it is there, and note what its run was.
+
+    Raises:
+        PartialError: the program failed.
+    """
+    if not (job.output.is_file() and facts_of(job.output).is_file()):
+        name = f"{program.name} {job.output.stem}"
+        say(f"{name} ...")
         run = watch(program, job, count, threads)
-    except PartialError as error:
-        return str(error)
-    facts = {
-        "steps": run.steps,
-        "wall_seconds": round(run.seconds, 1),
-        "start_seconds": round(run.start, 1),
-        "processor_seconds": round(run.processor_seconds, 1),
-        "threads": threads,
-        "load": round(os.getloadavg()[0], 1),
-    }
-    write_atomic(facts_of(job.output), (json.dumps(facts, indent=1) + "\n").encode())
-    say(f"{program.name} {title(pair)}: {facts}")
-    return ""
+        facts: dict[str, Any] = {
+            "steps": run.steps,
+            "wall_seconds": round(run.seconds, 1),
+            "start_seconds": round(run.start, 1),
+            "processor_seconds": round(run.processor_seconds, 1),
+            "peak_mib": round(run.peak_mib),
+            "threads": threads,
+            "load": round(os.getloadavg()[0], 1),
+        }
+        say(f"{name}: {facts}")
+        facts["clock"] = {scale: [round(at, 3) for at in ends] for scale, ends in run.clock.items()}
+        write_atomic(facts_of(job.output), (json.dumps(facts) + "\n").encode())
 
 
 def say(text: str) -> None:

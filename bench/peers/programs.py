@@ -59,7 +59,7 @@ class Program:
         probe: the count of steps that is timed.
         first_share: steps at the first scale for every one that is counted; at each later scale it is one.
         typical: seconds per step from those of many.
-        most: the steps of its own default, which are enough where more fit.
+        default: the count of steps of its own default, which is enough where more fit.
         environment: variables that it needs.
         write_weights: writes its weight file below a folder; None where it brings its own.
     """
@@ -67,10 +67,10 @@ class Program:
     name: str
     arguments: Callable[[Job, int], Arguments]
     step: re.Pattern[str]
+    default: int
     probe: int = 8
     first_share: int = 1
     typical: Callable[[Sequence[float]], float] = statistics.median
-    most: int = sys.maxsize
     environment: Callable[[Job], Mapping[str, str]] = lambda job: {}
     write_weights: Callable[[Path], None] | None = None
 
@@ -137,16 +137,17 @@ PROGRAMS = (
         OURS,
         nst_fast,
         re.compile(r"^step [1-9]\d*/\d+ "),
+        StylizeConfig().steps,
         probe=24,
         typical=statistics.mean,
-        most=StylizeConfig().steps,
     ),
-    Program("pastiche", pastiche, re.compile(r"^[1-9]\d* +[\d.]+ +\S+$")),
-    Program("neural-style-pt", neural_style_pt, re.compile(r"^Iteration \d+ / \d+"), write_weights=write_raw),
+    Program("pastiche", pastiche, re.compile(r"^[1-9]\d* +[\d.]+ +\S+$"), 1000),
+    Program("neural-style-pt", neural_style_pt, re.compile(r"^Iteration \d+ / \d+"), 1000, write_weights=write_raw),
     Program(
         "style-transfer-pytorch",
         style_transfer_pytorch,
         re.compile(r"Size: (\d+x\d+), iteration: \d+"),
+        500,
         probe=4,
         first_share=2,
         environment=style_transfer_environment,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from painting import Comparison, Paces, facts_of, title
+from painting import Comparison, Paces, run_of, title
 from programs import OURS
 
 from nst_fast import __version__, evaluate
@@ -37,7 +36,7 @@ def score(what: Comparison, paces: Paces) -> dict[str, Any]:
         pictures = [what.picture(program, pair) for program in what.programs]
         judged = evaluate(what.content(pair), what.style(pair), pictures)
         for program, picture, scores in zip(what.programs, pictures, judged.pictures, strict=True):
-            run = json.loads(facts_of(picture).read_text())
+            run = run_of(picture)
             pace = paces.get(program, pair[0])
             seconds = pace.seconds_of(program, run["steps"] / sum(pace.shares(program)))
             used = {"seconds": round(seconds, 1), "steps": run["steps"]}

@@ -129,6 +129,7 @@ def _engine(row: Data) -> str:
 WORK: list[Column] = [
     ("GFLOP/s", _number("gflops", "{:,.0f}")),
     ("of\nceiling", _number("ceiling_share", "{:.0f} %", 100)),
+    ("of\nWinograd", _number("winograd_share", "{:.0f} %", 100)),
     ("peak\nMiB", _number("peak_memory_mib", "{:,.0f}")),
 ]
 TABLES: dict[str, tuple[str, list[Column]]] = {

@@ -34,6 +34,7 @@ class Row:
     gflop: float | None = None
     gflops: float | None = None
     ceiling_share: float | None = None
+    winograd_share: float | None = None
     peak_memory_mib: float | None = None
     idle_memory_mib: float | None = None
 
@@ -137,7 +138,7 @@ class BenchReport:
         device: PyTorch's.
         options: every option, see :class:`nst_fast.benchmark.scenarios.BenchConfig`; files without their folders.
         machine: as :func:`nst_fast.system.machine.describe_machine` gives it, taken once.
-        ceilings: the rates that shares are taken of: device, precision, GFLOP/s, source.
+        ceilings: the rates that shares are taken of, see :class:`nst_fast.benchmark.ceilings.Ceiling`.
     """
 
     schema: str = SCHEMA

@@ -15,27 +15,8 @@ from typing import NoReturn
 import typer
 
 from nst_fast import __version__
-from nst_fast.cli import (
-    batch,
-    bench,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    info,
-    plan,
-    plot,
-    presets,
-    reconstruct,
-    resume,
-    stylize,
-    sweep,
-    taps,
-    texture,
-    weights,
-)
+from nst_fast.cli.commands import Commands
 from nst_fast.cli.console import emit_error, prepare_streams
-from nst_fast.cli.options import expanding
 from nst_fast.cli.torchrun import check_command, exit_without_waiting
 from nst_fast.distributed import error_reporter
 from nst_fast.errors import DeviceError, NstFastError, OutOfMemoryError, OutputError
@@ -47,19 +28,13 @@ SHORTAGE = re.compile(r"failed to map segment|cannot allocate memory|can't start
 
 app = typer.Typer(
     name="nst-fast",
+    cls=Commands,
     help="Neural style transfer by optimisation (Gatys et al. 2016), fast and trustworthy.",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    *(stylize.stylize, resume.resume, batch.batch, sweep.sweep, reconstruct.reconstruct, texture.texture, plan.plan),
-    *(plot.plot, export.export, bench.bench, evaluate.evaluate, demo.demo, presets.presets, info.info, taps.taps),
-    doctor.doctor,
-):
-    app.command(command.__name__)(expanding(command))
-app.add_typer(weights.app, name="weights")
 
 
 def show_version(value: bool) -> None:

@@ -10,6 +10,7 @@ import typer
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import Json, at_least_one, overwrites, takes
 from nst_fast.cli.signals import Stop, graceful_stop
+from nst_fast.cli.startup import loading
 from nst_fast.errors import InputError, PartialError
 from nst_fast.options.commands import BATCH_FIXED, BatchConfig
 
@@ -54,10 +55,10 @@ def batch(
 
     Several such commands may work in one folder, also from several machines: each takes pictures that no other has.
     """
-    messages.say("loading")
-    from nst_fast.cli.display import ManyDisplay
-    from nst_fast.jobs.batch import BatchRequest, run_batch
-    from nst_fast.jobs.inputs import Shard
+    with loading(messages):
+        from nst_fast.cli.display import ManyDisplay
+        from nst_fast.jobs.batch import BatchRequest, run_batch
+        from nst_fast.jobs.inputs import Shard
 
     job = BatchRequest(
         inputs=inputs,

@@ -1,22 +1,29 @@
-"""``nst-fast bench``: how fast, how much memory, and whether it is still the same picture."""
+"""``nst-fast bench``: how fast, how much memory, and whether it is still the same picture; ``compare``: since when."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from nst_fast.benchmark.compare import CompareConfig
 from nst_fast.benchmark.scenarios import BenchConfig
 from nst_fast.cli.console import TABLE_WIDTH, Messages, emit, emit_json
-from nst_fast.cli.options import JsonFile, Quiet, overwrites, path_of, takes
+from nst_fast.cli.options import JsonFile, Quiet, expanding, overwrites, path_of, takes
 from nst_fast.cli.signals import graceful_stop
-from nst_fast.errors import PartialError
+from nst_fast.errors import PartialError, UsageError
+
+app = typer.Typer(invoke_without_command=True)  # bare, it measures
 
 
+@app.callback()
+@expanding
 @takes(BenchConfig)
 def bench(
+    context: typer.Context,
     config: BenchConfig,
     json_file: JsonFile = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the rows as CSV.", metavar="FILE")] = None,
@@ -31,6 +38,9 @@ def bench(
     What is compared takes turns in one process, so that noise hits all alike. A case that fails, or a provider that is
     not there, is a row that says so; failures also end the command with 10. Ctrl-C ends it with the rows so far.
     """
+    if context.invoked_subcommand is not None:
+        refuse_options_before(context)
+        return
     from nst_fast.system.files import check_all_writable
 
     messages = Messages(quiet=quiet)
@@ -54,6 +64,56 @@ def bench(
         raise typer.Exit(stop.exit_code)
     if report.failed:
         raise PartialError(f"{len(report.failed)} of {len(report.rows)} rows failed", "The rows say why")
+
+
+def refuse_options_before(context: typer.Context) -> None:
+    """Options of the measurement in front of another command would be lost without a word."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        named = ", ".join(f"`{name}`" for name in given)
+        raise UsageError(f"{named} before {context.invoked_subcommand}", "Options of a command come after its name")
+
+
+@app.command()
+@expanding
+@takes(CompareConfig)
+def compare(
+    config: CompareConfig,
+    before: Annotated[Path, typer.Argument(metavar="A", help="What `bench --json` wrote before.", show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="B", help="And after.", show_default=False)],
+    json_file: JsonFile = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the report as Markdown too.", metavar="FILE")
+    ] = None,
+    overwrite: Annotated[bool, overwrites("files that exist")] = False,
+) -> None:
+    """Compare two results: both environments with what differs, and how many times as much every figure costs in B.
+
+    Example: nst-fast bench compare before.json after.json --fail-over 5%
+
+    Results of different machines, or with other options than those that choose the rows, are refused. "Beside eager" is
+    a step's time relative to eager's in the same two results, which noise hits alike.
+    """
+    from nst_fast.benchmark import compare as comparing
+    from nst_fast.system.files import check_all_writable, write_atomic
+
+    json_path = path_of(json_file)
+    check_all_writable(filter(None, (json_path, markdown)), overwrite, (before, after))
+    results = [comparing.read_results(path) for path in (before, after)]
+    comparing.refuse(*results)
+    comparison = comparing.compare(*results)
+    report = comparing.to_markdown(comparison, ("A", "B"), config.fail_over)
+    if json_path is not None:
+        write_atomic(json_path, (json.dumps(comparison.as_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+    if markdown is not None:
+        write_atomic(markdown, report.encode())
+    if json_file == "-":
+        emit_json(comparison.as_dict(), indent=1)
+    else:
+        emit(report.rstrip("\n"))
+    if config.fail_over is not None:
+        comparison.check(config.fail_over)
 
 
 def show(data: Mapping[str, Any], messages: Messages) -> None:

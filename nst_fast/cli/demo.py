@@ -10,6 +10,7 @@ import typer
 from nst_fast.cli.console import Messages
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
+from nst_fast.cli.startup import loading
 from nst_fast.cli.stylize import conclude
 from nst_fast.options.config import DemoConfig
 
@@ -26,9 +27,9 @@ def demo(
 
     Writes pastiche.png, its record and loss curve, both sources, and comparison.png with the three side by side.
     """
-    messages.say("loading")
-    from nst_fast.cli.display import Display
-    from nst_fast.jobs.demo import demonstrate
+    with loading(messages):
+        from nst_fast.cli.display import Display
+        from nst_fast.jobs.demo import demonstrate
 
     with graceful_stop(messages.say) as stop, Display(messages, stop, config).begin() as display:
         result = demonstrate(folder, config, overwrite=overwrite, listeners=display)

@@ -23,7 +23,7 @@ def doctor(as_json: Json = False) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything the doctor looks at, as plain data."""
-    from nst_fast.engines.max_pooling import triton_kernels
+    from nst_fast.engines.checked_kernels import triton_kernels
     from nst_fast.onnx.libraries import provider_libraries, runtime_packages
     from nst_fast.onnx.session import probe_provider
     from nst_fast.options.config import PROVIDERS

@@ -10,6 +10,7 @@ import typer
 
 from nst_fast.cli.console import TABLE_WIDTH, LastingConsole, Messages, emit, emit_json
 from nst_fast.cli.options import JsonFile, Quiet, overwrites, path_of, takes
+from nst_fast.cli.startup import loading
 from nst_fast.options.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def evaluate(
     json_path = path_of(json_file)
     inputs = [content, style, *pictures, Path(config.weights)]
     check_all_writable(filter(None, (json_path, csv_file)), overwrite, inputs)
-    messages.say("loading")
-    from nst_fast.jury.evaluation import evaluate as judged
-    from nst_fast.jury.report import score_table, to_csv
+    with loading(messages):
+        from nst_fast.jury.evaluation import evaluate as judged
+        from nst_fast.jury.report import score_table, to_csv
 
     evaluation = judged(content, style, pictures, config)
     tell(evaluation, messages)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,20 @@ if TYPE_CHECKING:
     from nst_fast.onnx.checked_export import CheckedModel
 
 SCHEMA = "nst-fast/export/1"
+CAPABILITIES = ("8.9", "12.0")  # what --prove builds for: Ada and Blackwell
+
+
+class Target(StrEnum):
+    """The formats that are written."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+
+
+class Prover(StrEnum):
+    """What proves a graph by building it."""
+
+    tensorrt_rtx = "tensorrt-rtx"
 
 
 @takes(ExportConfig, recipes=True)
@@ -23,7 +39,7 @@ def export(
     config: ExportConfig,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The .onnx file to write; by default it goes to the user's cache."),
+        typer.Option("--output", "-o", help="The file to write; by default an .onnx goes to the user's cache."),
     ] = None,
     provider: Annotated[
         list[str] | None,
@@ -32,6 +48,17 @@ def export(
     bundle: Annotated[
         Path | None,
         typer.Option("--bundle", help="With --graph step: write a folder that makes pictures without PyTorch."),
+    ] = None,
+    target: Annotated[
+        Target, typer.Option("--target", help="openvino: write OpenVINO's NAME.xml and NAME.bin, run by it.")
+    ] = Target.onnx,
+    prove: Annotated[
+        Prover | None,
+        typer.Option("--prove", help="Parse the graph and build engines by TensorRT for RTX; needs no GPU."),
+    ] = None,
+    capability: Annotated[
+        list[str] | None,
+        typer.Option("--capability", help="With --prove: of the GPU to build for; may be given again. [8.9, 12.0]"),
     ] = None,
     overwrite: Annotated[bool, overwrites("what exists")] = False,
     quiet: Quiet = False,
@@ -42,24 +69,67 @@ def export(
     Example: nst-fast export --network vgg16 --weights imagenet
 
     Without -o the file goes where `nst-fast stylize` finds it for its monitor. If any tap differs beyond the tolerance
-    on any provider, no file is written and the exit code is 9.
+    on any provider, or TensorRT refuses the graph, no file is written and the exit code is 9.
     """
     messages = Messages(quiet=quiet)
+    check_combination(
+        output=output, bundle=bundle, target=target, provider=provider, prove=prove, capability=capability
+    )
     if bundle is not None:
-        if output is not None:
-            raise UsageError("both --output and --bundle", "Give one of them")
         write(bundle, config, tuple(provider or ["cpu"]), messages, overwrite=overwrite, as_json=as_json)
         return
     messages.say("exporting")
-    from nst_fast.onnx.checked_export import export_model
-
-    published = export_model(config, output, providers=provider or ["cpu"], overwrite=overwrite)
+    capabilities = (capability or CAPABILITIES) if prove else ()
+    published = publish(config, output, target, provider or ["cpu"], capabilities, overwrite=overwrite)
     if as_json:
         facts = {"status": "complete", "output": str(published.path), "manifest": published.manifest}
         emit_json({"schema": SCHEMA, **facts})
         return
     show_parity(published, messages)
     emit(str(published.path))
+
+
+def publish(
+    config: ExportConfig,
+    output: Path | None,
+    target: Target,
+    providers: Sequence[str],
+    capabilities: Sequence[str],
+    *,
+    overwrite: bool,
+) -> CheckedModel:
+    """Write the file or files of a format."""
+    if target is Target.openvino and output is not None:
+        from nst_fast.onnx.openvino import export_ir
+
+        return export_ir(config, output, overwrite=overwrite)
+    from nst_fast.onnx.checked_export import export_model
+
+    return export_model(config, output, providers=providers, capabilities=capabilities, overwrite=overwrite)
+
+
+def check_combination(
+    *,
+    output: Path | None,
+    bundle: Path | None,
+    target: Target,
+    provider: list[str] | None,
+    prove: Prover | None,
+    capability: list[str] | None,
+) -> None:
+    """Refuse options that the others leave without effect."""
+    if bundle is not None and output is not None:
+        raise UsageError("both --output and --bundle", "Give one of them")
+    if capability and not prove:
+        raise UsageError("--capability without --prove", "Add --prove tensorrt-rtx")
+    if target is Target.openvino and output is None:
+        raise UsageError("--target openvino without --output", "Name the .xml file to write")
+    if target is Target.openvino and (bundle is not None or provider or prove):
+        raise UsageError(
+            "--target openvino with --bundle, --provider or --prove", "OpenVINO itself runs what is written"
+        )
+    if bundle is not None and prove:
+        raise UsageError("--prove with --bundle", "Prove an export of the same options without --bundle")
 
 
 def write(
@@ -85,9 +155,15 @@ def show_parity(published: CheckedModel, messages: Messages) -> None:
     """The parity table on stderr: one row per provider, size and tap."""
     from rich.table import Table
 
-    table = Table("provider", "size", "tap", "max abs error", "relative error", title="PyTorch against ONNX Runtime")
+    table = Table("provider", "size", "tap", "max abs error", "relative error", title="PyTorch against the export")
     for row in published.rows:
         size = f"{row.size[1]}x{row.size[0]}"
         table.add_row(row.provider, size, row.tap, f"{row.max_abs_err:.2e}", f"{row.relative_err:.2e}")
     if not messages.quiet:
         messages.console.print(table)
+    if proof := published.manifest.get("tensorrt_rtx"):
+        for engine in proof["engines"]:
+            messages.say(
+                f"TensorRT for RTX {proof['version']}: {proof['nodes']} nodes in one subgraph; engine for compute "
+                f"capability {engine['capability']}: {engine['bytes'] / 2**20:.1f} MiB in {engine['seconds']} s"
+            )

@@ -38,14 +38,16 @@ def plan(
     Example: nst-fast plan 8192x8192 --max-memory 8GiB
     """
     from nst_fast.engines.choice import without_trial
-    from nst_fast.memory.planner import MemoryTask, budget_of, make_plan
+    from nst_fast.memory.planner import MemoryTask, budget_of, make_plan, may_use_winograd
     from nst_fast.system.machine import resolve_device
 
     height, width = parse_size(size)
+    device = str(resolve_device(config.device))
     choice = without_trial(config)
     style = (max(16, round(height * config.style_scale)), max(16, round(width * config.style_scale)))
-    task = MemoryTask(config, choice.engine, choice.precision, height, width, (style,))
-    made = make_plan(task, budget_of(config, str(resolve_device(config.device))))
+    winograd = may_use_winograd(config, device)
+    task = MemoryTask(config, choice.engine, choice.precision, height, width, (style,), winograd=winograd)
+    made = make_plan(task, budget_of(config, device))
     if as_json:
         emit_json({"schema": "nst-fast/plan/1", **made.as_dict()})
     else:

@@ -10,6 +10,7 @@ import typer
 from nst_fast.cli.console import Messages
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.series import run_and_conclude
+from nst_fast.cli.startup import loading
 from nst_fast.options.commands import RECONSTRUCT_FIXED, ReconstructConfig
 
 
@@ -35,8 +36,8 @@ def reconstruct(
     The folder gets sheet.png with the PSNR to CONTENT, table.csv, curves.png and the pictures with their records.
     Interrupted, the same command continues.
     """
-    messages.say("loading")
-    from nst_fast.jobs.reconstruct import label, measure, plan_reconstruction
+    with loading(messages):
+        from nst_fast.jobs.reconstruct import label, measure, plan_reconstruction
 
     series = plan_reconstruction(content, taps, seeds, config)
     run_and_conclude(series, folder, messages, as_json=as_json, overwrite=overwrite, label=label, measure=measure)

@@ -11,6 +11,7 @@ import typer
 from nst_fast.cli.console import Messages
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
+from nst_fast.cli.startup import loading
 from nst_fast.cli.stylize import conclude, resumable
 from nst_fast.options.config import StylizeConfig
 
@@ -36,12 +37,12 @@ def resume(
     The options are those that the run began with. Given again, or harmless (what is shown, saved or monitored), they
     are accepted; those that would change the picture are refused.
     """
-    messages.say("loading")
-    from nst_fast import api
-    from nst_fast.cli.display import Display
-    from nst_fast.run.outputs import OutputFiles
-    from nst_fast.run.record import RunRecord
-    from nst_fast.run.resumption import deciding_changes, ended
+    with loading(messages):
+        from nst_fast import api
+        from nst_fast.cli.display import Display
+        from nst_fast.run.outputs import OutputFiles
+        from nst_fast.run.record import RunRecord
+        from nst_fast.run.resumption import deciding_changes, ended
 
     files = OutputFiles(output)
     if (facts := ended(files)) is not None and not deciding_changes(config, facts):

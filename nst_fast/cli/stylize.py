@@ -13,6 +13,7 @@ import typer
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
+from nst_fast.cli.startup import loading
 from nst_fast.cli.torchrun import joined_ranks
 from nst_fast.distributed import process_rank
 from nst_fast.options.config import StylizeConfig
@@ -46,9 +47,9 @@ def stylize(
     Under torchrun --nproc-per-node N the copies share the picture.
     """
     messages.quiet |= not process_rank().is_main
-    messages.say("loading")
-    from nst_fast import api
-    from nst_fast.cli.display import Display
+    with loading(messages):
+        from nst_fast import api
+        from nst_fast.cli.display import Display
 
     with (
         graceful_stop(messages.say) as stop,
@@ -70,6 +71,7 @@ def conclude(record: RunRecord, output: Path, messages: Messages, *, as_json: bo
     rate = f"{record.steps_per_second:.2f} steps/s on {record.device}"
     messages.say(f"{record.status}: {record.steps} steps in {record.seconds:.1f} s ({rate}, {peak_memory(record)})")
     messages.say(f"weights: {record.weights['source']}")
+    messages.detail("seconds: " + ", ".join(f"{phase} {taken:.2f}" for phase, taken in record.phases.items()))
     if as_json:
         facts = record.as_dict()
         emit_json({"schema": SCHEMA} | {name: facts[name] for name in JSON_FIELDS} | {"output": str(output)})

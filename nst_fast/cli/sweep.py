@@ -10,6 +10,7 @@ import typer
 from nst_fast.cli.console import Messages
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.series import run_and_conclude
+from nst_fast.cli.startup import loading
 from nst_fast.options.commands import SweepConfig
 
 
@@ -43,8 +44,8 @@ def sweep(
     sheet.png, table.csv with final losses and times, curves.png and the pictures with their records. Interrupted, or
     with failed runs, the same command continues: finished runs are kept.
     """
-    messages.say("loading")
-    from nst_fast.jobs.sweep import jury_measure, plan_sweep
+    with loading(messages):
+        from nst_fast.jobs.sweep import jury_measure, plan_sweep
 
     series = plan_sweep(content, style, vary or [], config)
     measure = jury_measure(series, jury) if jury is not None else lambda job, picture: {}

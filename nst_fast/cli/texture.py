@@ -10,6 +10,7 @@ import typer
 from nst_fast.cli.console import Messages
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.series import run_and_conclude
+from nst_fast.cli.startup import loading
 from nst_fast.options.commands import TEXTURE_FIXED, TextureConfig
 
 
@@ -46,8 +47,8 @@ def texture(
     The folder gets sheet.png, table.csv, curves.png and the pictures with their records. Interrupted, the same command
     continues.
     """
-    messages.say("loading")
-    from nst_fast.jobs.texture import parse_size, plan_textures, tap_sets
+    with loading(messages):
+        from nst_fast.jobs.texture import parse_size, plan_textures, tap_sets
 
     sets = tap_sets(style_taps, cumulative=cumulative)
     series = plan_textures(style, sets, seeds, config, parse_size(size) if size else None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nst_fast.cli.commands import Command, Group
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import expanding
 from nst_fast.errors import UsageError, VerificationError
@@ -27,10 +28,12 @@ Sha256 = Annotated[
     str | None, typer.Option("--sha256", help="The hash that the file's supplier states.", show_default=False)
 ]
 
-app = typer.Typer(help="List, fetch, verify or import the network's weights.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, help="List, fetch, verify or import the network's weights.", no_args_is_help=True, add_completion=False
+)
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_weights(as_json: Json = False) -> None:
     """List what can be loaded, and what of it is on this machine; a file that is damaged is marked."""
     from nst_fast.network.vgg import IMAGENET_MEAN, IMAGENET_STD
@@ -91,7 +94,7 @@ def as_dict(held: WeightFile) -> dict[str, str]:
     return {**facts, "state": held.state, "sha256": held.sha256}
 
 
-@app.command()
+@app.command(cls=Command)
 def fetch(
     network: Annotated[
         list[str] | None, typer.Argument(help="vgg19 or vgg16. (default vgg19)", show_default=False)
@@ -125,7 +128,7 @@ def fetch(
     conclude(files, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 @expanding
 def verify(
     file: Annotated[
@@ -165,7 +168,7 @@ def remedy_for(wrong: Sequence[WeightFile]) -> str:
     return f"Run {' and '.join(remedies)}" if remedies else "Fetch it again from its source"
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 @expanding
 def import_weights(
     file: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors file.", show_default=False)],

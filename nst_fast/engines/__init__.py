@@ -6,20 +6,22 @@ May import: distributed, errors, network, objective, onnx, options, system.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nst_fast.engines.choice import Choice, choose, confirm_precision
 from nst_fast.engines.crop_network import CropNetwork, EagerNetwork
 from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.fast_network import FastNetwork
-from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.engines.precision import DTYPES, set_float32_arithmetic
 from nst_fast.errors import UsageError
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import EagerEvaluator, Evaluation, Evaluator
 from nst_fast.objective.objective import Objective
-from nst_fast.onnx.session import Session
 from nst_fast.options.config import StylizeConfig
+
+if TYPE_CHECKING:
+    from nst_fast.onnx.session import Session
 
 
 def make_evaluator(
@@ -40,6 +42,8 @@ def make_evaluator(
     if choice.engine == "eager":
         return EagerEvaluator(encoder, objective)
     if choice.engine == "ort":
+        from nst_fast.engines.ort import OrtEvaluator  # and with it onnx and ONNX Runtime
+
         return OrtEvaluator(
             encoder,
             objective,
@@ -52,7 +56,8 @@ def make_evaluator(
     on_cuda = next(encoder.parameters()).is_cuda
     if options.cuda_graph == "on" and not on_cuda:
         raise UsageError("`cuda_graph` on: there is no GPU to capture for", "Use `device` cuda, or leave it out")
-    fast = FastEvaluator(encoder, objective, DTYPES[choice.precision], kernels=choice.kernels)
+    dtype = DTYPES[choice.precision]
+    fast = FastEvaluator(encoder, objective, dtype, kernels=choice.kernels, winograd=choice.winograd)
     if choice.engine == "compiled":
         fast.network.compile()
     return GraphedEvaluator(fast) if on_cuda and options.cuda_graph != "off" else fast
@@ -71,7 +76,7 @@ def make_crop_network(choice: Choice, encoder: Encoder) -> CropNetwork:
         raise UsageError("engine ort computes whole pictures only", "Use `engine` fast for tiles")
     if choice.engine == "eager":
         return EagerNetwork(encoder)
-    return FastNetwork(encoder, DTYPES[choice.precision], kernels=choice.kernels)
+    return FastNetwork(encoder, DTYPES[choice.precision], kernels=choice.kernels, winograd=choice.winograd)
 
 
 __all__ = ["Choice", "Evaluation", "Evaluator", "choose", "confirm_precision", "make_crop_network", "make_evaluator"]

@@ -1,34 +1,25 @@
-"""``auto``: the engine and precision of a run, by a short timed trial on its device, kept in the cache."""
+"""``auto``: the engine, precision and convolutions of a run, by short timed trials on its device."""
 
 from __future__ import annotations
 
 import functools
-import json
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from nst_fast.engines.fast import FastEvaluator
-from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.engines.precision import DTYPES, float32_arithmetic, usable_precisions
-from nst_fast.errors import DeviceError, OutputError
+from nst_fast.engines.trial import precision_trial, winograd_trial
+from nst_fast.errors import DeviceError
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective
 from nst_fast.options.config import DeviceOptions
-from nst_fast.system.clock import make_clock
-from nst_fast.system.files import cache_dir, sha256_bytes, write_atomic
-from nst_fast.system.machine import cpu_model
 
-TRIAL_SIDE = {"cpu": 192, "cuda": 512}  # of the picture in a trial, in pixels
-TRIAL_TURNS = 3  # timed; precisions take turns, the best of each counts
-TRIAL_SECONDS = 10.0  # a trial that would take longer ends early
 NARROW = ("bf16", "tf32")  # the narrowest first
 LEAST_COSINE = 0.99  # between the gradients in one of these and in fp32
-GAIN = 1.1  # a narrower precision must be faster by this factor to be worth its rounding
+GAIN = 1.1  # a narrower precision or Winograd's algorithm must be faster by this factor to be worth its rounding
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,7 @@ class Choice:
         reason: of the choice, for the user.
         milliseconds: per step of the trial, by precision, if there was one.
         kernels: whether the fast engine may use the Triton kernels on a GPU.
+        winograd: the layers that it convolves by Winograd's algorithm on a CPU.
     """
 
     engine: str
@@ -46,9 +38,15 @@ class Choice:
     reason: str
     milliseconds: dict[str, float]
     kernels: bool = True
+    winograd: tuple[str, ...] = ()
+
+    @property
+    def convolution(self) -> str:
+        return "winograd" if self.winograd else "direct"
 
     def __str__(self) -> str:
-        return f"engine {self.engine}, {self.precision}: {self.reason}"
+        convolutions = f", {len(self.winograd)} convolutions by Winograd's algorithm" if self.winograd else ""
+        return f"engine {self.engine}, {self.precision}{convolutions}: {self.reason}"
 
 
 def without_trial(options: DeviceOptions) -> Choice:
@@ -57,36 +55,55 @@ def without_trial(options: DeviceOptions) -> Choice:
     return Choice(engine, "fp32" if options.precision == "auto" else options.precision, "as asked", {})
 
 
-def choose(options: DeviceOptions, encoder: Encoder, device: torch.device) -> Choice:
-    """Resolve ``auto`` in engine and precision.
+def choose(options: DeviceOptions, encoder: Encoder, device: torch.device, *, long: bool = True) -> Choice:
+    """Resolve ``auto`` in engine, precision and convolution.
+
+    ``long``: whether the run is long enough for kernels that take time to start.
 
     Raises:
         DeviceError: the device does not compute the precision, or the engine does not offer it.
     """
-    choice, usable = without_trial(options), usable_precisions(device)
+    choice, usable = replace(without_trial(options), kernels=long), usable_precisions(device)
     if choice.engine in ("eager", "ort"):
-        offered = ("fp32", "fp16") if choice.engine == "ort" else ("fp32",)
+        offered = ["fp32"]
+        if choice.engine == "ort":
+            offered += ["tf32", "fp16"] if "tf32" in usable else ["fp16"]
         if choice.precision not in offered:
-            message = f"engine {choice.engine} computes in {' or '.join(offered)}, not in {choice.precision}"
+            message = (
+                f"engine {choice.engine} computes in {' or '.join(offered)} on {device}, not in {choice.precision}"
+            )
             raise DeviceError(message, "Use `engine` fast")
         return choice
+    if options.precision != "auto" and choice.precision not in usable:
+        raise DeviceError(f"{device} does not compute {choice.precision}", f"It computes {', '.join(usable)}")
+    if choice.precision == "fp32":
+        choice = replace(choice, winograd=winograd_layers(options, encoder, device, long=long))
     if options.precision != "auto":
-        if choice.precision not in usable:
-            raise DeviceError(f"{device} does not compute {choice.precision}", f"It computes {', '.join(usable)}")
         return choice
     if len(usable) == 1:
         return replace(choice, reason="the only precision of this device")
-    return fastest(choice.engine, remembered_trial(encoder, device, usable))
+    return fastest(choice, precision_trial(encoder, device, usable, choice.winograd))
 
 
-def fastest(engine: str, milliseconds: dict[str, float]) -> Choice:
+def winograd_layers(options: DeviceOptions, encoder: Encoder, device: torch.device, *, long: bool) -> tuple[str, ...]:
+    """The layers that this machine convolves faster by Winograd's algorithm, where that is wanted and pays."""
+    wanted = options.convolution == "winograd" or (options.convolution == "auto" and long)
+    if device.type != "cpu" or options.engine == "compiled" or not wanted:
+        return ()
+    milliseconds = winograd_trial(encoder)
+    return tuple(layer for layer, (direct, winograd) in milliseconds.items() if winograd * GAIN < direct)
+
+
+def fastest(choice: Choice, milliseconds: dict[str, float]) -> Choice:
     """The fastest precision of a trial; a wider one unless a narrower is faster by :data:`GAIN`."""
-    chosen = next(iter(milliseconds))
+    widest = chosen = next(iter(milliseconds))
     for precision, time_taken in milliseconds.items():  # the widest first
         if time_taken * GAIN < milliseconds[chosen]:
             chosen = precision
     times = ", ".join(f"{name} {value:.0f} ms" for name, value in milliseconds.items())
-    return Choice(engine, chosen, f"fastest in a trial here ({times} a step)", milliseconds)
+    reason = f"fastest in a trial here ({times} a step)"
+    winograd = choice.winograd if chosen == widest else ()
+    return replace(choice, precision=chosen, reason=reason, milliseconds=milliseconds, winograd=winograd)
 
 
 def confirm_precision(choice: Choice, encoder: Encoder, objective: Objective, pastiche: Tensor) -> Choice:
@@ -119,45 +136,3 @@ def narrowest_accurate(choice: Choice, device: torch.device, cosine_to_fp32: Cal
                 return replace(choice, precision=precision, reason=reason)
             reason = f"{precision} bends the gradient here (cosine {cosine:.3f} to fp32)"
     return replace(choice, precision="fp32", reason=reason)
-
-
-def remembered_trial(encoder: Encoder, device: torch.device, precisions: list[str]) -> dict[str, float]:
-    """The trial of this machine, device and network, from the cache or made now."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
-    network = [encoder.network, encoder.pooling, list(encoder.layers)[-1]]
-    facts = [hardware, str(device), torch.get_num_threads(), torch.__version__, *network, *precisions]
-    path = cache_dir("trials") / f"{sha256_bytes(json.dumps(facts).encode())[:16]}.json"
-    try:
-        found = json.loads(path.read_text())
-        return {precision: float(found[precision]) for precision in precisions}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        milliseconds = trial(encoder, device, precisions)
-    with suppress(OutputError):  # without a cache every run makes a trial
-        write_atomic(path, json.dumps(milliseconds).encode())
-    return milliseconds
-
-
-def trial(encoder: Encoder, device: torch.device, precisions: list[str]) -> dict[str, float]:
-    """Milliseconds of a forward and backward pass of the fast network, per precision, the widest first."""
-    side = TRIAL_SIDE.get(device.type, 256)
-    image = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)).to(device)
-    clock = make_clock(device)
-    best: dict[str, float] = {}
-    deadline = time.monotonic() + TRIAL_SECONDS
-    networks = {precision: FastNetwork(encoder, DTYPES[precision], kernels=False) for precision in precisions}
-    for turn in range(1 + TRIAL_TURNS):
-        for precision, network in networks.items():
-            with float32_arithmetic(precision):
-                started = clock()
-                network.vjp(image)[1](_features_as_seed)
-                taken = 1e3 * (clock() - started)
-            if turn:  # the first turn warms up
-                best[precision] = min(taken, best.get(precision, taken))
-        if turn and time.monotonic() > deadline:
-            break
-    return best
-
-
-def _features_as_seed(tap: str, features: Tensor, gradient: Tensor | None) -> Tensor:
-    """The cheapest seed."""
-    return features.clone() if gradient is None else gradient.add_(features)

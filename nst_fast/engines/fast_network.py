@@ -8,21 +8,28 @@ Channels last, in the chosen precision, weights prepared once. The rules, with g
     mean   y = s mean of 2x2  s g / 4 to each of the window
 
 One tensor per ReLU and per tap is kept between the passes, and dropped after its use. With cuDNN a convolution and its
-ReLU are one call, which spares two passes over the features, half the time of the convolution.
+ReLU are one call, which spares two passes over the features, half the time of the convolution. On a CPU Winograd's
+algorithm (:mod:`nst_fast.engines.winograd`) does so too, and its backward pass goes through the ReLU before it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nst_fast.engines.checked_kernels import pooling_kernels
 from nst_fast.engines.crop_network import Backward, Seed
-from nst_fast.engines.max_pooling import MaxPooling, triton_kernels
+from nst_fast.engines.max_pooling import MaxPooling
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder
+
+if TYPE_CHECKING:
+    from nst_fast.engines.winograd import Winograd
 
 PAD_BACKWARD: dict[str, Callable[[Tensor, Tensor, list[int]], Tensor]] = {
     "replicate": torch.ops.aten.replication_pad2d_backward,
@@ -53,9 +60,12 @@ class Convolution:
         dtype: of the copies.
         padding: ``zeros``, ``reflect`` or ``replicate``.
         channels: of the input; weights of channels beyond the layer's are 0.
+        winograd: by Winograd's algorithm where there are enough tiles; with padding ``zeros`` on a CPU.
     """
 
-    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, padding: str, channels: int) -> None:
+    def __init__(
+        self, layer: nn.Conv2d, dtype: torch.dtype, padding: str, channels: int, *, winograd: bool = False
+    ) -> None:
         weight = functional.pad(layer.weight.detach(), (0, 0, 0, 0, 0, channels - layer.in_channels))
         assert layer.bias is not None  # every convolution of VGG has one
         self.padding = padding
@@ -63,9 +73,16 @@ class Convolution:
         self.weight = _prepared(weight, dtype)
         self.flipped = _prepared(weight.flip(2, 3).transpose(0, 1), dtype)
         self.fusible = weight.is_cuda and torch.version.cuda is not None  # with its ReLU; not by AMD's library
+        self.winograd: Winograd | None = None
+        if winograd:
+            from nst_fast.engines.winograd import Winograd  # imports Numba, which takes half a second
+
+            self.winograd = Winograd(self.weight, self.flipped, self.bias)
 
     def forward(self, x: Tensor, *, rectify: bool) -> Tensor:
         """``rectify``: with the ReLU that follows."""
+        if self.winograd is not None and self.winograd.serves(x):
+            return self.winograd.forward(x, rectify=rectify)
         margin = 1
         if self.padding != "zeros":
             x, margin = functional.pad(x, (1, 1, 1, 1), mode=self.padding), 0
@@ -79,8 +96,12 @@ class Convolution:
         quick = x.dtype == torch.bfloat16 or torch.backends.cudnn.allow_tf32
         return self.fusible and quick and x[:, 0].numel() * len(self.bias) < LARGEST_FUSED
 
-    def backward(self, gradient: Tensor, x: Tensor | None) -> Tensor:
-        """``x``: the input, needed only for padding that repeats it."""
+    def backward(self, gradient: Tensor, x: Tensor | None, *, masked: bool = False) -> Tensor:
+        """``x``: the input, needed only for padding that repeats it; ``masked``: through the ReLU that made it."""
+        if self.winograd is not None and self.winograd.serves(gradient):
+            return self.winograd.backward(gradient, x if masked else None)
+        if masked and x is not None:
+            return relu_backward(self.backward(gradient, x), x)
         if self.padding == "zeros" or x is None:
             return functional.conv2d(gradient, self.flipped, padding=1)
         padded = functional.conv2d(gradient, self.flipped, padding=2)
@@ -89,35 +110,57 @@ class Convolution:
         return PAD_BACKWARD[self.padding](padded, x, [1, 1, 1, 1])
 
 
+def relu_backward(gradient: Tensor, y: Tensor) -> Tensor:
+    """In place; the mask y > 0 of the result is the same as that of the input."""
+    # Operators of torch.ops and kernels have no types.
+    return torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=gradient)  # type: ignore[no-any-return]
+
+
 class FastNetwork:
     """The layers of an encoder in both directions; a :class:`nst_fast.engines.crop_network.CropNetwork`.
 
-    ``kernels``: whether Triton kernels may be used on a GPU.
+    Args:
+        encoder: whose weights are copied.
+        dtype: of convolutions and features.
+        kernels: whether Triton kernels may be used on a GPU.
+        winograd: the layers, not the first one, that a CPU convolves by Winograd's algorithm.
     """
 
-    def __init__(self, encoder: Encoder, dtype: torch.dtype, *, kernels: bool = True) -> None:
+    def __init__(
+        self, encoder: Encoder, dtype: torch.dtype, *, kernels: bool = True, winograd: Collection[str] = ()
+    ) -> None:
         self.dtype = dtype
         self.normalize = encoder.normalize
         self.pooling = encoder.pooling
         self.taps = frozenset(encoder.taps)
         self.order = list(encoder.layers)
         device = next(encoder.parameters()).device
-        self.channels = CHANNELS_ON_TENSOR_CORES if on_tensor_cores(device, dtype) else 3
+        self.tensor_cores = on_tensor_cores(device, dtype)
+        self.channels = CHANNELS_ON_TENSOR_CORES if self.tensor_cores else 3
         self.convolutions: dict[str, Convolution] = {}
         for name, layer in encoder.layers.items():
             if isinstance(layer, nn.Conv2d):
                 first = name == "conv1_1"
                 padding, channels = (encoder.padding, self.channels) if first else ("zeros", layer.in_channels)
-                self.convolutions[name] = Convolution(layer, dtype, padding, channels)
-        self.max_pooling = MaxPooling(triton_kernels(device)[0] if kernels else None)
+                self.convolutions[name] = Convolution(layer, dtype, padding, channels, winograd=name in winograd)
+        self.max_pooling = MaxPooling(pooling_kernels(device, kernels=kernels, numba=bool(winograd)))
         self.masked = self._masked()
 
     def _masked(self) -> frozenset[str]:
-        """The ReLUs whose backward pass is part of the pooling's kernel."""
-        if self.pooling != "max" or self.max_pooling.kernels is None:
-            return frozenset()
+        """The ReLUs whose backward pass is part of that of the layer above."""
+        pooled = self.pooling == "max" and self.max_pooling.kernels is not None
         pairs = zip(self.order, self.order[1:], strict=False)
-        return frozenset(layer for layer, above in pairs if above.startswith("pool") and layer not in self.taps)
+        return frozenset(
+            layer
+            for layer, above in pairs
+            if layer.startswith("relu") and layer not in self.taps
+            if (pooled if above.startswith("pool") else self.convolutions[above].winograd is not None)
+        )
+
+    @property
+    def seed_kernels(self) -> ModuleType | None:
+        """What adds a seed and goes back through its ReLU in one pass: on tensor cores, without which it is slower."""
+        return self.max_pooling.kernels if self.tensor_cores else None
 
     def compile(self) -> None:
         """Let TorchInductor compile and fuse both passes at their first call, for one shape."""
@@ -153,8 +196,11 @@ class FastNetwork:
         return kept
 
     @torch.no_grad()
-    def backward(self, kept: dict[str, Tensor], seed: Seed) -> Tensor:
-        """The gradient with respect to the image, float32 [B, 3, H, W]. Empties ``kept``."""
+    def backward(self, kept: dict[str, Tensor], seed: Seed, masked: Container[str] = ()) -> Tensor:
+        """The gradient with respect to the image, float32 [B, 3, H, W]. Empties ``kept``.
+
+        ``masked``: the ReLUs that the seed goes back through.
+        """
         gradient: Tensor | None = None
         for index in range(len(self.order) - 1, -1, -1):
             name = self.order[index]
@@ -162,7 +208,7 @@ class FastNetwork:
             if name in self.taps:
                 gradient = seed(name, kept[name], gradient)
             assert gradient is not None  # the deepest layer is a tap: the encoder is cut there
-            if name not in self.masked:
+            if name not in self.masked and name not in masked:
                 gradient = self._layer_backward(name, before, gradient, kept)
             if name not in ("input", before):
                 kept.pop(name, None)
@@ -171,11 +217,9 @@ class FastNetwork:
 
     def _layer_backward(self, name: str, before: str, gradient: Tensor, kept: dict[str, Tensor]) -> Tensor:
         if name in self.convolutions:
-            return self.convolutions[name].backward(gradient, kept.get(before))
+            return self.convolutions[name].backward(gradient, kept.get(before), masked=before in self.masked)
         if name.startswith("relu"):
-            # In place; the mask y > 0 is the same as x > 0.
-            # Operators of torch.ops and kernels have no types.
-            return torch.ops.aten.threshold_backward.grad_input(gradient, kept[name], 0, grad_input=gradient)  # type: ignore[no-any-return]
+            return relu_backward(gradient, kept[name])
         source = kept[before]
         if self.pooling == "max":
             return self.max_pooling.backward(gradient, source)

@@ -1,7 +1,10 @@
-"""Kernels in Triton for NVIDIA GPUs: max pooling of channels-last features, forward, and backward with the ReLU.
+"""Kernels in Triton for NVIDIA GPUs, of channels-last features: what PyTorch has no single kernel for.
 
-PyTorch has no single kernel for these. A program reads a piece of two neighbouring rows, in whole channels, and writes
-a piece of one, or the reverse; the work is only moving memory.
+Max pooling, forward, and backward with the ReLU: a program reads a piece of two neighbouring rows, in whole channels,
+and writes a piece of one, or the reverse; the work is only moving memory.
+
+The seed of a ReLU tap with its mask: a matrix product whose result is masked before it is written, which spares a pass
+that reads gradient and features and writes the gradient.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024  # numbers of a pooled row that one program handles
+ROWS, INNER = 128, 64  # positions of a seed that one program handles, and channels of a partial product
+COLUMNS = (64, 128)  # channels that it handles: the number must divide VGG's, 64 to 512
+WARPS = 8  # with 4 the registers do not suffice
 
 
 @triton.jit
@@ -64,6 +70,41 @@ def _max_pool_and_relu_backward(g, x, out, H, W, C: tl.constexpr, BLOCK: tl.cons
     tl.store(out + place + W * C + C, tl.where(to11, arrived, 0.0), whole)
 
 
+@triton.jit(do_not_specialize=["M"])
+def _seed_and_relu(
+    g, f, s, t, factor, out, sums, M, C, T_ROW, T_COLUMN, ABOVE: tl.constexpr, STYLE: tl.constexpr,
+    CONTENT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr
+):  # fmt: skip
+    """out = (g + F S + 2 factor (F - T)) where not F <= 0, else 0; sums = (F - T)² summed by every program.
+
+    g, out, F: [B, M, C] without gaps, S: [B, C, C], T: [B, M, C] with strides C M, T_ROW, T_COLUMN; the first three
+    terms are left out unless ABOVE, STYLE, CONTENT. Programs: (pieces of C, pieces of M, B).
+    """
+    batch = tl.program_id(2).to(tl.int64)
+    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (m < M)[:, None]
+    row = (batch * M + m)[:, None] * C
+    place = row + n[None, :]
+    found = tl.zeros((ROWS, COLUMNS), tl.float32)
+    if ABOVE:
+        found += tl.load(g + place, inside, 0.0).to(tl.float32)
+    if STYLE:
+        for start in range(0, C, INNER):
+            c = start + tl.arange(0, INNER)
+            slope = tl.load(s + batch * C * C + c[:, None] * C + n[None, :])
+            found = tl.dot(tl.load(f + row + c[None, :], inside, 0.0), slope, found)
+    features = tl.load(f + place, inside, 0.0).to(tl.float32)
+    if CONTENT:
+        cell = m.to(tl.int64)[:, None] * T_ROW + n.to(tl.int64)[None, :] * T_COLUMN
+        target = tl.load(t + batch * M * C + cell, inside, 0.0)
+        difference = features - target.to(tl.float32)
+        found += 2 * tl.load(factor + batch) * difference
+        program = (batch * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
+        tl.store(sums + program, tl.sum(difference * difference))
+    tl.store(out + place, tl.where(features <= 0, 0.0, found), inside)
+
+
 def max_pool(x: Tensor) -> Tensor:
     """The largest of each window of 2x2: channels-last features [B, C, H, W] to [B, C, H // 2, W // 2]."""
     batch, channels, height, width = x.shape
@@ -83,6 +124,48 @@ def max_pool_and_relu_backward(gradient: Tensor, x: Tensor) -> Tensor:
         gradient.contiguous(memory_format=torch.channels_last), x, out, height, width, channels, BLOCK
     )
     return out
+
+
+def seed_and_relu(
+    gradient: Tensor | None,
+    features: Tensor,
+    slope: Tensor | None,
+    content: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Add a tap's seed to the gradient from above, and go back through the ReLU that made the features.
+
+    Args:
+        gradient: [B, C, H, W], overwritten if it is channels-last; None at the deepest tap.
+        features: [B, C, H, W], channels-last, the output of a ReLU.
+        slope: S [B, C, C], if there is a style term, whose derivative is S F.
+        content: the target T [B, C, H, W] and the factor k [B] of the content term k |F - T|², if there is one.
+
+    Returns:
+        the gradient with respect to the ReLU's input, and the content term [B], in float32.
+    """
+    batch, channels, height, width = features.shape
+    positions = height * width
+    above = gradient
+    out = _like(features, features.shape)
+    if gradient is not None:
+        above = out = gradient.contiguous(memory_format=torch.channels_last)
+    columns = next(columns for columns in reversed(COLUMNS) if channels % columns == 0)
+    grid = (channels // columns, triton.cdiv(positions, ROWS), batch)
+    sums = target = factor = None
+    strides = (0, 0)
+    if content is not None:
+        target, factor = content
+        target = target.flatten(2)
+        factor = factor.float()
+        strides = (target.stride(2), target.stride(1))
+        sums = torch.empty((batch, grid[0] * grid[1]), device=features.device)
+    slope = None if slope is None else slope.to(features.dtype).contiguous()
+    terms = (above is not None, slope is not None, content is not None)
+    _seed_and_relu[grid](
+        above, features, slope, target, factor, out, sums, positions, channels, *strides, *terms, ROWS, columns, INNER,
+        num_warps=WARPS,
+    )  # fmt: skip
+    return out, None if sums is None or factor is None else sums.sum(1) * factor
 
 
 def _like(x: Tensor, shape: tuple[int, ...]) -> Tensor:

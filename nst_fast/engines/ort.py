@@ -37,7 +37,7 @@ class OrtEvaluator:
         encoder: whose weights go into the graph.
         objective: what is minimised.
         provider: ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` is the one of the picture's device.
-        precision: ``fp32``, or ``fp16`` for convolutions in fp16.
+        precision: ``fp32``; ``tf32``, the same graph with products in TF32; or ``fp16`` for convolutions in fp16.
         allow_fallback: take the next best provider when this one does not work.
         cuda_graph: ``on`` captures the launches on a GPU once and replays them, ``off`` does not, ``auto`` does unless
             the capture fails.
@@ -78,7 +78,7 @@ class OrtEvaluator:
             UsageError: a CUDA graph is asked for where there are none.
             DeviceError: the provider does not work.
         """
-        on_cpu = self._provider(device) == "cpu"
+        on_cpu = self.provider_of(device) == "cpu"
         if on_cpu and self.cuda_graph == "on":
             raise UsageError("`cuda_graph` on: ONNX Runtime's provider is cpu", "Use `device` cuda, or leave it out")
         warnings = []
@@ -97,7 +97,8 @@ class OrtEvaluator:
         self.opened(replace(graph.session, warnings=(*graph.session.warnings, *said)))
         return graph
 
-    def _provider(self, device: torch.device) -> str:
+    def provider_of(self, device: torch.device) -> str:
+        """ONNX Runtime's provider for a picture on a device."""
         return device.type if self.provider == "auto" else self.provider
 
     def open(self, spec: StepGraph, device: torch.device, stream: torch.cuda.Stream | None, capture: bool) -> Session:
@@ -118,7 +119,7 @@ class OrtEvaluator:
             engine_cache=cache_dir(ENGINE_CACHE),
         )
         model: bytes = build_step_graph(spec).SerializeToString()
-        session = make_session(model, self._provider(device), config, allow_fallback=self.allow_fallback)
+        session = make_session(model, self.provider_of(device), config, allow_fallback=self.allow_fallback)
         if (session.actual == "cpu") != (device.type == "cpu"):
             raise DeviceError(
                 f"provider {session.actual} does not compute on {device}, where the picture is",
@@ -147,7 +148,9 @@ class PreparedGraph:
     ) -> None:
         device = pastiche.device
         size = (pastiche.shape[2], pastiche.shape[3])
-        self.spec = StepGraph(engine.encoder, engine.objective.options, engine.precision, adam, size)
+        precision = "fp32" if engine.precision == "tf32" else engine.precision
+        for_cpu = engine.provider_of(device) == "cpu" and precision == "fp32"
+        self.spec = StepGraph(engine.encoder, engine.objective.options, precision, adam, size, for_cpu)
         self.device, self.capture = device, capture
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":  # launches on PyTorch's default stream cannot be captured

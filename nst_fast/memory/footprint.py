@@ -14,15 +14,16 @@ from nst_fast.network.taps import channels_of, convolutions, cut, smallest_side
 MIB = 2**20
 IMAGE = 12  # bytes per pixel of a picture: three channels of float32
 INDEX = 8  # bytes per cell of max pooling's indices
-PRECISION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
+PRECISION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 # PyTorch's optimisers import its compiler; everything else that a run of 64 pixels takes is in HOLES.
 FIXED = {"adam": 120 * MIB, "lbfgs": 0}
 AUTOGRAD_HOLES = 0.09  # share of what autograd keeps that is lost between its blocks
 # Holes in the heap of the C library when a picture is evaluated whole; in tiles memory is returned at once.
 HOLES = 60 * MIB
-WEIGHT_COPIES = 2  # as loaded, for other encoders, and in the encoder
+WEIGHT_COPIES = 2  # as measured before the encoder shared the loaded ones; a reserve now
 WHOLE_COPIES = 5  # of a tap's features in float32, while a loss that compares positions is differentiated
 PREPARED_COPIES = 2  # the fast engine keeps every weight in its own layout, and flipped
+WINOGRAD_COPIES = 8  # both, where they are transformed for Winograd's algorithm: 36 numbers for 9
 
 
 def elements(layer: str) -> float:
@@ -133,10 +134,8 @@ def _forward(layers: list[str], engine: str, size: int) -> float:
 
 
 def forward_bytes(network: str, taps: Iterable[str]) -> float:
-    """Bytes per pixel at the worst moment of a forward pass without a graph, as whole targets are built with."""
-    taps = list(taps)
-    layers = cut(network, taps)
-    return max(_forward(layers, "eager", 4), IMAGE + 4 * (sum(map(elements, taps)) + 2 * elements(layers[-1])))
+    """Bytes per pixel at the worst moment of a forward pass that keeps no features, as whole targets are built with."""
+    return _forward(cut(network, taps), "eager", 4)
 
 
 def target_bytes(taps: Iterable[str], size: int) -> float:

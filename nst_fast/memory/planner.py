@@ -20,6 +20,7 @@ from nst_fast.memory.footprint import (
     PRECISION_BYTES,
     PREPARED_COPIES,
     WEIGHT_COPIES,
+    WINOGRAD_COPIES,
     Network,
     forward_bytes,
     step_bytes,
@@ -30,6 +31,7 @@ from nst_fast.memory.grids import Grid, cut_into, grids, tiling_like
 from nst_fast.network.tiles import Tiling
 from nst_fast.options.config import StylizeConfig
 
+WINOGRAD_SHARE = 1 / 8  # of the budget, for transformed weights
 FREE_SHARE = 0.9  # of a device's free memory may be planned for
 MARGIN = 1.05  # the prediction may be this much too low
 SMALLEST_HISTORY = 3  # L-BFGS with fewer pairs is hardly better than steepest descent
@@ -51,6 +53,7 @@ class MemoryTask:
         height, width: of the pastiche in pixels.
         styles: height and width of every style image.
         pictures: how many pastiches of this size are optimised together.
+        winograd: whether layers are convolved by Winograd's algorithm.
     """
 
     config: StylizeConfig
@@ -60,6 +63,7 @@ class MemoryTask:
     width: int
     styles: tuple[tuple[int, int], ...] = ()
     pictures: int = 1
+    winograd: bool = False
 
     @property
     def pixels(self) -> int:
@@ -177,10 +181,18 @@ def budget_of(config: StylizeConfig, device: str) -> int:
     return min(config.max_memory_bytes or free, free)
 
 
+def may_use_winograd(config: StylizeConfig, device: str) -> bool:
+    """Whether a long run may convolve by Winograd's algorithm: its weights take a small part of the memory."""
+    suits = config.engine in ("auto", "fast") and config.precision in ("auto", "fp32") and device == "cpu"
+    transformed = WINOGRAD_COPIES * weight_bytes(config.network, config.taps)
+    return suits and config.convolution != "direct" and transformed <= WINOGRAD_SHARE * budget_of(config, device)
+
+
 def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halve: bool) -> MemoryPlan:
     """The plan with a given tiling, and the memory that it takes."""
     config, pixels = task.config, task.pixels
     copies = WEIGHT_COPIES + (PREPARED_COPIES * task.size / 4 if task.family == "fast" else 0.0)
+    copies += WINOGRAD_COPIES if task.winograd else 0
     network = FIXED[config.optimizer] + copies * weight_bytes(config.network, config.taps)
     styles = sum(height * width for height, width in task.styles)
     step = task.step_bytes(tiled=not tiling.whole)

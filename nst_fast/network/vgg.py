@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Average pooling lowers the magnitude of what follows; doubling makes up for it (crowsonkb, style-transfer-pytorch).
 AVERAGE_POOLING_SCALE = 2.0
+
+Found = TypeVar("Found")
 
 
 class Normalize(nn.Module):
@@ -72,27 +74,34 @@ class Encoder(nn.Module):
             _, inputs, outputs = convolutions(self.network)[name]
             mode = self.padding if name == "conv1_1" else "zeros"
             padding_mode = cast(Literal["zeros", "reflect", "replicate"], mode)  # the config has checked it
-            # Not initialised: weights are loaded, and the caller's random numbers stay as they are.
-            return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding_mode, device="meta").to_empty(
-                device="cpu"
-            )
+            # Without memory until weights are loaded, which leaves the caller's random numbers as they are.
+            return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding_mode, device="meta")
         if name.startswith("relu"):
             return nn.ReLU()  # not in place: a conv tap must keep its negative values
         return nn.MaxPool2d(2) if self.pooling == "max" else ScaledAveragePool()
 
     def load_features(self, state: Mapping[str, Tensor]) -> Encoder:
-        """Take torchvision-named tensors (``features.0.weight`` ...); layers beyond the cut are ignored."""
+        """Take torchvision-named tensors (``features.0.weight`` ...), not copies; layers beyond the cut are ignored."""
         for name, (index, _, _) in convolutions(self.network).items():
             if name in self.layers:
                 weights = {kind: state[f"features.{index}.{kind}"] for kind in ("weight", "bias")}
-                self.layers[name].load_state_dict(weights)
+                self.layers[name].load_state_dict(weights, assign=True)
         return self
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.measured(image, dict.fromkeys(self.taps, lambda features: features))
+
+    def measured(self, image: Tensor, measures: Mapping[str, Callable[[Tensor], Found]]) -> dict[str, Found]:
+        """Tap -> what its measure makes of its features [B, C, h, w] as they pass; they are not kept.
+
+        Layers beyond the deepest of these taps are not computed.
+        """
         features = self.normalize(image)
-        found = {}
+        found: dict[str, Found] = {}
         for name, layer in self.layers.items():
+            if len(found) == len(measures):
+                break
             features = layer(features)
-            if name in self.taps:
-                found[name] = features
-        return {tap: found[tap] for tap in self.taps}
+            if name in measures:
+                found[name] = measures[name](features)
+        return {tap: found[tap] for tap in measures}

@@ -99,12 +99,21 @@ def build_targets(
     """
     content: Mapping[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
-        content = measure(encoder(content_image), options.content_tap_weights, ()).content
-    terms, share, measured = options.style_terms, shares(style_weights, len(style_images)), []
-    for image, part in zip(style_images, share, strict=True) if terms else ():
-        features = encoder(image)
-        measured.append({name: measure_target(term, features[term.tap], part) for name, term in terms.items()})
+        content = encoder.measured(content_image, dict.fromkeys(options.content_tap_weights, lambda features: features))
+    terms, share = options.style_terms, shares(style_weights, len(style_images))
+    measured = [measured_style(encoder, terms, *each) for each in zip(style_images, share, strict=True) if terms]
     return Statistics(content, blended(terms, measured, share), {}, edges_of(options, content_image))
+
+
+def measured_style(encoder: Encoder, terms: Mapping[str, StyleTerm], image: Tensor, share: float) -> dict[str, Tensor]:
+    """What one style image, of which the target has this share, adds to it: by the name of the term."""
+
+    def at(tap: str) -> Callable[[Tensor], dict[str, Tensor]]:
+        there = [term for term in terms.values() if term.tap == tap]
+        return lambda features: {term.name: measure_target(term, features, share) for term in there}
+
+    found = encoder.measured(image, {tap: at(tap) for tap in dict.fromkeys(term.tap for term in terms.values())})
+    return {name: found[term.tap][name] for name, term in terms.items()}
 
 
 def edges_of(options: ObjectiveOptions, content_image: Tensor | None) -> Edges | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nst_fast.network.weights import make_encoder
 from nst_fast.onnx.export import build_graph, identity_of, open_model, sidecar_of
 from nst_fast.onnx.parity import ParityRow, check_parity
 from nst_fast.onnx.session import check_provider
+from nst_fast.onnx.tensorrt_rtx import prove
 from nst_fast.options.config import ExportConfig
 from nst_fast.system.files import cache_dir, check_writable, sha256_bytes, user_path, write_atomic
 
@@ -44,7 +45,12 @@ class CheckedModel:
 
 
 def export_model(
-    options: ExportConfig, output: Path | None = None, *, providers: Sequence[str] = ("cpu",), overwrite: bool = False
+    options: ExportConfig,
+    output: Path | None = None,
+    *,
+    providers: Sequence[str] = ("cpu",),
+    capabilities: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> CheckedModel:
     """Export, check on every provider, and only then write the model and its sidecar.
 
@@ -52,13 +58,14 @@ def export_model(
         options: what is exported.
         output: the model's file; by default in the cache, where an older export of the same identity is replaced.
         providers: the ONNX Runtime providers to check; whether they work is found out before the export.
+        capabilities: of GPUs, as "8.9": TensorRT for RTX must build an engine for each (:mod:`.tensorrt_rtx`).
         overwrite: replace an output that exists.
 
     Raises:
         OutputError: the output exists or cannot be written.
-        DeviceError: a provider does not work on this machine.
+        DeviceError: a provider does not work on this machine, or TensorRT for RTX is not installed.
         WeightsError: the weights are missing, damaged or lack a layer.
-        VerificationError: the model is out of tolerance. Nothing was written.
+        VerificationError: the model is out of tolerance, or refused by TensorRT. Nothing was written.
     """
     if not providers:
         raise UsageError("an export must be checked on at least one provider", "Name one, as cpu")
@@ -71,6 +78,9 @@ def export_model(
     encoder, weights_sha256 = encoder_for(options)
     path = output or cached_path(options, weights_sha256)
     made = _checked(options, encoder, weights_sha256, providers, path)
+    if capabilities:
+        proof = prove(made.model, made.manifest["inputs"], capabilities)
+        made = replace(made, manifest={**made.manifest, "tensorrt_rtx": proof.as_dict()})
     _write(made)
     return made
 

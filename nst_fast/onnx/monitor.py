@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,14 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nst_fast.errors import OnnxModelError
 from nst_fast.network.taps import tap_size
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective, Statistics
-from nst_fast.onnx.checked_export import find_or_export
-from nst_fast.onnx.export import style_output
+from nst_fast.onnx.checked_export import cached_path, find_or_export
+from nst_fast.onnx.export import open_model, style_output
 from nst_fast.onnx.session import Session, check_provider, make_session
 from nst_fast.options.config import ExportConfig, StylizeConfig
 from nst_fast.options.style import StyleTerm
+from nst_fast.system.files import remove
 
 CLOSE_SECONDS = 60.0  # how long the last reading may take before the run ends without it
 
@@ -33,12 +36,35 @@ class Reading:
     Attributes:
         step: updates done when the snapshot was taken.
         terms: weighted terms and ``total``, named as the loop names them (means over the batch).
-        latency_ms: from taking the snapshot up to the finished terms.
+        latency_ms: from taking the snapshot up to the finished terms; the first may include opening the session.
     """
 
     step: int
     terms: dict[str, float]
     latency_ms: float
+
+
+class CachedSession:
+    """A cached model on the CPU as a session, which the first run opens: in the monitor's thread, beside the loop.
+
+    A model that is refused is removed, so that the next run of the program exports it anew.
+    """
+
+    requested = actual = "cpu"
+    warnings = ()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._session: Session | None = None
+
+    def run(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        if self._session is None:
+            try:
+                self._session = make_session(open_model(self._path)[0])
+            except OnnxModelError:
+                remove(self._path)
+                raise
+        return self._session.run(image)
 
 
 class Monitor:
@@ -57,7 +83,7 @@ class Monitor:
         warnings: what went wrong so far, one sentence each.
     """
 
-    def __init__(self, session: Session, objective: Objective) -> None:
+    def __init__(self, session: Session | CachedSession, objective: Objective) -> None:
         self.session = session
         self.dropped = 0
         self.warnings: list[str] = []
@@ -143,6 +169,8 @@ def open_monitor(
 ) -> Monitor:
     """A monitor of a run's objective, its model found in the cache or exported.
 
+    A cached model on the CPU is opened in the monitor's thread; what is wrong with it ends the monitoring alone.
+
     Args:
         encoder, objective: of the run, made of the config.
         config: names the provider and whether a fallback is allowed.
@@ -153,9 +181,12 @@ def open_monitor(
         DeviceError: the provider does not work here and no fallback is allowed; found before any export.
         VerificationError: the model had to be exported and is out of tolerance.
     """
+    exported = ExportConfig.serving(objective.options)
+    if config.monitor_provider == "cpu" and (path := cached_path(exported, weights_sha256)).exists():
+        return Monitor(CachedSession(path), objective)
     if not config.allow_fallback:
         check_provider(config.monitor_provider)
-    found = find_or_export(ExportConfig.serving(objective.options), note, (encoder, weights_sha256))
+    found = find_or_export(exported, note, (encoder, weights_sha256))
     session = make_session(found.model, config.monitor_provider, allow_fallback=config.allow_fallback)
     for sentence in session.warnings:
         note(sentence)

@@ -8,7 +8,7 @@ a wrong weight, a lost layer or a broken provider. The tests check the rules in 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from nst_fast.options.config import ExportConfig
 
 Array = NDArray[Any]
 Size = tuple[int, int]  # height, width
+Evaluate = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 SIZES: tuple[Size, ...] = ((64, 48), (33, 47), (96, 80))  # the odd one catches a pool that rounds up
 # The largest relative error. It leaves room for another order of summation and for Winograd convolutions, and none for
@@ -92,14 +93,25 @@ def check_parity(
     """
     profile = {} if options.has_gradient else _profile(sizes)
     session = make_session(model, provider, SessionConfig(precision=options.precision, profile=profile))
+    return compare(encoder, options, session.evaluate, session.actual, sizes=sizes)
+
+
+def compare(
+    encoder: Encoder, options: ExportConfig, evaluate: Evaluate, name: str, *, sizes: Sequence[Size] = SIZES
+) -> list[ParityRow]:
+    """The same of whatever evaluates the graph: inputs in, outputs out, both by name; ``name`` is its own.
+
+    Raises:
+        VerificationError: some output is out of tolerance; the worst are named.
+    """
     reference = _gradient_reference if options.has_gradient else _reference
     rows: list[ParityRow] = []
     for size in sizes:
         expected, feeds = reference(encoder, options, size)
-        actual = session.evaluate(feeds)
+        actual = evaluate(feeds)
         if options.graph == "step":
             expected |= _adam(feeds, actual["gradient"])
-        rows += [parity_row(name, size, session.actual, actual.get(name), array) for name, array in expected.items()]
+        rows += [parity_row(output, size, name, actual.get(output), array) for output, array in expected.items()]
     failed = [row for row in rows if _excess(row, options) > 1]
     failed.sort(key=lambda row: _excess(row, options), reverse=True)
     if failed:
@@ -107,9 +119,9 @@ def check_parity(
             f"{row.tap} at {row.size[1]}x{row.size[0]}: {row.worst_err:.2g}" for row in failed[:WORST_ROWS]
         )
         raise VerificationError(
-            f"parity failed: {len(failed)} of {len(rows)} outputs of provider {session.actual} differ from PyTorch's "
+            f"parity failed: {len(failed)} of {len(rows)} outputs of provider {name} differ from PyTorch's "
             f"by more than the tolerance; worst are {worst}, relative",
-            TENSORRT_REMEDY if session.actual == "tensorrt" else "",
+            TENSORRT_REMEDY if name == "tensorrt" else "",
         )
     return rows
 

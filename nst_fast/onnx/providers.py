@@ -19,6 +19,10 @@ from nst_fast.options.config import PROVIDERS
 # What computes, best first, when a provider does not work and the user allowed a fallback.
 FALLBACKS = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
 
+# Options of the CUDA provider that go together. TF32's convolutions are fast in NHWC alone (onnxruntime#17200), and
+# bias is added within a convolution by cuDNN's frontend, which writes memory more often in NCHW (onnxruntime#19470).
+TENSOR_CORES = ("use_tf32", "prefer_nhwc", "fuse_conv_bias")
+
 Shape = tuple[int, ...]
 
 
@@ -39,8 +43,9 @@ class SessionConfig:
         cuda_graph: capture the launches and replay them; needs fixed shapes and addresses. Capture runs the model more
             than once (onnxruntime#32243): never bind an input and an output to one buffer.
         compute_stream: address of the CUDA stream to run on, so that work queued there by PyTorch is waited for.
-        precision: of TensorRT's engine: ``fp32``, or ``fp16`` where TensorRT finds it faster. TensorRT rounds even
-            ``fp32`` to TF32 where that is faster; only the environment can forbid it, with NVIDIA_TF32_OVERRIDE=0.
+        precision: ``tf32`` lets the CUDA provider multiply in TF32, with all of :data:`TENSOR_CORES`. Of TensorRT's
+            engine: ``fp32``, or ``fp16`` where TensorRT finds it faster. TensorRT rounds even ``fp32`` to TF32 where
+            that is faster; only the environment can forbid it, with NVIDIA_TF32_OVERRIDE=0.
         engine_cache: folder of TensorRT's engines and timings; None builds an engine for every session.
         profile: input -> smallest, best and largest shape. TensorRT chooses its kernels for the best one.
     """
@@ -55,11 +60,10 @@ class SessionConfig:
     profile: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
 
     def cuda(self) -> dict[str, str]:
-        """The options of the CUDA provider. TF32 is off, so that fp32 means fp32."""
+        """The options of the CUDA provider. TF32 is off unless asked for, so that fp32 means fp32."""
         return {
             **self._device(),
-            "use_tf32": "0",
-            "prefer_nhwc": "0",
+            **dict.fromkeys(TENSOR_CORES, _flag(self.precision == "tf32")),
             "cudnn_conv_use_max_workspace": "1",
             "enable_cuda_graph": _flag(self.cuda_graph),
         }

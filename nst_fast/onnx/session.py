@@ -254,9 +254,13 @@ def open_session(model: Path | bytes, provider: str, config: SessionConfig, *, s
     Strict: a node that would run on the CPU is an error too.
     """
     _spend_first_session()
+    options = session_options(config, strict=strict and provider != "cpu")
+    # On the CPU a plan of the second run's memory is no faster, and the first run's stays allocated beside it
+    # (bench/results/ort-cpu-*).
+    options.enable_mem_pattern = provider != "cpu"
     session = onnxruntime.InferenceSession(
         str(model) if isinstance(model, Path) else model,
-        session_options(config, strict=strict and provider != "cpu"),
+        options,
         providers=provider_list(provider, model, config),
         enable_fallback=0,
     )

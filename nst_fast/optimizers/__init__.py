@@ -7,16 +7,16 @@ May import: distributed, engines, errors, network, onnx, options.
 
 from __future__ import annotations
 
+import sys
+
 from torch import Tensor
 
 from nst_fast.distributed.strips import Strip
 from nst_fast.engines import Evaluator
-from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.optimizers.adam import Adam, resized_moments
 from nst_fast.optimizers.base import PixelOptimizer, State, learning_rate_at, smoothed, smooths_at
 from nst_fast.optimizers.captured import graphed
 from nst_fast.optimizers.lbfgs import LBFGS
-from nst_fast.optimizers.ort_adam import OrtAdam
 from nst_fast.optimizers.stepper import Stepper, TorchStepper
 from nst_fast.optimizers.wolfe import WolfeLBFGS
 from nst_fast.options.config import OptimizerOptions, StylizeConfig
@@ -52,10 +52,8 @@ def make_stepper(
             curvature pairs belong to another space.
         strip: as for :func:`make_optimizer`.
     """
-    stepper: Stepper
-    if isinstance(evaluator, OrtEvaluator) and options.optimizer == "adam":
-        stepper = OrtAdam(evaluator, pastiche, options)
-    else:
+    stepper = ort_stepper(evaluator, pastiche, options) if options.optimizer == "adam" else None
+    if stepper is None:
         optimizer = make_optimizer(pastiche, options, strip)
         captured = options.cuda_graph != "off" and (strip is None or strip.ranks.size == 1)
         stepper = TorchStepper(evaluator, graphed(optimizer) if captured else optimizer)
@@ -64,10 +62,19 @@ def make_stepper(
     return stepper
 
 
+def ort_stepper(evaluator: Evaluator, pastiche: Tensor, options: StylizeConfig) -> Stepper | None:
+    """The stepper whose updates ONNX Runtime computes, if it is what evaluates."""
+    if "nst_fast.engines.ort" not in sys.modules:  # then it is not; importing it takes 0.2 s
+        return None
+    from nst_fast.engines.ort import OrtEvaluator
+    from nst_fast.optimizers.ort_adam import OrtAdam
+
+    return OrtAdam(evaluator, pastiche, options) if isinstance(evaluator, OrtEvaluator) else None
+
+
 __all__ = [
     "LBFGS",
     "Adam",
-    "OrtAdam",
     "PixelOptimizer",
     "Stepper",
     "TorchStepper",

@@ -1,6 +1,7 @@
-"""Updates of L-BFGS replayed as a CUDA graph: 86 small operators take longer to launch than to run.
+"""Updates of L-BFGS replayed as a CUDA graph: 75 small operators take longer to launch than to run.
 
-At 512 pixels on an H200: 1.84 ms launched, 0.47 ms replayed; an evaluation takes 1.40 ms (docs/performance.md).
+At 512 pixels on an H200, when they were 96: 1.84 ms launched, 0.47 ms replayed; an evaluation takes 1.40 ms
+(docs/performance.md).
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ class LBFGS:
         self.pastiche = pastiche
         self.strip = strip
         self.history = options.lbfgs_history
+        self._count = self.total(pastiche.new_full((1,), pastiche[0].numel()))  # values of a picture
         self._pairs: CurvaturePairs | None = None
         self._unit: Tensor | None = None  # mean size of the first gradient, [B, 1, 1, 1]
         self._last: tuple[Tensor, Tensor] | None = None  # the last step, and the gradient before it
@@ -79,9 +80,7 @@ class LBFGS:
 
     def _mean_size(self, values: Tensor) -> Tensor:
         """The mean absolute value of every picture, [B, 1, 1, 1], above 0."""
-        sums = torch.stack([values.abs().sum((1, 2, 3)), torch.full_like(values[:, 0, 0, 0], values[0].numel())])
-        summed, count = self.total(sums).unbind()
-        return (summed / count).clamp_min_(SMALLEST_SCALE).view(-1, 1, 1, 1)
+        return (self.total(values.abs().sum((1, 2, 3))) / self._count).clamp_min_(SMALLEST_SCALE).view(-1, 1, 1, 1)
 
     def smooth(self) -> None:
         """The pairs are dropped: the next one would attribute the jump to the last step."""

@@ -477,6 +477,12 @@ class DeviceOptions(Options):
         "Of convolutions; statistics, picture and optimiser stay in fp32. 'auto' takes the fastest in a short trial.",
         choices=("auto", "fp32", "tf32", "bf16", "fp16"),
     )
+    convolution: str = option(
+        "auto",
+        "Of engine fast on a CPU in fp32: 'direct'; 'winograd', the algorithm, where it is faster on this machine; "
+        "'auto' takes that in runs that are long enough for it to pay.",
+        choices=("auto", "direct", "winograd"),
+    )
     engine_provider: str = option(
         "auto",
         "The ONNX Runtime provider of `engine` ort; 'auto' is the device's own.",

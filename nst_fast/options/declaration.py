@@ -8,7 +8,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -81,10 +81,18 @@ class Declared:
             raise UsageError(f"`{self.name}` {given!r}: must be {wanted}") from None
 
 
-def declared(config_class: type) -> list[Declared]:
+_DECLARED: dict[type, tuple[Declared, ...]] = {}
+
+
+def declared(config_class: type) -> tuple[Declared, ...]:
     """The options of a config class, its bases' first, each with the group (docstring title) of the class it is in."""
+    if config_class not in _DECLARED:
+        _DECLARED[config_class] = tuple(_declarations(config_class))
+    return _DECLARED[config_class]
+
+
+def _declarations(config_class: type) -> Iterator[Declared]:
     hints = typing.get_type_hints(config_class)
-    found = []
     for field in dataclasses.fields(config_class):
         hint = hints[field.name]
         optional = isinstance(hint, types.UnionType)
@@ -93,8 +101,7 @@ def declared(config_class: type) -> list[Declared]:
         owner = next(base for base in reversed(config_class.__mro__) if field.name in inspect.get_annotations(base))
         group = (owner.__doc__ or "").splitlines()[0].rstrip(".")
         facts = field.metadata["option"]
-        found.append(Declared(field.name, str if parsed else kind, parsed, optional, field.default, facts, group))
-    return found
+        yield Declared(field.name, str if parsed else kind, parsed, optional, field.default, facts, group)
 
 
 class Options:

@@ -162,6 +162,19 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+class Percent(Parsed, float):
+    """A share, written in per cent: ``5%`` is 0.05. A bare number is refused, because it could mean either."""
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", given.strip()) if isinstance(given, str) else None
+        if match is None:
+            raise UsageError("is no percentage", "Write it as 5% or 2.5%")
+        share = cls(float(match[1]) / 100)
+        share.text = match[0]
+        return share
+
+
 @dataclass(frozen=True)
 class Interval(Parsed):
     """A number of steps, or of seconds; the other is 0, and both are for never. ``200``, ``30s``, or a number of steps.

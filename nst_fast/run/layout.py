@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ from nst_fast.memory.planner import MemoryPlan, MemoryTask, budget_of, make_plan
 from nst_fast.network.tiles import make_tiling
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective
-from nst_fast.onnx.session import Session
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Observer
 from nst_fast.run.out_of_memory import RetryInTiles
 from nst_fast.run.problem import Batch
 from nst_fast.run.scales import Scale
+
+if TYPE_CHECKING:
+    from nst_fast.onnx.session import Session
 
 WHOLE_PICTURES = 2  # held by every rank: the content image, and the picture that the scale began with
 
@@ -68,9 +70,9 @@ class WholePicture:
     def check(self, config: StylizeConfig) -> None:
         """Raise :class:`UsageError` where an option does not suit the layout."""
 
-    def choose(self, config: StylizeConfig, encoder: Encoder, device: torch.device) -> Choice:
-        """Engine and precision of the run."""
-        return choose(config, encoder, device)
+    def choose(self, config: StylizeConfig, encoder: Encoder, device: torch.device, *, long: bool) -> Choice:
+        """Engine, precision and convolutions of the run; ``long``: whether kernels that take time to start pay."""
+        return choose(config, encoder, device, long=long)
 
     def plan(self, batch: Batch, choice: Choice, scale: Scale, before: Mapping[str, Any] | None = None) -> ScalePlan:
         """The plan of a scale for the memory that is free now.
@@ -172,9 +174,10 @@ class SharedPicture:
     def check(self, config: StylizeConfig) -> None:
         check_shareable(config)
 
-    def choose(self, config: StylizeConfig, encoder: Encoder, device: torch.device) -> Choice:
+    def choose(self, config: StylizeConfig, encoder: Encoder, device: torch.device, *, long: bool) -> Choice:
         """Rank 0's choice: a trial may come out differently elsewhere."""
-        return Choice(**json.loads(self.ranks.broadcast(json.dumps(asdict(choose(config, encoder, device))))))
+        choice = asdict(choose(config, encoder, device, long=long))
+        return Choice(**json.loads(self.ranks.broadcast(json.dumps(choice))))
 
     def plan(self, batch: Batch, choice: Choice, scale: Scale, before: Mapping[str, Any] | None = None) -> ScalePlan:
         """The plan of what this rank sees; ranks may cut their strips into different tiles."""
@@ -263,7 +266,8 @@ def task_of(batch: Batch, choice: Choice, scale: Scale) -> MemoryTask:
     """What decides the memory of one scale."""
     sizes = [image.tensor.shape[2:] for image in batch.styles]
     styles = tuple((round(height * scale.fraction), round(width * scale.fraction)) for height, width in sizes)
-    return MemoryTask(batch.config, choice.engine, choice.precision, scale.height, scale.width, styles, batch.count)
+    shape, winograd = (scale.height, scale.width), bool(choice.winograd)
+    return MemoryTask(batch.config, choice.engine, choice.precision, *shape, styles, batch.count, winograd)
 
 
 def strip_of(batch: Batch, scale: Scale, memory: MemoryPlan, ranks: Ranks) -> Strip:

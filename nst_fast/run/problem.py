@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nst_fast.engines.checked_kernels import begin_kernels
 from nst_fast.errors import UsageError
 from nst_fast.images import NO_BORDERS, Borders, Crop, LoadedImage
 from nst_fast.images.given import KINDS, Source, load_source
@@ -22,7 +24,8 @@ from nst_fast.network.weights import Weights, load_weights, resolved
 from nst_fast.objective.objective import Edges, Objective, Statistics
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import EncoderOptions, ImageOptions, StylizeConfig
-from nst_fast.run.scales import Scale, plan_scales
+from nst_fast.run.scales import Scale, is_long, plan_scales
+from nst_fast.system.clock import Phases
 from nst_fast.system.machine import resolve_device
 
 
@@ -68,6 +71,7 @@ class Problem:
         encoder, weights: the network on its device, and where its weights come from.
         device: where the loop runs.
         targets: built for this and for other runs.
+        phases: where the time went so far.
     """
 
     config: StylizeConfig
@@ -79,6 +83,7 @@ class Problem:
     weights: dict[str, str]
     device: torch.device
     targets: TargetCache = field(default_factory=TargetCache)
+    phases: Phases = field(default_factory=Phases)
 
     @property
     def scales(self) -> list[Scale]:
@@ -116,7 +121,8 @@ class Problem:
 
     def targets_at(self, scale: Scale) -> Statistics:
         blend = self.config.blend_weights
-        return self.targets.build(self.encoder, self.config, self.content_at(scale), self.styles_at(scale), blend)
+        with self.phases("targets"):
+            return self.targets.build(self.encoder, self.config, self.content_at(scale), self.styles_at(scale), blend)
 
     def objective_at(self, scale: Scale) -> Objective:
         """The objective at a scale: its targets are those of the pictures at that scale."""
@@ -191,6 +197,14 @@ class Batch:
     def count(self) -> int:
         return len(self.problems)
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time of all problems went, by phase."""
+        total: Counter[str] = Counter()
+        for problem in self.problems:
+            total.update(problem.phases.seconds)
+        return dict(total)
+
     def content_at(self, scale: Scale) -> Tensor | None:
         """The content images at a scale, [B, 3, H, W] on the device."""
         contents = [content for problem in self.problems if (content := problem.content_at(scale)) is not None]
@@ -239,14 +253,20 @@ def load_problem(
     """
     check_styles(config, content, styles)
     check_standard_input(config, [content, *styles])
-    device = resolve_device(config.device)
-    content_image = read_content(content, config) if content is not None else None
-    if size is None:
-        shape = (1, 3, config.image_size, config.image_size) if content_image is None else content_image.tensor.shape
-        size = (shape[2], shape[3])
-    style_images = tuple(read_style(path, config, size, content_image) for path in styles)
-    encoder, weights = networks.encoder(config, config.taps, device)
-    return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets)
+    device, phases = resolve_device(config.device), Phases()
+    with phases("pictures"):
+        content_image = read_content(content, config) if content is not None else None
+        if size is None:
+            side = config.image_size
+            shape = (1, 3, side, side) if content_image is None else content_image.tensor.shape
+            size = (shape[2], shape[3])
+        scales = plan_scales(config, config.steps, *size)
+        if config.engine in ("auto", "fast") and is_long(scales, 1, device, config.budget_seconds):
+            begin_kernels(device)
+        style_images = tuple(read_style(path, config, size, content_image) for path in styles)
+    with phases("weights"):
+        encoder, weights = networks.encoder(config, config.taps, device)
+    return Problem(config, content_image, style_images, *size, encoder, weights, device, networks.targets, phases)
 
 
 def files_read(config: StylizeConfig, sources: Iterable[Source]) -> tuple[Path, ...]:

@@ -27,7 +27,7 @@ MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 MOST_DIGITS = 20  # of 64 bits
 EMBEDDED_ROWS = 200  # of the loss history in the copy inside the picture
 # The meaning of records from before an option existed, whatever its default is now.
-UNRECORDED: dict[str, Any] = {"chroma_tv_weight": 0.0, "style_crop": "none"}
+UNRECORDED: dict[str, Any] = {"chroma_tv_weight": 0.0, "style_crop": "none", "convolution": "direct"}
 # The meaning of options in records from before style_crop: the ratio of weights between strength 0 and 1, and the
 # longest side of the first size with scales 0 and no min_size.
 FORMER_STRENGTH_RANGE, FORMER_COARSEST_SIDE = 1000.0, 512
@@ -63,7 +63,7 @@ class RunRecord:
         options: every option of the config, so that ``--from`` can replay the run.
         inputs: of the pictures ``content`` (None for a texture), ``styles`` and ``init``: name, sha256, size in pixels.
         weights: source and sha256 of the network's weights.
-        device, engine, precision: what the run used.
+        device, engine, precision, convolution: what the run used.
         provider: the monitor's ONNX Runtime provider, requested and actual; empty when the monitor was off.
         engine_provider: of the engine ``ort``: provider requested and actual, seconds that the session took to open,
             whether its launches are one CUDA graph, and whether TensorRT's engine was ``built`` or ``kept``.
@@ -73,6 +73,8 @@ class RunRecord:
         monitor: readings of the ONNX Runtime side, and how many were dropped.
         recoveries: returns to the best picture after a divergence, see :class:`nst_fast.run.guard.Recovery`.
         plan: of the memory of the last scale, see :func:`nst_fast.memory.planner.describe`.
+        phases: seconds of pictures, weights, targets, trial, engine, first step (the first evaluation of every scale),
+            loop, monitor (what was waited for it) and finish; of the process that ended the run.
         finish: what was done to the picture after its last step; the losses are those before it.
         size: width and height of the pastiche in pixels.
         output_sha256: of the picture's bytes; empty in the copy that the picture itself carries.
@@ -85,6 +87,7 @@ class RunRecord:
     engine: str
     precision: str
     machine: dict[str, Any]
+    convolution: str = "direct"
     status: str = "running"
     steps: int = 0
     seconds: Number = 0.0
@@ -96,6 +99,7 @@ class RunRecord:
     engine_provider: dict[str, Any] = field(default_factory=dict)
     monitor: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    phases: dict[str, Number] = field(default_factory=dict)
     finish: list[str] = field(default_factory=list)
     recoveries: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nst_fast.engines import Choice
-from nst_fast.engines.max_pooling import triton_kernels
+from nst_fast.engines.checked_kernels import triton_kernels
 from nst_fast.images import LoadedImage
-from nst_fast.onnx.monitor import Monitor
-from nst_fast.onnx.session import Session
 from nst_fast.run.checkpoint import Checkpoint
 from nst_fast.run.guard import Recovery
 from nst_fast.run.layout import ScalePlan
@@ -21,6 +19,10 @@ from nst_fast.run.record import RunRecord
 from nst_fast.run.resumption import as_it_was
 from nst_fast.system.files import sha256_of
 from nst_fast.system.machine import describe_machine, peak_memory_mib
+
+if TYPE_CHECKING:
+    from nst_fast.onnx.monitor import Monitor
+    from nst_fast.onnx.session import Session
 
 
 def new_record(problem: Problem) -> RunRecord:
@@ -86,7 +88,7 @@ class Report:
             self._detailed = str(choice)
         self.choice = choice
         for record in self.records:
-            record.engine, record.precision = choice.engine, choice.precision
+            record.engine, record.precision, record.convolution = choice.engine, choice.precision, choice.convolution
         trouble = triton_kernels(self.batch.device)[1] if choice.engine == "fast" and choice.kernels else ""
         if trouble and trouble not in self.records[0].warnings:
             self.warn(trouble)

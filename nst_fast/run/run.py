@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,8 +13,8 @@ from torch import Tensor
 from nst_fast.distributed.group import Ranks
 from nst_fast.engines import Choice
 from nst_fast.errors import NumericsError, OutOfMemoryError
+from nst_fast.memory.planner import may_use_winograd
 from nst_fast.objective.objective import Objective
-from nst_fast.onnx.monitor import Monitor, open_monitor
 from nst_fast.optimizers import make_stepper, resized_moments
 from nst_fast.optimizers.base import State
 from nst_fast.run.averaging import IterateAverage
@@ -27,8 +28,11 @@ from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Batch, Problem, at_size
 from nst_fast.run.reporting import Report
 from nst_fast.run.resumption import check_size, places_of, refusing_what_does_not_fit
-from nst_fast.run.scales import Scale, kernels_pay, share_of_work
+from nst_fast.run.scales import Scale, is_long, share_of_work
 from nst_fast.run.stage import Stage
+
+if TYPE_CHECKING:
+    from nst_fast.onnx.monitor import Monitor
 
 
 def run(
@@ -82,6 +86,7 @@ class Run(Observer):
     ) -> None:
         self.batch = Batch(problems)
         self.config = self.batch.config
+        self.phases = self.batch.problems[0].phases
         self.layout = layout
         self.observer = observer
         self.files = files
@@ -107,7 +112,8 @@ class Run(Observer):
         self.layout.check(self.config)
         for note in self.batch.notes:
             self.observer.note(note)
-        choice = replace(self.choose(), kernels=kernels_pay(self.batch.scales, self.batch.count))
+        with self.phases("trial"):
+            choice = self.choose()
         with memory_errors():
             pictures = self.through_scales(choice)
         assert self.history is not None and self.final is not None  # every run evaluates at least once
@@ -115,7 +121,9 @@ class Run(Observer):
         for index, problem in enumerate(self.batch.problems):
             record = self.report.records[index]
             self.report.conclude(index, self.status, self.history.named(self.final)[index], self.history.rows(index))
-            picture, record.finish = problem.finished(pictures[index : index + 1])
+            with self.phases("finish"):
+                picture, record.finish = problem.finished(pictures[index : index + 1])
+            record.phases = self.batch.seconds
             results.append(Pastiche(picture, record, self.failure, problem.inputs))
         return results
 
@@ -123,8 +131,11 @@ class Run(Observer):
         """The engine and precision of the run; a resumed run keeps those it had."""
         settled, record = self.config, self.report.records[0]
         if self.interrupted is not None:
-            settled = settled.replace(engine=record.engine, precision=record.precision)
-        choice = self.layout.choose(settled, self.batch.encoder, self.batch.device)
+            settled = settled.replace(engine=record.engine, precision=record.precision, convolution=record.convolution)
+        long = is_long(self.batch.scales, self.batch.count, self.batch.device, self.config.budget_seconds)
+        if settled.convolution == "auto" and not may_use_winograd(settled, str(self.batch.device)):
+            settled = settled.replace(convolution="direct")
+        choice = self.layout.choose(settled, self.batch.encoder, self.batch.device, long=long)
         return choice if self.interrupted is None else replace(choice, reason="as before")
 
     def through_scales(self, choice: Choice) -> Tensor:
@@ -156,13 +167,15 @@ class Run(Observer):
         own = plan.strip.own(picture)
         if not first and not resumes:
             before = self.report.choice.precision
-            self.report.settle(self.layout.confirm_precision(self.batch, self.report.choice, plan, own))
+            with self.phases("trial"):
+                self.report.settle(self.layout.confirm_precision(self.batch, self.report.choice, plan, own))
             plan = plan if self.report.choice.precision == before else self.plan(scale)
         options = self.config.replace(lbfgs_history=plan.memory.lbfgs_history)
-        objective, evaluator = self.layout.evaluator(
-            self.batch, self.report.choice, plan, self.observer, self.report.opened
-        )
-        stepper = make_stepper(evaluator, own, options, resized_moments(moments, plan.strip), plan.strip)
+        with self.phases("engine"):
+            objective, evaluator = self.layout.evaluator(
+                self.batch, self.report.choice, plan, self.observer, self.report.opened
+            )
+            stepper = make_stepper(evaluator, own, options, resized_moments(moments, plan.strip), plan.strip)
         average = IterateAverage(own, options.average_decay) if options.average_decay else None
         self.rules.next_scale(first)
         floor = self.layout.ranks.maximum(objective.rounding(scale.height, scale.width).tolist())
@@ -211,11 +224,16 @@ class Run(Observer):
             average=stage.average,
         )
         verdict = ""
-        # Only the last scale, if it is whole, is monitored.
-        with self.monitoring(stage.objective, enabled=last and not stage.plan.tiled) as self.monitor:
+        # Only the last scale, if it is whole, is monitored; the first event does not wait for the monitor.
+        monitored = last and not stage.plan.tiled and config.monitor_every and config.style_factor
+        with self.phases("monitor"), ExitStack() as stack:
             try:
-                for event in events:
+                for event in self.timed(events):
                     self.event(event)
+                    if monitored:
+                        self.monitor = self.monitor or stack.enter_context(self.opened_monitor(stage.objective))
+                        if event.step % config.monitor_every == 0:
+                            self.monitor.submit(event.step, event.pastiche.detach().to("cpu", copy=True))
                     verdict = self.verdict(event, scale)
                     if verdict:
                         break
@@ -231,10 +249,20 @@ class Run(Observer):
         average = stage.average.mean if stage.average else None
         return stage.stepper.pastiche if average is None else average, updates
 
-    def monitoring(self, objective: Objective, *, enabled: bool) -> AbstractContextManager[Monitor | None]:
-        """The monitor for as long as the loop runs, or None when it is turned off."""
-        if not (enabled and self.config.monitor_every and self.config.style_factor):
-            return nullcontext()
+    def timed(self, events: Iterator[StepEvent]) -> Iterator[StepEvent]:
+        """The events, the time until the first of them apart from that between them."""
+        phase = "first step"
+        while True:
+            with self.phases(phase):
+                event = next(events, None)
+            if event is None:
+                return
+            yield event
+            phase = "loop"
+
+    def opened_monitor(self, objective: Objective) -> Monitor:
+        from nst_fast.onnx.monitor import open_monitor  # and with it onnx and ONNX Runtime
+
         weights = self.batch.weights["sha256"]
         return open_monitor(self.batch.encoder, objective, self.config, weights, self.observer.note)
 
@@ -308,10 +336,8 @@ class Run(Observer):
         )
 
     def event(self, event: StepEvent) -> None:
-        """Pass an event on to the monitor, the snapshots and the caller's observer."""
+        """Pass an event on to the snapshots and the caller's observer."""
         config, self.report.last = self.config, event
-        if self.monitor is not None and event.step % config.monitor_every == 0:
-            self.monitor.submit(event.step, event.pastiche.detach().to("cpu", copy=True))
         if config.save_every and event.step and event.step % config.save_every == 0:
             assert self.stage is not None  # the loop runs
             event = replace(event, pastiche=self.stage.whole(event.pastiche))

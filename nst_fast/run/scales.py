@@ -6,13 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from nst_fast.options.config import ScaleOptions
 
 LEAST_GROWTH = 0.25  # of a scale factor, as a power: a final size closer to the coarsest needs no scale between
 
-# Pixels times steps. Beside an H200 Triton took 0.6 s to start, its kernels in the cache; by the times of the single
-# operations it saves about 1.1 ms per megapixel and step. The break-even itself was not measured.
-KERNELS_PAY_AFTER = 500_000_000
+# Pixels times steps after which kernels pay that take time to start. Beside an H200 Triton took 0.6 s, its kernels in
+# the cache; by the times of the single operations it saves about 1.1 ms per megapixel and step. On a CPU Numba and the
+# transformed weights of VGG-19 take 1.5 s and save about 4 s per megapixel and step (two cores of a Xeon).
+LONG = {"cuda": 500_000_000, "cpu": 500_000}
+LONG_SECONDS = 30  # of a time budget: compiling and trying them for the first time takes up to 20
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,10 @@ def share_of_work(scales: Sequence[Scale], index: int) -> float:
     return sum(work[: index + 1]) / sum(work)
 
 
-def kernels_pay(scales: Sequence[Scale], pictures: int) -> bool:
-    """Whether a run is long enough for the Triton kernels to make up for the time that Triton takes to start."""
-    return pictures * sum(scale.steps * scale.height * scale.width for scale in scales) >= KERNELS_PAY_AFTER
+def is_long(scales: Sequence[Scale], pictures: int, device: torch.device, budget: float) -> bool:
+    """Whether a run is long enough for kernels to make up for the time that they take to start.
+
+    ``budget``: seconds that the run may take; 0 for any.
+    """
+    work = pictures * sum(scale.steps * scale.height * scale.width for scale in scales)
+    return work >= LONG.get(device.type, 0) and (not budget or budget >= LONG_SECONDS)

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import platformdirs
-from filelock import FileLock, Timeout
 
 from nst_fast.errors import BusyError, InputError, OutputError, UsageError
 
@@ -288,6 +287,8 @@ def lock(path: AnyPath, *, wait: float = 0.0, title: str = "") -> Iterator[None]
         BusyError: another process holds it; the message names process and host.
         OutputError: the cache folder cannot be written.
     """
+    from filelock import FileLock, Timeout  # with asyncio and logging
+
     key = sha256_bytes(os.fsencode(os.path.normcase(_real(path))))[:32]
     folder = cache_dir("locks")
     owner = folder / f"{key}.owner"

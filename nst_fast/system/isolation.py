@@ -81,14 +81,12 @@ def own_state() -> Iterator[None]:
 
 def _set_ours() -> list[Callable[[], object]]:
     """Set what a run relies on; functions that restore what was, to be called in reverse order."""
-    dtype, deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    restore: list[Callable[[], object]] = [
-        lambda: torch.set_default_dtype(dtype),
-        lambda: torch.use_deterministic_algorithms(deterministic, warn_only=warn_only),
-    ]
+    restore: list[Callable[[], object]] = [partial(torch.set_default_dtype, torch.get_default_dtype())]
     torch.set_default_dtype(torch.float32)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # else nothing is called: the call alone imports Inductor, 1 s
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        restore.append(partial(torch.use_deterministic_algorithms, True, warn_only=warn_only))
+        torch.use_deterministic_algorithms(False)
     # The precision of float32 has an older and a newer interface. Values of the newer one, once set, make reading the
     # older one fail, and setting the older one changes the newer one.
     levels = [torch.backends, mkldnn, mkldnn.conv, mkldnn.matmul, cudnn, cudnn.conv, cudnn.rnn, cuda.matmul]  # type: ignore[attr-defined]

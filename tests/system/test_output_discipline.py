@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from PIL import Image
 
 from nst_fast import stylize
-from nst_fast.cli import app, main
+from nst_fast.benchmark.rows import BenchReport, LoopRow
+from nst_fast.cli import main
+from nst_fast.cli.commands import COMMANDS, made
 from nst_fast.cli.console import Messages, complain
 
 TAPS = ("--weights", "random:0", "--content-taps", "relu1_2", "--style-taps", "relu1_1")
@@ -44,6 +45,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "plot": (("plot", "made.png", "-o", "curves.png"), 0, "plot"),
     "export": (("export", "-o", "tiny.onnx", *TAPS), 0, "export"),
     "bench": (("bench", *BENCH), 0, "bench"),
+    "bench compare": (("bench", "compare", "bench.json", "bench.json"), 0, "bench-compare"),
     "evaluate": (("evaluate", "content.png", "style.png", "made.png", "--weights=random:0"), 0, "evaluate"),
     "evaluate a bad one": (("evaluate", "content.png", "style.png", "bad.png", "--weights=random:0"), 3, "error"),
     "presets": (("presets",), 0, "presets"),
@@ -72,6 +74,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = {"weights": "random:0", "content_taps": "relu1_2", "style_taps": "relu1_1", "image_size": 24, "steps": 1}
     made = stylize(folder / "content.png", folder / "style.png", engine="eager", monitor_every=0, **options)
     made.save(folder / "made.png")
+    row = LoopRow(width=24, height=24, engine="eager", device="cpu", step_ms=1.0)
+    report = BenchReport(device="cpu", options={}, machine={"packages": {}}, rows=[row])
+    (folder / "bench.json").write_text(json.dumps(report.as_dict()))
     return folder
 
 
@@ -107,16 +112,17 @@ def test_json_is_one_object_with_a_schema_and_all_that_stdout_gets(
     assert err.count("error: ") == (code != 0)
 
 
-def commands(group: Any, *names: str) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        if isinstance(getattr(command, "commands", None), dict):
-            yield from commands(command, *names, name)
-        else:
-            yield " ".join((*names, name)), command
+def commands() -> Iterator[tuple[str, Any]]:
+    for name in COMMANDS:
+        command = made(name)
+        inner = getattr(command, "commands", {})
+        yield from ((f"{name} {part}", inner[part]) for part in inner)
+        if not inner or command.invoke_without_command:
+            yield name, command
 
 
 def test_every_command_has_json_and_is_called_above() -> None:
-    known = dict(commands(typer.main.get_command(app)))
+    known = dict(commands())
     assert [name for name, command in known.items() if all("--json" not in p.opts for p in command.params)] == []
     called = {name for name in known for arguments, _, _ in CALLS.values() if " ".join(arguments).startswith(name)}
     assert set(known) - called - ELSEWHERE == set()

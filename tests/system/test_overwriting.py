@@ -224,6 +224,8 @@ COMMANDS = {
     "bench --json": ("--pairs", "{content}+{style}", "--weights", "{weights}", "--json", "{victim}"),
     "bench --csv": ("--pairs", "{content}+{style}", "--weights", "{weights}", "--csv", "{victim}"),
     "bench --plot": ("--pairs", "{content}+{style}", "--weights", "{weights}", "--plot", "{victim}"),
+    "bench compare --json": ("{run}", "{run}", "--json", "{victim}"),
+    "bench compare --markdown": ("{run}", "{run}", "--markdown", "{victim}"),
     "evaluate --json": ("{content}", "{style}", "{run}", "--weights", "{weights}", "--json", "{victim}"),
     "evaluate --csv": ("{content}", "{style}", "{run}", "--weights", "{weights}", "--csv", "{victim}"),
 }
@@ -250,8 +252,8 @@ def test_files_of_figures_neither(
     victim.touch()
     before = victim.read_bytes()
     arguments = [part.format(**given, victim=victim) for part in COMMANDS[command]]
-    name = command.split(maxsplit=1)[0]
-    code, _, error = run_command(monkeypatch, capsys, name, *arguments, *["--overwrite"] * overwrite)
+    names = [word for word in command.split() if not word.startswith("--")]
+    code, _, error = run_command(monkeypatch, capsys, *names, *arguments, *["--overwrite"] * overwrite)
     assert code == 4, error
     assert victim.read_bytes() == before
 

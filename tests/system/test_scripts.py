@@ -39,7 +39,7 @@ TINY_RECIPE = 'network = "vgg16"\ncontent_taps = "relu1_1"\nstyle_taps = "relu1_
 def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def loaded(path: Path) -> ModuleType:
@@ -173,3 +173,21 @@ def test_a_huge_picture_is_measured_in_tiles(tmp_path: Path) -> None:
     facts = json.loads(done.stdout)
     assert facts["peak_mib"] > 0
     assert facts["plan"]["grid"] != [1, 1]
+
+
+def test_bench_start_times_every_phase_from_the_command_to_the_file(tmp_path: Path) -> None:
+    options = ("--weights", "random", "--content-taps", "relu1_1", "--style-taps", "relu1_1", "--monitor-every", "0")
+    sizes = ("--rounds", "1", "--size", "24", "--steps", "2", "--results", tmp_path)
+    done = run("bench/start/start.py", *sizes, "--", *options)
+    assert done.returncode == 0, done.stderr
+    text = Path(done.stdout.strip()).read_text()
+    rows = {row["case"]: row for row in json.loads(text)["rows"]}
+    assert list(rows) == ["--help", "stylize --help", "2 steps"]
+    found = rows["2 steps"]
+    assert 0 < found["cpu_called"] < found["cpu_first_step"] < found["cpu_total"]
+    phases = ("import", "pictures", "weights", "targets", "trial", "engine", "first step", "loop", "finish")
+    assert found["total"] == pytest.approx(
+        sum(found[name] for name in (*phases, "monitor", "write and exit")), abs=1e-3
+    )
+    assert all(found[name] >= 0 for name in phases)
+    assert str(tmp_path) not in text

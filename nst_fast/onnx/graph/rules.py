@@ -107,13 +107,13 @@ def _slice(graph: GraphWriter, x: Value, axis: int, start: int, end: int) -> Val
 
 
 def squared_sum(graph: GraphWriter, x: Value) -> Value:
-    """The sum of squares of all elements, [1]."""
-    return graph.op("Reshape", graph.op("ReduceSumSquare", x, keepdims=0), graph.integers([1]))
+    """The sum of squares of all elements, [1]. With keepdims, as OpenVINO's provider takes no sum of rank 0."""
+    return graph.op("Reshape", graph.op("ReduceSumSquare", x, keepdims=1), graph.integers([1]))
 
 
 def inner_product(graph: GraphWriter, x: Value, y: Value) -> Value:
     """The sum of products of all elements, [1]."""
-    return graph.op("Reshape", graph.op("ReduceSum", graph.op("Mul", x, y), keepdims=0), graph.integers([1]))
+    return graph.op("Reshape", graph.op("ReduceSum", graph.op("Mul", x, y), keepdims=1), graph.integers([1]))
 
 
 def gram_matrix(graph: GraphWriter, features: Value, channels: int, inverse_positions: Value) -> Value:

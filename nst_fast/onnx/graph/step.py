@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from nst_fast.objective import losses
 from nst_fast.objective.coefficients import coefficients
 from nst_fast.objective.objective import Statistics
 from nst_fast.objective.style import statistic_size
-from nst_fast.onnx.graph import gaussians, rules
+from nst_fast.onnx.graph import cpu, gaussians, rules, winograd
 from nst_fast.onnx.graph.writer import FLOATS, INT64, Array, GraphWriter, Value, element_type
 from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
 from nst_fast.options.style import StyleTerm
@@ -37,6 +38,8 @@ OPERATORS = frozenset(
         *("Transpose", "Where"),
     ]
 )
+# And those of the form for ONNX Runtime's CPU provider.
+CPU_OPERATORS = frozenset(["ConvTranspose", "Max", "Split"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ class StepGraph:
             losses, pixels and Adam's state in fp32.
         adam: makes a step graph; None makes a gradient graph.
         size: height and width, when they are known; otherwise the graph takes any.
+        for_cpu: in the form that ONNX Runtime's CPU provider runs fastest; needs the size.
     """
 
     encoder: Encoder
@@ -66,6 +70,7 @@ class StepGraph:
     precision: str = "fp32"
     adam: AdamConstants | None = None
     size: tuple[int, int] | None = None
+    for_cpu: bool = False
 
     @property
     def layers(self) -> list[str]:
@@ -137,7 +142,9 @@ class _Author:
         self.graph = GraphWriter(spec.state_precision)
         self.features: dict[str, Value] = {}  # layer -> its output
         self.seeds: dict[str, Value] = {}  # tap -> gradient of its own losses with respect to it
-        self.masked: set[str] = set()  # ReLUs whose mask is already in the gradient that reaches them
+        self.masked = self._masked()
+        self.relu_masks: dict[str, Value] = {}  # of ReLUs and pools, in the form for the CPU
+        self.pool_masks: dict[str, cpu.PoolMasks] = {}
         self.terms: dict[str, Value] = {}
         self.half = spec.precision == "fp16"
         self.scale: Value | None = None
@@ -170,10 +177,32 @@ class _Author:
             value = graph.op("Div", graph.op("Sub", pastiche, self._per_channel("mean")), self._per_channel("std"))
             value = self._cast(value, self.spec.precision)
         self.features["normalize"] = value
-        for layer in self.spec.layers:
+        for before, layer in pairwise(["normalize", *self.spec.layers]):
             with graph.scope(layer):
-                value = self._layer(layer, value)
-            self.features[layer] = value
+                self.features[layer] = self._layer(layer, self.features[before])
+                if self.spec.for_cpu:
+                    self._masks(layer, before)
+
+    def _masked(self) -> set[str]:
+        """ReLUs whose mask is put on the gradient after the max-pool that follows, on a quarter of the cells.
+
+        The ReLU lets pass what the pool sends to a cell above 0, that is to a maximum above 0: so that mask is as good,
+        unless a tap adds a gradient of its own in between.
+        """
+        layers, taps = self.spec.layers, self.spec.options.taps
+        if self.spec.encoder.pooling != "max":
+            return set()
+        return {before for before, layer in pairwise(layers) if layer.startswith("pool") and before not in taps}
+
+    def _masks(self, layer: str, before: str) -> None:
+        """What the way back needs of a layer, in the form for the CPU."""
+        y = self.features[layer]
+        if before in self.masked or (layer.startswith("relu") and layer not in self.masked):
+            self.relu_masks[layer] = cpu.relu_mask(self.graph, y)
+        if layer.startswith("pool") and self.spec.encoder.pooling == "max":
+            assert self.spec.size is not None
+            size = (channels_of(layer), *tap_size(layer, *self.spec.size))
+            self.pool_masks[layer] = cpu.pool_masks(self.graph, self.features[before], y, size)
 
     def _layer(self, layer: str, x: Value) -> Value:
         graph = self.graph
@@ -189,14 +218,32 @@ class _Author:
             x = rules.pad_border(graph, x, self.spec.encoder.padding)
         convolution = self._convolution(layer)
         assert convolution.bias is not None
-        weight = self._weight(f"{layer}/weight", to_array(convolution.weight))
         bias = self._weight(f"{layer}/bias", to_array(convolution.bias))
+        if size := self._winograd(layer):
+            return winograd.convolution(graph, x, self._transformed(layer), self._channels(layer), size, bias)
+        weight = self._weight(f"{layer}/weight", to_array(convolution.weight))
         return graph.op("Conv", x, weight, bias, kernel_shape=[3, 3], pads=[border] * 4)
 
     def _convolution(self, layer: str) -> nn.Conv2d:
         module = self.spec.encoder.layers[layer]
         assert isinstance(module, nn.Conv2d)
         return module
+
+    def _channels(self, layer: str) -> tuple[int, int]:
+        """Of a convolution, in and out."""
+        convolution = self._convolution(layer)
+        return convolution.in_channels, convolution.out_channels
+
+    def _winograd(self, layer: str) -> tuple[int, int] | None:
+        """Height and width of the feature maps of a convolution that is faster by fewer products."""
+        if not self.spec.for_cpu or self.spec.size is None:
+            return None
+        size = tap_size(layer, *self.spec.size)
+        return size if winograd.worth_it(*self._channels(layer), size) else None
+
+    def _transformed(self, layer: str, *, gradient: bool = False) -> Value:
+        weight = to_array(self._convolution(layer).weight).astype(FLOATS[self.spec.precision])
+        return winograd.transformed(self.graph, weight, f"{layer}/weight", gradient=gradient)
 
     def _weight(self, name: str, array: Array) -> Value:
         return self.graph.constant(array.astype(FLOATS[self.spec.precision]), name)
@@ -275,8 +322,7 @@ class _Author:
         """From the deepest layer to the pixels, adding each tap's own gradient where the tap is."""
         graph = self.graph
         gradient: Value | None = None
-        layers = self.spec.layers
-        for layer, before in zip(reversed(layers), reversed(["normalize", *layers[:-1]]), strict=True):
+        for before, layer in reversed([*pairwise(["normalize", *self.spec.layers])]):
             with graph.scope(f"gradient/{layer}"):
                 if seed := self.seeds.get(layer):
                     gradient = graph.op("Add", gradient, seed) if gradient else seed
@@ -291,8 +337,12 @@ class _Author:
     def _layer_gradient(self, layer: str, before: str, dy: Value) -> Value:
         graph, precision = self.graph, self.spec.precision
         if layer.startswith("relu"):
-            return dy if layer in self.masked else rules.relu_gradient(graph, dy, self.features[layer], precision)
+            return dy if layer in self.masked else self._relu_gradient(dy, layer)
         if layer.startswith("conv"):
+            if size := self._winograd(layer):
+                inputs, outputs = self._channels(layer)
+                transposed = self._transformed(layer, gradient=True)
+                return winograd.convolution(graph, dy, transposed, (outputs, inputs), size)
             weight = to_array(self._convolution(layer).weight)
             transposed = self._weight(f"{layer}/transposed", rules.transposed_weight(weight))
             border = self._border(layer)
@@ -304,14 +354,19 @@ class _Author:
             dx = rules.average_pool_gradient(graph, dy, AVERAGE_POOLING_SCALE, precision)
         return self._restore_odd(layer, dx)
 
+    def _relu_gradient(self, dy: Value, layer: str) -> Value:
+        """``layer`` is the ReLU, or the pool after it: it passes where the pool's output is above 0."""
+        if self.spec.for_cpu:
+            return self.graph.op("Mul", dy, self.relu_masks[layer])
+        return rules.relu_gradient(self.graph, dy, self.features[layer], self.spec.precision)
+
     def _max_pool_gradient(self, pool: str, before: str, dy: Value) -> Value:
-        """The ReLU before the pool lets pass what the pool sends to a cell above 0, that is to a maximum above 0: so
-        its mask is as good here, on a quarter of the cells - unless a tap adds a gradient of its own in between."""
-        precision = self.spec.precision
-        if before not in self.seeds:
-            dy = rules.relu_gradient(self.graph, dy, self.features[pool], precision)
-            self.masked.add(before)
-        return rules.max_pool_gradient(self.graph, dy, self.features[before], self.features[pool], precision)
+        if before in self.masked:
+            dy = self._relu_gradient(dy, pool)
+        if self.spec.for_cpu:
+            return cpu.max_pool_gradient(self.graph, dy, self.pool_masks[pool])
+        x, y = self.features[before], self.features[pool]
+        return rules.max_pool_gradient(self.graph, dy, x, y, self.spec.precision)
 
     def _restore_odd(self, pool: str, dx: Value) -> Value:
         """Append the row or column of zeros that belongs to what pooling left out."""

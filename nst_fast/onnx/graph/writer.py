@@ -53,6 +53,12 @@ class GraphWriter:
         self._nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
+    def split(self, value: Value, axis: int) -> tuple[Value, Value]:
+        """Write a node that cuts a tensor into halves along an axis."""
+        first = self.op("Split", value, axis=axis, num_outputs=2)
+        self._nodes[-1].output.append(f"{first}/second")
+        return first, f"{first}/second"
+
     def number(self, value: float, precision: str | None = None) -> Value:
         """A float constant of one element. Never rank 0: rewriters treat scalars as constants they may fold away."""
         return self.constant(np.array([value], FLOATS[precision or self.precision]))

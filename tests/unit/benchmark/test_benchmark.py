@@ -17,6 +17,7 @@ from in_process import Run, run_command
 from places import ROOT
 
 from nst_fast.benchmark import evaluations, loops, memory, suite
+from nst_fast.benchmark.ceilings import Ceiling, find_ceiling, layer_flops
 from nst_fast.benchmark.charts import save_plot
 from nst_fast.benchmark.evaluations import evaluation_rows
 from nst_fast.benchmark.loops import cosine, loop_rows, monitor_rows
@@ -38,15 +39,13 @@ from nst_fast.benchmark.workbench import (
     Scene,
     Workbench,
     arithmetic,
-    find_ceiling,
-    flops_per_evaluation,
     seeded_picture,
 )
 from nst_fast.engines import Evaluation, Evaluator
 from nst_fast.engines import ort as engine_module
 from nst_fast.engines.ort_step import WholeStep
 from nst_fast.errors import DeviceError, InputError, NstFastError, UsageError
-from nst_fast.options.config import StylizeConfig
+from nst_fast.options.config import ObjectiveOptions, StylizeConfig
 from nst_fast.run.observer import Listeners
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,8 +69,9 @@ TINY = BenchConfig(
 
 @pytest.fixture(autouse=True)
 def small_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nst_fast.benchmark.workbench.MATMUL_SIDE", {"cpu": 128})
-    monkeypatch.setattr("nst_fast.benchmark.workbench.CONV_SIDE", {"cpu": 8})
+    monkeypatch.setattr("nst_fast.benchmark.ceilings.MATMUL_SIDE", {"cpu": 128})
+    monkeypatch.setattr("nst_fast.benchmark.ceilings.CONV_SIDE", {"cpu": 8})
+    monkeypatch.setattr("nst_fast.benchmark.ceilings.WINOGRAD_CELLS", 256)
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +83,17 @@ def workbench() -> Workbench:
 
 
 def test_flops_of_a_step_of_vgg19_to_relu5_1_are_1445_kflop_per_pixel_and_1514_with_grams() -> None:
-    style_taps = [f"relu{block}_1" for block in range(1, 6)]
-    for grams, expected in (([], 1.445e6), (style_taps, 1.514e6)):
-        step = 2 * flops_per_evaluation("vgg19", ["relu4_2", *style_taps], 512, 256, grams)
-        assert step / (512 * 256) == pytest.approx(expected, rel=1e-3)
+    layers = layer_flops(ObjectiveOptions(), 512, 256)
+    convolutions = sum(flop for layer, flop in layers.items() if layer.startswith("conv"))
+    assert 2 * convolutions / (512 * 256) == pytest.approx(1.445e6, rel=1e-3)
+    assert 2 * sum(layers.values()) / (512 * 256) == pytest.approx(1.514e6, rel=1e-3)
 
 
 def test_flops_of_a_layer_are_counted_by_hand_also_of_odd_sizes() -> None:
-    assert flops_per_evaluation("vgg16", ["relu1_1"], 5, 7) == 2 * 9 * 3 * 64 * 35
-    assert flops_per_evaluation("vgg16", ["relu1_1"], 5, 7, ["relu1_1"]) == 2 * (9 * 3 * 64 + 64 * 64) * 35
-    odd, even = (flops_per_evaluation("vgg19", ["relu2_1"], 17, side) for side in (19, 18))
+    shallow = ObjectiveOptions(network="vgg16", content_taps="relu1_1", style_taps="relu1_1")
+    assert layer_flops(shallow, 5, 7) == {"conv1_1": 2 * 9 * 3 * 64 * 35, "gram/relu1_1": 2 * 64 * 64 * 35}
+    content = ObjectiveOptions(content_taps="relu2_1", style_weight=0)
+    odd, even = (sum(layer_flops(content, 17, side).values()) for side in (19, 18))
     assert odd - even == 17 * 2 * 9 * (3 * 64 + 64 * 64)  # relu2_1 has 8x9 cells either way
 
 
@@ -221,10 +222,14 @@ def test_the_loop_row_of_eager_is_its_own_reference(workbench: Workbench) -> Non
     assert row.final_loss is not None and row.final_loss > 0
     assert row.step_ms is not None
     assert row.steps_per_second == pytest.approx(1e3 / row.step_ms)
-    taps = ["relu1_1", "relu2_1"]
-    assert row.gflop == 2 * flops_per_evaluation("vgg19", taps, 24, 32, taps) / 1e9
+    assert row.gflop == 2 * sum(layer_flops(TINY, 24, 32).values()) / 1e9
     assert row.gflops == pytest.approx(row.gflop / row.step_ms * 1e3)
-    assert row.ceiling_share == pytest.approx(row.gflops / workbench.ceilings["cpu", "fp32"].gflops)
+    ceiling = workbench.ceilings["cpu", "fp32"]
+    assert row.ceiling_share == pytest.approx(row.gflops / ceiling.gflops)
+    least = ceiling.winograd_seconds(TINY, 24, 32)
+    assert least is not None
+    assert row.winograd_share == pytest.approx(2e3 * least / row.step_ms)  # forward and backward
+    assert row.winograd_share <= row.ceiling_share
 
 
 def test_the_fast_engine_is_compared_with_eager_and_named_as_it_was_chosen() -> None:
@@ -401,13 +406,29 @@ def test_a_child_that_dies_costs_the_row_its_memory_only(workbench: Workbench, m
 
 def test_a_known_gpu_has_its_ceiling_from_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    assert find_ceiling(torch.device("cuda:0"), "bf16").gflops == 790e3
+    ceiling = find_ceiling(torch.device("cuda:0"), "bf16", TINY)
+    assert (ceiling.gflops, ceiling.matrix_gflops) == (790e3, None)
+    assert ceiling.winograd_seconds(TINY, 24, 32) is None
 
 
-def test_a_cpu_has_its_ceiling_measured() -> None:
-    ceiling = find_ceiling(torch.device("cpu"), "fp32")
-    assert ceiling.gflops > 0
+def test_a_cpu_has_its_rates_measured_those_of_winograd_for_every_pair_of_channels_in_fp32_only() -> None:
+    ceiling = find_ceiling(torch.device("cpu"), "fp32", TINY)
+    assert find_ceiling(torch.device("cpu"), "fp16", TINY).gflops > 0
     assert ceiling.source.startswith("measured here")
+    assert ceiling.matrix_gflops and ceiling.convolution_gflops
+    assert ceiling.gflops == max(ceiling.matrix_gflops, ceiling.convolution_gflops)
+    assert list(ceiling.winograd_gflops) == ["64x64", "64x128"]
+    assert min(ceiling.winograd_gflops.values()) > 0
+    assert find_ceiling(torch.device("cpu"), "bf16", TINY).winograd_gflops == {}
+
+
+def test_the_winograd_limit_takes_a_quarter_of_the_work_where_its_products_are_fast_enough() -> None:
+    rates = {"64x64": 50.0, "64x128": 20.0}  # of 100 directly: half the time for one layer, and none gained for another
+    ceiling = Ceiling("cpu", "fp32", 100.0, "by hand", winograd_gflops=rates)
+    work = layer_flops(TINY, 24, 32)
+    assert list(work) == ["conv1_1", "conv1_2", "conv2_1", "gram/relu1_1", "gram/relu2_1"]
+    expected = (sum(work.values()) - work["conv1_2"] / 2) / 100e9
+    assert ceiling.winograd_seconds(TINY, 24, 32) == pytest.approx(expected)
 
 
 def test_turns_leave_the_switch_for_tf32_as_it_was() -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 from nst_fast.distributed.group import SingleRank
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
+from nst_fast.engines.checked_kernels import compare_pooling, compare_seed, some_features
 from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.fast_network import FastNetwork
-from nst_fast.engines.max_pooling import compare
 from nst_fast.engines.precision import DTYPES, float32_arithmetic
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.network.vgg import Encoder
@@ -82,7 +82,24 @@ def test_the_fast_engine_is_eager_in_double_precision(
 def test_the_kernels_pool_as_pytorch_does(cuda: torch.device, dtype: torch.dtype) -> None:
     interpreted = pytest.importorskip("interpreted_kernels", reason="no Triton")
     for batch, channels, (height, width) in itertools.product((1, 3), (64, 512), ((2, 2), (7, 5), (33, 128))):
-        compare(interpreted.kernels, interpreted.features((batch, channels, height, width), dtype).to(cuda))
+        compare_pooling(interpreted.kernels, interpreted.features((batch, channels, height, width), dtype).to(cuda))
+
+
+def test_the_kernel_seeds_as_pytorch_does(cuda: torch.device) -> None:
+    kernels = pytest.importorskip("nst_fast.engines.kernels", reason="no Triton")
+    for batch, channels, (height, width) in itertools.product((1, 3), (64, 128, 512), ((2, 2), (7, 5), (33, 128))):
+        compare_seed(kernels, some_features((batch, channels, height, width), torch.bfloat16).to(cuda))
+
+
+def test_kernels_of_seeds_change_the_gradient_by_rounding_alone(cuda: torch.device) -> None:
+    """Style alone, content alone, both, the deepest; and a tap that is no ReLU."""
+    options = ObjectiveOptions(content_taps="relu2_1,relu2_2", style_taps="conv1_2,relu1_1,relu2_1,relu3_1")
+    encoder, _ = make_encoder("random:0", "vgg19", options.taps)
+    objective, image = problem(options, encoder.to(cuda), (70, 53))
+    plain, found = (FastEvaluator(encoder, objective, torch.bfloat16, kernels=on)(image) for on in (False, True))
+    assert relative_error(found.gradient, plain.gradient) < 2e-2
+    for name, term in plain.terms.items():
+        torch.testing.assert_close(found.terms[name], term, rtol=1e-4, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchInductor's own: of deprecated imports, and that TF32 would be faster

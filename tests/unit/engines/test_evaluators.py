@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nst_fast.engines import choice, make_evaluator
+from nst_fast.engines import choice, make_evaluator, trial
 from nst_fast.engines.choice import fastest
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.fast_network import PAD_BACKWARD, folded
@@ -207,10 +207,10 @@ def test_the_fast_engine_gives_the_same_bits_twice(shallow: tuple[Encoder, Objec
 
 
 def test_auto_takes_a_narrower_precision_only_where_it_is_clearly_faster() -> None:
-    assert fastest("fast", {"fp32": 100.0, "bf16": 45.0}).precision == "bf16"
-    assert fastest("fast", {"fp32": 100.0, "bf16": 95.0}).precision == "fp32"
-    assert fastest("fast", {"fp32": 100.0, "bf16": 700.0}).precision == "fp32"
-    assert "bf16 45 ms" in str(fastest("fast", {"fp32": 100.0, "bf16": 45.0}))
+    assert fastest(choice.Choice("fast", "fp32", "", {}), {"fp32": 100.0, "bf16": 45.0}).precision == "bf16"
+    assert fastest(choice.Choice("fast", "fp32", "", {}), {"fp32": 100.0, "bf16": 95.0}).precision == "fp32"
+    assert fastest(choice.Choice("fast", "fp32", "", {}), {"fp32": 100.0, "bf16": 700.0}).precision == "fp32"
+    assert "bf16 45 ms" in str(fastest(choice.Choice("fast", "fp32", "", {}), {"fp32": 100.0, "bf16": 45.0}))
 
 
 def test_a_trial_is_made_once_per_machine_and_again_when_its_file_is_damaged(
@@ -223,13 +223,13 @@ def test_a_trial_is_made_once_per_machine_and_again_when_its_file_is_damaged(
         trials.append(1)
         return {"fp32": 9.0, "bf16": 3.0}
 
-    monkeypatch.setattr(choice, "trial", counted)
+    monkeypatch.setattr(trial, "time_precisions", counted)
     for _ in range(2):
-        assert choice.remembered_trial(shallow_encoder, CPU, ["fp32", "bf16"]) == {"fp32": 9.0, "bf16": 3.0}
+        assert trial.precision_trial(shallow_encoder, CPU, ["fp32", "bf16"], ()) == {"fp32": 9.0, "bf16": 3.0}
     assert len(trials) == 1
     (note,) = (tmp_path / "trials").iterdir()
     note.write_text("{")
-    choice.remembered_trial(shallow_encoder, CPU, ["fp32", "bf16"])
+    trial.precision_trial(shallow_encoder, CPU, ["fp32", "bf16"], ())
     assert len(trials) == 2
 
 
@@ -268,7 +268,7 @@ def test_the_narrowest_precision_that_bends_nothing_is_taken(
 
 
 def test_a_real_trial_times_every_precision(shallow_encoder: Encoder) -> None:
-    assert all(value > 0 for value in choice.trial(shallow_encoder, CPU, usable_precisions(CPU)).values())
+    assert all(value > 0 for value in trial.time_precisions(shallow_encoder, CPU, usable_precisions(CPU), ()).values())
 
 
 def test_a_precision_that_the_device_or_engine_lacks_is_refused(shallow_encoder: Encoder) -> None:
@@ -276,6 +276,19 @@ def test_a_precision_that_the_device_or_engine_lacks_is_refused(shallow_encoder:
         choice.choose(DeviceOptions(precision="tf32"), shallow_encoder, CPU)
     with pytest.raises(DeviceError, match="eager"):
         choice.choose(DeviceOptions(engine="eager", precision="bf16"), shallow_encoder, CPU)
+
+
+@pytest.mark.parametrize(("usable", "offered"), [(["fp32"], False), (["fp32", "tf32", "bf16"], True)])
+def test_onnx_runtime_offers_tf32_where_the_device_has_it(
+    usable: list[str], offered: bool, shallow_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "usable_precisions", lambda device: usable)
+    asked = DeviceOptions(engine="ort", precision="tf32")
+    if offered:
+        assert choice.choose(asked, shallow_encoder, torch.device("cuda")).precision == "tf32"
+    else:
+        with pytest.raises(DeviceError, match="engine ort computes in fp32 or fp16 on cuda, not in tf32"):
+            choice.choose(asked, shallow_encoder, torch.device("cuda"))
 
 
 def test_launches_are_not_captured_where_there_is_no_gpu(shallow: tuple[Encoder, Objective, Tensor]) -> None:

@@ -220,6 +220,25 @@ def test_monitor_opens_with_the_cached_model_and_its_encoder_is_left_alone(own_c
     assert notes == ["exporting the network to ONNX, once"]
 
 
+def test_a_damaged_cached_model_ends_the_monitoring_alone_and_is_exported_anew_next_time(
+    own_cache: Path, counted: list[str]
+) -> None:
+    notes: list[str] = []
+    arguments = monitored()
+    with open_monitor(*arguments, notes.append) as monitor:
+        pass
+    (path,) = own_cache.rglob("*.onnx")
+    path.write_bytes(path.read_bytes()[:-1])
+    with open_monitor(*arguments, notes.append) as monitor:
+        monitor.submit(0, PICTURE)
+    assert monitor.readings() == []
+    assert monitor.warnings[0].startswith("monitor: stopped at step 0, ")
+    assert len(counted) == 1
+    with open_monitor(*arguments, notes.append) as monitor:
+        monitor.submit(0, PICTURE)
+    assert (len(monitor.readings()), len(counted), monitor.warnings) == (1, 2, [])
+
+
 def test_monitor_on_an_unavailable_provider_falls_back_only_if_allowed(own_cache: Path, counted: list[str]) -> None:
     if probe_provider("cuda").works:
         pytest.skip("CUDA works here")

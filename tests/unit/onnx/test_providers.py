@@ -35,8 +35,12 @@ def test_every_fallback_ends_on_the_cpu_and_none_on_itself() -> None:
         assert name == "cpu" or others[-1] == "cpu"
 
 
-def test_cuda_computes_in_fp32() -> None:
-    assert SessionConfig().cuda()["use_tf32"] == "0"
+@pytest.mark.parametrize(("precision", "flag"), [("fp32", "0"), ("fp16", "0"), ("tf32", "1")])
+def test_cuda_multiplies_in_tf32_only_where_asked_and_then_with_all_that_makes_it_fast(
+    precision: str, flag: str
+) -> None:
+    options = SessionConfig(precision=precision).cuda()
+    assert [options[name] for name in ("use_tf32", "prefer_nhwc", "fuse_conv_bias")] == [flag] * 3
 
 
 @pytest.mark.parametrize(
@@ -96,13 +100,15 @@ def test_two_profiles_have_two_keys() -> None:
     assert texts[0] == ""
 
 
-def test_tensorrt_knows_every_option_that_is_sent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_knows_every_option_that_is_sent(provider: str, tmp_path: Path) -> None:
     """ONNX Runtime refuses an option that it does not know: a misspelt one would show only where there is a GPU."""
-    file = provider_file("tensorrt")
+    file = provider_file(provider)
     if file is None:
-        pytest.skip("the installed ONNX Runtime has no TensorRT provider")
+        pytest.skip(f"the installed ONNX Runtime has no provider {provider}")
     known = file.read_bytes()
-    options = SessionConfig(profile=PROFILE, engine_cache=tmp_path / "engines", compute_stream=1).tensorrt(KEY)
+    config = SessionConfig(profile=PROFILE, engine_cache=tmp_path / "engines", compute_stream=1)
+    options = config.cuda() if provider == "cuda" else config.tensorrt(KEY)
     assert [name for name in options if name.encode() + b"\0" not in known] == []
 
 

@@ -253,5 +253,5 @@ def test_from_the_third_update_of_lbfgs_on_nothing_kept_changes_its_address() ->
     for _ in range(8):
         optimizer.update(evaluate(optimizer.pastiche), evaluate, 1.0)
         seen.append(addresses())
-    assert seen[1].keys() >= {"unit", "step", "gradient", "steps", "changes", "sy", "yy", "scale", "added"}
+    assert seen[1].keys() >= {"unit", "step", "gradient", "pairs", "inverse", "sy", "yy", "scale", "added"}
     assert all(later == seen[1] for later in seen[2:])

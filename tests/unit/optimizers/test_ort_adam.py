@@ -27,12 +27,12 @@ from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import Binding, ProviderStatus, Session
 from nst_fast.optimizers import (
     Adam,
-    OrtAdam,
     TorchStepper,
     learning_rate_at,
     make_stepper,
     resized_moments,
 )
+from nst_fast.optimizers.ort_adam import OrtAdam
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Listeners
 from nst_fast.run.problem import Batch, Networks, load_problem
@@ -344,7 +344,7 @@ def test_a_run_over_scales_with_schedule_smoothing_and_average_is_adams(
     def separate(evaluator: Evaluator, image: Tensor, options: StylizeConfig) -> TorchStepper:
         return TorchStepper(evaluator, Adam(image, options))
 
-    monkeypatch.setattr("nst_fast.optimizers.OrtAdam", separate)
+    monkeypatch.setattr("nst_fast.optimizers.ort_adam.OrtAdam", separate)
     by_gradient = api.stylize(*pair, config)
     assert whole.record.losses["total"] == pytest.approx(by_gradient.record.losses["total"], rel=1e-3)
     assert float((whole.image - by_gradient.image).abs().mean()) < 0.5 / 255

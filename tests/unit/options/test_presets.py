@@ -74,7 +74,16 @@ DOCUMENTED: dict[str, dict[str, object]] = {
 
 # Options that do not decide the picture of a whole, unguarded run, or that say what to do with a user's own pictures.
 FREE = {
-    *("background", "bit_depth", "style_weight_each", "device", "engine", "precision", "engine_provider"),
+    *(
+        "background",
+        "bit_depth",
+        "style_weight_each",
+        "device",
+        "engine",
+        "precision",
+        "convolution",
+        "engine_provider",
+    ),
     *("scale_factor", "min_size", "scale_steps_ratio"),  # one scale
     *("divergence_factor", "until_converged", "patience", "min_improvement", "time_budget"),
 }

@@ -36,8 +36,9 @@ def test_a_record_of_before_an_option_says_what_was_done_without_it(tmp_path: Pa
         **made.options,
         "chroma_tv_weight": 0,
         "style_crop": "none",
+        "convolution": "direct",
     }
-    made.options |= {"chroma_tv_weight": 40.0, "style_crop": "auto"}
+    made.options |= {"chroma_tv_weight": 40.0, "style_crop": "auto", "convolution": "auto"}
     made.save(tmp_path / "new.json")
     assert read_record(tmp_path / "new.json")["options"] == made.options
 
