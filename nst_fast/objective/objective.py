@@ -115,16 +115,26 @@ def build_targets(
     parts = style_parts(style_images, style_weights, style_guides) if options.style_terms else []
     for part, share in zip(parts, shares([part.weight for part in parts], len(parts)), strict=True):
         own = part.guides.terms(options)
-
-        def targets(tap: str, features: Tensor, part: StylePart = part, share: float = share) -> dict[str, Tensor]:
-            at_tap = {name: term for name, term in part.guides.terms(options).items() if term.tap == tap}
-            return {name: measure_target(term, features, part.guides.at(term), share) for name, term in at_tap.items()}
-
-        found = encoder.unwrapped.measured(part.image, {term.tap: partial(targets, term.tap) for term in own.values()})
-        measured.append({name: found[term.tap][name] for name, term in own.items()})
+        measured.append(measured_style(encoder, part, own, share))
         weights.append(part.weights(own))
         terms |= own
     return Statistics(content, blended(terms, measured, weights), {}, edges_of(options, content_image))
+
+
+def measured_style(
+    encoder: Encoder, part: StylePart, terms: Mapping[str, StyleTerm], share: float
+) -> dict[str, Tensor]:
+    """What one style image, of which the target has this share, adds to it: by the name of the term."""
+
+    def at(tap: str) -> Callable[[Tensor], dict[str, Tensor]]:
+        there = [term for term in terms.values() if term.tap == tap]
+        return lambda features: {
+            term.name: measure_target(term, features, part.guides.at(term), share) for term in there
+        }
+
+    measures = {tap: at(tap) for tap in dict.fromkeys(term.tap for term in terms.values())}
+    found = encoder.unwrapped.measured(part.image, measures)
+    return {name: found[term.tap][name] for name, term in terms.items()}
 
 
 def edges_of(options: ObjectiveOptions, content_image: Tensor | None) -> Edges | None:
