@@ -21,6 +21,7 @@ from nst_fast.memory.footprint import (
     PREPARED_COPIES,
     WEIGHT_COPIES,
     WINOGRAD_COPIES,
+    WINOGRAD_FIXED,
     Network,
     forward_bytes,
     step_bytes,
@@ -199,7 +200,8 @@ def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halv
     config, pixels = task.config, task.pixels
     copies = WEIGHT_COPIES + (PREPARED_COPIES * task.size / 4 if task.family == "fast" else 0.0)
     copies += WINOGRAD_COPIES if task.winograd else 0
-    network = FIXED[config.optimizer] + copies * weight_bytes(config.network, config.taps)
+    fixed = FIXED[config.optimizer] + (WINOGRAD_FIXED if task.winograd else 0)
+    network = fixed + copies * weight_bytes(config.network, config.taps)
     styles = sum(height * width for height, width in task.styles)
     step = task.step_bytes(tiled=not tiling.whole)
     style = forward_bytes(config.network, config.taps) if tiling.whole else step  # while targets are built

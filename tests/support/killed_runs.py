@@ -52,6 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
     "eager": {"engine": "eager"},
     "ort": {"engine": "ort"},
     "settled": {"engine": "auto", "precision": "auto"},
+    "winograd": {"convolution": "winograd"},
     "recoveries": {"divergence_factor": 1.3, "learning_rate": 0.2},
     "patience": {"patience": STEPS, "min_improvement": 0.5, "steps": 60},  # killed before it may end
 }
@@ -95,7 +96,10 @@ def outcome(path: Path) -> dict[str, Any]:
     record = json.loads(path.with_suffix(".json").read_text())
     with Image.open(path) as picture:
         pixels = zlib.crc32(np.asarray(picture).tobytes())
-    kept = {name: record[name] for name in ("history", "losses", "steps", "status", "recoveries", "finish", "engine")}
+    kept = {
+        name: record[name]
+        for name in ("history", "losses", "steps", "status", "recoveries", "finish", "engine", "convolution")
+    }
     return {"pixels": pixels, "idat": zlib.crc32(image_data(path)), "plan": record["plan"]["grid"], **kept}
 
 

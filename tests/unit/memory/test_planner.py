@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nst_fast.errors import OutOfMemoryError, UsageError
+from nst_fast.memory import planner
 from nst_fast.memory.footprint import MIB, Network, kept_bytes, step_bytes, weight_bytes
 from nst_fast.memory.grids import tiling_like
 from nst_fast.memory.planner import MemoryTask, budget_of, largest_size, make_plan, predict
@@ -155,3 +156,21 @@ def test_the_plan_is_one_line_and_plain_data() -> None:
     facts = plan.as_dict()
     assert facts["grid"] == list(plan.tiling.grid)
     assert facts["peak_mib"] == round(plan.peak / MIB)
+
+
+def test_winograd_costs_its_weights_and_is_left_where_they_would_be_much_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = StylizeConfig()
+    tiling = make_tiling(config.network, config.taps, 192, 256, (1, 1))
+    direct, winograd = (
+        predict(MemoryTask(config, "fast", "fp32", 192, 256, winograd=used), tiling, 2**40, history=5, halve=False).peak
+        for used in (False, True)
+    )
+    assert winograd - direct > 8 * weight_bytes(config.network, config.taps)
+    monkeypatch.setattr(planner, "free_memory", lambda device: 2**40)
+    assert planner.may_use_winograd(config, "cpu")
+    assert not planner.may_use_winograd(config, "cuda")
+    assert not planner.may_use_winograd(config.replace(convolution="direct"), "cpu")
+    assert not planner.may_use_winograd(config.replace(precision="bf16"), "cpu")
+    assert not planner.may_use_winograd(config.replace(max_memory="2GiB"), "cpu")

@@ -136,6 +136,7 @@ def test_the_cases_are_what_their_names_say(after_kills: dict[str, Any]) -> None
     assert after_kills["tiled"]["whole"]["plan"] != [1, 1]
     assert after_kills["patience"]["whole"]["status"] == "converged"
     assert after_kills["ort"]["whole"]["engine"] == "ort"
+    assert after_kills["winograd"]["whole"]["convolution"] == "winograd"
 
 
 def test_a_stopped_run_leaves_picture_and_checkpoints_and_goes_on(interrupted: Path, networks: api.Networks) -> None:

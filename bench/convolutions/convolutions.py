@@ -1,0 +1,94 @@
+"""An evaluation by every engine, direct and by Winograd's algorithm: python bench/convolutions/convolutions.py OUT.json
+
+Full depth, the default objective, random weights, fp32. The cases of one process take turns, forwards and backwards;
+ratios are medians over turns. Wall-clock seconds in as many threads as PyTorch takes, and CPU seconds of one thread,
+which other work on the machine disturbs less. Then milliseconds of every kind of convolution, forward and back.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from nst_fast.engines.fast import FastEvaluator
+from nst_fast.engines.ort import OrtEvaluator
+from nst_fast.engines.trial import winograd_trial
+from nst_fast.network.vgg import Encoder
+from nst_fast.network.weights import make_encoder
+from nst_fast.objective.evaluation import EagerEvaluator, Evaluator
+from nst_fast.objective.objective import Objective, build_targets
+from nst_fast.options.config import StylizeConfig
+from nst_fast.system.machine import describe_machine, git_commit
+
+SIZES = ((192, 256), (384, 512))
+TURNS = 5
+
+
+def cases_of(encoder: Encoder, objective: Objective) -> dict[str, Evaluator]:
+    first, *others = [name for name in encoder.layers if name.startswith("conv")]
+    assert first == "conv1_1"
+    return {
+        "eager": EagerEvaluator(encoder, objective),
+        "fast, direct": FastEvaluator(encoder, objective),
+        "fast, winograd": FastEvaluator(encoder, objective, winograd=others),
+        "ort": OrtEvaluator(encoder, objective),
+    }
+
+
+def by_turns(height: int, width: int, threads: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
+    torch.set_num_threads(threads)
+    options = StylizeConfig(weights="random:0")
+    encoder, _ = make_encoder(options.weights, options.network, options.taps, **options.encoder_keywords)
+    content, style, picture = torch.rand((3, 1, 3, height, width), generator=torch.Generator().manual_seed(0))
+    cases = cases_of(encoder, Objective(options, build_targets(encoder, options, content, [style])))
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for evaluate in cases.values():
+        evaluate(picture)
+    for turn in range(TURNS):
+        for name in sorted(cases, key=list(cases).index, reverse=turn % 2 == 1):
+            started = clock()
+            cases[name](picture)
+            seconds[name].append(clock() - started)
+    return [
+        {
+            "case": name,
+            "size": f"{width}x{height}",
+            "threads": threads,
+            "clock": clock.__name__,
+            "seconds": round(statistics.median(found), 4),
+            "times_eager": ratio(seconds["eager"], found),
+            "times_direct": ratio(seconds["fast, direct"], found),
+        }
+        for name, found in seconds.items()
+    ]
+
+
+def ratio(first: list[float], second: list[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(first, second, strict=True)), 3)
+
+
+def main(output: Path) -> None:
+    threads = torch.get_num_threads()
+    rows = []
+    for size in SIZES:
+        rows += by_turns(*size, threads, time.perf_counter)
+        rows += by_turns(*size, 1, time.process_time)
+    torch.set_num_threads(threads)
+    options = StylizeConfig()
+    encoder, _ = make_encoder("random:0", options.network, options.taps, **options.encoder_keywords)
+    kinds = {layer: {"direct": a, "winograd": b} for layer, (a, b) in winograd_trial(encoder).items()}
+    machine = describe_machine() | {"commit": git_commit(Path(__file__).parents[2]), "load": psutil.getloadavg()}
+    data = {"schema": "nst-fast/convolutions/1", "machine": machine, "turns": TURNS, "rows": rows, "layers_ms": kinds}
+    output.write_text(json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
