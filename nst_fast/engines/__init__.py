@@ -64,7 +64,7 @@ def make_evaluator(
     dtype = DTYPES[choice.precision]
     fast = FastEvaluator(encoder, objective, dtype, kernels=choice.kernels, winograd=choice.winograd)
     if choice.engine == "compiled":
-        fast.network.compile()
+        fast.compile()
     return GraphedEvaluator(fast) if on_cuda and options.cuda_graph != "off" else fast
 
 

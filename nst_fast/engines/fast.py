@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -43,11 +43,17 @@ class FastEvaluator:
     ) -> None:
         self.network = FastNetwork(encoder, dtype, kernels=kernels, winograd=winograd)
         self.objective = objective
+        self.by_autograd = whole_derivative
         self.content_factors = {}
         for tap in set(objective.content_taps) - set(objective.similarities):
             target = objective.targets.content[tap]
             energy, size = energy_of(target, objective.guides.content_at(tap)), objective.content_size(tap)
             self.content_factors[tap] = content_factor(objective, tap, energy, size)
+
+    def compile(self) -> None:
+        """Let TorchInductor compile the network; autograd within a pass cannot be traced."""
+        self.network.compile()
+        self.by_autograd = torch.compiler.disable(whole_derivative)  # type: ignore[no-untyped-call]  # PyTorch has no type
 
     @torch.no_grad()
     def __call__(self, pastiche: Tensor) -> Evaluation:
@@ -58,7 +64,9 @@ class FastEvaluator:
         measured = {term.name: mean_statistic(term, kept[term.tap], guides.at(term)) for term in styles}
         positions = {term.name: guides.positions(term, size) for term in styles}
         terms, slopes = style_slopes(self.objective, measured, positions)
-        seed = WholeSeed(self.objective, slopes, self.content_factors, terms, self.network.seed_kernels)
+        seed = WholeSeed(
+            self.objective, slopes, self.content_factors, terms, self.network.seed_kernels, self.by_autograd
+        )
         masked = frozenset(tap for tap in self.network.taps if seed.masks(tap))
         gradient = self.network.backward(kept, seed, masked)
         for name, (change, colors) in self.objective.pixel_terms(image).items():
@@ -81,6 +89,7 @@ class WholeSeed:
     content_factors: Mapping[str, Tensor]
     terms: dict[str, Tensor]
     kernels: ModuleType | None = None
+    by_autograd: Callable[[Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]] = whole_derivative
 
     def masks(self, tap: str) -> bool:
         """Whether one kernel does all of it: a Gram at most, and a content loss of features at most."""
@@ -113,7 +122,7 @@ class WholeSeed:
             derivative = derivative.to(features.dtype)
             gradient = derivative if gradient is None else gradient.add_(derivative)
         for name, whole in self.objective.whole_terms(tap).items():
-            self.terms[name], derivative = whole_derivative(whole, features)
+            self.terms[name], derivative = self.by_autograd(whole, features)
             gradient = derivative if gradient is None else gradient.add_(derivative)
         assert gradient is not None  # every tap of the encoder serves a term
         return gradient

@@ -121,7 +121,6 @@ def style_slopes(
     return terms, slopes
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # its autograd cannot be traced
 @torch.enable_grad()
 def whole_derivative(term: Callable[[Tensor], Tensor], features: Tensor) -> tuple[Tensor, Tensor]:
     """A term [B] of a whole picture's features, and its derivative, by autograd on the features alone."""

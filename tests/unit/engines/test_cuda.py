@@ -111,7 +111,7 @@ def test_a_captured_evaluation_equals_the_plain_one(cuda: torch.device, compiled
     with float32_arithmetic("fp32"):
         plain, other = FastEvaluator(encoder, objective), FastEvaluator(encoder, objective)
         if compiled:
-            other.network.compile()
+            other.compile()
         captured = GraphedEvaluator(other)
         for power in (1, 2, 3):
             assert relative_error(captured(image**power).gradient, plain(image**power).gradient) < 1e-4

@@ -1,4 +1,4 @@
-"""Every loss on the same pairs for the same time, scored by the jury: ``python bench/losses.py --images FOLDER ...``.
+"""Every loss on the same pairs for the same time, scored by the jury: python bench/losses/losses.py --images FOLDER ...
 
 A look is a set of options, see :data:`LOOKS`. All looks of a pair get as many steps as take the time that ``gram``
 needs for ``--steps``, or ``--seconds``, at the pace of a step at the final size in processor seconds: what else the
@@ -203,7 +203,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--images", type=Path, required=True, help="the folder of the pictures that the pairs name")
     add("--output", type=Path, required=True, help="the folder of what is made; kept, to continue from")
-    add("--pairs", type=Path, default=HERE / "peers" / "pairs.toml", help="a TOML file with pairs and size")
+    add("--pairs", type=Path, default=HERE.parent / "peers" / "pairs.toml", help="a TOML file with pairs and size")
     add("--first", type=int, default=0, help="only so many of the pairs")
     add("--losses", nargs="+", choices=list(LOOKS), default=list(LOOKS), help="only these, and gram")
     add("--size", type=int, default=0, help="longest side in pixels, by default that of the pairs' file")
