@@ -1,13 +1,16 @@
-"""An evaluation by every engine, direct and by Winograd's algorithm: python bench/convolutions/convolutions.py OUT.json
+"""An evaluation by every engine, direct and by Winograd's algorithm.
+
+    GOMP_SPINCOUNT=10000 python bench/convolutions/convolutions.py OUT.json
 
 Full depth, the default objective, random weights, fp32. The cases of one process take turns, forwards and backwards;
 ratios are medians over turns. Wall-clock seconds in as many threads as PyTorch takes, and CPU seconds of one thread,
-which other work on the machine disturbs less. Then milliseconds of every kind of convolution, forward and back.
+which other work on the machine disturbs less. The command line sets GOMP_SPINCOUNT so.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -20,7 +23,6 @@ import torch
 
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.ort import OrtEvaluator
-from nst_fast.engines.trial import winograd_trial
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator, Evaluator
@@ -44,7 +46,6 @@ def cases_of(encoder: Encoder, objective: Objective) -> dict[str, Evaluator]:
 
 
 def by_turns(height: int, width: int, threads: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
-    torch.set_num_threads(threads)
     options = StylizeConfig(weights="random:0")
     encoder, _ = make_encoder(options.weights, options.network, options.taps, **options.encoder_keywords)
     content, style, picture = torch.rand((3, 1, 3, height, width), generator=torch.Generator().manual_seed(0))
@@ -82,11 +83,14 @@ def main(output: Path) -> None:
         rows += by_turns(*size, threads, time.perf_counter)
         rows += by_turns(*size, 1, time.process_time)
     torch.set_num_threads(threads)
-    options = StylizeConfig()
-    encoder, _ = make_encoder("random:0", options.network, options.taps, **options.encoder_keywords)
-    kinds = {layer: {"direct": a, "winograd": b} for layer, (a, b) in winograd_trial(encoder).items()}
     machine = describe_machine() | {"commit": git_commit(Path(__file__).parents[2]), "load": psutil.getloadavg()}
-    data = {"schema": "nst-fast/convolutions/1", "machine": machine, "turns": TURNS, "rows": rows, "layers_ms": kinds}
+    data = {
+        "schema": "nst-fast/convolutions/1",
+        "machine": machine,
+        "spins": os.environ.get("GOMP_SPINCOUNT", ""),
+        "turns": TURNS,
+        "rows": rows,
+    }
     output.write_text(json.dumps(data, indent=1) + "\n")
 
 

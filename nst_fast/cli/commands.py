@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nst_fast.cli.options import expanding
-from nst_fast.cli.startup import open_libraries
+from nst_fast.cli.startup import open_libraries, wait_briefly
 
 # The first paragraph of each command's docstring: importing them all takes longer than help may.
 COMMANDS = {
@@ -72,6 +72,7 @@ class Commands(Group):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in COMMANDS:
+            wait_briefly()
             if args[0] in COMPUTING and not {"--help", "-h"} & set(args):
                 open_libraries()
             self.commands[args[0]] = made(args[0])

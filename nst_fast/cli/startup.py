@@ -15,6 +15,18 @@ from pathlib import Path
 from nst_fast.cli.console import Messages
 from nst_fast.distributed import process_rank
 
+SPINS = "10000"
+
+
+def wait_briefly() -> None:
+    """Let PyTorch's idle threads (GNU OpenMP) sleep soon instead of waiting in a loop, unless the user has set that.
+
+    They wait for up to some milliseconds on the cores of those that convolve: with this a step of 256 pixels on two
+    cores took 0.15 s instead of 0.19, one of 512 pixels 0.52 instead of 0.57.
+    """
+    if "torch" not in sys.modules and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+
 
 def open_libraries() -> None:
     """Begin to open PyTorch's libraries, 0.3 s of its import, in a thread beside the interpreter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -100,3 +101,25 @@ def test_libraries_are_opened_beside_the_imports_without_importing_pytorch() -> 
     )
     result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "3"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_threads_wait_briefly_unless_the_user_says_how(given: dict[str, str], expected: str | None) -> None:
+    lines = (
+        "import os",
+        "from nst_fast.cli.startup import wait_briefly",
+        "wait_briefly()",
+        "print(os.environ.get('GOMP_SPINCOUNT'))",
+        "import torch",
+        "os.environ.pop('GOMP_SPINCOUNT', None)",
+        "wait_briefly()",
+        "print(os.environ.get('GOMP_SPINCOUNT'))",
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    command = [sys.executable, "-c", "\n".join(lines)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | given)
+    assert result.stdout.split() == [str(expected), "None"]
