@@ -6,17 +6,20 @@ PyTorch's makes a pooling with indices, a tensor of zeros, the scatter and the R
 
 from __future__ import annotations
 
-import numba
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nst_fast.engines.numba_cache import compiled
 from nst_fast.engines.threads import in_threads
 
 PIECE = 64  # channels; those of every pooling of VGG are a multiple of it
 ZERO = np.float32(0)
 u = np.uintp
+exactly = functools.partial(compiled, fastmath=False)  # a NaN stays one
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -34,7 +37,7 @@ def max_pool_and_relu_backward(gradient: Tensor, x: Tensor) -> Tensor:
     return out
 
 
-@numba.njit(nogil=True, cache=True)
+@exactly
 def _backward(g, x, out, low, high):
     """The rows of windows from ``low`` to ``high``; the gradient of an incomplete window is 0."""
     batch, height, width, channels = x.shape
@@ -52,7 +55,7 @@ def _backward(g, x, out, low, high):
                         _copy(line[part], out[b, i + part // 2, j + part % 2], piece)
 
 
-@numba.njit(nogil=True, cache=True)
+@exactly
 def _shared_out(g, x00, x01, x10, x11, piece, line):
     """g to the first maximum of each window, if that is above 0."""
     piece = u(piece)
@@ -70,7 +73,7 @@ def _shared_out(g, x00, x01, x10, x11, piece, line):
         line[3, k] = left - line[2, k]
 
 
-@numba.njit(nogil=True, cache=True)
+@exactly
 def _copy(line, cell, piece):
     piece = u(piece)
     for k in range(u(PIECE)):

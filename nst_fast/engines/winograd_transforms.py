@@ -14,9 +14,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from nst_fast.engines.numba_cache import compiled
+
 PIECE = 128  # channels
 u = np.uintp
-compiled = numba.njit(fastmath=True, nogil=True, cache=True)
 inlined = numba.njit(inline="always")
 ZERO, TWO, FOUR, FIVE, EIGHT = map(np.float32, (0, 2, 4, 5, 8))  # exact, and no wider than the features
 

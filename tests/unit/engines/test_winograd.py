@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numba.core.caching import CacheImpl
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,6 +22,7 @@ from nst_fast.engines import choice, pooling_kernels, threads, trial
 from nst_fast.engines.checked_kernels import compare_pooling
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.fast_network import FastNetwork
+from nst_fast.engines.numba_cache import compiled
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.engines.winograd import LEAST_TILES, Winograd, convolve, transformed_weight
 from nst_fast.network.vgg import Encoder
@@ -215,3 +217,15 @@ def test_a_run_is_long_by_its_pixels_times_steps() -> None:
     assert is_long([scale], 2, CPU, 60)
     assert not is_long([scale], 2, CPU, 3)
     assert not is_long([scale], 2, torch.device("cuda"), 0)
+
+
+def test_where_numba_has_no_place_for_its_cache_functions_are_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a container with a read-only root and no home."""
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    assert compiled(twice)(21) == 42
+
+
+def twice(number: int) -> int:
+    return 2 * number
