@@ -100,7 +100,7 @@ def memory_mib(name: str, height: int, width: int) -> None:
     session = open_case(spec, (FORMS | OPTIONS)[name])
     for _ in range(3):
         session.run(None, feeds)
-    print(round((psutil.Process().memory_info().rss - before) / MIB))  # noqa: T201
+    print(round((psutil.Process().memory_info().rss - before) / MIB))  # noqa: T201 - the parent reads it
 
 
 def main(output: Path) -> None:

@@ -49,7 +49,7 @@ class OnlyWhatIsGiven:
     """A command that converts the options that are given alone."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the click class it is mixed into
         for parameter in parameters:
             parameter.process_value = functools.partial(value_of, parameter)
         return parameters

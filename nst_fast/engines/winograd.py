@@ -98,9 +98,8 @@ def convolve(
     for picture in range(batch):
         result = _cells(y[picture])
         start = functools.partial(transforms.transform_inputs, _cells(x[picture]), margin)
-        finish = functools.partial(transforms.transform_products, result, added, floor)
-        if where is not None:
-            finish = functools.partial(transforms.transform_products_where, result, _cells(where[picture]))
+        mask = result if where is None else _cells(where[picture])
+        finish = functools.partial(transforms.transform_products, result, added, floor, mask, where is not None)
         in_threads(functools.partial(_convolve_tiles, start, weight, finish), tiles_of(size[2], size[3]))
     return y
 

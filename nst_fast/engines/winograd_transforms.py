@@ -104,10 +104,10 @@ def _input_rows(columns, piece, line, transformed, tile):
 
 
 @compiled
-def transform_products(y, bias, floor, products, first, last):
-    """max(A^T m A + bias, floor), tiles ``first`` to ``last`` of y [H, W, K].
+def transform_products(y, bias, floor, x, masked, products, first, last):
+    """max(A^T m A + bias, floor), tiles ``first`` to ``last`` of y [H, W, K], of the products [6, 6, last - first, K].
 
-    ``products``: [6, 6, last - first, K].
+    If ``masked``, A^T m A where x [H, W, K] is above 0, else 0: the backward pass of a ReLU with it.
     """
     height, width, channels = y.shape
     across = (width + 3) // 4
@@ -120,24 +120,10 @@ def transform_products(y, bias, floor, products, first, last):
             for i in range(min(4, height - top)):
                 _output_row(columns, i, line)
                 for j in range(min(4, width - left)):
-                    _store(line[j], bias, floor, y[top + i, left + j], piece)
-
-
-@compiled
-def transform_products_where(y, x, products, first, last):
-    """A^T m A where x [H, W, K] is above 0, else 0: :func:`transform_products` and the backward pass of a ReLU."""
-    height, width, channels = y.shape
-    across = (width + 3) // 4
-    wide = min(channels, PIECE)
-    columns, line = np.empty((4, 6, wide), y.dtype), np.empty((4, wide), y.dtype)
-    for tile in range(first, last):
-        top, left = tile // across * 4, tile % across * 4
-        for piece in range(0, channels, PIECE):
-            _output_columns(products, tile - first, piece, columns)
-            for i in range(min(4, height - top)):
-                _output_row(columns, i, line)
-                for j in range(min(4, width - left)):
-                    _store_where(line[j], x[top + i, left + j], y[top + i, left + j], piece)
+                    if masked:
+                        _store_where(line[j], x[top + i, left + j], y[top + i, left + j], piece)
+                    else:
+                        _store(line[j], bias, floor, y[top + i, left + j], piece)
 
 
 @compiled
