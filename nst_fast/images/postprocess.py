@@ -64,9 +64,15 @@ def finished(
 
     Denoising comes first, so that it does not change the chroma of the content.
 
+    A texture begins a pixel later: steps between windows of pooling are about twice those within, and so its seam is
+    within some.
+
     The content has the same size; only its chroma is used. ``wraps``: rows, and columns, go on at the opposite side.
     """
     done = []
+    if content is None and any(wraps):
+        pastiche = pastiche.roll([int(wrapped) for wrapped in wraps], (2, 3))
+        done.append("seamless: rolled by a pixel, so that the seam is within windows of pooling")
     if options.denoise:
         pastiche = denoised(pastiche, options.denoise, wraps)
         done.append(f"denoise {options.denoise:g}: non-local means of scikit-image {version('scikit-image')}")
