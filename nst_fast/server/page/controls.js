@@ -2,7 +2,7 @@
 
 import { $, make, readable, segment, worded } from "./elements.js";
 
-const COLORS = { none: "Painting’s", keep: "Photo’s", match: "Matched", luma: "Luminance" };
+const COLORS = { none: "Painting", keep: "Photo", match: "Matched", luma: "Luma" };
 const SIZES = [256, 512, 1024, 2048];
 const MASKS = ["region", "map", "content_mask", "style_mask"]; // have controls of their own
 

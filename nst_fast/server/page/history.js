@@ -25,8 +25,8 @@ export class History {
   }
 
   update(run) {
-    const known = this.runs.some(({ id }) => id === run.id);
-    this.runs = known ? this.runs.map((each) => (each.id === run.id ? run : each)) : [run, ...this.runs];
+    const known = this.runs.findIndex(({ id }) => id === run.id);
+    this.runs = known < 0 ? [run, ...this.runs] : this.runs.with(known, run);
     this.draw();
   }
 
@@ -37,6 +37,7 @@ export class History {
 
   draw() {
     $("history").hidden = !this.runs.length;
+    this.drawn(this.runs);
     const kept = new Set(this.runs.map(({ id }) => id));
     for (const [id, item] of this.items) if (!kept.has(id)) { item.remove(); this.items.delete(id); }
     this.runs.forEach((run, index) => {

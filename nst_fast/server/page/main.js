@@ -20,6 +20,7 @@ async function begin() {
   const masks = new Masks(settings, pictures);
   const history = new History((run) => (stage.picking && run.id !== stage.run.id ? stage.pairWith(run) : select(run)));
   const stage = new Stage({ changed: (run) => history.update(run), reuse: use, gone });
+  history.drawn = (runs) => { $("start").textContent = runs.some(active) ? "Add to the queue" : "Paint"; };
 
   let waiting;
   settings.listeners.push(() => changed());
@@ -107,8 +108,9 @@ async function begin() {
 
 function planWords({ width, height, steps, seconds, memory_mib, engine, device, tiles, fits }) {
   const time = seconds == null ? "time unknown yet" : `about ${duration(seconds)}`;
-  const parts = [`${width} × ${height}`, `${steps} steps`, time, `${amount(memory_mib)}${fits ? "" : ", more than is free"}`];
-  return [...parts, `${engine} on ${device}`, ...(tiles > 1 ? [`${tiles} tiles`] : [])].join("  ·  ");
+  const memory = `${amount(memory_mib)} of memory${fits ? "" : ", more than is free"}`;
+  const means = [memory, `engine ${engine} on ${device}`, ...(tiles > 1 ? [`${tiles} tiles`] : [])];
+  return [[`${width} × ${height}`, `${steps} steps`, time], means].map((line) => line.join("  ·  ")).join("\n");
 }
 
 begin().catch((error) => {

@@ -78,6 +78,7 @@ export class Stage {
     Object.assign(this.run, { step, steps, losses, seconds, seconds_left });
     this.curve.add(step, losses);
     this.words();
+    this.changed(this.run);
     if (Date.now() - this.said < 10_000) return;
     this.said = Date.now();
     say(standing(this.run));
