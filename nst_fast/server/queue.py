@@ -177,7 +177,7 @@ class Queue:
                 loop.call_soon_threadsafe(event.set)
 
     def _move(self, run: Run, state: str) -> None:
-        run.state, run.stopping = state, False
+        run.state, run.stopping, run.seconds_left = state, False, None
         run.save()
         self.changed()
 

@@ -186,12 +186,12 @@ def test_the_command_and_the_program_make_the_same_picture(tmp_path: Path) -> No
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_picture(tmp_path: Path) -> None:
     with in_process(tmp_path) as client:
-        undisturbed = finished(client, started(client, steps=200, optimizer="adam"))
-        id = started(client, steps=200, optimizer="adam")
-        until_step(client, id, 20)
+        undisturbed = finished(client, started(client, steps=80, optimizer="adam"))
+        id = started(client, steps=80, optimizer="adam")
+        until_step(client, id, 8)
         assert client.post(f"/api/runs/{id}/stop").json()["stopping"]
         stopped = finished(client, id)
-        assert stopped["state"] == "stopped" and 20 <= stopped["step"] < 200
+        assert stopped["state"] == "stopped" and 8 <= stopped["step"] < 80
         record = read_record(tmp_path / "runs" / id / "picture.png")
         assert (record["status"], record["steps"]) == ("stopped", stopped["step"])
         assert client.get(f"/api/runs/{id}/losses").json()["step"][-1] == stopped["step"]
@@ -255,7 +255,7 @@ def test_names_differ(tmp_path: Path) -> None:
 
 def test_what_the_end_of_the_server_interrupts_goes_on_at_the_next_start(tmp_path: Path) -> None:
     with in_process(tmp_path) as client:
-        running, queued = started(client, steps=2000, optimizer="adam"), started(client)
+        running, queued = started(client, steps=800, optimizer="adam"), started(client)
         until_step(client, running, 20)
     state = json.loads((tmp_path / "runs" / running / "run.json").read_text())
     assert state["state"] == "running" and state["step"] >= 20
