@@ -49,7 +49,7 @@ class Turns(Observer):
     def event(self, event: StepEvent) -> None:
         self.step = event.step
         now = time.perf_counter(), time.process_time()
-        if self.begun is None or now[0] - self.begun[1] >= self.seconds:
+        if self.begun is None or now[1] - self.begun[2] >= self.seconds:
             self.end_turn(*now)
         if len(self.rows) % 2:
             self.previews.offer(event)
@@ -59,7 +59,8 @@ class Turns(Observer):
             steps = self.step - self.begun[0]
             self.rows.append({"wall": (wall - self.begun[1]) / steps, "cpu": (cpu - self.begun[2]) / steps})
             if len(self.rows) % 2:  # a turn without previews has ended
-                self.previews._since += wall - self.begun[1]
+                begun = self.previews._begun
+                self.previews._begun = begun[0] + wall - self.begun[1], begun[1] + cpu - self.begun[2]
             sys.stderr.write(f"{len(self.rows)}: {self.rows[-1]['cpu']:.4f} s per step, {self.shown} previews\n")
         self.begun = self.step, time.perf_counter(), time.process_time()
 
@@ -92,7 +93,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="256", help="longest sides, comma-separated")
     parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of a turn")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a turn, of the processor")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="the folder to write to")
     arguments = parser.parse_args()
     rows = [measured(int(size), arguments.turns, arguments.seconds) for size in arguments.size.split(",")]

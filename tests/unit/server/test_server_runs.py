@@ -330,3 +330,16 @@ def test_previews_that_come_too_fast_or_cost_too_much_are_dropped(
     previews.offer(event(4))
     previews.close()
     assert shown == [(1, b"webp"), (4, b"webp")]
+
+
+def test_a_picture_that_is_not_finite_has_no_preview_and_those_after_it_have(picture: Any) -> None:
+    from nst_fast.api import StepEvent
+
+    shown: list[int] = []
+    previews = Previews(lambda step, data: shown.append(step))
+    for step, image in ((1, picture * float("nan")), (2, picture)):
+        previews.offer(StepEvent(0, step, 9, {"total": 1.0}, 0.0, 0.0, 0.0, image))
+        while previews._busy:
+            time.sleep(0.001)
+    previews.close()
+    assert shown == [2]
