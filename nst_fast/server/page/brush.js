@@ -4,6 +4,7 @@ import { upload } from "./api.js";
 import { showFault } from "./controls.js";
 import { $, make } from "./elements.js";
 
+export const MASK = "mask.png"; // what an upload is called that is a mask
 const LONGEST = 1024, COLOR = "#ff3b6b"; // of the canvas, and of what is painted until it is saved as white
 
 // The picture's mask as an upload, beginning with that of `mask`, an id; null when it is cancelled.
@@ -20,7 +21,7 @@ export async function paintMask(picture, mask) {
   await new Promise((resolve) => $("brush").addEventListener("close", resolve, { once: true }));
   brush.leave();
   if ($("brush").returnValue !== "use") return null;
-  return upload(await brush.saved(), "mask.png").catch((error) => void showFault(error));
+  return upload(await brush.saved(), MASK).catch((error) => void showFault(error));
 }
 
 class Brush {

@@ -1,9 +1,10 @@
 // Masks: where the content counts, parts with a style of their own, what of a style is used, maps of colours.
 
-import { get, upload } from "./api.js";
-import { paintMask } from "./brush.js";
+import { upload } from "./api.js";
+import { MASK, paintMask } from "./brush.js";
 import { showFault } from "./controls.js";
 import { $, make } from "./elements.js";
+import { shelf } from "./pictures.js";
 
 const SEPARATOR = ";"; // as in nst_fast/options/regions.py
 
@@ -12,7 +13,7 @@ export class Masks {
     Object.assign(this, { settings, pictures, shelf: [], unfinished: null, maps: ["", ""] });
     $("masks").addEventListener("toggle", async () => {
       if (!$("masks").open) return;
-      this.shelf = await get("samples").then(async (samples) => [...samples, ...(await get("uploads"))]);
+      this.shelf = await shelf();
       this.drawn = null;
       this.refresh();
     });
@@ -88,7 +89,7 @@ export class Masks {
 
   // The option has one mask for each style image: those that have none get a white one.
   async setStyleMask(index, mask) {
-    const masks = split(this.settings.value("style_mask")), white = await upload(await whiteMask(), "white.png");
+    const masks = split(this.settings.value("style_mask")), white = await upload(await whiteMask(), MASK);
     const all = this.pictures.styles.map((_, each) => (each === index ? mask : masks[each] ?? white.id));
     this.settings.set("style_mask", all.join(SEPARATOR));
   }

@@ -1,6 +1,7 @@
 // The pictures of the next run: dropped, pasted, chosen from a file, from the samples or from earlier uploads.
 
 import { get, upload } from "./api.js";
+import { MASK } from "./brush.js";
 import { showFault } from "./controls.js";
 import { $, make, say, tell } from "./elements.js";
 
@@ -100,9 +101,7 @@ export class Pictures {
   }
 
   async fillShelf() {
-    const [samples, uploads] = await Promise.all([get("samples"), get("uploads")]);
-    const known = new Set(samples.map(({ id }) => id));
-    const pictures = [...samples, ...uploads.filter(({ id }) => !known.has(id))];
+    const pictures = await shelf();
     $("shelf").querySelector("ul").replaceChildren(...pictures.map((picture) => make("li", {},
       make("img", { src: `api/uploads/${picture.id}/thumbnail`, alt: picture.name, loading: "lazy" }),
       make("div", {}, ...KINDS.map((kind) => this.button(kind, picture))))));
@@ -121,6 +120,13 @@ export class Pictures {
     $("start").focus();
     say("The samples are chosen");
   }
+}
+
+// The samples, and the pictures that were uploaded before.
+export async function shelf() {
+  const [samples, uploads] = await Promise.all([get("samples"), get("uploads")]);
+  const known = new Set(samples.map(({ id }) => id));
+  return [...samples, ...uploads.filter(({ id, name }) => !known.has(id) && name !== MASK)];
 }
 
 function adding(kind, count) {

@@ -147,8 +147,10 @@ export class Stage {
     const { naturalWidth, naturalHeight, clientWidth, clientHeight } = $("picture");
     if (!naturalWidth) return;
     const width = Math.min(clientWidth, (clientHeight * naturalWidth) / naturalHeight);
-    $("slider").style.setProperty("--width", `${width}px`);
-    $("slider").style.setProperty("--left", `${(clientWidth - width) / 2}px`);
+    const height = (width * naturalHeight) / naturalWidth, { style } = $("slider");
+    style.setProperty("--width", `${width}px`);
+    style.setProperty("--left", `${(clientWidth - width) / 2}px`);
+    style.setProperty("--top", `${(clientHeight - height) / 2}px`);
   }
 
   // --- side by side -------------------------------------------------------------------------------------------------
