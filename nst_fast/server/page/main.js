@@ -106,10 +106,9 @@ async function begin() {
   }
 }
 
-function planWords({ width, height, steps, seconds, memory_mib, engine, device, tiles, fits }) {
+function planWords({ width, height, steps, seconds, memory_mib, engine, device, tiles }) {
   const time = seconds == null ? "time unknown yet" : `about ${duration(seconds)}`;
-  const memory = `${amount(memory_mib)} of memory${fits ? "" : ", more than is free"}`;
-  const means = [memory, `engine ${engine} on ${device}`, ...(tiles > 1 ? [`${tiles} tiles`] : [])];
+  const means = [`${amount(memory_mib)} of memory`, `engine ${engine} on ${device}`, ...(tiles > 1 ? [`${tiles} tiles`] : [])];
   return [[`${width} × ${height}`, `${steps} steps`, time], means].map((line) => line.join("  ·  ")).join("\n");
 }
 

@@ -12,7 +12,7 @@ const ACTIONS = {
   running: ["stop", "slide", "reuse", "copy-command", "copy-python"],
   stopped: ["continue", "download", "open", "slide", "compare", "reuse", "copy-command", "copy-python", "delete"],
   done: ["download", "open", "slide", "compare", "reuse", "copy-command", "copy-python", "delete"],
-  failed: ["reuse", "copy-command", "copy-python", "delete"],
+  failed: ["continue", "reuse", "copy-command", "copy-python", "delete"],
 };
 
 export class Stage {
