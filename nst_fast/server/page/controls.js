@@ -1,6 +1,6 @@
 // The controls of the settings: the few in view, and the panel of all options, generated from their declarations.
 
-import { $, make, readable, segment, worded } from "./elements.js";
+import { $, make, readable, segment, sentences, worded } from "./elements.js";
 
 const COLORS = { none: "Painting", keep: "Photo", match: "Matched", luma: "Luma" };
 const SIZES = [256, 512, 1024, 2048];
@@ -167,10 +167,9 @@ export function showFault(error) {
   $("fault").replaceChildren();
   if (!error) return;
   const places = [...document.querySelectorAll(`#setup [data-option="${error.option}"]`)];
-  const words = () => [...worded(error.message), error.remedy ? ` ${error.remedy}` : ""];
-  if (!places.length) $("fault").replaceChildren(...words());
+  if (!places.length) $("fault").replaceChildren(...sentences(error));
   for (const place of places) {
-    place.append(make("p", { className: "fault", role: "alert", id: place.matches(".option") ? `fault-${error.option}` : null }, ...words()));
+    place.append(make("p", { className: "fault", role: "alert", id: place.matches(".option") ? `fault-${error.option}` : null }, ...sentences(error)));
     place.querySelectorAll("input:not([type=radio], [type=file]), select").forEach((each) => each.setAttribute("aria-invalid", "true"));
   }
   if (places.length) reveal(places[0]);

@@ -20,6 +20,9 @@ export function worded(text) {
   return text.split("`").map((part, index) => (index % 2 ? make("code", {}, readable(part)) : part));
 }
 
+// An error's message and its remedy, as the command line puts them.
+export const sentences = ({ message, remedy }) => worded(remedy ? `${message.replace(/\.$/, "")}. ${remedy}` : message);
+
 export function duration(seconds) {
   const whole = Math.max(0, Math.round(seconds)), minutes = Math.floor(whole / 60), hours = Math.floor(minutes / 60);
   if (hours) return `${hours} h ${minutes % 60} min`;

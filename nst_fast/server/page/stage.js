@@ -2,7 +2,7 @@
 
 import { call, follow, get, post } from "./api.js";
 import { Curve } from "./curve.js";
-import { $, duration, make, readable, say, tell, worded } from "./elements.js";
+import { $, duration, make, readable, say, sentences, tell, worded } from "./elements.js";
 
 export const active = (run) => run.state === "running" || run.state === "queued";
 
@@ -97,7 +97,7 @@ export class Stage {
     $("run-name").textContent = run.name;
     $("run-notes").replaceChildren(...(run.notes ?? []).map((note) => make("li", {}, ...worded(note))));
     const { error } = run;
-    $("run-error").replaceChildren(...(error ? worded(`${error.message} ${error.remedy ?? ""}`) : []));
+    $("run-error").replaceChildren(...(error ? sentences(error) : []));
     this.words();
     if (run.state === "queued" && !run.preview) this.picture(`api/uploads/${run.content}`);
     else if (!active(run) && run.picture) this.picture(`${run.picture}?inline=1&at=${run.step}`);
@@ -191,7 +191,7 @@ export class Stage {
       this.became(run);
       if (active(run)) this.follow();
     } catch (error) {
-      $("run-error").replaceChildren(...worded(error.message));
+      $("run-error").replaceChildren(...sentences(error));
     } finally {
       $(what).disabled = false;
     }
@@ -205,7 +205,7 @@ export class Stage {
       say(`${name} is deleted`);
       this.gone(id);
     } catch (error) {
-      $("run-error").replaceChildren(...worded(error.message));
+      $("run-error").replaceChildren(...sentences(error));
     }
   }
 }
