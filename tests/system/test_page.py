@@ -103,7 +103,7 @@ def shown(browser: Browser) -> dict[str, Any]:
     return run
 
 
-def wait_for(browser: Browser, words: str, seconds: float = 120) -> None:
+def wait_for(browser: Browser, words: str, seconds: float = 300) -> None:
     pattern = f"return /{words}/.test(document.getElementById('run-state').textContent)"
     browser.wait(pattern, seconds)
 

@@ -30,11 +30,12 @@ export function upload(file, name = file.name) {
   return post("uploads", form);
 }
 
-// Follow a run: `handlers` by the event's name. Returns what ends it.
-export function follow(id, handlers) {
+// Follow a run: `handlers` by the event's name; `lost` when the browser gives up. Returns what ends it.
+export function follow(id, handlers, lost) {
   const source = new EventSource(`api/runs/${id}/events`);
   for (const [name, handler] of Object.entries(handlers)) {
     source.addEventListener(name, (event) => handler(JSON.parse(event.data)));
   }
+  source.addEventListener("error", () => source.readyState === EventSource.CLOSED && lost());
   return () => source.close();
 }

@@ -1,7 +1,7 @@
 // The runs of this machine, newest first.
 
 import { get } from "./api.js";
-import { $, make } from "./elements.js";
+import { $, make, tell } from "./elements.js";
 import { active } from "./stage.js";
 
 const SOON = 2500, LATER = 15_000;
@@ -19,6 +19,8 @@ export class History {
     try {
       this.runs = await get("runs");
       this.draw();
+    } catch (error) {
+      tell(error.message);
     } finally {
       if (!document.hidden) this.timer = setTimeout(() => this.refresh(), this.runs.some(active) ? SOON : LATER);
     }

@@ -61,7 +61,7 @@ export class Stage {
       state: (run) => this.became(run),
       step: (step) => this.stepped(step),
       preview: ({ url }) => this.picture(url),
-    });
+    }, () => setTimeout(() => this.run?.id === id && this.follow(), 5000));
   }
 
   became(run) {
@@ -211,9 +211,10 @@ export class Stage {
 }
 
 // Where a run stands, in words.
-export function standing({ state, place, step, steps, seconds, seconds_left, width, height, error }) {
+export function standing({ state, stopping, place, step, steps, seconds, seconds_left, width, height, error }) {
   const size = width ? `, ${width} × ${height}` : "", spent = seconds ? `, ${duration(seconds)}` : "";
   if (state === "queued") return place > 1 ? `Queued, place ${place}` : "Queued, next in line";
+  if (stopping) return "Stopping after this step";
   if (state === "running" && !step) return "Preparing";
   if (state === "running") return `Step ${step} of ${steps}${seconds_left == null ? "" : `, ${duration(seconds_left)} left`}`;
   if (state === "stopped") return `Stopped after ${step} of ${steps} steps${size}${spent}`;
