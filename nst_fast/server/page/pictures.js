@@ -115,7 +115,9 @@ export class Pictures {
   }
 
   async trySamples() {
-    const samples = await get("samples");
+    say("The samples are being drawn");
+    $("try-samples").disabled = true;
+    const samples = await get("samples").finally(() => { $("try-samples").disabled = false; });
     for (const kind of KINDS) this.set(kind, samples.filter((sample) => kind.startsWith(sample.kind)).slice(0, 1));
     $("start").focus();
     say("The samples are chosen");
