@@ -13,9 +13,8 @@ import typer
 
 from nst_fast.cli.console import Messages, with_flags
 from nst_fast.errors import UsageError
-from nst_fast.options.commands import FIRST
 from nst_fast.options.declaration import Declared, Options, declared
-from nst_fast.options.presets import QUALITIES, find_preset, find_quality
+from nst_fast.options.presets import FIRST, QUALITIES, find_preset, find_quality
 from nst_fast.options.regions import SEPARATOR
 from nst_fast.system.files import user_path
 

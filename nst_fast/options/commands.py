@@ -1,4 +1,4 @@
-"""What commands make of the options: which come first, and the defaults of those that run a series."""
+"""Defaults of the commands that run a series; every option is :class:`StylizeConfig`'s own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
 from nst_fast.options.values import Taps
 
-# Beside a command's own, the options of the first panel of its help, in this order; the others are in titled panels.
-FIRST = ("image_size", "quality", "preset", "strength", "color", "style_scale", "steps", "seed", "device")
 # The fields that a series fills in itself, by command: they are no flags of it.
 RECONSTRUCT_FIXED = ("content_taps", "content_weight", "style_taps", "style_weight", "seed")
 # Snapshots would stand among the pictures, and could take their names.

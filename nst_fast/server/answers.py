@@ -43,7 +43,7 @@ def facts_of(error: NstFastError) -> dict[str, Any]:
     return {
         "message": " ".join(error.message.split()),
         "remedy": error.remedy,
-        "option": getattr(error, "option", None) or option_in(error.message),
+        "option": getattr(error, "option", None) or option_in(error.message) or option_in(error.remedy),
         "exit_code": error.exit_code,
         "kind": type(error).__name__,
     }
@@ -51,8 +51,8 @@ def facts_of(error: NstFastError) -> dict[str, Any]:
 
 def option_in(message: str) -> str | None:
     """The first option that a message names."""
-    if unknown := re.match(r"unknown (?:option '(\w+)'|(preset))", message):
-        return unknown[1] or unknown[2]
+    if named := re.match(r"unknown (?:option '(\w+)'|(preset))|(device) '", message):
+        return named[1] or named[2] or named[3]
     names = {item.name for item in declared(StylizeConfig)} | set(PARTS)
     return next((name for name in re.findall(r"`([a-z][a-z0-9_]*)`", message) if name in names), None)
 

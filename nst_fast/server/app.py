@@ -19,9 +19,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from nst_fast import __version__
-from nst_fast.errors import NstFastError
-from nst_fast.options.commands import FIRST
-from nst_fast.options.presets import LOOKS, PRESETS, QUALITIES
+from nst_fast.errors import NstFastError, ours
+from nst_fast.options.presets import FIRST, LOOKS, PRESETS, QUALITIES
 from nst_fast.server import models
 from nst_fast.server.answers import Answer, RequestError, refusal
 from nst_fast.server.description import described
@@ -322,8 +321,7 @@ def current(queue: Queue, run: Run) -> list[tuple[str, Any, Callable[[], Any]]]:
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, NstFastError)
-    return refusal(error)
+    return refusal(ours(error))
 
 
 async def misread(request: Request, error: Exception) -> Response:
@@ -347,4 +345,4 @@ async def not_served(request: Request, error: Exception) -> Response:
     return answer
 
 
-HANDLERS = {NstFastError: refused, RequestValidationError: misread, HTTPException: not_served}
+HANDLERS = {NstFastError: refused, Exception: refused, RequestValidationError: misread, HTTPException: not_served}

@@ -89,13 +89,18 @@ class Uploads:
         id = sha256_of(path)[:ID_DIGITS]
         try:
             with self._decoding:
-                upload = self._known.get(id) or self._checked(path, id, name)
-                self._known[id] = upload
+                upload = self._known.get(id)
+                if upload is None or not self._is_whole(upload):
+                    upload = self._known[id] = self._checked(path, id, name)
         except InputError as error:
             raise RequestError(422, error.message, error.remedy, "file", error.exit_code) from error
         finally:
             remove(path)
         return upload
+
+    def _is_whole(self, upload: Upload) -> bool:
+        path = self.folder / upload.file
+        return path.is_file() and sha256_of(path)[:ID_DIGITS] == upload.id
 
     def _checked(self, path: Path, id: str, name: str) -> Upload:
         from nst_fast.images.color import parse_color
