@@ -8,13 +8,19 @@ export class ApiError extends Error {
   }
 }
 
-const ABSENT = { message: "The server does not answer.", remedy: "Start it again with nst-fast ui; nothing finished is lost." };
+const ABSENT = {
+  message: "The server does not answer.",
+  remedy: "Start it again with nst-fast ui; nothing finished is lost.",
+};
 
 export async function call(method, path, body) {
-  const form = body instanceof FormData, request = { method, headers: {} };
+  const form = body instanceof FormData,
+    request = { method, headers: {} };
   if (body !== undefined) request.body = form ? body : JSON.stringify(body);
   if (body !== undefined && !form) request.headers["Content-Type"] = "application/json";
-  const response = await fetch(`api/${path}`, request).catch(() => { throw new ApiError(ABSENT); });
+  const response = await fetch(`api/${path}`, request).catch(() => {
+    throw new ApiError(ABSENT);
+  });
   const json = response.headers.get("Content-Type")?.startsWith("application/json");
   const answer = json ? await response.json() : null;
   if (!response.ok) throw new ApiError(answer?.error ?? { message: `The server answers ${response.status}.` });

@@ -24,7 +24,9 @@ export function worded(text) {
 export const sentences = ({ message, remedy }) => worded(remedy ? `${message.replace(/\.$/, "")}. ${remedy}` : message);
 
 export function duration(seconds) {
-  const whole = Math.max(0, Math.round(seconds)), minutes = Math.floor(whole / 60), hours = Math.floor(minutes / 60);
+  const whole = Math.max(0, Math.round(seconds)),
+    minutes = Math.floor(whole / 60),
+    hours = Math.floor(minutes / 60);
   if (hours) return `${hours} h ${minutes % 60} min`;
   return minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
 }
@@ -33,7 +35,9 @@ export const amount = (mebibytes) =>
   mebibytes < 1024 ? `${Math.round(mebibytes)} MiB` : `${(mebibytes / 1024).toFixed(1)} GiB`;
 
 // Said to a screen reader.
-export function say(text) { $("say").textContent = text; }
+export function say(text) {
+  $("say").textContent = text;
+}
 
 let fading;
 

@@ -45,7 +45,9 @@ export class Pictures {
     }
   }
 
-  async take(kind, files) { this.add(kind, await this.uploaded(kind, files)); }
+  async take(kind, files) {
+    this.add(kind, await this.uploaded(kind, files));
+  }
 
   // The pictures that the server has read; of a file that it refuses its reason is shown.
   async uploaded(kind, files) {
@@ -72,14 +74,19 @@ export class Pictures {
     this[kind] = pictures;
     const list = $(kind).querySelector(".pictures");
     list.replaceChildren(...pictures.map((picture, index) => this.item(kind, picture, index)));
-    $(kind).querySelector(".add span").replaceChildren(...adding(kind, pictures.length));
+    $(kind)
+      .querySelector(".add span")
+      .replaceChildren(...adding(kind, pictures.length));
     this.changed();
   }
 
   item(kind, picture, index) {
     const remove = make("button", { type: "button", "aria-label": `Remove ${picture.name}`, title: "Remove" }, "×");
     remove.addEventListener("click", () => {
-      this.set(kind, this[kind].filter((_, each) => each !== index));
+      this.set(
+        kind,
+        this[kind].filter((_, each) => each !== index),
+      );
       $(`${kind}-file`).focus();
     });
     const item = make("li", {}, make("img", { src: `api/uploads/${picture.id}/thumbnail`, alt: picture.name }), remove);
@@ -102,9 +109,18 @@ export class Pictures {
 
   async fillShelf() {
     const pictures = await shelf();
-    $("shelf").querySelector("ul").replaceChildren(...pictures.map((picture) => make("li", {},
-      make("img", { src: `api/uploads/${picture.id}/thumbnail`, alt: picture.name, loading: "lazy" }),
-      make("div", {}, ...KINDS.map((kind) => this.button(kind, picture))))));
+    $("shelf")
+      .querySelector("ul")
+      .replaceChildren(
+        ...pictures.map((picture) =>
+          make(
+            "li",
+            {},
+            make("img", { src: `api/uploads/${picture.id}/thumbnail`, alt: picture.name, loading: "lazy" }),
+            make("div", {}, ...KINDS.map((kind) => this.button(kind, picture))),
+          ),
+        ),
+      );
   }
 
   button(kind, picture) {
@@ -117,7 +133,9 @@ export class Pictures {
   async trySamples() {
     say("The samples are being drawn");
     $("try-samples").disabled = true;
-    const samples = await get("samples").finally(() => { $("try-samples").disabled = false; });
+    const samples = await get("samples").finally(() => {
+      $("try-samples").disabled = false;
+    });
     for (const kind of KINDS) this.set(kind, samples.filter((sample) => kind.startsWith(sample.kind)).slice(0, 1));
     $("start").focus();
     say("The samples are chosen");
