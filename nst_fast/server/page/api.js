@@ -8,13 +8,19 @@ export class ApiError extends Error {
   }
 }
 
-const ABSENT = { message: "The server does not answer.", remedy: "Start it again with nst-fast ui; nothing finished is lost." };
+const ABSENT = {
+  message: "The server does not answer.",
+  remedy: "Start it again with nst-fast ui; nothing finished is lost.",
+};
 
 export async function call(method, path, body) {
-  const form = body instanceof FormData, request = { method, headers: {} };
+  const form = body instanceof FormData,
+    request = { method, headers: {} };
   if (body !== undefined) request.body = form ? body : JSON.stringify(body);
   if (body !== undefined && !form) request.headers["Content-Type"] = "application/json";
-  const response = await fetch(`api/${path}`, request).catch(() => { throw new ApiError(ABSENT); });
+  const response = await fetch(`api/${path}`, request).catch(() => {
+    throw new ApiError(ABSENT);
+  });
   const json = response.headers.get("Content-Type")?.startsWith("application/json");
   const answer = json ? await response.json() : null;
   if (!response.ok) throw new ApiError(answer?.error ?? { message: `The server answers ${response.status}.` });
@@ -30,11 +36,12 @@ export function upload(file, name = file.name) {
   return post("uploads", form);
 }
 
-// Follow a run: `handlers` by the event's name. Returns what ends it.
-export function follow(id, handlers) {
+// Follow a run: `handlers` by the event's name; `lost` when the browser gives up. Returns what ends it.
+export function follow(id, handlers, lost) {
   const source = new EventSource(`api/runs/${id}/events`);
   for (const [name, handler] of Object.entries(handlers)) {
     source.addEventListener(name, (event) => handler(JSON.parse(event.data)));
   }
+  source.addEventListener("error", () => source.readyState === EventSource.CLOSED && lost());
   return () => source.close();
 }

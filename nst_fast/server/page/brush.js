@@ -4,7 +4,9 @@ import { upload } from "./api.js";
 import { showFault } from "./controls.js";
 import { $, make } from "./elements.js";
 
-const LONGEST = 1024, COLOR = "#ff3b6b"; // of the canvas, and of what is painted until it is saved as white
+export const MASK = "mask.png"; // what an upload is called that is a mask
+const LONGEST = 1024,
+  COLOR = "#ff3b6b"; // of the canvas, and of what is painted until it is saved as white
 
 // The picture's mask as an upload, beginning with that of `mask`, an id; null when it is cancelled.
 export async function paintMask(picture, mask) {
@@ -20,35 +22,53 @@ export async function paintMask(picture, mask) {
   await new Promise((resolve) => $("brush").addEventListener("close", resolve, { once: true }));
   brush.leave();
   if ($("brush").returnValue !== "use") return null;
-  return upload(await brush.saved(), "mask.png").catch((error) => void showFault(error));
+  return upload(await brush.saved(), MASK).catch((error) => void showFault(error));
 }
 
 class Brush {
   constructor(canvas, [width, height]) {
     Object.assign(canvas, { width, height });
-    Object.assign(this, { canvas, context: canvas.getContext("2d", { willReadFrequently: true }), at: [width / 2, height / 2], past: [] });
+    Object.assign(this, {
+      canvas,
+      context: canvas.getContext("2d", { willReadFrequently: true }),
+      at: [width / 2, height / 2],
+      past: [],
+    });
     this.listening = new AbortController();
-    const listen = (element, name, handler) => element.addEventListener(name, handler, { signal: this.listening.signal });
+    const listen = (element, name, handler) =>
+      element.addEventListener(name, handler, { signal: this.listening.signal });
     listen(canvas, "pointerdown", (event) => this.press(event));
     listen(canvas, "pointermove", (event) => this.move(event));
     listen(canvas, "keydown", (event) => this.key(event));
     listen($("brush-size"), "input", () => this.cursor());
     listen($("brush-undo"), "click", () => this.undo());
-    listen($("brush-clear"), "click", () => { this.remember(); this.context.clearRect(0, 0, canvas.width, canvas.height); });
+    listen($("brush-clear"), "click", () => {
+      this.remember();
+      this.context.clearRect(0, 0, canvas.width, canvas.height);
+    });
     listen($("brush-invert"), "click", () => this.invert());
     listen(window, "resize", () => this.cursor());
     listen($("brush-picture"), "load", () => this.cursor());
   }
 
-  leave() { this.listening.abort(); }
+  leave() {
+    this.listening.abort();
+  }
 
   // Diameter in pixels of the canvas: per cent of its longer side.
-  get size() { return (Number($("brush-size").value) / 100) * Math.max(this.canvas.width, this.canvas.height); }
+  get size() {
+    return (Number($("brush-size").value) / 100) * Math.max(this.canvas.width, this.canvas.height);
+  }
 
-  get erasing() { return document.querySelector("input[name=tool]:checked").value === "erase"; }
+  get erasing() {
+    return document.querySelector("input[name=tool]:checked").value === "erase";
+  }
 
   place({ offsetX, offsetY }) {
-    return [(offsetX * this.canvas.width) / this.canvas.clientWidth, (offsetY * this.canvas.height) / this.canvas.clientHeight];
+    return [
+      (offsetX * this.canvas.width) / this.canvas.clientWidth,
+      (offsetY * this.canvas.height) / this.canvas.clientHeight,
+    ];
   }
 
   press(event) {
@@ -68,7 +88,9 @@ class Brush {
 
   key(event) {
     const far = event.shiftKey ? this.size : this.size / 4;
-    const [x, y] = { ArrowLeft: [-far, 0], ArrowRight: [far, 0], ArrowUp: [0, -far], ArrowDown: [0, far], " ": [0, 0] }[event.key] ?? [];
+    const [x, y] =
+      { ArrowLeft: [-far, 0], ArrowRight: [far, 0], ArrowUp: [0, -far], ArrowDown: [0, far], " ": [0, 0] }[event.key] ??
+      [];
     if (x === undefined) return;
     event.preventDefault();
     if (event.key === " ") {
@@ -93,17 +115,24 @@ class Brush {
   }
 
   cursor() {
-    const scale = this.canvas.clientWidth / this.canvas.width, { style } = $("brush-cursor");
+    const scale = this.canvas.clientWidth / this.canvas.width,
+      { style } = $("brush-cursor");
     style.left = `${this.at[0] * scale}px`;
     style.top = `${this.at[1] * scale}px`;
     style.width = style.height = `${this.size * scale}px`;
   }
 
-  get pixels() { return this.context.getImageData(0, 0, this.canvas.width, this.canvas.height); }
+  get pixels() {
+    return this.context.getImageData(0, 0, this.canvas.width, this.canvas.height);
+  }
 
-  remember() { this.past = [...this.past.slice(-9), this.pixels]; }
+  remember() {
+    this.past = [...this.past.slice(-9), this.pixels];
+  }
 
-  undo() { if (this.past.length) this.context.putImageData(this.past.pop(), 0, 0); }
+  undo() {
+    if (this.past.length) this.context.putImageData(this.past.pop(), 0, 0);
+  }
 
   invert() {
     const { pixels } = this;
@@ -128,7 +157,9 @@ class Brush {
 
   // White where it is painted, on black.
   saved() {
-    const { width, height } = this.canvas, copy = make("canvas", { width, height }), context = copy.getContext("2d");
+    const { width, height } = this.canvas,
+      copy = make("canvas", { width, height }),
+      context = copy.getContext("2d");
     context.drawImage(this.canvas, 0, 0);
     context.globalCompositeOperation = "source-in";
     context.fillStyle = "#fff";

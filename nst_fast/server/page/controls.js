@@ -1,6 +1,6 @@
 // The controls of the settings: the few in view, and the panel of all options, generated from their declarations.
 
-import { $, make, readable, segment, worded } from "./elements.js";
+import { $, make, readable, segment, sentences, worded } from "./elements.js";
 
 const COLORS = { none: "Painting", keep: "Photo", match: "Matched", luma: "Luma" };
 const SIZES = [256, 512, 1024, 2048];
@@ -34,7 +34,9 @@ function recipes(settings) {
   const names = [...settings.presets.values()].filter((preset) => !preset.look).map((preset) => preset.name);
   $("recipes").append(...names.map((name) => make("option", { value: name }, name)));
   $("recipes").addEventListener("change", (event) => settings.choosePreset(event.target.value || null));
-  return () => { $("recipes").value = names.includes(settings.preset) ? settings.preset : ""; };
+  return () => {
+    $("recipes").value = names.includes(settings.preset) ? settings.preset : "";
+  };
 }
 
 function strength(settings) {
@@ -48,9 +50,11 @@ function strength(settings) {
 // Equal steps of the slider are equal ratios.
 function stroke(settings) {
   $("stroke").addEventListener("input", (event) =>
-    settings.set("style_scale", Math.round(100 * 2 ** Number(event.target.value)) / 100));
+    settings.set("style_scale", Math.round(100 * 2 ** Number(event.target.value)) / 100),
+  );
   return () => {
-    const scale = settings.value("style_scale"), text = `${scale} times the painting’s`;
+    const scale = settings.value("style_scale"),
+      text = `${scale} times the painting’s`;
     $("stroke").value = Math.log2(scale);
     $("stroke").setAttribute("aria-valuetext", text);
     $("stroke-shown").textContent = `× ${scale}`;
@@ -68,16 +72,18 @@ function qualities(settings) {
   const entries = Object.entries(settings.qualities);
   const steps = (count) => make("small", {}, `${count} steps`);
   const chosen = (name) => settings.chooseQuality(name);
-  $("qualities").append(...entries.map(([name, values]) =>
-    segment("quality", name, [readable(name), steps(values.steps)], null, chosen)));
+  $("qualities").append(
+    ...entries.map(([name, values]) => segment("quality", name, [readable(name), steps(values.steps)], null, chosen)),
+  );
   return () => check("quality", entries.find(([, values]) => values.steps === settings.value("steps"))?.[0]);
 }
 
 function sizes(settings) {
   const { minimum, maximum } = settings.declared.get("image_size");
   Object.assign($("size"), { min: minimum, max: maximum });
-  $("sizes").append(...SIZES.map((size) =>
-    segment("size", size, [String(size)], null, () => settings.set("image_size", size))));
+  $("sizes").append(
+    ...SIZES.map((size) => segment("size", size, [String(size)], null, () => settings.set("image_size", size))),
+  );
   $("size").addEventListener("change", () => settings.set("image_size", number($("size"))));
   return () => {
     $("size").value = settings.value("image_size");
@@ -86,7 +92,8 @@ function sizes(settings) {
 }
 
 function check(group, value) {
-  for (const input of document.querySelectorAll(`input[name="${group}"]`)) input.checked = input.value === String(value);
+  for (const input of document.querySelectorAll(`input[name="${group}"]`))
+    input.checked = input.value === String(value);
 }
 
 const number = (input) => (input.value === "" ? undefined : Number(input.value));
@@ -94,7 +101,9 @@ const number = (input) => (input.value === "" ? undefined : Number(input.value))
 // --- the panel ------------------------------------------------------------------------------------------------------
 
 function panel(settings) {
-  const fields = [...settings.declared.values()].filter(({ name }) => !MASKS.includes(name)).map((option) => field(option, settings));
+  const fields = [...settings.declared.values()]
+    .filter(({ name }) => !MASKS.includes(name))
+    .map((option) => field(option, settings));
   const groups = Map.groupBy(fields, (each) => each.option.group);
   for (const [title, members] of groups) {
     $("groups").append(make("details", {}, make("summary", {}, title), ...members.map((each) => each.element)));
@@ -119,18 +128,35 @@ function find(text, fields) {
 
 // One option: its label, input, help, and a button that takes its value back.
 function field(option, settings) {
-  const { name, help } = option, id = `option-${name}`;
+  const { name, help } = option,
+    id = `option-${name}`;
   const control = input(option, { id, "aria-describedby": `help-${name} fault-${name}` });
   control.addEventListener("change", () => settings.set(name, entered(option, control)));
-  const reset = make("button", { type: "button", className: "reset", "aria-label": `Reset ${readable(name)}`, title: "Reset" }, "↺");
-  reset.addEventListener("click", () => { settings.set(name, undefined); control.focus(); });
-  const element = make("div", { className: "option", "data-option": name },
-    make("label", { htmlFor: id }, readable(name)), control, reset,
-    make("p", { className: "help", id: `help-${name}` }, ...worded(help + range(option))));
-  return { option, element, refresh: () => {
-    show(option, control, settings.value(name));
-    element.classList.toggle("set", settings.given.has(name));
-  } };
+  const reset = make(
+    "button",
+    { type: "button", className: "reset", "aria-label": `Reset ${readable(name)}`, title: "Reset" },
+    "↺",
+  );
+  reset.addEventListener("click", () => {
+    settings.set(name, undefined);
+    control.focus();
+  });
+  const element = make(
+    "div",
+    { className: "option", "data-option": name },
+    make("label", { htmlFor: id }, readable(name)),
+    control,
+    reset,
+    make("p", { className: "help", id: `help-${name}` }, ...worded(help + range(option))),
+  );
+  return {
+    option,
+    element,
+    refresh: () => {
+      show(option, control, settings.value(name));
+      element.classList.toggle("set", settings.given.has(name));
+    },
+  };
 }
 
 function input(option, attributes) {
@@ -138,9 +164,17 @@ function input(option, attributes) {
     return make("select", attributes, ...option.choices.map((value) => make("option", { value }, value)));
   }
   if (option.kind === "boolean") return make("input", { type: "checkbox", ...attributes });
-  if (option.kind === "text") return make("input", { type: "text", spellcheck: false, placeholder: option.metavar ?? "", ...attributes });
+  if (option.kind === "text")
+    return make("input", { type: "text", spellcheck: false, placeholder: option.metavar ?? "", ...attributes });
   const step = option.kind === "integer" ? 1 : "any";
-  return make("input", { type: "number", min: option.minimum, max: option.maximum, step, placeholder: "auto", ...attributes });
+  return make("input", {
+    type: "number",
+    min: option.minimum,
+    max: option.maximum,
+    step,
+    placeholder: "auto",
+    ...attributes,
+  });
 }
 
 function range({ kind, minimum, maximum }) {
@@ -167,11 +201,18 @@ export function showFault(error) {
   $("fault").replaceChildren();
   if (!error) return;
   const places = [...document.querySelectorAll(`#setup [data-option="${error.option}"]`)];
-  const words = () => [...worded(error.message), error.remedy ? ` ${error.remedy}` : ""];
-  if (!places.length) $("fault").replaceChildren(...words());
+  if (!places.length) $("fault").replaceChildren(...sentences(error));
   for (const place of places) {
-    place.append(make("p", { className: "fault", role: "alert", id: place.matches(".option") ? `fault-${error.option}` : null }, ...words()));
-    place.querySelectorAll("input:not([type=radio], [type=file]), select").forEach((each) => each.setAttribute("aria-invalid", "true"));
+    place.append(
+      make(
+        "p",
+        { className: "fault", role: "alert", id: place.matches(".option") ? `fault-${error.option}` : null },
+        ...sentences(error),
+      ),
+    );
+    place
+      .querySelectorAll("input:not([type=radio], [type=file]), select")
+      .forEach((each) => each.setAttribute("aria-invalid", "true"));
   }
   if (places.length) reveal(places[0]);
 }

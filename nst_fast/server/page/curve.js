@@ -1,6 +1,9 @@
 // The loss curve: an SVG on a logarithmic scale, the total and its largest terms.
 
-const WIDTH = 280, HEIGHT = 84, MARGIN = 4, MOST = 600;
+const WIDTH = 280,
+  HEIGHT = 84,
+  MARGIN = 4,
+  MOST = 600;
 
 export class Curve {
   constructor(element) {
@@ -27,8 +30,10 @@ export class Curve {
     this.element.replaceChildren();
     if (totals.length < 2) return;
     const values = this.points.flatMap(([, losses]) => Object.values(losses)).filter((value) => value > 0);
-    const top = Math.log10(Math.max(...values)), bottom = Math.max(Math.log10(Math.min(...values)), top - 4);
-    const first = this.points[0][0], last = this.points.at(-1)[0];
+    const top = Math.log10(Math.max(...values)),
+      bottom = Math.max(Math.log10(Math.min(...values)), top - 4);
+    const first = this.points[0][0],
+      last = this.points.at(-1)[0];
     this.place = (step, value) => [
       (WIDTH * (step - first)) / Math.max(1, last - first),
       MARGIN + ((HEIGHT - 2 * MARGIN) * (top - Math.max(bottom, Math.log10(value)))) / (top - bottom || 1),
@@ -46,10 +51,18 @@ export class Curve {
 
   line(name) {
     const every = Math.ceil(this.points.length / MOST);
-    const drawn = this.points.filter(([, losses], index) =>
-      losses[name] > 0 && (index % every === 0 || index === this.points.length - 1));
-    const path = drawn.map(([step, losses]) => this.place(step, losses[name]).map((at) => at.toFixed(1)).join(" ")).join("L");
-    if (drawn.length > 1) this.element.append(shape("path", { d: `M${path}`, class: name === "total" ? "total" : "term" }));
+    const drawn = this.points.filter(
+      ([, losses], index) => losses[name] > 0 && (index % every === 0 || index === this.points.length - 1),
+    );
+    const path = drawn
+      .map(([step, losses]) =>
+        this.place(step, losses[name])
+          .map((at) => at.toFixed(1))
+          .join(" "),
+      )
+      .join("L");
+    if (drawn.length > 1)
+      this.element.append(shape("path", { d: `M${path}`, class: name === "total" ? "total" : "term" }));
   }
 
   words(totals) {
@@ -64,4 +77,5 @@ function shape(tag, attributes) {
   return element;
 }
 
-const pick = (losses, taken) => Object.fromEntries(Object.entries(losses).map(([name, values]) => [name, taken(values)]));
+const pick = (losses, taken) =>
+  Object.fromEntries(Object.entries(losses).map(([name, values]) => [name, taken(values)]));

@@ -20,8 +20,13 @@ export function worded(text) {
   return text.split("`").map((part, index) => (index % 2 ? make("code", {}, readable(part)) : part));
 }
 
+// An error's message and its remedy, as the command line puts them.
+export const sentences = ({ message, remedy }) => worded(remedy ? `${message.replace(/\.$/, "")}. ${remedy}` : message);
+
 export function duration(seconds) {
-  const whole = Math.max(0, Math.round(seconds)), minutes = Math.floor(whole / 60), hours = Math.floor(minutes / 60);
+  const whole = Math.max(0, Math.round(seconds)),
+    minutes = Math.floor(whole / 60),
+    hours = Math.floor(minutes / 60);
   if (hours) return `${hours} h ${minutes % 60} min`;
   return minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
 }
@@ -30,7 +35,9 @@ export const amount = (mebibytes) =>
   mebibytes < 1024 ? `${Math.round(mebibytes)} MiB` : `${(mebibytes / 1024).toFixed(1)} GiB`;
 
 // Said to a screen reader.
-export function say(text) { $("say").textContent = text; }
+export function say(text) {
+  $("say").textContent = text;
+}
 
 let fading;
 

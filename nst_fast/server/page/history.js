@@ -1,10 +1,11 @@
 // The runs of this machine, newest first.
 
 import { get } from "./api.js";
-import { $, make } from "./elements.js";
+import { $, make, tell } from "./elements.js";
 import { active } from "./stage.js";
 
-const SOON = 2500, LATER = 15_000;
+const SOON = 2500,
+  LATER = 15_000;
 
 export class History {
   // `chosen` is called with the run that is clicked.
@@ -19,6 +20,8 @@ export class History {
     try {
       this.runs = await get("runs");
       this.draw();
+    } catch (error) {
+      tell(error.message);
     } finally {
       if (!document.hidden) this.timer = setTimeout(() => this.refresh(), this.runs.some(active) ? SOON : LATER);
     }
@@ -39,7 +42,11 @@ export class History {
     $("history").hidden = !this.runs.length;
     this.drawn(this.runs);
     const kept = new Set(this.runs.map(({ id }) => id));
-    for (const [id, item] of this.items) if (!kept.has(id)) { item.remove(); this.items.delete(id); }
+    for (const [id, item] of this.items)
+      if (!kept.has(id)) {
+        item.remove();
+        this.items.delete(id);
+      }
     this.runs.forEach((run, index) => {
       if (!this.items.has(run.id)) this.items.set(run.id, this.item(run.id));
       const item = this.items.get(run.id);
@@ -55,8 +62,12 @@ export class History {
   }
 
   show(button, run) {
-    const [image, words] = button.children, short = shortly(run);
-    const source = run.picture || run.preview ? `api/runs/${run.id}/thumbnail?at=${run.step}` : `api/uploads/${run.content}/thumbnail`;
+    const [image, words] = button.children,
+      short = shortly(run);
+    const source =
+      run.picture || run.preview
+        ? `api/runs/${run.id}/thumbnail?at=${run.step}`
+        : `api/uploads/${run.content}/thumbnail`;
     if (image.getAttribute("src") !== source) image.src = source;
     words.textContent = short;
     button.title = `${run.name}, ${run.created}`;

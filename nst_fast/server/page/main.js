@@ -16,15 +16,23 @@ async function begin() {
   $("machine").textContent = [...about.devices, about.version].join("  ·  ");
   const settings = new Settings(options, presets);
   showControls(settings);
-  const pictures = new Pictures(() => changed(), (options) => use({ options }));
+  const pictures = new Pictures(
+    () => changed(),
+    (options) => use({ options }),
+  );
   const masks = new Masks(settings, pictures);
   const history = new History((run) => (stage.picking && run.id !== stage.run.id ? stage.pairWith(run) : select(run)));
   const stage = new Stage({ changed: (run) => history.update(run), reuse: use, gone });
-  history.drawn = (runs) => { $("start").textContent = runs.some(active) ? "Add to the queue" : "Paint"; };
+  history.drawn = (runs) => {
+    $("start").textContent = runs.some(active) ? "Add to the queue" : "Paint";
+  };
 
   let waiting;
   settings.listeners.push(() => changed());
-  $("setup").addEventListener("submit", (event) => { event.preventDefault(); start(); });
+  $("setup").addEventListener("submit", (event) => {
+    event.preventDefault();
+    start();
+  });
   await restore();
   await history.refresh();
   const named = location.hash.slice(1);
@@ -106,10 +114,13 @@ async function begin() {
   }
 }
 
-function planWords({ width, height, steps, seconds, memory_mib, engine, device, tiles, fits }) {
+function planWords({ width, height, steps, seconds, memory_mib, engine, device, tiles }) {
   const time = seconds == null ? "time unknown yet" : `about ${duration(seconds)}`;
-  const memory = `${amount(memory_mib)} of memory${fits ? "" : ", more than is free"}`;
-  const means = [memory, `engine ${engine} on ${device}`, ...(tiles > 1 ? [`${tiles} tiles`] : [])];
+  const means = [
+    `${amount(memory_mib)} of memory`,
+    `engine ${engine} on ${device}`,
+    ...(tiles > 1 ? [`${tiles} tiles`] : []),
+  ];
   return [[`${width} × ${height}`, `${steps} steps`, time], means].map((line) => line.join("  ·  ")).join("\n");
 }
 

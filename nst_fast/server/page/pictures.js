@@ -1,6 +1,7 @@
 // The pictures of the next run: dropped, pasted, chosen from a file, from the samples or from earlier uploads.
 
 import { get, upload } from "./api.js";
+import { MASK } from "./brush.js";
 import { showFault } from "./controls.js";
 import { $, make, say, tell } from "./elements.js";
 
@@ -44,7 +45,9 @@ export class Pictures {
     }
   }
 
-  async take(kind, files) { this.add(kind, await this.uploaded(kind, files)); }
+  async take(kind, files) {
+    this.add(kind, await this.uploaded(kind, files));
+  }
 
   // The pictures that the server has read; of a file that it refuses its reason is shown.
   async uploaded(kind, files) {
@@ -71,14 +74,19 @@ export class Pictures {
     this[kind] = pictures;
     const list = $(kind).querySelector(".pictures");
     list.replaceChildren(...pictures.map((picture, index) => this.item(kind, picture, index)));
-    $(kind).querySelector(".add span").replaceChildren(...adding(kind, pictures.length));
+    $(kind)
+      .querySelector(".add span")
+      .replaceChildren(...adding(kind, pictures.length));
     this.changed();
   }
 
   item(kind, picture, index) {
     const remove = make("button", { type: "button", "aria-label": `Remove ${picture.name}`, title: "Remove" }, "×");
     remove.addEventListener("click", () => {
-      this.set(kind, this[kind].filter((_, each) => each !== index));
+      this.set(
+        kind,
+        this[kind].filter((_, each) => each !== index),
+      );
       $(`${kind}-file`).focus();
     });
     const item = make("li", {}, make("img", { src: `api/uploads/${picture.id}/thumbnail`, alt: picture.name }), remove);
@@ -100,12 +108,19 @@ export class Pictures {
   }
 
   async fillShelf() {
-    const [samples, uploads] = await Promise.all([get("samples"), get("uploads")]);
-    const known = new Set(samples.map(({ id }) => id));
-    const pictures = [...samples, ...uploads.filter(({ id }) => !known.has(id))];
-    $("shelf").querySelector("ul").replaceChildren(...pictures.map((picture) => make("li", {},
-      make("img", { src: `api/uploads/${picture.id}/thumbnail`, alt: picture.name, loading: "lazy" }),
-      make("div", {}, ...KINDS.map((kind) => this.button(kind, picture))))));
+    const pictures = await shelf();
+    $("shelf")
+      .querySelector("ul")
+      .replaceChildren(
+        ...pictures.map((picture) =>
+          make(
+            "li",
+            {},
+            make("img", { src: `api/uploads/${picture.id}/thumbnail`, alt: picture.name, loading: "lazy" }),
+            make("div", {}, ...KINDS.map((kind) => this.button(kind, picture))),
+          ),
+        ),
+      );
   }
 
   button(kind, picture) {
@@ -116,11 +131,22 @@ export class Pictures {
   }
 
   async trySamples() {
-    const samples = await get("samples");
+    say("The samples are being drawn");
+    $("try-samples").disabled = true;
+    const samples = await get("samples").finally(() => {
+      $("try-samples").disabled = false;
+    });
     for (const kind of KINDS) this.set(kind, samples.filter((sample) => kind.startsWith(sample.kind)).slice(0, 1));
     $("start").focus();
     say("The samples are chosen");
   }
+}
+
+// The samples, and the pictures that were uploaded before.
+export async function shelf() {
+  const [samples, uploads] = await Promise.all([get("samples"), get("uploads")]);
+  const known = new Set(samples.map(({ id }) => id));
+  return [...samples, ...uploads.filter(({ id, name }) => !known.has(id) && name !== MASK)];
 }
 
 function adding(kind, count) {

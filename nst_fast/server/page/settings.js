@@ -16,7 +16,9 @@ export class Settings {
     return quality?.[name] ?? preset?.[name] ?? this.declared.get(name)?.default;
   }
 
-  value(name) { return this.given.has(name) ? this.given.get(name) : this.base(name); }
+  value(name) {
+    return this.given.has(name) ? this.given.get(name) : this.base(name);
+  }
 
   set(name, value) {
     if (value === undefined || value === null || value === this.base(name)) this.given.delete(name);
@@ -42,10 +44,14 @@ export class Settings {
 
   load({ preset = null, quality = null, options = {} }) {
     [this.preset, this.quality] = [preset, quality];
-    const known = Object.entries(options).filter(([name, value]) => this.declared.has(name) && value !== this.base(name));
+    const known = Object.entries(options).filter(
+      ([name, value]) => this.declared.has(name) && value !== this.base(name),
+    );
     this.given = new Map(known);
     this.changed();
   }
 
-  changed() { for (const listener of this.listeners) listener(); }
+  changed() {
+    for (const listener of this.listeners) listener();
+  }
 }

@@ -2,7 +2,7 @@
 
 import { call, follow, get, post } from "./api.js";
 import { Curve } from "./curve.js";
-import { $, duration, make, readable, say, tell, worded } from "./elements.js";
+import { $, duration, make, readable, say, sentences, tell, worded } from "./elements.js";
 
 export const active = (run) => run.state === "running" || run.state === "queued";
 
@@ -12,11 +12,12 @@ const ACTIONS = {
   running: ["stop", "slide", "reuse", "copy-command", "copy-python"],
   stopped: ["continue", "download", "open", "slide", "compare", "reuse", "copy-command", "copy-python", "delete"],
   done: ["download", "open", "slide", "compare", "reuse", "copy-command", "copy-python", "delete"],
-  failed: ["reuse", "copy-command", "copy-python", "delete"],
+  failed: ["continue", "reuse", "copy-command", "copy-python", "delete"],
 };
 
 export class Stage {
-  // `changed` is called with a run that became another, `reuse` with one whose settings are wanted, `gone` after a deletion.
+  // `changed` is called with a run that has changed, `reuse` with one whose settings are wanted, `gone` after one is
+  // deleted.
   constructor({ changed, reuse, gone }) {
     Object.assign(this, { changed, gone, run: null, other: null, curve: new Curve($("curve")) });
     const act = (id, action) => $(id).addEventListener("click", () => action(this.run));
@@ -54,14 +55,18 @@ export class Stage {
 
   follow() {
     const { id } = this.run;
-    get(`runs/${id}/losses`).then((losses) => this.run?.id === id && this.curve.start(losses), () => undefined);
+    this.losses();
     if (!active(this.run)) return;
     this.leave?.();
-    this.leave = follow(id, {
-      state: (run) => this.became(run),
-      step: (step) => this.stepped(step),
-      preview: ({ url }) => this.picture(url),
-    });
+    this.leave = follow(
+      id,
+      {
+        state: (run) => this.became(run),
+        step: (step) => this.stepped(step),
+        preview: ({ url }) => this.picture(url),
+      },
+      () => setTimeout(() => this.run?.id === id && this.follow(), 5000),
+    );
   }
 
   became(run) {
@@ -71,7 +76,14 @@ export class Stage {
     if (before !== run.state || run.state === "queued") say(`${run.name}: ${standing(run)}`);
     if (active(run)) return;
     this.leave?.();
-    get(`runs/${run.id}/losses`).then((losses) => this.run?.id === run.id && this.curve.start(losses), () => undefined);
+    this.losses();
+  }
+
+  // The whole curve: what was before this tab came, and at the end the record's.
+  async losses() {
+    const { id } = this.run,
+      losses = await get(`runs/${id}/losses`).catch(() => ({}));
+    if (this.run?.id === id) this.curve.start(losses);
   }
 
   stepped({ step, steps, losses, seconds, seconds_left }) {
@@ -97,7 +109,7 @@ export class Stage {
     $("run-name").textContent = run.name;
     $("run-notes").replaceChildren(...(run.notes ?? []).map((note) => make("li", {}, ...worded(note))));
     const { error } = run;
-    $("run-error").replaceChildren(...(error ? worded(`${error.message} ${error.remedy ?? ""}`) : []));
+    $("run-error").replaceChildren(...(error ? sentences(error) : []));
     this.words();
     if (run.state === "queued" && !run.preview) this.picture(`api/uploads/${run.content}`);
     else if (!active(run) && run.picture) this.picture(`${run.picture}?inline=1&at=${run.step}`);
@@ -140,15 +152,20 @@ export class Stage {
     $("cut").focus();
   }
 
-  cut() { $("slider").style.setProperty("--part", $("cut").value / 100); }
+  cut() {
+    $("slider").style.setProperty("--part", $("cut").value / 100);
+  }
 
   // Where the picture is within the frame, for the divider.
   fit() {
     const { naturalWidth, naturalHeight, clientWidth, clientHeight } = $("picture");
     if (!naturalWidth) return;
     const width = Math.min(clientWidth, (clientHeight * naturalWidth) / naturalHeight);
-    $("slider").style.setProperty("--width", `${width}px`);
-    $("slider").style.setProperty("--left", `${(clientWidth - width) / 2}px`);
+    const height = (width * naturalHeight) / naturalWidth,
+      { style } = $("slider");
+    style.setProperty("--width", `${width}px`);
+    style.setProperty("--left", `${(clientWidth - width) / 2}px`);
+    style.setProperty("--top", `${(clientHeight - height) / 2}px`);
   }
 
   // --- side by side -------------------------------------------------------------------------------------------------
@@ -163,7 +180,9 @@ export class Stage {
     $("slider").hidden = this.run === null;
   }
 
-  get picking() { return document.body.classList.contains("picking"); }
+  get picking() {
+    return document.body.classList.contains("picking");
+  }
 
   pairWith(other) {
     this.slide(false);
@@ -171,9 +190,16 @@ export class Stage {
     const pair = [this.run, other];
     $("slider").hidden = true;
     $("pair").hidden = false;
-    $("pair").replaceChildren(...pair.map((run) => make("figure", {},
-      make("img", { src: run.picture ? `${run.picture}?inline=1` : `api/runs/${run.id}/preview`, alt: run.name }),
-      make("figcaption", {}, `${run.name}, ${run.step} steps`))));
+    $("pair").replaceChildren(
+      ...pair.map((run) =>
+        make(
+          "figure",
+          {},
+          make("img", { src: run.picture ? `${run.picture}?inline=1` : `api/runs/${run.id}/preview`, alt: run.name }),
+          make("figcaption", {}, `${run.name}, ${run.step} steps`),
+        ),
+      ),
+    );
     document.querySelector(".differences")?.remove();
     $("facts").append(differences(pair));
     say(`${this.run.name} beside ${other.name}`);
@@ -189,7 +215,7 @@ export class Stage {
       this.became(run);
       if (active(run)) this.follow();
     } catch (error) {
-      $("run-error").replaceChildren(...worded(error.message));
+      $("run-error").replaceChildren(...sentences(error));
     } finally {
       $(what).disabled = false;
     }
@@ -203,34 +229,47 @@ export class Stage {
       say(`${name} is deleted`);
       this.gone(id);
     } catch (error) {
-      $("run-error").replaceChildren(...worded(error.message));
+      $("run-error").replaceChildren(...sentences(error));
     }
   }
 }
 
 // Where a run stands, in words.
-export function standing({ state, place, step, steps, seconds, seconds_left, width, height, error }) {
-  const size = width ? `, ${width} × ${height}` : "", spent = seconds ? `, ${duration(seconds)}` : "";
+export function standing({ state, stopping, place, step, steps, seconds, seconds_left, width, height, error }) {
+  const size = width ? `, ${width} × ${height}` : "",
+    spent = seconds ? `, ${duration(seconds)}` : "";
   if (state === "queued") return place > 1 ? `Queued, place ${place}` : "Queued, next in line";
+  if (stopping) return "Stopping after this step";
   if (state === "running" && !step) return "Preparing";
-  if (state === "running") return `Step ${step} of ${steps}${seconds_left == null ? "" : `, ${duration(seconds_left)} left`}`;
+  if (state === "running")
+    return `Step ${step} of ${steps}${seconds_left == null ? "" : `, ${duration(seconds_left)} left`}`;
   if (state === "stopped") return `Stopped after ${step} of ${steps} steps${size}${spent}`;
-  return state === "done" ? `Done: ${step} steps${size}${spent}` : `Failed${error?.option ? ` at ${readable(error.option)}` : ""}`;
+  return state === "done"
+    ? `Done: ${step} steps${size}${spent}`
+    : `Failed${error?.option ? ` at ${readable(error.option)}` : ""}`;
 }
 
 function differences(pair) {
-  const names = Object.keys(pair[0].values ?? {}).filter((name) =>
-    JSON.stringify(pair[0].values[name]) !== JSON.stringify(pair[1].values?.[name]));
-  const row = (cells, tag = "td") => make("tr", {}, ...cells.map((cell, index) => make(index ? tag : "th", {}, String(cell ?? "auto"))));
+  const names = Object.keys(pair[0].values ?? {}).filter(
+    (name) => JSON.stringify(pair[0].values[name]) !== JSON.stringify(pair[1].values?.[name]),
+  );
+  const row = (cells, tag = "td") =>
+    make("tr", {}, ...cells.map((cell, index) => make(index ? tag : "th", {}, String(cell ?? "auto"))));
   const rows = names.map((name) => row([readable(name), ...pair.map((run) => run.values?.[name])]));
   if (!rows.length) rows.push(row(["The same options", "", ""]));
-  return make("table", { className: "differences" }, make("thead", {}, row(["option", ...pair.map(({ name }) => name)], "th")), make("tbody", {}, ...rows));
+  return make(
+    "table",
+    { className: "differences" },
+    make("thead", {}, row(["option", ...pair.map(({ name }) => name)], "th")),
+    make("tbody", {}, ...rows),
+  );
 }
 
 async function copy(text, said) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // no secure context, or not allowed: the old way
+  } catch {
+    // no secure context, or not allowed: the old way
     const area = make("textarea", { value: text });
     document.body.append(area);
     area.select();
