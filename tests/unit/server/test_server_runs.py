@@ -289,12 +289,19 @@ def test_a_run_that_ends_the_server_again_and_again_is_given_up(tmp_path: Path) 
         assert failed["state"] == "failed" and "ended 5 times" in failed["error"]["message"]
 
 
-def test_a_damaged_folder_is_left_as_it_is(tmp_path: Path) -> None:
+def test_what_is_no_run_any_more_is_left_as_it_is(tmp_path: Path) -> None:
+    """A damaged file, and a run whose pictures somebody has removed."""
+    with in_process(tmp_path) as client:
+        id = started(client)
+        finished(client, id)
     (tmp_path / "runs" / "x").mkdir(parents=True)
     (tmp_path / "runs" / "x" / "run.json").write_text("{")
+    for path in (tmp_path / "uploads").iterdir():
+        path.unlink()
     with in_process(tmp_path) as client:
         assert client.get("/api/runs").json() == []
     assert (tmp_path / "runs" / "x" / "run.json").read_text() == "{"
+    assert (tmp_path / "runs" / id / "picture.png").is_file()
 
 
 # --- previews
