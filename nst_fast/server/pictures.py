@@ -6,10 +6,12 @@ import io
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from nst_fast.errors import NumericsError
 from nst_fast.images import resize_to, scaled_size, to_uint8
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 DISPLAY, PREVIEW, THUMBNAIL = 2048, 640, 256  # longest sides in pixels
 QUALITY = 82
-# Processor time that previews may take: so many seconds, and this share of the run.
+# Processor time that previews may take: so many seconds, and this share of the run's wall clock or processor time,
+# whichever is less: of a run on many cores, and of one on a busy machine, more would be felt.
 ALLOWANCE, SHARE = 0.1, 0.01
 
 
@@ -49,13 +52,14 @@ class Previews:
         self._ready = threading.Condition()
         self._next: tuple[int, Tensor] | None = None
         self._busy = self._ended = False
-        self._spent, self._since = 0.0, time.monotonic()
+        self._spent, self._begun = 0.0, (time.monotonic(), time.process_time())
         self._thread = threading.Thread(target=self._encode, name="previews", daemon=True)
         self._thread.start()
 
     def offer(self, event: StepEvent) -> None:
         """Called by the loop: takes a small copy, or nothing."""
-        if self._busy or self._spent > ALLOWANCE + SHARE * (time.monotonic() - self._since):
+        passed = min(time.monotonic() - self._begun[0], time.process_time() - self._begun[1])
+        if self._busy or self._spent > ALLOWANCE + SHARE * passed:
             return
         started = time.thread_time()
         copy = smaller(event.pastiche.detach(), PREVIEW).to("cpu", copy=True)
@@ -79,6 +83,7 @@ class Previews:
                     return
                 (step, image), self._next = self._next, None
             started = time.thread_time()
-            self._show(step, webp(image, PREVIEW, effort=0))
+            with suppress(NumericsError):  # of a run that diverges: the guard sees to it
+                self._show(step, webp(image, PREVIEW, effort=0))
             self._spent += time.thread_time() - started
             self._busy = False

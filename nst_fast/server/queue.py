@@ -43,9 +43,12 @@ class Queue:
         self._workers: dict[str, threading.Thread] = {}
         self._listeners: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         for path in folder.glob("*/run.json"):
-            with suppress(OSError, ValueError, TypeError, KeyError):  # a folder that is none of ours stays as it is
+            try:
                 run = Run.load(path.parent)
+                run.lasting(uploads)
                 self._runs[run.id] = run
+            except (OSError, ValueError, TypeError, KeyError, NstFastError) as error:
+                say(f"{shown(path.parent)} stays as it is, and is no run that can be shown: {error}")
 
     def begin(self) -> None:
         """Go on with the runs that the end of the last server has left."""
@@ -177,7 +180,7 @@ class Queue:
                 loop.call_soon_threadsafe(event.set)
 
     def _move(self, run: Run, state: str) -> None:
-        run.state, run.stopping = state, False
+        run.state, run.stopping, run.seconds_left = state, False, None
         run.save()
         self.changed()
 
@@ -208,6 +211,7 @@ class Queue:
                 interrupted = self.is_closing() and state == "stopped" and not run.stopping
                 run.error = facts_of(error) if error is not None else None
                 run.preview = None
+                run.starts = 0 if interrupted else run.starts  # in good order: it is not the run's doing
                 self._move(run, "running" if interrupted else state)
             self.say(f"run {run.id}: {error or run.state}")
 

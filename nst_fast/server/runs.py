@@ -142,6 +142,7 @@ class Run:
     seconds_left: float | None = None
     points: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     preview: tuple[int, bytes] | None = None
+    _lasting: dict[str, Any] | None = None
 
     @property
     def picture(self) -> Path:
@@ -164,6 +165,18 @@ class Run:
         facts = json.loads((folder / "run.json").read_text("utf-8"))
         return cls(id=folder.name, folder=folder, **facts | {"asked": Asked(**facts["asked"])})
 
+    def lasting(self, uploads: Uploads) -> dict[str, Any]:
+        """What of its facts follows from what was asked. Raises where that makes no sense any more."""
+        if self._lasting is None:
+            asked = self.asked
+            self._lasting = {
+                **{name: getattr(asked, name) for name in ("content", "styles", "preset", "quality", "options")},
+                "values": asked.config(uploads).recorded(),
+                "command": asked.command(uploads),
+                "python": asked.python(uploads),
+            }
+        return self._lasting
+
     def remove(self) -> None:
         shutil.rmtree(self.folder)
 
@@ -176,11 +189,8 @@ class Run:
             self.points = self.points[::2]
 
 
-KEPT = [
-    each.name
-    for each in fields(Run)
-    if each.name not in ("id", "folder", "asked", "stopping", "seconds_left", "points", "preview")
-]
+NOT_KEPT = ("id", "folder", "asked", "stopping", "seconds_left", "points", "preview", "_lasting")
+KEPT = [each.name for each in fields(Run) if each.name not in NOT_KEPT]
 
 
 def summed(terms: Mapping[str, float]) -> dict[str, float]:
@@ -195,18 +205,14 @@ def summed(terms: Mapping[str, float]) -> dict[str, float]:
 
 def run_facts(queue: Queue, run: Run) -> dict[str, Any]:
     """A run as the API describes it."""
-    asked, uploads = run.asked, queue.uploads
     names = ("id", "name", "state", "stopping", "step", "steps", "losses", "seconds", "seconds_left", "notes", "error")
     live, small = run.preview, run.file("preview.webp").exists()
     written = run.picture.stat().st_size if run.picture.exists() else None
     step = live[0] if live is not None else run.step
     return {
         **{name: getattr(run, name) for name in (*names, "created", "device", "width", "height")},
-        **{name: getattr(asked, name) for name in ("content", "styles", "preset", "quality", "options")},
+        **run.lasting(queue.uploads),
         "place": queue.place(run),
-        "values": asked.config(uploads).recorded(),
-        "command": asked.command(uploads),
-        "python": asked.python(uploads),
         "bytes": written,
         "preview": f"api/runs/{run.id}/preview?step={step}" if live is not None or small else None,
         "picture": f"api/runs/{run.id}/picture" if written is not None else None,

@@ -186,12 +186,12 @@ def test_the_command_and_the_program_make_the_same_picture(tmp_path: Path) -> No
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_picture(tmp_path: Path) -> None:
     with in_process(tmp_path) as client:
-        undisturbed = finished(client, started(client, steps=200, optimizer="adam"))
-        id = started(client, steps=200, optimizer="adam")
-        until_step(client, id, 20)
+        undisturbed = finished(client, started(client, steps=80, optimizer="adam"))
+        id = started(client, steps=80, optimizer="adam")
+        until_step(client, id, 8)
         assert client.post(f"/api/runs/{id}/stop").json()["stopping"]
         stopped = finished(client, id)
-        assert stopped["state"] == "stopped" and 20 <= stopped["step"] < 200
+        assert stopped["state"] == "stopped" and 8 <= stopped["step"] < 80
         record = read_record(tmp_path / "runs" / id / "picture.png")
         assert (record["status"], record["steps"]) == ("stopped", stopped["step"])
         assert client.get(f"/api/runs/{id}/losses").json()["step"][-1] == stopped["step"]
@@ -255,7 +255,7 @@ def test_names_differ(tmp_path: Path) -> None:
 
 def test_what_the_end_of_the_server_interrupts_goes_on_at_the_next_start(tmp_path: Path) -> None:
     with in_process(tmp_path) as client:
-        running, queued = started(client, steps=2000, optimizer="adam"), started(client)
+        running, queued = started(client, steps=800, optimizer="adam"), started(client)
         until_step(client, running, 20)
     state = json.loads((tmp_path / "runs" / running / "run.json").read_text())
     assert state["state"] == "running" and state["step"] >= 20
@@ -289,12 +289,19 @@ def test_a_run_that_ends_the_server_again_and_again_is_given_up(tmp_path: Path) 
         assert failed["state"] == "failed" and "ended 5 times" in failed["error"]["message"]
 
 
-def test_a_damaged_folder_is_left_as_it_is(tmp_path: Path) -> None:
+def test_what_is_no_run_any_more_is_left_as_it_is(tmp_path: Path) -> None:
+    """A damaged file, and a run whose pictures somebody has removed."""
+    with in_process(tmp_path) as client:
+        id = started(client)
+        finished(client, id)
     (tmp_path / "runs" / "x").mkdir(parents=True)
     (tmp_path / "runs" / "x" / "run.json").write_text("{")
+    for path in (tmp_path / "uploads").iterdir():
+        path.unlink()
     with in_process(tmp_path) as client:
         assert client.get("/api/runs").json() == []
     assert (tmp_path / "runs" / "x" / "run.json").read_text() == "{"
+    assert (tmp_path / "runs" / id / "picture.png").is_file()
 
 
 # --- previews
@@ -330,3 +337,16 @@ def test_previews_that_come_too_fast_or_cost_too_much_are_dropped(
     previews.offer(event(4))
     previews.close()
     assert shown == [(1, b"webp"), (4, b"webp")]
+
+
+def test_a_picture_that_is_not_finite_has_no_preview_and_those_after_it_have(picture: Any) -> None:
+    from nst_fast.api import StepEvent
+
+    shown: list[int] = []
+    previews = Previews(lambda step, data: shown.append(step))
+    for step, image in ((1, picture * float("nan")), (2, picture)):
+        previews.offer(StepEvent(0, step, 9, {"total": 1.0}, 0.0, 0.0, 0.0, image))
+        while previews._busy:
+            time.sleep(0.001)
+    previews.close()
+    assert shown == [2]
