@@ -79,5 +79,6 @@ export class History {
 function shortly({ state, preset, place, step, steps }) {
   if (state === "queued") return `queued, ${place}`;
   if (state === "running") return `${Math.round((100 * step) / steps)} %`;
-  return state === "failed" ? "failed" : `${state === "stopped" ? "stopped" : (preset ?? "done")}, ${step} steps`;
+  if (state === "failed") return "failed";
+  return [...(state === "stopped" ? ["stopped"] : preset ? [preset] : []), `${step} steps`].join(", ");
 }
