@@ -77,7 +77,7 @@ def browser(address: str, tmp_path: Path) -> Iterator[Browser]:
 
 
 def ready(browser: Browser) -> None:
-    browser.wait("return document.querySelectorAll('#groups .option').length > 50", 60)
+    browser.wait("return document.querySelectorAll('#groups .option').length > 50", 300)
 
 
 def choose(browser: Browser, pictures: Path, **options: Any) -> None:

@@ -1,9 +1,11 @@
-// The loss curve: an SVG on a logarithmic scale, the total and its largest terms.
+// The loss curve: an SVG on a logarithmic scale, the total and its two main terms.
 
 const WIDTH = 280,
   HEIGHT = 84,
   MARGIN = 4,
   MOST = 600;
+
+const TERMS = ["content", "style", "total"]; // that are drawn, the total on top
 
 export class Curve {
   constructor(element) {
@@ -29,9 +31,9 @@ export class Curve {
     this.element.setAttribute("aria-label", this.words(totals));
     this.element.replaceChildren();
     if (totals.length < 2) return;
-    const values = this.points.flatMap(([, losses]) => Object.values(losses)).filter((value) => value > 0);
+    const values = this.points.flatMap(([, losses]) => TERMS.map((name) => losses[name])).filter((value) => value > 0);
     const top = Math.log10(Math.max(...values)),
-      bottom = Math.max(Math.log10(Math.min(...values)), top - 4);
+      bottom = Math.log10(Math.max(Math.min(...values), Math.min(...totals) / 10));
     const first = this.points[0][0],
       last = this.points.at(-1)[0];
     this.place = (step, value) => [
@@ -39,7 +41,7 @@ export class Curve {
       MARGIN + ((HEIGHT - 2 * MARGIN) * (top - Math.max(bottom, Math.log10(value)))) / (top - bottom || 1),
     ];
     this.grid(top, bottom);
-    for (const name of ["content", "style", "total"]) this.line(name);
+    for (const name of TERMS) this.line(name);
   }
 
   grid(top, bottom) {

@@ -64,10 +64,8 @@ export class History {
   show(button, run) {
     const [image, words] = button.children,
       short = shortly(run);
-    const source =
-      run.picture || run.preview
-        ? `api/runs/${run.id}/thumbnail?at=${run.step}`
-        : `api/uploads/${run.content}/thumbnail`;
+    const kept = `api/runs/${run.id}/thumbnail?at=${run.state}-${run.step}`;
+    const source = (active(run) && run.preview) || kept;
     if (image.getAttribute("src") !== source) image.src = source;
     words.textContent = short;
     button.title = `${run.name}, ${run.created}`;
@@ -78,8 +76,9 @@ export class History {
   }
 }
 
-function shortly({ state, place, step, steps }) {
+function shortly({ state, preset, place, step, steps }) {
   if (state === "queued") return `queued, ${place}`;
   if (state === "running") return `${Math.round((100 * step) / steps)} %`;
-  return state === "failed" ? "failed" : `${step} steps${state === "stopped" ? ", stopped" : ""}`;
+  if (state === "failed") return "failed";
+  return [...(state === "stopped" ? ["stopped"] : preset ? [preset] : []), `${step} steps`].join(", ");
 }

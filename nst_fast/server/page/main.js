@@ -12,8 +12,10 @@ import { active, Stage } from "./stage.js";
 const KEPT = "setup"; // in the tab's session: what a reload finds again
 
 async function begin() {
-  const [about, options, presets] = await Promise.all(["about", "options", "presets"].map(get));
-  $("machine").textContent = [...about.devices, about.version].join("  ·  ");
+  get("about").then(({ devices, version }) => {
+    $("machine").textContent = [...devices, version].join("  ·  ");
+  });
+  const [options, presets] = await Promise.all(["options", "presets"].map(get));
   const settings = new Settings(options, presets);
   showControls(settings);
   const pictures = new Pictures(
