@@ -40,7 +40,13 @@ class StepEvent:
 
 
 class Observer:
-    """Follows a run; a subclass overrides what it needs. Every method is called on the thread that runs the loop."""
+    """Follows a run; a subclass overrides what it needs. Every method is called on the thread that runs the loop.
+
+    Attributes:
+        every: an event every so many steps, beside those that come as time passes; 0 for these alone.
+    """
+
+    every = 0
 
     def event(self, event: StepEvent) -> None:
         """The state of the run at a step that is reported."""

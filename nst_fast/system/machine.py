@@ -219,7 +219,7 @@ def resolve_device(name: str) -> torch.device:
     """
     import torch
 
-    present, reason = _present_devices()
+    present, reason = present_devices()
     if name == "auto":
         return torch.device(present[0])
     wanted = "cuda:0" if name == "cuda" else name
@@ -229,7 +229,7 @@ def resolve_device(name: str) -> torch.device:
     raise DeviceError(f"device {name!r} is not available{because}", f"This machine has: {', '.join(present)}")
 
 
-def _present_devices() -> tuple[list[str], str]:
+def present_devices() -> tuple[list[str], str]:
     """Device names, best first, and the reason if there is no CUDA device among them."""
     import torch
 
