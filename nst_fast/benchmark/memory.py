@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from nst_fast.benchmark.rows import OK, EvaluationRow, LoopRow, Row
+from nst_fast.options.providers import find_provider
 from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import MIB, peak_memory_mib, reset_peak_memory
 
@@ -101,7 +102,8 @@ def _session(task: Mapping[str, Any]) -> tuple[float, float]:
         for _ in range(EVALUATIONS):
             run()
 
-    return _around(evaluate, "cpu") if task["provider"] == "cpu" else (0.0, _device_growth(evaluate))
+    on_host = find_provider(task["provider"]).memory == "cpu"
+    return _around(evaluate, "cpu") if on_host else (0.0, _device_growth(evaluate))
 
 
 def bind(
