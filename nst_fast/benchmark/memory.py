@@ -18,7 +18,7 @@ import psutil
 from nst_fast.benchmark.rows import OK, EvaluationRow, LoopRow, Row
 from nst_fast.options.providers import find_provider
 from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import MIB, peak_memory_mib, reset_peak_memory
+from nst_fast.system.machine import MIB, has_own_memory, peak_memory_mib, reset_peak_memory
 
 if TYPE_CHECKING:
     import torch
@@ -136,10 +136,10 @@ def _prepared(task: Mapping[str, Any]) -> tuple[Workbench, Scene]:
 
 def _around(work: Callable[[], object], device: torch.device | str) -> tuple[float, float]:
     """Memory in use before some work, and the highest during it, in MiB."""
-    if str(device).startswith("cuda"):
+    if has_own_memory(device):
         import torch
 
-        idle = torch.cuda.memory_allocated(device) / MIB
+        idle = torch.accelerator.memory_allocated(device) / MIB
     else:
         idle = psutil.Process().memory_info().rss / MIB
     reset_peak_memory(device)

@@ -31,7 +31,9 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
     providers: str = option(
         "cpu,cuda,tensorrt", "ONNX Runtime providers of the evaluation: PROVIDER,... None: ''.", metavar="PROVIDERS"
     )
-    device: str = option(DeviceOptions.device, "Where PyTorch runs: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    device: str = option(
+        DeviceOptions.device, "Where PyTorch runs: auto, cpu, cuda, cuda:1, rocm, mps, xpu.", metavar="DEVICE"
+    )
     engine_provider: str = option(
         DeviceOptions.engine_provider,
         "The ONNX Runtime provider of the engine ort; 'auto' is the device's own.",

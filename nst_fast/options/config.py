@@ -521,7 +521,9 @@ class OptimizerOptions(Options):
 class DeviceOptions(Options):
     """Device."""
 
-    device: str = option("auto", "Where gradients are computed: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    device: str = option(
+        "auto", "Where gradients are computed: auto, cpu, cuda, cuda:1, rocm, mps, xpu.", metavar="DEVICE"
+    )
     engine: str = option(
         "auto",
         "How a step is computed: plainly ('eager'), by the fast engine, that compiled, or by ONNX Runtime ('ort').",
