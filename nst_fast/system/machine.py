@@ -193,7 +193,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_mib(device: torch.device | str = "cpu") -> float:
-    """The highest memory since the last reset, in MiB: of PyTorch's tensors on a GPU of its own, else of the process."""
+    """The highest memory since the last reset, in MiB: of tensors on a GPU with its own, else of the process."""
     if has_own_memory(device):
         import torch
 
