@@ -367,7 +367,7 @@ def check_placement(placed: Mapping[str, Sequence[str]], provider: str) -> tuple
     if not elsewhere:
         return provider, "", False
     if not placed.get(provider):
-        actual = next(name for name in find_provider(provider).fallbacks if name in elsewhere)
+        actual = next((name for name in find_provider(provider).fallbacks if name in elsewhere), "cpu")
         return actual, f"no node runs on {provider}, all run on {' and '.join(elsewhere)}", True
     grave = not SHAPE_ARITHMETIC.issuperset(elsewhere.get("cpu", ()))
     count, total = sum(map(len, elsewhere.values())), sum(map(len, placed.values()))
