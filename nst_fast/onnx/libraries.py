@@ -182,7 +182,9 @@ def why_absent(row: Provider, built_in: Sequence[str]) -> tuple[str, str] | None
         exists = " and ".join(SYSTEMS[system] for system in row.systems)
         return f"there is none for {SYSTEMS.get(sys.platform, sys.platform)}, only for {exists}", "Use the provider cpu"
     if row.module and importlib.util.find_spec(row.module) is None:
-        return f"{row.package} is not installed", f"pip install --no-deps {row.package}"  # of a runtime there is one
+        if not row.package:
+            return f"there is no module {row.module}", "Install the package that has it"
+        return f"{row.package} is not installed", f"pip install --no-deps {row.package}"  # no second ONNX Runtime
     if row.ep and row.ep not in built_in:
         packages = " ".join(runtime_packages())
         return f"the installed package ({packages}) has no {row.ep}", _replacement(packages, row.package)
@@ -205,7 +207,7 @@ def diagnosis(row: Provider, said: str) -> tuple[str, str]:
     if detail:
         return detail, remedy
     cuda = cuda_major(library.name for library in libraries)
-    if libraries and (problem := driver_problem(cuda_driver(), cuda)):
+    if problem := driver_problem(cuda_driver(), cuda):
         return problem, _driver_remedy(cuda)
     if problem := load_error(row.name):
         return problem, _reinstallation()

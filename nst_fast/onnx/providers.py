@@ -92,8 +92,7 @@ class SessionConfig:
 
     def tensorrt_rtx(self) -> dict[str, str]:
         """The options of TensorRT for RTX, which takes its precision from the graph and keeps what it has compiled."""
-        options = {"enable_cuda_graph": _flag(self.cuda_graph)}
-        options |= {f"nv_profile_{end}_shapes": shapes for end, shapes in self._profile().items()}
+        options = {f"nv_profile_{end}_shapes": shapes for end, shapes in self._profile().items()}
         if self.engine_cache is not None:
             options["nv_runtime_cache_path"] = str(engine_cache_dir(self.engine_cache))
         return options

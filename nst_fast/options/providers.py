@@ -24,7 +24,7 @@ class Provider:
 
     Attributes:
         name: ours; of a plugin without a row, what was asked for.
-        package: the requirement that brings it.
+        package: the requirement that brings it; empty where it is not known.
         hardware: what it computes on.
         ep: ONNX Runtime's name of a built-in provider; a plugin tells its own.
         module: of a plugin; empty for a built-in provider.
@@ -146,7 +146,7 @@ def find_provider(name: str) -> Provider:
     module = module if module.startswith("onnxruntime_") else MODULE + module
     plugin = Provider(
         name=name,
-        package=module.replace("_", "-"),
+        package="",
         hardware="a device of its own",
         module=module,
         kinds=("GPU", "NPU", "CPU"),

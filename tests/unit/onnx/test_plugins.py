@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,9 +67,17 @@ def test_an_installed_plugin_without_a_row_is_listed(fake: Fake) -> None:
 
 
 def test_what_is_not_installed_is_absent_and_may_not_bring_another_runtime(fake: Fake) -> None:
+    row = replace(PROVIDERS["webgpu"], module="onnxruntime_ep_fake")
+    detail = "onnxruntime-ep-webgpu is not installed"
+    assert libraries.why_absent(row, ()) == (detail, "pip install --no-deps onnxruntime-ep-webgpu")
+    fake.module()
+    assert libraries.why_absent(row, ()) is None
+
+
+def test_a_package_that_nobody_knows_is_not_advised(fake: Fake) -> None:
     status = probe_provider("plugin:fake")
-    assert (status.state, status.detail) == ("absent", "onnxruntime-ep-fake is not installed")
-    assert status.remedy == "pip install --no-deps onnxruntime-ep-fake"
+    assert (status.state, status.detail) == ("absent", "there is no module onnxruntime_ep_fake")
+    assert "pip" not in status.remedy
 
 
 def test_a_plugin_is_registered_once_under_its_providers_name(fake: Fake) -> None:
