@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,13 +52,12 @@ class Fake:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    caches: tuple[Callable[[], None], ...] = (probe_provider.cache_clear, plugins.register.cache_clear)
-    for clear in caches:
-        clear()
+    probe_provider.cache_clear()
+    # With a memory of its own: the real plugins stay registered with ONNX Runtime.
+    monkeypatch.setattr(plugins, "register", functools.cache(plugins.register.__wrapped__))
     yield Fake(tmp_path, monkeypatch)
     sys.modules.pop("onnxruntime_ep_fake", None)
-    for clear in caches:
-        clear()
+    probe_provider.cache_clear()
 
 
 def test_an_installed_plugin_without_a_row_is_listed(fake: Fake) -> None:
