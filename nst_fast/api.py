@@ -18,7 +18,7 @@ from nst_fast.images import check_output_suffix
 from nst_fast.images.given import Picture, Source, source_of, sources_of
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import known
-from nst_fast.options.presets import find_preset
+from nst_fast.options.layers import find_preset
 from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
 from nst_fast.run.observer import Listeners, Observer
 from nst_fast.run.outputs import OutputFiles, Pastiche
