@@ -29,7 +29,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone."
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print engine, precision and memory plan too.", rich_help_panel=PANEL)
 ]
+ShownProgress = Annotated[
+    str,
+    typer.Option(
+        "--progress",
+        help="'json' writes what happens to standard error as JSON, one object per line (docs/tracking.md).",
+        metavar="auto|json",
+        rich_help_panel=PANEL,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.", rich_help_panel=PANEL)]
+MESSAGE_FLAGS = {"quiet": (Quiet, False), "verbose": (Verbose, False), "progress": (ShownProgress, "auto")}
 JsonFile = Annotated[
     str | None,
     typer.Option("--json", help="Write everything as JSON; '-' is stdout.", metavar="FILE", rich_help_panel=PANEL),
@@ -79,8 +89,8 @@ def takes(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Expand a command's parameter ``config`` into one option per field of the config class.
 
-    A parameter ``messages`` becomes ``--quiet`` and ``--verbose``. An option that is not given stays at the config's
-    default, unless a preset or a record says otherwise.
+    A parameter ``messages`` becomes ``--quiet``, ``--verbose`` and ``--progress``. An option that is not given stays at
+    the config's default, unless a file, a variable, a preset or a record says otherwise.
 
     Args:
         config_class: declares the options.
@@ -98,7 +108,7 @@ def takes(
 
         def call(**arguments: Any) -> Any:
             if talks:
-                arguments["messages"] = Messages(quiet=arguments.pop("quiet"), verbose=arguments.pop("verbose"))
+                arguments["messages"] = Messages(**{name: arguments.pop(name) for name in MESSAGE_FLAGS})
             given = {item.name: arguments.pop(item.name) for item in items}
             given = {name: joined(value) for name, value in given.items() if value not in (None, [])}
             if recipes:
@@ -114,8 +124,10 @@ def takes(
 
         generated = [*(recipe_parameters() if recipes else ()), *map(parameter_of, items)]
         if talks:
-            flags = (("quiet", Quiet), ("verbose", Verbose))
-            own += [inspect.Parameter(name, KEYWORD, default=False, annotation=kind) for name, kind in flags]
+            own += [
+                inspect.Parameter(name, KEYWORD, default=default, annotation=kind)
+                for name, (kind, default) in MESSAGE_FLAGS.items()
+            ]
         order = {name: place for place, name in enumerate(FIRST)}
         generated.sort(key=lambda parameter: order.get(parameter.name, len(order)))
         # Rich keeps the ends of lines, which are not those of a terminal.

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.console import Messages, Stream, emit, emit_event, emit_json
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.startup import loading
 from nst_fast.cli.torchrun import joined_ranks
+from nst_fast.cli.tracking import LogDir, Table, TrackerName, tables_of, tracked
 from nst_fast.distributed import process_rank
 from nst_fast.options.config import StylizeConfig
+from nst_fast.system.files import shown
 
 if TYPE_CHECKING:
     from nst_fast.run.record import RunRecord
 
 SCHEMA = "nst-fast/stylize/1"  # of what --json gives here, and in demo and resume
+END_FIELDS = ("status", "steps", "seconds", "losses")  # of the last event of --progress json
 JSON_FIELDS = (
     *("status", "output", "steps", "seconds", "steps_per_second", "losses", "device", "engine", "precision"),
     *("weights", "provider", "peak_memory_mib", "warnings"),
@@ -36,6 +39,9 @@ def stylize(
     style: Annotated[list[Path], typer.Argument(help="The picture, or pictures, to paint like.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.", show_default=False)],
     overwrite: Annotated[bool, overwrites("OUTPUT and the files beside it that are named after it")] = False,
+    log_dir: LogDir = None,
+    tracker: TrackerName = None,
+    csv: Table = False,
     as_json: Json = False,
 ) -> None:
     """Paint CONTENT in the style of STYLE.
@@ -56,9 +62,10 @@ def stylize(
         joined_ranks(config) as (config, ranks),
         resumable(output, messages),
         Display(messages, stop, config).begin() as display,
+        tracked(display, tables_of(output, csv, overwrite, [content, *style]), log_dir, tracker) as observer,
     ):
         pastiche = api.stylize(
-            content, style, config, output=output, overwrite=overwrite, listeners=display, ranks=ranks
+            content, style, config, output=output, overwrite=overwrite, listeners=observer, ranks=ranks
         )
     if process_rank().is_main:
         conclude(pastiche.record, output, messages, as_json=as_json)
@@ -71,6 +78,8 @@ def conclude(record: RunRecord, output: Path, messages: Messages, *, as_json: bo
     rate = f"{record.steps_per_second:.2f} steps/s on {record.device}"
     messages.say(f"{record.status}: {record.steps} steps in {record.seconds:.1f} s ({rate}, {peak_memory(record)})")
     messages.say(f"weights: {record.weights['source']}")
+    if Stream.is_json:
+        emit_event("end", **{name: getattr(record, name) for name in END_FIELDS}, output=shown(output))
     messages.detail("seconds: " + ", ".join(f"{phase} {taken:.2f}" for phase, taken in record.phases.items()))
     if as_json:
         facts = record.as_dict()
