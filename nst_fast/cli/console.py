@@ -7,7 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -83,15 +84,40 @@ class Messages:
 
 def emit(line: str) -> None:
     """A result, on stdout. A reader that has closed the pipe does not end the work."""
-    try:
+    with _writing_output():
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
+
+
+@contextmanager
+def _writing_output() -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         discard(sys.stdout)
     except OSError as error:
         discard(sys.stdout)
         message = f"standard output cannot be written: {(error.strerror or str(error)).lower()}"
         raise OutputError(message, "Files that were written are whole") from error
+
+
+def check_binary_output(refused: Mapping[str, bool]) -> None:
+    """Raise :class:`UsageError` where standard output cannot take a picture.
+
+    Args:
+        refused: option -> whether it is given; each would write beside the picture, or to standard output too.
+    """
+    if given := [f"`{name}`" for name, is_given in refused.items() if is_given]:
+        raise UsageError(f"`output` -: standard output takes the picture alone, not {', '.join(given)}", "Name a file")
+    if sys.stdout.isatty():
+        raise UsageError("`output` -: standard output is a terminal", "Send it on, as ... -o - > out.png")
+
+
+def emit_bytes(data: bytes) -> None:
+    """A picture, on stdout. As for :func:`emit`, a reader may close the pipe."""
+    with _writing_output():
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
 
 
 _objects: list[str] = []  # the schemas of what --json has given

@@ -34,6 +34,7 @@ UNRECORDED: dict[str, Any] = {
     "convolution": "direct",
     "seamless": "none",
     "transparency": "background",
+    "file_quality": 95,
 } | dict.fromkeys(MASK_KINDS, "")
 # The meaning of options in records from before style_crop: the ratio of weights between strength 0 and 1, and the
 # longest side of the first size with scales 0 and no min_size.

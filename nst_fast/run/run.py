@@ -350,5 +350,7 @@ class Run(Observer):
                 if files is not None:
                     image = event.pastiche[index : index + 1].cpu()
                     alpha = self.batch.problems[index].alpha_at(self.stage.scale)
-                    files.save_snapshot(image, event.step, config.save_format, alpha, config.background)
+                    files.save_snapshot(
+                        image, event.step, config.save_format, alpha, config.background, config.file_quality
+                    )
         self.observer.event(event)

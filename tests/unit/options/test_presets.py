@@ -78,6 +78,7 @@ FREE = {
     *(
         "background",
         "bit_depth",
+        "file_quality",
         "style_weight_each",
         "device",
         "engine",
