@@ -20,6 +20,7 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import known
 from nst_fast.options.layers import find_preset
 from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
+from nst_fast.run.notebook import ProgressBar
 from nst_fast.run.observer import Listeners, Observer
 from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Networks, files_read, load_problem
@@ -300,4 +301,14 @@ def written(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
     return pastiche
 
 
-__all__ = ["Listeners", "Networks", "Observer", "Pastiche", "resume", "run", "stylize", "stylize_together"]
+__all__ = [
+    "Listeners",
+    "Networks",
+    "Observer",
+    "Pastiche",
+    "ProgressBar",
+    "resume",
+    "run",
+    "stylize",
+    "stylize_together",
+]

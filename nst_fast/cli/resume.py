@@ -13,7 +13,7 @@ from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.startup import loading
 from nst_fast.cli.stylize import conclude, resumable
-from nst_fast.cli.tracking import LogDir, Table, TrackerName, tables_of, tracked
+from nst_fast.cli.tracking import FilmKind, LogDir, Table, TrackerName, followers, tracked
 from nst_fast.options.config import StylizeConfig
 
 
@@ -32,6 +32,7 @@ def resume(
     log_dir: LogDir = None,
     tracker: TrackerName = None,
     csv: Table = False,
+    film: FilmKind = None,
     as_json: Json = False,
 ) -> None:
     """Continue an interrupted run, from its newest checkpoint to the picture that it would have made.
@@ -59,7 +60,7 @@ def resume(
         graceful_stop(messages.say) as stop,
         resumable(output, messages),
         Display(messages, stop, shown).begin() as display,
-        tracked(display, tables_of(output, csv, overwrite, style or ()), log_dir, tracker) as observer,
+        tracked(display, followers(output, csv, film, overwrite, style or ()), log_dir, tracker) as observer,
     ):
         pastiche = api.resume(
             output, content=content, style=style or (), overwrite=overwrite, listeners=observer, **config

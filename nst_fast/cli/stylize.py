@@ -15,7 +15,7 @@ from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.startup import loading
 from nst_fast.cli.torchrun import joined_ranks
-from nst_fast.cli.tracking import LogDir, Table, TrackerName, tables_of, tracked
+from nst_fast.cli.tracking import FilmKind, LogDir, Table, TrackerName, followers, tracked
 from nst_fast.distributed import process_rank
 from nst_fast.options.config import StylizeConfig
 from nst_fast.system.files import shown
@@ -45,6 +45,7 @@ def stylize(
     log_dir: LogDir = None,
     tracker: TrackerName = None,
     csv: Table = False,
+    film: FilmKind = None,
     as_json: Json = False,
 ) -> None:
     """Paint CONTENT in the style of STYLE.
@@ -58,7 +59,9 @@ def stylize(
     """
     messages.quiet |= not process_rank().is_main
     if piped := str(output) == PIPE:
-        check_binary_output({"json": as_json, "csv": csv, "save_every": config.save_every > 0})
+        check_binary_output(
+            {"json": as_json, "csv": csv, "film": film is not None, "save_every": config.save_every > 0}
+        )
     with loading(messages):
         from nst_fast import api
         from nst_fast.cli.display import Display
@@ -68,7 +71,7 @@ def stylize(
         joined_ranks(config) as (config, ranks),
         resumable(output, messages),
         Display(messages, stop, config).begin() as display,
-        tracked(display, tables_of(output, csv, overwrite, [content, *style]), log_dir, tracker) as observer,
+        tracked(display, followers(output, csv, film, overwrite, [content, *style]), log_dir, tracker) as observer,
     ):
         pastiche = api.stylize(
             content,

@@ -36,28 +36,54 @@ Table = Annotated[
 ]
 
 
-def tables_of(output: Path, wanted: bool, overwrite: bool, inputs: Sequence[Path]) -> list[Path]:
-    """The table of losses, if it is wanted. Raises :class:`OutputError` if it cannot be written."""
-    if not wanted:
-        return []
-    table = output.with_name(f"{output.stem}-losses.csv")
-    check_writable(table, overwrite=overwrite, inputs=inputs)
-    return [table]
+FilmKind = Annotated[
+    str | None,
+    typer.Option(
+        "--film",
+        help="Also write how the picture came about: OUT-film.gif, or a contact sheet, OUT-film.png.",
+        metavar="gif|sheet",
+        rich_help_panel=PANEL,
+    ),
+]
+FILMS = {"gif": ".gif", "sheet": ".png"}
+
+
+def followers(
+    output: Path, csv: bool, film: str | None, overwrite: bool, inputs: Sequence[Path]
+) -> list[tuple[str, Path]]:
+    """The trackers that write a file beside the picture, by name, each with its file.
+
+    Raises:
+        UsageError: an unknown kind of film, or one of several processes, each of which has a part of the picture.
+        OutputError: a file cannot be written.
+    """
+    if film is not None and film not in FILMS:
+        raise UsageError(f"`film` {film!r}: must be one of {', '.join(FILMS)}", nearest(film, FILMS))
+    if film is not None and not process_rank().alone:
+        raise UsageError("`film`: the processes of torchrun have parts of the picture each", "Leave it out")
+    found = [("LossTable", output.with_name(f"{output.stem}-losses.csv"))] if csv else []
+    found += [("Film", output.with_name(f"{output.stem}-film{FILMS[film]}"))] if film is not None else []
+    for _, path in found:
+        check_writable(path, overwrite=overwrite, inputs=inputs)
+    return found
 
 
 @contextmanager
-def tracked(display: Display, tables: Sequence[Path], log_dir: Path | None, tracker: str | None) -> Iterator[Observer]:
+def tracked(
+    display: Display, files: Sequence[tuple[str, Path]], log_dir: Path | None, tracker: str | None
+) -> Iterator[Observer]:
     """The display, joined by the trackers that were asked for while the block lasts.
 
     Raises:
         UsageError: an unknown tracker, or one whose package is not installed.
     """
-    from nst_fast.run.trackers import SERVICES, LossTable, Observers, TensorBoard, Tracker
+    from nst_fast.run.trackers import SERVICES, Film, LossTable, Observers, TensorBoard, Tracker
 
     if tracker is not None and tracker not in SERVICES:
         raise UsageError(f"`tracker` {tracker!r}: must be one of {', '.join(SERVICES)}", nearest(tracker, SERVICES))
     with ExitStack() as stack:
-        trackers: list[Tracker] = [LossTable(path, display.note) for path in tables]
+        kinds: dict[str, type[LossTable | Film]] = {"LossTable": LossTable, "Film": Film}
+        trackers: list[Tracker] = [kinds[name](path, display.note) for name, path in files]
         trackers += [TensorBoard(log_dir, display.note)] if log_dir is not None else []
         trackers += [SERVICES[tracker](display.note)] if tracker is not None else []
         for each in trackers if process_rank().is_main else ():

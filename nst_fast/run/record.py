@@ -132,7 +132,7 @@ class RunRecord:
     def as_text(self) -> dict[str, str]:
         """The record as the text chunk that a picture carries, with a short history."""
         history = {name: thin(column, EMBEDDED_ROWS) for name, column in self.history.items()}
-        return {TEXT_KEY: replace(self, history=history).to_json()}
+        return {TEXT_KEY: replace(self, history=history, output_sha256="").to_json()}
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -7,19 +7,29 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from nst_fast.errors import UsageError
-from nst_fast.images import encode_image
+from nst_fast.images import encode_image, from_uint8, resize, to_uint8
+from nst_fast.images.sheet import Cell, contact_sheet
+from nst_fast.run.guard import GUARD_STEPS
 from nst_fast.run.observer import Observer, StepEvent
 from nst_fast.run.outputs import Pastiche
 from nst_fast.run.record import RunRecord
 from nst_fast.system.files import make_folder, write_atomic
 
+FRAMES = 24  # of a film
+FILM_SIDE = 512  # of a frame, the longer
+FRAME_MS, LAST_FRAME_MS = 120, 2000
 MLFLOW_TEXT = 500  # characters of a parameter
 
 
@@ -214,6 +224,51 @@ class LossTable(Tracker):
         writer.writerow(["step", *columns])
         writer.writerows([step, *row] for step, row in enumerate(zip(*columns.values(), strict=True)))
         write_atomic(self._path, sink.getvalue().encode())
+
+
+class Film(Tracker):
+    """How the picture came about, written at the end: an animated GIF, or a contact sheet in another format.
+
+    About :data:`FRAMES` pictures, evenly spaced, the first and the last among them, at most :data:`FILM_SIDE` pixels.
+    """
+
+    title = "the film"
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        super().__init__(say)
+        self._path = path
+        self._frames: list[tuple[int, NDArray[np.uint8]]] = []
+
+    def event(self, event: StepEvent) -> None:
+        every = GUARD_STEPS * math.ceil(event.steps / FRAMES / GUARD_STEPS)  # events come at multiples of GUARD_STEPS
+        if event.step % every == 0:
+            picture = event.pastiche[:1].detach().cpu()
+            side = min(FILM_SIDE, max(picture.shape))
+            self._guarded(lambda: self._frames.append((event.step, to_uint8(resize(picture, side)))))
+
+    def result(self, pastiche: Pastiche) -> None:
+        last = to_uint8(resize(pastiche.image, min(FILM_SIDE, max(pastiche.image.shape))))
+        frames = [frame for frame in self._frames if frame[0] < pastiche.record.steps]
+        frames.append((pastiche.record.steps, last))
+        data = animation(frames) if self._path.suffix == ".gif" else sheet_of(frames)
+        write_atomic(self._path, data)
+
+
+def animation(frames: Sequence[tuple[int, NDArray[np.uint8]]]) -> bytes:
+    """A GIF that ends with the last frame for a while, all of its size."""
+    height, width = frames[-1][1].shape[:2]
+    pictures = [Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC) for _, pixels in frames]
+    sink = io.BytesIO()
+    times = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
+    pictures[0].save(sink, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
+    return sink.getvalue()
+
+
+def sheet_of(frames: Sequence[tuple[int, NDArray[np.uint8]]]) -> bytes:
+    """A contact sheet as PNG, six frames in a row, each with its step."""
+    cells = [Cell(f"step {step}", pixels) for step, pixels in frames]
+    rows = [cells[at : at + 6] for at in range(0, len(cells), 6)]
+    return encode_image(from_uint8(contact_sheet(rows, cell_size=FILM_SIDE // 2)), ".png")
 
 
 SERVICES: dict[str, Callable[[Callable[[str], None]], Tracker]] = {"wandb": WeightsAndBiases, "mlflow": MLflow}

@@ -58,7 +58,7 @@ def test_the_style_may_be_piped_and_the_record_left_out(folder: Path) -> None:
     ("flags", "words"),
     [
         (["--json"], "standard output takes the picture alone, not --json. Name a file"),
-        (["--csv", "--save-every=1"], "not --csv, --save-every"),
+        (["--csv", "--film=gif", "--save-every=1"], "not --csv, --film, --save-every"),
     ],
 )
 def test_what_would_be_written_beside_the_picture_is_refused(

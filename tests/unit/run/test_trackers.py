@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from in_process import run_command
 from jsonschema import Draft202012Validator
+from PIL import Image
 from places import ROOT
 
 from nst_fast import Observer, stylize
@@ -212,6 +214,34 @@ def test_the_table_has_every_step_and_is_not_overwritten(
     (tmp_path / "out-losses.png").unlink()
     code, _, messages = run_command(monkeypatch, capsys, *run)
     assert (code, "out-losses.csv" in messages) == (4, True)
+
+
+@pytest.mark.parametrize(("film", "suffix"), [("gif", ".gif"), ("sheet", ".png")])
+def test_a_film_shows_the_picture_at_events_from_the_start_to_the_result(
+    film: str,
+    suffix: str,
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("nst_fast.run.trackers.FRAMES", 2)
+    flags = (*FLAGS, "--steps=12", "--scales=2", "--min-size=16", "--film", film)
+    code, _, messages = run_command(monkeypatch, capsys, "stylize", *pair, "-o", tmp_path / "out.png", *flags)
+    assert code == 0, messages
+    with Image.open(tmp_path / f"out-film{suffix}") as picture:
+        if film == "gif":
+            assert (picture.format, picture.size, picture.n_frames) == ("GIF", (24, 18), 3)  # steps 0, 10 and 12
+            picture.seek(2)
+            last = np.asarray(picture.convert("RGB"), np.int16)
+            made = np.asarray(Image.open(tmp_path / "out.png").convert("RGB"), np.int16)
+            assert abs(last - made).mean() < 8  # a palette of 256 colours
+        else:
+            assert picture.width > 3 * 24
+    code, _, messages = run_command(
+        monkeypatch, capsys, "stylize", *pair, "-o", tmp_path / "a.png", *FLAGS, "--film", "gfi"
+    )
+    assert (code, "--film 'gfi': must be one of gif, sheet. Did you mean gif?" in messages) == (2, True)
 
 
 def events(text: str) -> list[dict[str, Any]]:
