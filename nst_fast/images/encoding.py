@@ -40,7 +40,7 @@ WRITABLE = {
 BIT_DEPTHS = (8, 16)
 DEEP = ("PNG", "TIFF")  # the formats that hold 16 bits per channel
 TRANSPARENT = ("PNG", "TIFF", "WEBP", "AVIF")  # the formats that hold alpha
-LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536}
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768}  # of AVIF what libavif reads
 # Where offsets of 32 bits no longer suffice, less what tags and incompressible strips may add.
 BIGTIFF_BYTES = 2**32 - 2**25
 STRIP_PIXELS = 2**19
@@ -221,7 +221,10 @@ def _write_by_pillow(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[s
     elif kind in ("WEBP", "AVIF"):
         options |= {"exif": exif_description(text)}
     sink = cast(BinaryIO, _Sink(stream))
-    picture.save(sink, kind, **options)
+    try:
+        picture.save(sink, kind, **options)
+    except RuntimeError as error:  # of the encoder of AVIF
+        raise ValueError(str(error)) from error
 
 
 class _Sink:

@@ -121,6 +121,13 @@ def test_a_heic_keeps_its_profile_and_its_orientation_is_applied_once(tmp_path: 
     assert abs(loaded.tensor[0].permute(1, 2, 0).numpy() - turned).mean() < 0.05
 
 
+@needs(extra.HEIF)
+def test_a_heic_whose_brand_may_also_be_avifs_is_read(tmp_path: Path) -> None:
+    data = heic(sample(size=SIZE)).replace(b"ftypheic", b"ftypmif1", 1)
+    assert load(tmp_path, data).format == "HEIF"
+    assert load(tmp_path, encoded(sample(size=SIZE), "AVIF")).format == "AVIF"
+
+
 @needs(extra.JXL)
 @pytest.mark.parametrize(
     "size", [(96, 64), (64, 64), (300, 200), (1000, 17), (17, 1000), (640, 360), (500, 400), (9000, 16)]
