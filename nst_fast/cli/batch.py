@@ -29,7 +29,7 @@ def batch(
         list[Path], typer.Option("--style", help="A picture to paint like; given again, both are blended.")
     ],
     folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.", show_default=False)],
-    kind: Annotated[str, typer.Option("--format", help="Of the outputs: png, jpg, webp, tif or bmp.")] = "png",
+    kind: Annotated[str, typer.Option("--format", help="Of the outputs: png, jpg, webp, avif, tif or bmp.")] = "png",
     shard: Annotated[
         str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
     ] = "1/1",
