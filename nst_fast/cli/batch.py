@@ -16,22 +16,33 @@ from nst_fast.options.commands import BATCH_FIXED, BatchConfig
 if TYPE_CHECKING:
     from nst_fast.jobs.batch import BatchRequest, BatchResult
 
+Inputs = Annotated[
+    list[str],
+    typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures; or addresses.", show_default=False),
+]
+Styles = Annotated[
+    list[str],
+    typer.Option("--style", metavar="FILE", help="A picture to paint like; given again, both are blended."),
+]
+Folder = Annotated[
+    str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write to.", show_default=False)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", parser=at_least_one("workers"), help="Processes that make pictures.", metavar="N"),
+]
+Gpus = Annotated[
+    float | None, typer.Option("--gpus-per-worker", min=0.0, help="Of a Ray worker; by default 1, if there are any.")
+]
+
 
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
 def batch(
     config: BatchConfig,
     messages: Messages,
-    inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures; or addresses.", show_default=False),
-    ],
-    style: Annotated[
-        list[str],
-        typer.Option("--style", metavar="FILE", help="A picture to paint like; given again, both are blended."),
-    ],
-    folder: Annotated[
-        str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write to.", show_default=False)
-    ],
+    inputs: Inputs,
+    style: Styles,
+    folder: Folder,
     kind: Annotated[str, typer.Option("--format", help="Of the outputs: png, jpg, webp, tif or bmp.")] = "png",
     shard: Annotated[
         str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
@@ -40,16 +51,10 @@ def batch(
         int,
         typer.Option("--together", parser=at_least_one("together"), help="Pictures per loop, for a GPU.", metavar="N"),
     ] = 1,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", parser=at_least_one("workers"), help="Processes that make pictures.", metavar="N"),
-    ] = None,
+    workers: Workers = None,
     on: Annotated[str, typer.Option("--on", help="Where pictures are made: local, or ray (a cluster).")] = "local",
     address: Annotated[str, typer.Option("--address", help="Of the Ray cluster's head.", show_default=False)] = "",
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option("--gpus-per-worker", min=0.0, help="Of a Ray worker; by default 1, if there are any."),
-    ] = None,
+    gpus_per_worker: Gpus = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking for new pictures until stopped.")] = False,
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="Do not try again what failed in an earlier call.")

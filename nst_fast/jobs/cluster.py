@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +59,8 @@ class Cluster:
     def __init__(
         self, brief: Brief, observer: JobObserver, address: str, workers: int | None, gpus: float | None
     ) -> None:
+        self._streams = ExitStack()
+        self._streams.enter_context(redirect_stdout(sys.stderr))  # Ray prints its errors where results go
         try:
             ray.init(address or None, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -117,10 +121,10 @@ class Cluster:
         except RayActorError as error:
             alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
             counted = not error.preempted and (not worker.node or worker.node in alive)
-            return Death("its machine is gone" if not counted else _last_line(error), counted)
+            return Death("its machine is gone" if not counted else _reason(error), counted)
         except RayTaskError as error:
             ray.kill(worker.actor)
-            return Death(_last_line(error))
+            return Death(_reason(error))
         if worker.lost:
             ray.kill(worker.actor)
             return Death("it could not be reached for a while", counted=False)
@@ -131,7 +135,9 @@ class Cluster:
 
     def close(self) -> None:
         ray.shutdown()
+        self._streams.close()
 
 
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+def _reason(error: Exception) -> str:
+    """The first sentence of the last line: those before it name the actor, those after it guess."""
+    return str(error).strip().splitlines()[-1].strip().partition(". ")[0]

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -185,8 +186,8 @@ class Fetched:
     """Copies of files at addresses, as long as this object lives."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="nst-fast-", ignore_cleanup_errors=True)
-        self.path = Path(self._folder.name)
+        self.path = Path(tempfile.mkdtemp(prefix="nst-fast-"))
+        weakref.finalize(self, shutil.rmtree, self.path, True)
         self._copies: dict[Place, Path] = {}
 
     def local(self, place: Place) -> Path:
