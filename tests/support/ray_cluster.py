@@ -5,15 +5,23 @@ Prints its address. Every line of standard input is an order: ``kill`` ends the 
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 from ray.cluster_utils import Cluster
 
+# A dead node is known after a second, not after ten.
+QUICK = {
+    "RAY_health_check_period_ms": "300",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
 STORE = 80 * 2**20  # bytes of a node's object store, the least that Ray takes
 
 
 def main(nodes: int) -> None:
+    os.environ |= QUICK
     cluster = Cluster(initialize_head=True, head_node_args=node(0))
     running = [cluster.add_node(**node(1)) for _ in range(nodes)]
     sys.stdout.write(f"{cluster.address}\n")

@@ -23,7 +23,7 @@ from nst_fast.jobs.storage import Place, Url, place_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: pip install 'nst-fast[ray]'")
 
-GOOD, STEPS = 17, 60
+GOOD, STEPS = 17, 30
 SECONDS = 240
 
 

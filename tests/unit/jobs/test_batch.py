@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import typer
@@ -26,11 +27,11 @@ from places import ROOT
 from nst_fast.cli.batch import conclude
 from nst_fast.cli.console import Messages
 from nst_fast.cli.signals import Stop
-from nst_fast.errors import InputError, OutputError, PartialError, UsageError
+from nst_fast.errors import BusyError, DeviceError, InputError, OutputError, PartialError, UsageError
 from nst_fast.images import READABLE
 from nst_fast.images.sources import open_source
 from nst_fast.jobs import batch as batch_module
-from nst_fast.jobs.batch import BatchRequest, BatchResult, run_batch
+from nst_fast.jobs.batch import BatchResult, run_batch
 from nst_fast.jobs.inputs import STATE, Shard, find_pictures, output_names, stem_key
 from nst_fast.jobs.manifest import Entry, Manifest, append_line
 
@@ -394,7 +395,7 @@ def start(command: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def test_fifty_pictures_two_workers_two_kills_each_made_once(tmp_path: Path) -> None:
+def test_fifty_pictures_and_two_killed_drivers_each_picture_made_once(tmp_path: Path) -> None:
     good = make_fifty(tmp_path / "photos")
     draw(tmp_path / "style.png", 9)
     options = [f"--{name.replace('_', '-')}={getattr(TINY, name)}" for name in ("weights", "image_size", "engine")]
@@ -402,46 +403,65 @@ def test_fifty_pictures_two_workers_two_kills_each_made_once(tmp_path: Path) -> 
     command = [sys.executable, "-m", "nst_fast", "batch", "photos", "--style", "style.png", "-o", "out", *options]
     path = tmp_path / "out" / "manifest.jsonl"
 
-    def done_by() -> list[str]:
-        return [entry.worker for entry in done(path).values()]
-
-    state = tmp_path / "out" / STATE
-    with at_work(state) as holder, ExitStack() as stack:  # holds all pictures until both are there
-        for name in good:
-            stack.enter_context(holder.claimed(stem_key(name)))
-        one, two = start(command, tmp_path), start(command, tmp_path)
-        wait_for(lambda: len(list((state / "workers").glob("*.beat"))) == 3)
-    wait_for(lambda: len(set(done_by())) == 2)
+    one = start([*command, "--workers", "2"], tmp_path)
+    wait_for(lambda: len(done(path)) >= 8)
     one.kill()
-    at_first_kill = len(done_by())
-    wait_for(lambda: len(done_by()) >= min(at_first_kill + 8, 40))
+    one.communicate()
+    workers = {int(entry.worker.partition(":")[2]) for entry in done(path).values()}
+    two = start(command, tmp_path)
+    at_first_kill = len(done(path))
+    wait_for(lambda: len(done(path)) >= at_first_kill + 8)
     two.kill()
-    for process in (one, two):
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    assert 2 <= at_first_kill < len(done_by()) < 43
+    two.communicate()
+    assert (one.returncode, two.returncode) == (-signal.SIGKILL, -signal.SIGKILL)
+    assert 8 <= at_first_kill < len(done(path)) < 43
+    assert one.pid not in workers
+    wait_for(lambda: not any(map(psutil.pid_exists, workers)))  # which end by themselves
     with path.open("ab") as stream:
         stream.write(b'{"schema": "nst-fast/batch/1", "inp')
 
     third = start([*command, "--json"], tmp_path)
-    config = TINY.replace(steps=4, seed=3)
-    batch = BatchRequest(
-        inputs=[tmp_path / "photos"], styles=[tmp_path / "style.png"], folder=tmp_path / "out", config=config
-    )
-    outcome = run_batch(batch, Watcher())
+    wait_for(lambda: (tmp_path / "out" / STATE / "driver.owner").exists())
+    with pytest.raises(BusyError, match=f"the batch in .*out is being written by process {third.pid}"):
+        run(tmp_path / "photos", steps=4, seed=3)
     output, messages = third.communicate(timeout=100)
 
     assert third.returncode == 10, messages
     assert "43 of 50 done, 7 failed" in messages
     facts = json.loads(output)
     assert (facts["done"], len(facts["failed"]), facts["left"]) == (43, 7, [])
-    assert (len(outcome.done), len(outcome.failed)) == (43, 7)
     lines_of = [json.loads(line) for line in path.read_bytes().splitlines()]
     made = [line["input"] for line in lines_of if line["status"] == "done"]
     assert sorted(made) == sorted(good)  # every one, and none twice
     assert len({line["input"] for line in lines_of if line["status"] == "failed"}) == 7
-    for entry in outcome.done:
+    for entry in done(path).values():
         with Image.open(tmp_path / "out" / entry.output) as picture:
             picture.load()
     assert len(list((tmp_path / "out").rglob("*.png"))) == 43
-    assert not list((tmp_path / "out" / STATE / "claims").glob("[0-9a-f]*"))
+
+
+def test_shards_may_share_a_folder_at_one_time(photos: Path) -> None:
+    request = batch_of(photos, shard=Shard(1, 2))
+    with batch_module.driving(request):
+        assert run(photos, shard=Shard(2, 2))[0].left == []
+        with pytest.raises(BusyError):
+            run(photos, shard=Shard(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"on": "slurm"}, "`on` slurm: .* Use local or ray"),
+        ({"address": "auto"}, "`address` is of a Ray cluster"),
+        ({"gpus_per_worker": 0.5}, "`gpus_per_worker` is of a Ray cluster"),
+    ],
+)
+def test_options_of_a_cluster_are_refused_without_one(options: dict[str, object], words: str, photos: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        run(photos, **options)
+
+
+def test_without_ray_the_remedy_names_it(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DeviceError, match="pip install ray"):
+        run(photos, on="ray")
