@@ -421,7 +421,7 @@ def test_fifty_pictures_and_two_killed_drivers_each_picture_made_once(tmp_path: 
         stream.write(b'{"schema": "nst-fast/batch/1", "inp')
 
     third = start([*command, "--json"], tmp_path)
-    wait_for(lambda: (tmp_path / "out" / STATE / "driver.owner").exists())
+    wait_for((tmp_path / "out" / STATE / "driver.owner").exists)
     with pytest.raises(BusyError, match=f"the batch in .*out is being written by process {third.pid}"):
         run(tmp_path / "photos", steps=4, seed=3)
     output, messages = third.communicate(timeout=100)
