@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
@@ -20,7 +20,7 @@ import msgspec
 from nst_fast.errors import DeviceError, InputError, OutputError, UsageError
 from nst_fast.images import READABLE, WRITABLE, check_output_suffix
 from nst_fast.images.decoding import size_at
-from nst_fast.jobs.executors import Crew, Executor, Here, Processes
+from nst_fast.jobs.executors import Dispatcher, Executor, InProcess, ProcessBackend
 from nst_fast.jobs.inputs import (
     STATE,
     WHOLE,
@@ -32,11 +32,12 @@ from nst_fast.jobs.inputs import (
     stem_key,
 )
 from nst_fast.jobs.manifest import DONE, FAILED, Entry, Manifest
-from nst_fast.jobs.painter import ATTEMPTS, Brief, Made, Picture, remove_checkpoints_of
+from nst_fast.jobs.painter import ATTEMPTS, Made, Picture, Spec, remove_checkpoints_of
 from nst_fast.jobs.runner import JobObserver, Record
 from nst_fast.jobs.storage import (
     Fetched,
     Place,
+    Url,
     commit,
     delete_folder,
     identity,
@@ -77,7 +78,7 @@ class BatchRequest:
         together: how many pictures of one size may share a loop, see :mod:`nst_fast.run.together`.
         on: ``local`` or ``ray``.
         workers: how many make pictures; by default this process, or as many as the cluster has room for.
-        address, gpus_per_worker: of a Ray cluster, see :class:`nst_fast.jobs.cluster.Cluster`.
+        address, gpus_per_worker: of a Ray cluster, see :class:`nst_fast.jobs.cluster.RayBackend`.
     """
 
     inputs: Sequence[Place]
@@ -177,6 +178,8 @@ class BatchFolder:
         self._lines_before = self.manifest.lines
         self._verified: set[object] = set()
         self._fetched = Fetched()
+        # One listing in place of a question for every picture: nobody else writes here.
+        self._listed = set(dict(self.folder.files()).values()) if isinstance(self.folder, Url) else None
         styles = [self._fetched.local(style) for style in batch.styles]
         check_styles(config, Path(), styles)
         masks = [path for value in config.mask_files.values() for path in value.files]
@@ -221,19 +224,18 @@ class BatchFolder:
 
     def executor(self) -> Executor:
         """Where the pictures are made."""
-        batch, config = self.batch, self.batch.config
-        brief = Brief(config, batch.styles, self.folder, self.plan)
+        batch, observer = self.batch, self.observer
+        spec = Spec(batch.config, batch.styles, self.folder, self.plan)
         if batch.on == RAY:
             try:
-                from nst_fast.jobs.cluster import Cluster
+                from nst_fast.jobs.cluster import RayBackend
             except ImportError as error:
                 raise DeviceError(f"`on` ray: Ray is missing ({error})", "pip install ray") from error
-            return Crew(
-                Cluster(brief, self.observer, batch.address, batch.workers, batch.gpus_per_worker), self.observer
-            )
+            ray = RayBackend(spec, observer, batch.address, batch.workers, batch.gpus_per_worker)
+            return Dispatcher(ray, observer)
         if batch.workers is not None:
-            return Crew(Processes(brief, batch.workers), self.observer)
-        return Here(brief, self.observer, self.networks)
+            return Dispatcher(ProcessBackend(spec, batch.workers), observer)
+        return InProcess(spec, observer, self.networks)
 
     def pictures(self, found: Mapping[str, Place]) -> list[Picture]:
         """Those of other shards too, which give the same names."""
@@ -258,7 +260,12 @@ class BatchFolder:
         whole = record["output_sha256"] == sha256_at(place) and record["status"] != "stopped"
         return record if whole and not wanted.differences(Provenance.of_record(record)) else None
 
+    def _exists(self, place: Place) -> bool:
+        return place.exists() if self._listed is None else place in self._listed
+
     def _record_at(self, place: Place) -> Record:
+        if not self._exists(place):
+            raise InputError(f"{shown(place)} does not exist")
         try:
             return read_record(self._fetched.local(place))
         finally:
@@ -301,7 +308,7 @@ class BatchFolder:
         beside = place.with_suffix(".json")
         if self.batch.overwrite or (picture.name, picture.output) in self.manifest.made:
             return None
-        blocked = next((output for output in (place, beside) if output.exists()), None)
+        blocked = next((output for output in (place, beside) if self._exists(output)), None)
         if blocked is None:
             return None
         # A picture of this batch whose driver was killed before it wrote its line, or a record without picture.
@@ -408,7 +415,8 @@ def work(folder: BatchFolder, found: Mapping[str, Place]) -> list[str]:
     """Make this shard's pictures; when watching, until stopped. Returns their names."""
     batch, observer = folder.batch, folder.observer
     stamps: dict[str, object] = {}
-    with closing(folder.executor()) as executor:
+    executor: Executor | None = None
+    with ExitStack() as stack:
         while True:
             mine = [picture for picture in folder.pictures(found) if batch.shard.holds(picture.name)]
             ready = mine
@@ -418,7 +426,9 @@ def work(folder: BatchFolder, found: Mapping[str, Place]) -> list[str]:
             todo = [picture for picture in ready if not folder.settled(picture)]
             first = len(mine) - len(todo) + 1
             todo = [replace(picture, number=f"{number}/{len(mine)}") for number, picture in enumerate(todo, first)]
-            make(folder, executor, todo)
+            if todo:
+                executor = executor or stack.enter_context(closing(folder.executor()))
+                make(folder, executor, todo)
             if observer.stop() or not batch.keep_watching:
                 return [picture.name for picture in mine]
             observer.note("looking for new pictures until stopped")

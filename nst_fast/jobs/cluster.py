@@ -15,20 +15,20 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError, T
 
 from nst_fast import __version__
 from nst_fast.errors import DeviceError, UsageError
-from nst_fast.jobs.executors import Answer, Death, Group, Hand
-from nst_fast.jobs.painter import Brief
+from nst_fast.jobs.executors import Answer, Death, Group, WorkerSide
+from nst_fast.jobs.painter import Spec
 from nst_fast.jobs.runner import JobObserver
 
 
-class Actor(Hand):
+class Actor(WorkerSide):
     """A worker in an actor. Its methods are called one after the other."""
 
-    def begin(self, brief: Brief, version: str) -> tuple[str, Answer]:
+    def begin(self, spec: Spec, version: str) -> tuple[str, Answer]:
         """The node that it is on, and its answer."""
         if version != __version__:
             message = f"nst-fast is {__version__} on a node of the cluster and {version} here"
             return "", Answer(error=UsageError(message, "Install one version everywhere"))
-        return ray.get_runtime_context().get_node_id(), self.ready(brief)
+        return ray.get_runtime_context().get_node_id(), self.ready(spec)
 
     def answer(self, group: Group) -> Answer:
         return self.make(group, ray.get_runtime_context().is_canceled)
@@ -47,8 +47,8 @@ class ActorWorker:
     lost: bool = False
 
 
-class Cluster:
-    """A Ray cluster as the home of workers.
+class RayBackend:
+    """Workers as actors of a Ray cluster.
 
     Args:
         address: of its head; empty for the one that this machine or ``RAY_ADDRESS`` names, or else a new one here.
@@ -57,19 +57,20 @@ class Cluster:
     """
 
     def __init__(
-        self, brief: Brief, observer: JobObserver, address: str, workers: int | None, gpus: float | None
+        self, spec: Spec, observer: JobObserver, address: str, workers: int | None, gpus: float | None
     ) -> None:
         self._streams = ExitStack()
         self._streams.enter_context(redirect_stdout(sys.stderr))  # Ray prints its errors where results go
         try:
             ray.init(address or None, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
+            self._streams.close()
             message = f"the Ray cluster cannot be joined: {' '.join(str(error).split())}"
             raise DeviceError(message, "Start it with `ray start --head`") from error
-        on_cpu = brief.config.device == "cpu" or not ray.cluster_resources().get("GPU")
+        on_cpu = spec.config.device == "cpu" or not ray.cluster_resources().get("GPU")
         self._gpus = gpus if gpus is not None else 0 if on_cpu else 1
-        self._brief = ray.put(brief)
-        self._workers, self._observer = workers, observer
+        self._spec = ray.put(spec)
+        self._workers, self._observer, self._told = workers, observer, False
         self._flying: dict[Any, ActorWorker] = {}
         self._class: Any = ray.remote(Actor).options(
             num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_task_retries=0
@@ -81,14 +82,15 @@ class Cluster:
             return self._workers
         found = ray.cluster_resources()
         fit = found.get("GPU", 0.0) / self._gpus if self._gpus else found.get("CPU", 0.0)
-        if fit < 1:
+        if fit < 1 and not self._told:
+            self._told = True
             kind = "GPU" if self._gpus else "CPU"
             self._observer.note(f"the cluster has no {kind} for a worker; waiting for a node that has one")
         return int(fit)
 
     def start(self) -> ActorWorker:
         worker = ActorWorker(self._class.remote())
-        self._flying[worker.actor.begin.remote(self._brief, __version__)] = worker
+        self._flying[worker.actor.begin.remote(self._spec, __version__)] = worker
         return worker
 
     def give(self, worker: ActorWorker, group: Group) -> None:

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 
 from nst_fast.errors import DeviceError, NstFastError, OutOfMemoryError, OutputError
 from nst_fast.jobs.inputs import STATE
-from nst_fast.jobs.painter import Brief, Made, Painter, Picture
+from nst_fast.jobs.painter import Made, Painter, Picture, Spec
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.run.problem import Networks
 from nst_fast.system.files import shown
@@ -38,7 +39,7 @@ Worker = TypeVar("Worker")
 
 
 class Executor(Protocol):
-    """Makes pictures somewhere."""
+    """Makes pictures."""
 
     def run(self, groups: Iterable[Group]) -> Iterator[Made]:
         """What came of every picture, as they end; those of a group share a loop. After a stop it ends soon.
@@ -51,11 +52,11 @@ class Executor(Protocol):
         """End what was started."""
 
 
-class Here:
+class InProcess:
     """Makes pictures in this process, one group after the other."""
 
-    def __init__(self, brief: Brief, observer: JobObserver, networks: Networks) -> None:
-        self._painter, self._observer = Painter(brief, networks), observer
+    def __init__(self, spec: Spec, observer: JobObserver, networks: Networks) -> None:
+        self._painter, self._observer = Painter(spec, networks), observer
 
     def run(self, groups: Iterable[Group]) -> Iterator[Made]:
         for group in groups:
@@ -89,11 +90,11 @@ class Death:
     counted: bool = True
 
 
-class Home(Protocol[Worker]):
-    """Where workers live."""
+class Backend(Protocol[Worker]):
+    """Starts workers and talks to them."""
 
     def room(self) -> int:
-        """How many there may be."""
+        """How many workers there may be."""
 
     def start(self) -> Worker:
         """Start one, which answers when it is ready."""
@@ -108,46 +109,51 @@ class Home(Protocol[Worker]):
         """Answers and deaths, of which there may be none in this time."""
 
     def close(self) -> None:
-        """End all."""
+        """End all workers."""
 
 
-class Crew(Generic[Worker]):
-    """Workers that live elsewhere, and what each of them is making."""
+class Dispatcher(Generic[Worker]):
+    """Gives pictures to workers."""
 
-    def __init__(self, home: Home[Worker], observer: JobObserver) -> None:
-        self._home, self._observer = home, observer
+    def __init__(self, backend: Backend[Worker], observer: JobObserver) -> None:
+        self._backend, self._observer = backend, observer
         self._groups: dict[Worker, Group | None] = {}  # None: it has not answered yet; empty: it has nothing to do
+        self._waiting: deque[Group] = deque()
         self._deaths: Counter[str] = Counter()  # by picture; of workers that were not ready: ""
 
     def run(self, groups: Iterable[Group]) -> Iterator[Made]:
-        waiting, stopping = deque(groups), False
-        while waiting or any(self._groups.values()):
+        coming, stopping = iter(groups), False
+        while self._dispatch(coming if not stopping else iter(())):
             if self._observer.stop() and not stopping:
                 stopping = True
                 for worker in [worker for worker, group in self._groups.items() if group]:
-                    self._home.stop(worker)
-            if stopping:
-                waiting.clear()
-            self._employ(waiting)
-            for worker, answer in self._home.wait(WAIT_SECONDS):
+                    self._backend.stop(worker)
+            for worker, answer in self._backend.wait(WAIT_SECONDS):
                 if isinstance(answer, Death):
-                    yield from self._bury(worker, answer, waiting)
+                    yield from self._retry(worker, answer)
                 else:
-                    yield from self._take(worker, answer)
+                    yield from self._receive(worker, answer)
+            if stopping:
+                self._waiting.clear()
 
     def close(self) -> None:
-        self._home.close()
+        self._backend.close()
 
-    def _employ(self, waiting: deque[Group]) -> None:
+    def _dispatch(self, coming: Iterator[Group]) -> bool:
+        """Start the workers that are wanted, and give work to the idle; whether there is anything to wait for."""
+        room, waiting = self._backend.room(), self._waiting
+        waiting.extend(islice(coming, max(1, room) - len(waiting)) if len(waiting) < max(1, room) else ())
         for worker, group in self._groups.items():
             if group is not None and not group and waiting:
-                self._groups[worker] = [picture.attempted() for picture in waiting.popleft()]
-                self._home.give(worker, self._groups[worker] or ())
-        wanted = len(waiting) + sum(bool(group) for group in self._groups.values())
-        while len(self._groups) < wanted and len(self._groups) < self._home.room():
-            self._groups[self._home.start()] = None
+                given = [picture.attempted() for picture in waiting.popleft()]
+                self._groups[worker] = given
+                self._backend.give(worker, given)
+        busy = sum(bool(group) for group in self._groups.values())
+        while len(self._groups) < min(room, len(waiting) + busy):
+            self._groups[self._backend.start()] = None
+        return bool(waiting or busy)
 
-    def _take(self, worker: Worker, answer: Answer) -> Iterator[Made]:
+    def _receive(self, worker: Worker, answer: Answer) -> Iterator[Made]:
         if self._groups[worker] is None:
             self._deaths[""] = 0
         self._groups[worker] = ()
@@ -157,7 +163,8 @@ class Crew(Generic[Worker]):
         if answer.error is not None:
             raise answer.error
 
-    def _bury(self, worker: Worker, death: Death, waiting: deque[Group]) -> Iterator[Made]:
+    def _retry(self, worker: Worker, death: Death) -> Iterator[Made]:
+        """Queue the pictures of a worker that died, each alone; those given up are failures."""
         group = self._groups.pop(worker)
         if group is None:
             self._deaths[""] += death.counted
@@ -167,7 +174,7 @@ class Crew(Generic[Worker]):
             self._deaths[picture.name] += death.counted
             if self._deaths[picture.name] < MOST_DEATHS:
                 self._observer.note(f"{picture.title}: its worker died ({death.reason}); it is tried again")
-                waiting.append([picture])
+                self._waiting.append([picture])
                 continue
             error = OutOfMemoryError(
                 f"{MOST_DEATHS} workers died while they made it, as they do when memory runs out ({death.reason})",
@@ -193,19 +200,19 @@ class Listener(JobObserver):
         return self._stopped()
 
 
-class Hand:
-    """The inside of a worker."""
+class WorkerSide:
+    """What a worker does, wherever it is."""
 
-    def ready(self, brief: Brief) -> Answer:
+    def ready(self, spec: Spec) -> Answer:
         """Do what can go wrong with every picture."""
         try:
-            if brief.home.is_dir():
-                os.chdir(brief.home)
-            if isinstance(brief.folder, Path) and not (brief.folder / STATE).is_dir():
-                message = f"{shown(brief.folder)}, the folder of the batch, is not there"
+            if spec.home.is_dir():
+                os.chdir(spec.home)
+            if isinstance(spec.folder, Path) and not (spec.folder / STATE).is_dir():
+                message = f"{shown(spec.folder)}, the folder of the batch, is not there"
                 raise OutputError(message, "Use a disk that all machines share, or addresses as s3://bucket/out")
-            self.painter = Painter(brief)
-            config = brief.config
+            self.painter = Painter(spec)
+            config = spec.config
             self.painter.networks.encoder(config, config.taps, resolve_device(config.device))
         except NstFastError as error:
             return Answer(error=_from_here(error))
@@ -225,28 +232,28 @@ def _from_here(error: NstFastError) -> NstFastError:
     return type(error)(f"worker on {socket.gethostname()}: {error.message}", error.remedy)
 
 
-class Processes:
+class ProcessBackend:
     """Worker processes of this machine: one GPU each, in turn, or a part of its cores."""
 
-    def __init__(self, brief: Brief, count: int) -> None:
-        self._brief, self._count = brief, count
+    def __init__(self, spec: Spec, count: int) -> None:
+        self._spec, self._count = spec, count
         self._processes: dict[Connection, BaseProcess] = {}
         self._started = 0
-        device = resolve_device(brief.config.device)
+        device = resolve_device(spec.config.device)
         self._gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
 
     def room(self) -> int:
         return self._count
 
     def start(self) -> Connection:
-        brief = self._brief
+        spec = self._spec
         if self._gpus:
-            brief = replace(brief, config=brief.config.replace(device=f"cuda:{self._started % self._gpus}"))
+            spec = replace(spec, config=spec.config.replace(device=f"cuda:{self._started % self._gpus}"))
         self._started += 1
         context = multiprocessing.get_context("spawn")  # a fork would have PyTorch's threads without their locks
         ours, theirs = context.Pipe()
         threads = max(1, physical_cores() // self._count)
-        process = context.Process(target=serve, args=(theirs, brief, threads), daemon=True)
+        process = context.Process(target=serve, args=(theirs, spec, threads), daemon=True)
         process.start()
         theirs.close()
         self._processes[ours] = process
@@ -277,16 +284,16 @@ class Processes:
             process.kill()
 
 
-def serve(pipe: Connection, brief: Brief, threads: int) -> None:
+def serve(pipe: Connection, spec: Spec, threads: int) -> None:
     """The life of a worker process: an answer to every group, until an empty one or the end of its driver."""
     for name in {"SIGINT", "SIGTERM", "SIGHUP"} & signal.Signals.__members__.keys():
         signal.signal(signal.Signals[name], signal.SIG_IGN)  # a terminal signals all; the driver decides
     torch.set_num_threads(threads)
-    hand = Hand()
+    worker = WorkerSide()
     with suppress(EOFError, OSError):  # the driver has died: nobody waits for an answer
-        pipe.send(hand.ready(brief))
+        pipe.send(worker.ready(spec))
         while group := pipe.recv():
-            pipe.send(hand.make(group, pipe.poll))  # whatever comes while it works, also the driver's end, is a stop
+            pipe.send(worker.make(group, pipe.poll))  # whatever comes while it works, also the driver's end, is a stop
 
 
 def _ending(code: int) -> str:

@@ -59,7 +59,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Brief:
+class Spec:
     """What all pictures of a batch have in common.
 
     Attributes:
@@ -89,13 +89,13 @@ class Made:
 class Painter(JobFolder):
     """Makes pictures, keeping networks and targets from one to the next. Continues from checkpoints."""
 
-    def __init__(self, brief: Brief, networks: Networks | None = None) -> None:
+    def __init__(self, spec: Spec, networks: Networks | None = None) -> None:
         self._fetched = Fetched()
-        self._remote = brief.folder if isinstance(brief.folder, Url) else None
-        super().__init__(self._fetched.path if isinstance(brief.folder, Url) else brief.folder)
+        self._remote = spec.folder if isinstance(spec.folder, Url) else None
+        super().__init__(self._fetched.path if isinstance(spec.folder, Url) else spec.folder)
         self.networks = networks or self.networks
-        self.brief = brief
-        self.styles = [self._fetched.local(style) for style in brief.styles]
+        self.spec = spec
+        self.styles = [self._fetched.local(style) for style in spec.styles]
         self._written: dict[str, str] = {}
 
     def make(self, pictures: Sequence[Picture], observer: JobObserver) -> Iterator[Made]:
@@ -115,7 +115,7 @@ class Painter(JobFolder):
                 yield Made(picture, error=error, worker=worker)
             else:
                 number = picture.number
-                jobs.append(Job(picture.name, picture.output, self.brief.config, content, self.styles, number=number))
+                jobs.append(Job(picture.name, picture.output, self.spec.config, content, self.styles, number=number))
         for outcome in Runner(self, observer).run_group(jobs):
             picture = known[outcome.job.name]
             problem = self._fetched.renamed(outcome.error, picture.content)
@@ -139,7 +139,7 @@ class Painter(JobFolder):
             try:
                 checkpoint = newest(files, observer.note)
                 assert job.content is not None
-                wanted = replace(self.brief.wanted, content=readable_sha256(job.content))
+                wanted = replace(self.spec.wanted, content=readable_sha256(job.content))
                 if wanted.differences(Provenance.of_record(checkpoint.record)):
                     raise ResumeError("what was kept is of another input or other options")
                 check_same(checkpoint, problem, observer.note)

@@ -9,16 +9,16 @@ from nst_fast.cli import main
 from nst_fast.jobs import executors
 from nst_fast.jobs.executors import Answer, Group
 
-make = executors.Hand.make
+make = executors.WorkerSide.make
 
 
-def deadly(hand: executors.Hand, group: Group, stopped: Callable[[], bool]) -> Answer:
+def deadly(worker: executors.WorkerSide, group: Group, stopped: Callable[[], bool]) -> Answer:
     if any(picture.name == "deadly.png" for picture in group):
         os._exit(1)
-    return make(hand, group, stopped)
+    return make(worker, group, stopped)
 
 
-executors.Hand.make = deadly  # also in worker processes, which import this file
+executors.WorkerSide.make = deadly  # also in worker processes, which import this file
 
 if __name__ == "__main__":
     main()

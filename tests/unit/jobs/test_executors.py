@@ -14,16 +14,16 @@ from places import SUPPORT
 
 from nst_fast.errors import DeviceError, NstFastError, OutputError
 from nst_fast.jobs.batch import run_batch
-from nst_fast.jobs.executors import MOST_DEATHS, Answer, Crew, Death, Group, Hand
-from nst_fast.jobs.painter import Brief, Made, Picture
+from nst_fast.jobs.executors import MOST_DEATHS, Answer, Death, Dispatcher, Group, WorkerSide
+from nst_fast.jobs.painter import Made, Picture, Spec
 
 PICTURES = [Picture(name, f"{name}.png", Path(name)) for name in "abcdef"]
 KILLED = Death("killed")
 GONE = Death("its machine is gone", counted=False)
 
 
-class Town:
-    """A home of two workers whose ends are written down: picture -> what happens at each attempt; else it is made."""
+class ScriptedBackend:
+    """Two workers whose ends are written down: picture -> what happens at each attempt; else it is made."""
 
     def __init__(self, fates: dict[str, Sequence[object]], starts: Sequence[Answer | Death] = ()) -> None:
         self.fates = {name: list(each) for name, each in fates.items()}
@@ -61,61 +61,63 @@ class Town:
         self.answers.clear()
 
 
-def outcomes(town: Town, groups: Sequence[str], watcher: Watcher | None = None) -> dict[str, NstFastError | None]:
+def outcomes(
+    backend: ScriptedBackend, groups: Sequence[str], watcher: Watcher | None = None
+) -> dict[str, NstFastError | None]:
     """Name -> error of what was made, each once."""
     by_name = {picture.name: picture for picture in PICTURES}
-    crew = Crew(town, watcher or Watcher())
-    made = list(crew.run([by_name[name] for name in group] for group in groups))
+    dispatcher = Dispatcher(backend, watcher or Watcher())
+    made = list(dispatcher.run([by_name[name] for name in group] for group in groups))
     assert len({each.picture.name for each in made}) == len(made)
     return {each.picture.name: each.error for each in made}
 
 
 def test_a_picture_whose_workers_die_is_given_up_and_the_others_are_made() -> None:
-    town = Town({"b": [KILLED] * MOST_DEATHS})
+    backend = ScriptedBackend({"b": [KILLED] * MOST_DEATHS})
     watcher = Watcher()
-    found = outcomes(town, "abcdef", watcher)
+    found = outcomes(backend, "abcdef", watcher)
     assert sorted(found) == list("abcdef")
     (given_up,) = [(name, error) for name, error in found.items() if error is not None]
     assert given_up[0] == "b"
     assert given_up[1].exit_code == 7
     assert "3 workers died while they made it" in str(given_up[1])
-    assert town.given.count("b") == MOST_DEATHS
+    assert backend.given.count("b") == MOST_DEATHS
     assert sum("its worker died (killed); it is tried again" in note for note in watcher.notes) == 2
 
 
 def test_deaths_with_the_machine_are_not_the_pictures_fault() -> None:
-    found = outcomes(Town({"b": [GONE] * 5 + [KILLED] * 2}), "abc")
+    found = outcomes(ScriptedBackend({"b": [GONE] * 5 + [KILLED] * 2}), "abc")
     assert found == dict.fromkeys("abc")
 
 
 def test_after_a_death_in_a_shared_loop_each_picture_is_made_alone() -> None:
-    town = Town({"b": [KILLED, KILLED]})
-    assert outcomes(town, ["abc", "d"]) == dict.fromkeys("abcd")
-    assert town.given[:2] == ["abc", "d"]
-    assert sorted(town.given[2:]) == ["a", "b", "b", "c"]
+    backend = ScriptedBackend({"b": [KILLED, KILLED]})
+    assert outcomes(backend, ["abc", "d"]) == dict.fromkeys("abcd")
+    assert backend.given[:2] == ["abc", "d"]
+    assert sorted(backend.given[2:]) == ["a", "b", "b", "c"]
 
 
 def test_workers_that_die_before_they_are_ready_end_the_batch_and_an_error_of_one_does_too() -> None:
     with pytest.raises(DeviceError, match=r"die before they are ready: no libtorch"):
-        outcomes(Town({}, [Death("no libtorch")] * MOST_DEATHS), "ab")
-    assert outcomes(Town({}, [Death("spot", counted=False)] * 5), "ab") == dict.fromkeys("ab")
+        outcomes(ScriptedBackend({}, [Death("no libtorch")] * MOST_DEATHS), "ab")
+    assert outcomes(ScriptedBackend({}, [Death("spot", counted=False)] * 5), "ab") == dict.fromkeys("ab")
     with pytest.raises(OutputError, match="disk full"):
-        outcomes(Town({"b": [OutputError("disk full")]}), "ab")
+        outcomes(ScriptedBackend({"b": [OutputError("disk full")]}), "ab")
 
 
 def test_a_stop_waits_for_those_at_work_and_starts_nothing() -> None:
-    town, watcher = Town({}), Watcher()
-    watcher.stop = lambda: len(town.given) >= 2  # type: ignore[method-assign]
-    assert len(outcomes(town, "abcdef", watcher)) == 2
-    assert town.stopped == [2]  # the other had answered
-    assert len(town.given) == 2
+    backend, watcher = ScriptedBackend({}), Watcher()
+    watcher.stop = lambda: len(backend.given) >= 2  # type: ignore[method-assign]
+    assert len(outcomes(backend, "abcdef", watcher)) == 2
+    assert backend.stopped == [2]  # the other had answered
+    assert len(backend.given) == 2
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(photos: Path) -> None:
     from nst_fast.run.provenance import Provenance
 
     wanted = Provenance(options={}, weights=None, content=None, styles=[], init="")
-    answer = Hand().ready(Brief(batch_of(photos).config, [], photos / "nowhere", wanted))
+    answer = WorkerSide().ready(Spec(batch_of(photos).config, [], photos / "nowhere", wanted))
     assert isinstance(answer.error, OutputError)
     assert "nowhere, the folder of the batch, is not there" in str(answer.error)
 

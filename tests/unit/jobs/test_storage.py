@@ -59,8 +59,9 @@ def test_a_batch_at_addresses_makes_what_one_in_folders_makes(remote: BatchReque
     run(photos, **options)
     for name in ("a", "deep/er/b"):
         with (ROOT / "out" / f"{name}.png").call("open") as stream, Image.open(stream) as there:
-            with Image.open(photos.parent / "out" / f"{name}.png") as here:
-                np.testing.assert_array_equal(np.asarray(there), np.asarray(here))
+            pixels = np.asarray(there)
+        with Image.open(photos.parent / "out" / f"{name}.png") as here:
+            np.testing.assert_array_equal(pixels, np.asarray(here))
         records = [
             json.loads(place.read_bytes())
             for place in (ROOT / "out" / f"{name}.json", photos.parent / "out" / f"{name}.json")
