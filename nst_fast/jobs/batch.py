@@ -331,7 +331,8 @@ class BatchFolder:
             return
         if record is not None and picture.attempt:
             commit(self.folder / picture.written, self.folder / picture.output, record_text(record))
-            delete_folder((self.folder / picture.written).parent)
+        if isinstance(self.folder, Path) and picture.attempt:
+            delete_folder(self.folder / ATTEMPTS / picture.attempt)
         remove_checkpoints_of(self.folder, picture.output)
         self.manifest.append(
             Entry(
@@ -395,7 +396,8 @@ def run_batch(batch: BatchRequest, observer: JobObserver) -> BatchResult:
         folder.check_outputs(folder.pictures(found))
         folder.save_plan()
         mine = work(folder, found)
-        delete_folder(folder.folder / ATTEMPTS)
+        if batch.shard == WHOLE:  # else there may be others'
+            delete_folder(batch.folder / ATTEMPTS)
     entries = folder.entries()
     ours = {name: entries[name] for name in mine if name in entries}
     left = [name for name in mine if name not in ours]

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from nst_fast.errors import InputError, NstFastError, ResumeError
 from nst_fast.jobs.inputs import STATE
 from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Record, Runner
-from nst_fast.jobs.storage import Fetched, Place, Url, delete, write
+from nst_fast.jobs.storage import Fetched, Place, Url, delete, delete_folder, write
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.checkpoint import CheckpointWriter, remove_checkpoints
 from nst_fast.run.observer import Observer
@@ -152,11 +152,11 @@ class Painter(JobFolder):
 
     def store(self, job: Job, pastiche: Pastiche) -> None:
         super().store(job, pastiche)
-        picture = self.files(job).picture
         if self._remote is not None:
+            picture = self.files(job).picture
             write(self._remote / self._written[job.name], picture.read_bytes())
+            delete_folder(picture.parent)
             remove_checkpoints(self._checkpoints(job))
-            delete(picture)
 
     def _checkpoints(self, job: Job) -> OutputFiles:
         """The files of a picture's checkpoints: not among the pictures, and of use to this batch alone."""

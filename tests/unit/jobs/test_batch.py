@@ -34,6 +34,7 @@ from nst_fast.jobs import batch as batch_module
 from nst_fast.jobs.batch import BatchResult, run_batch
 from nst_fast.jobs.inputs import STATE, Shard, find_pictures, output_names, stem_key
 from nst_fast.jobs.manifest import Entry, Manifest, append_line
+from nst_fast.jobs.painter import ATTEMPTS
 
 
 def records(photos: Path) -> list[dict[str, object]]:
@@ -465,3 +466,14 @@ def test_without_ray_the_remedy_names_it(photos: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DeviceError, match="pip install ray"):
         run(photos, on="ray")
+
+
+def test_attempts_of_a_killed_driver_are_removed_but_not_those_of_another_shard(photos: Path) -> None:
+    left = photos.parent / "out" / ATTEMPTS / "0123" / "x.png"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of another")
+    run(photos, shard=Shard(1, 2))
+    run(photos, shard=Shard(2, 2))
+    assert [path.name for path in (photos.parent / "out" / ATTEMPTS).iterdir()] == ["0123"]
+    run(photos)
+    assert not (photos.parent / "out" / ATTEMPTS).exists()
