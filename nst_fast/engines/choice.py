@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.precision import DTYPES, float32_arithmetic, usable_precisions
-from nst_fast.engines.trial import precision_trial, winograd_trial
+from nst_fast.engines.trial import Note, precision_trial, winograd_trial
 from nst_fast.errors import DeviceError
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective
@@ -55,10 +55,17 @@ def without_trial(options: DeviceOptions) -> Choice:
     return Choice(engine, "fp32" if options.precision == "auto" else options.precision, "as asked", {})
 
 
-def choose(options: DeviceOptions, encoder: Encoder, device: torch.device, *, long: bool = True) -> Choice:
+def silent(text: str) -> None:
+    """Take no notice."""
+
+
+def choose(
+    options: DeviceOptions, encoder: Encoder, device: torch.device, *, long: bool = True, note: Note = silent
+) -> Choice:
     """Resolve ``auto`` in engine, precision and convolution.
 
-    ``long``: whether the run is long enough for kernels that take time to start.
+    ``long``: whether the run is long enough for kernels that take time to start. ``note`` is told when the device has
+    to be tried first.
 
     Raises:
         DeviceError: the device does not compute the precision, or the engine does not offer it.
@@ -77,20 +84,22 @@ def choose(options: DeviceOptions, encoder: Encoder, device: torch.device, *, lo
     if options.precision != "auto" and choice.precision not in usable:
         raise DeviceError(f"{device} does not compute {choice.precision}", f"It computes {', '.join(usable)}")
     if choice.precision == "fp32":
-        choice = replace(choice, winograd=winograd_layers(options, encoder, device, long=long))
+        choice = replace(choice, winograd=winograd_layers(options, encoder, device, long, note))
     if options.precision != "auto":
         return choice
     if len(usable) == 1:
         return replace(choice, reason="the only precision of this device")
-    return fastest(choice, precision_trial(encoder, device, usable, choice.winograd))
+    return fastest(choice, precision_trial(encoder, device, usable, choice.winograd, note))
 
 
-def winograd_layers(options: DeviceOptions, encoder: Encoder, device: torch.device, *, long: bool) -> tuple[str, ...]:
+def winograd_layers(
+    options: DeviceOptions, encoder: Encoder, device: torch.device, long: bool, note: Note
+) -> tuple[str, ...]:
     """The layers that this machine convolves faster by Winograd's algorithm, where that is wanted and pays."""
     wanted = options.convolution == "winograd" or (options.convolution == "auto" and long)
     if device.type != "cpu" or options.engine == "compiled" or any(encoder.wraps) or not wanted:
         return ()
-    milliseconds = winograd_trial(encoder)
+    milliseconds = winograd_trial(encoder, note)
     return tuple(layer for layer, (direct, winograd) in milliseconds.items() if winograd * GAIN < direct)
 
 

@@ -25,17 +25,19 @@ LEAST_SIDE = 24  # of a layer in it
 HOW = ("direct", "winograd")
 TURNS = 3  # timed; what is compared takes turns, the best of each counts
 SECONDS = 10.0  # a trial that would take longer ends early
+NOTE = "trying which arithmetic is fastest on this machine; once, for up to half a minute"
+Note = Callable[[str], None]
 
 
 def precision_trial(
-    encoder: Encoder, device: torch.device, precisions: list[str], winograd: tuple[str, ...]
+    encoder: Encoder, device: torch.device, precisions: list[str], winograd: tuple[str, ...], note: Note
 ) -> dict[str, float]:
     """Milliseconds of a pass forward and back through the fast network, per precision, the widest first.
 
-    ``winograd``: the layers that are convolved so in fp32.
+    ``winograd``: the layers that are convolved so in fp32. ``note`` is told when something has to be tried.
     """
     facts = [encoder.network, encoder.pooling, list(encoder.layers)[-1], *winograd]
-    return remembered(facts, device, precisions, lambda: time_precisions(encoder, device, precisions, winograd))
+    return remembered(facts, device, precisions, lambda: time_precisions(encoder, device, precisions, winograd), note)
 
 
 def time_precisions(
@@ -57,7 +59,7 @@ def time_precisions(
     return take_turns({precision: case(precision) for precision in precisions}, device)
 
 
-def winograd_trial(encoder: Encoder) -> dict[str, tuple[float, float]]:
+def winograd_trial(encoder: Encoder, note: Note) -> dict[str, tuple[float, float]]:
     """Layer -> milliseconds of its convolution, forward and back, on the CPU: direct, and by Winograd's algorithm.
 
     Empty where Numba cannot be imported.
@@ -75,6 +77,7 @@ def winograd_trial(encoder: Encoder) -> dict[str, tuple[float, float]]:
         torch.device("cpu"),
         [f"{kind}, {how}" for kind in first_of for how in HOW],
         lambda: time_convolutions({kind: (name, layers[name]) for kind, name in first_of.items()}),
+        note,
     )
     return {name: (found[f"{kind}, direct"], found[f"{kind}, winograd"]) for name, kind in kinds.items()}
 
@@ -119,7 +122,7 @@ def take_turns(cases: dict[str, Callable[[], None]], device: torch.device) -> di
 
 
 def remembered(
-    facts: list[str], device: torch.device, names: Collection[str], trial: Callable[[], dict[str, float]]
+    facts: list[str], device: torch.device, names: Collection[str], trial: Callable[[], dict[str, float]], note: Note
 ) -> dict[str, float]:
     """The results of a trial, with these names, for this machine, device and facts: from the cache, or made now."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
@@ -129,6 +132,7 @@ def remembered(
         found = json.loads(path.read_text())
         return {name: float(found[name]) for name in names}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        note(NOTE)
         milliseconds = trial()
     with suppress(OutputError):  # without a cache every run makes a trial
         write_atomic(path, json.dumps(milliseconds).encode())

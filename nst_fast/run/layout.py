@@ -22,7 +22,6 @@ from nst_fast.memory.allocator import release_freed_memory, return_freed_memory
 from nst_fast.memory.footprint import IMAGE
 from nst_fast.memory.planner import MemoryPlan, MemoryTask, budget_of, make_plan, predict, smaller_plan
 from nst_fast.network.tiles import make_tiling
-from nst_fast.network.vgg import Encoder
 from nst_fast.objective.objective import Objective
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Observer
@@ -70,9 +69,9 @@ class WholePicture:
     def check(self, config: StylizeConfig) -> None:
         """Raise :class:`UsageError` where an option does not suit the layout."""
 
-    def choose(self, config: StylizeConfig, encoder: Encoder, device: torch.device, *, long: bool) -> Choice:
+    def choose(self, batch: Batch, config: StylizeConfig, observer: Observer, *, long: bool) -> Choice:
         """Engine, precision and convolutions of the run; ``long``: whether kernels that take time to start pay."""
-        return choose(config, encoder, device, long=long)
+        return choose(config, batch.encoder, batch.device, long=long, note=observer.note)
 
     def plan(self, batch: Batch, choice: Choice, scale: Scale, before: Mapping[str, Any] | None = None) -> ScalePlan:
         """The plan of a scale for the memory that is free now.
@@ -174,9 +173,9 @@ class SharedPicture:
     def check(self, config: StylizeConfig) -> None:
         check_shareable(config)
 
-    def choose(self, config: StylizeConfig, encoder: Encoder, device: torch.device, *, long: bool) -> Choice:
+    def choose(self, batch: Batch, config: StylizeConfig, observer: Observer, *, long: bool) -> Choice:
         """Rank 0's choice: a trial may come out differently elsewhere."""
-        choice = asdict(choose(config, encoder, device, long=long))
+        choice = asdict(choose(config, batch.encoder, batch.device, long=long, note=observer.note))
         return Choice(**json.loads(self.ranks.broadcast(json.dumps(choice))))
 
     def plan(self, batch: Batch, choice: Choice, scale: Scale, before: Mapping[str, Any] | None = None) -> ScalePlan:

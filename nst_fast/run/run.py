@@ -135,7 +135,7 @@ class Run(Observer):
         long = is_long(self.batch.scales, self.batch.count, self.batch.device, self.config.budget_seconds)
         if settled.convolution == "auto" and not may_use_winograd(settled, str(self.batch.device)):
             settled = settled.replace(convolution="direct")
-        choice = self.layout.choose(settled, self.batch.encoder, self.batch.device, long=long)
+        choice = self.layout.choose(self.batch, settled, self.observer, long=long)
         return choice if self.interrupted is None else replace(choice, reason="as before")
 
     def through_scales(self, choice: Choice) -> Tensor:

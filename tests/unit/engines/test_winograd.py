@@ -158,7 +158,7 @@ def test_small_features_are_convolved_directly() -> None:
 
 
 def times(**milliseconds: tuple[float, float]) -> Any:
-    return lambda encoder: milliseconds
+    return lambda encoder, note: milliseconds
 
 
 @pytest.mark.parametrize(
@@ -196,18 +196,20 @@ def test_a_real_trial_times_every_kind_of_layer_once_per_machine(
 ) -> None:
     monkeypatch.setenv("NST_FAST_CACHE", str(tmp_path))
     monkeypatch.setattr(trial, "WINOGRAD_SIDE", 16)
-    first = trial.winograd_trial(shallow_encoder)
+    said: list[str] = []
+    first = trial.winograd_trial(shallow_encoder, said.append)
     assert list(first) == ["conv1_2", "conv2_1"]
     assert all(time > 0 for pair in first.values() for time in pair)
-    assert trial.winograd_trial(shallow_encoder) == first
+    assert trial.winograd_trial(shallow_encoder, said.append) == first
+    assert said == [trial.NOTE]
     (note,) = (tmp_path / "trials").iterdir()
     note.write_text("{}")
-    assert trial.winograd_trial(shallow_encoder) != first
+    assert trial.winograd_trial(shallow_encoder, said.append) != first
 
 
 def test_without_numba_there_is_no_trial(shallow_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    assert trial.winograd_trial(shallow_encoder) == {}
+    assert trial.winograd_trial(shallow_encoder, choice.silent) == {}
 
 
 def test_a_run_is_long_by_its_pixels_times_steps() -> None:

@@ -143,7 +143,7 @@ def test_memory_is_returned_only_by_the_allocator_that_can(monkeypatch: pytest.M
     assert not return_freed_memory()
 
 
-def bf16(*arguments: object, long: bool = True) -> Choice:
+def bf16(*arguments: object, **options: object) -> Choice:
     return Choice("fast", "bf16", "fastest", {})
 
 
