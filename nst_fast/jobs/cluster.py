@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError, TaskCancelledError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, TaskCancelledError
 
 from nst_fast import __version__
 from nst_fast.errors import DeviceError, UsageError
@@ -127,6 +127,8 @@ class RayBackend:
         except RayTaskError as error:
             ray.kill(worker.actor)
             return Death(_reason(error))
+        except RayError as error:
+            raise DeviceError(f"the Ray cluster: {_reason(error)}", "The same command continues") from error
         if worker.lost:
             ray.kill(worker.actor)
             return Death("it could not be reached for a while", counted=False)
