@@ -32,7 +32,7 @@ from nst_fast.jobs.inputs import (
     stem_key,
 )
 from nst_fast.jobs.manifest import DONE, FAILED, Entry, Manifest
-from nst_fast.jobs.painter import ATTEMPTS, Made, Picture, Spec, remove_checkpoints_of
+from nst_fast.jobs.painter import ATTEMPTS, Made, Picture, Spec, remove_checkpoints_of, this_process
 from nst_fast.jobs.runner import JobObserver, Record
 from nst_fast.jobs.storage import (
     Fetched,
@@ -344,7 +344,7 @@ class BatchFolder:
                 output_sha256=record["output_sha256"] if record else "",
                 seconds=round(made.seconds, 3),
                 error=error.as_dict() if error is not None else None,
-                worker=made.worker,
+                worker=made.worker or this_process(),
             )
         )
         if error is not None:
@@ -393,6 +393,7 @@ def run_batch(batch: BatchRequest, observer: JobObserver) -> BatchResult:
     folder = BatchFolder(batch, observer)
     folder.check_plan()
     with driving(batch):
+        folder.manifest.refresh()  # another driver may have ended just now
         folder.check_outputs(folder.pictures(found))
         folder.save_plan()
         mine = work(folder, found)

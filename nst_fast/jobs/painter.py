@@ -77,13 +77,18 @@ class Spec:
 
 @dataclass(frozen=True)
 class Made:
-    """What came of a picture: a record, an error, or neither after a stop. ``worker``: the host and process."""
+    """What came of a picture: a record, an error, or neither after a stop. ``worker``: if another than the driver."""
 
     picture: Picture
     record: Record | None = None
     error: NstFastError | None = None
     seconds: float = 0.0
     worker: str = ""
+
+
+def this_process() -> str:
+    """Host and process, for people."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class Painter(JobFolder):
@@ -106,8 +111,7 @@ class Painter(JobFolder):
         """
         known = {picture.name: picture for picture in pictures}
         self._written = {picture.name: picture.written for picture in pictures}
-        worker = f"{socket.gethostname()}:{os.getpid()}"
-        jobs = []
+        worker, jobs = this_process(), []
         for picture in pictures:
             try:
                 content = self._fetched.local(picture.content)
