@@ -16,7 +16,7 @@ from nst_fast.cli.console import Messages, with_flags
 from nst_fast.errors import UsageError
 from nst_fast.options.declaration import Declared, Options, declared
 from nst_fast.options.layers import Layer, environment_layer, file_layer, find_preset, laid_over
-from nst_fast.options.presets import FIRST, QUALITIES, find_quality
+from nst_fast.options.presets import FIRST, QUALITIES
 from nst_fast.options.regions import SEPARATOR
 from nst_fast.system.files import user_path
 
