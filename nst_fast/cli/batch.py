@@ -34,6 +34,9 @@ Workers = Annotated[
 Gpus = Annotated[
     float | None, typer.Option("--gpus-per-worker", min=0.0, help="Of a Ray worker; by default 1, if there are any.")
 ]
+Part = Annotated[
+    str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
+]
 
 
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
@@ -44,9 +47,7 @@ def batch(
     style: Styles,
     folder: Folder,
     kind: Annotated[str, typer.Option("--format", help="Of the outputs: png, jpg, webp, avif, tif or bmp.")] = "png",
-    shard: Annotated[
-        str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
-    ] = "1/1",
+    shard: Part = "1/1",
     together: Annotated[
         int,
         typer.Option("--together", parser=at_least_one("together"), help="Pictures per loop, for a GPU.", metavar="N"),
