@@ -42,6 +42,7 @@ def test_the_table_has_every_recipe_on_every_pair(
     save_image(from_uint8(draw_style(40)), tmp_path / "style.png")
     monkeypatch.setattr(script, "PAIRS", [("content.png", "style.png")])
     monkeypatch.setattr(script, "COUNTS", (2, 4))
+    monkeypatch.setattr(script, "EACH", (4,))
     arguments = ["--images", tmp_path, "--output", tmp_path / "kept", "--size", "40", "--steps", "4", "--results"]
     recipes = ["from a half", "PyTorch's L-BFGS, strong Wolfe"]
     command = [*arguments, tmp_path / "results", "--weights", "random:0", "--recipes", *recipes]
