@@ -1,6 +1,6 @@
 """The command line: one file per command, heavy imports inside the commands, errors turned into exit codes here.
 
-May import: api, benchmark, distributed, engines, errors, jobs, jury, memory, network, onnx, options, run, system.
+May import: api, benchmark, distributed, engines, errors, jobs, jury, network, onnx, options, run, server, system.
 """
 
 from __future__ import annotations
