@@ -128,7 +128,7 @@ def test_an_upload_that_does_not_end_leaves_nothing_and_holds_up_nobody(server: 
     assert upload(server.client).status_code == 201
     slow.close()
     for _ in range(100):
-        left = [path.name for path in (tmp_path / "folder" / "uploads").iterdir() if path.name.startswith("tmp")]
+        left = [path.name for path in (tmp_path / "folder" / "uploads").iterdir() if path.suffix == ".part"]
         if not left:
             break
         time.sleep(0.1)

@@ -114,8 +114,20 @@ def test_names_never_become_paths(name: str, tmp_path: Path) -> None:
     assert all(path.startswith(f"deep/folder/uploads/{id}") for path in files(tmp_path))
 
 
+PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+
+
 @pytest.mark.parametrize(
-    "body", [b"", b"--x", b"--x\r\n\r\n", b"--x\r\nContent-Disposition: form-data\r\n\r\n1\r\n--x--", b"x" * 300]
+    "body",
+    [
+        b"",
+        b"--x",
+        b"--x\r\n\r\n",
+        b"--x\r\nContent-Disposition: form-data\r\n\r\n1\r\n--x--",
+        b"x" * 300,
+        PART + b"1\r\n" + PART + b"2\r\n--x--\r\n",  # two
+        PART + b"1\r\n",  # no end
+    ],
 )
 def test_a_damaged_form_is_refused(body: bytes, tmp_path: Path) -> None:
     with in_process(tmp_path) as client:
