@@ -50,7 +50,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where `nst-fast ui` serves its page."""
     if importlib.util.find_spec("uvicorn") is None:
-        pytest.skip("no uvicorn: pip install 'nst-fast[ui]'")
+        pytest.skip("no uvicorn: pip install fastapi uvicorn python-multipart")
     folder = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-m", "nst_fast", "ui", "--no-browser", "--port", "0", "--folder", str(folder)]
     log = tmp_path_factory.mktemp("log") / "stderr"
