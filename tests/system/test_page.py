@@ -320,6 +320,7 @@ def test_the_keyboard_alone_makes_stops_compares_and_deletes(browser: Browser) -
     tab_to(browser, "stop")
     browser.keys("Enter")
     wait_for(browser, "^Stopped")
+    assert browser.run("return document.activeElement.id") == "continue"
     tab_to(browser, "slide")
     browser.keys("Enter")
     assert browser.run("return document.activeElement.id") == "cut"
