@@ -261,8 +261,9 @@ def test_what_the_end_of_the_server_interrupts_goes_on_at_the_next_start(tmp_pat
     state = json.loads((tmp_path / "runs" / running / "run.json").read_text())
     assert state["state"] == "running" and state["step"] >= 20
     with in_process(tmp_path) as client:
-        first = next(data["step"] for kind, data in events(client, running) if kind == "step")
-        assert first >= 20 and facts(client, queued)["place"] == 1
+        until_step(client, running, state["step"] + 1)
+        assert f"going on after step {state['step']} of 800" in facts(client, running)["notes"]
+        assert facts(client, queued)["place"] == 1
         client.post(f"/api/runs/{running}/stop")
         assert finished(client, queued)["state"] == "done"
 
