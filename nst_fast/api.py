@@ -18,9 +18,10 @@ from nst_fast.images import check_output_suffix
 from nst_fast.images.given import Picture, Source, source_of, sources_of
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import known
-from nst_fast.options.presets import find_preset
+from nst_fast.options.layers import find_preset
 from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
 from nst_fast.run.forecast import Forecast, forecast
+from nst_fast.run.notebook import ProgressBar
 from nst_fast.run.observer import Listeners, Observer, StepEvent
 from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Networks, check_blend, files_read, load_problem
@@ -336,6 +337,7 @@ __all__ = [
     "Networks",
     "Observer",
     "Pastiche",
+    "ProgressBar",
     "StepEvent",
     "devices",
     "finished_record",

@@ -63,7 +63,7 @@ def served(
     """
     missing = [name for name in ("fastapi", "uvicorn", "python_multipart") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f"{', '.join(missing)}: not installed", "pip install 'nst-fast[ui]'")
+        raise UsageError(f"{', '.join(missing)}: not installed", "pip install fastapi uvicorn python-multipart")
     from nst_fast.server.gate import Doors, token_for
     from nst_fast.server.serving import default_folder, serve
 

@@ -40,14 +40,6 @@ class Preset:
         return {name: setting.value for name, setting in self.settings.items()}
 
 
-def find_preset(name: str) -> Preset:
-    """The preset of that name; an unknown one raises :class:`UsageError` with the nearest."""
-    if not isinstance(name, str) or name not in PRESETS:
-        hint = nearest(str(name), PRESETS) or f"Known are {', '.join(PRESETS)}."
-        raise UsageError(f"unknown preset {name!r}", f"{hint} `nst-fast presets` says what each is")
-    return PRESETS[name]
-
-
 def _settings(kind: str, detail: str = "", /, **values: str | int | float) -> dict[str, Setting]:
     return {name: Setting(value, f"{kind}: {detail}" if detail else kind) for name, value in values.items()}
 

@@ -114,6 +114,7 @@ class Run(Observer):
             self.observer.note(note)
         with self.phases("trial"):
             choice = self.choose()
+        self.observer.started(self.report.records[0])
         with memory_errors():
             pictures = self.through_scales(choice)
         assert self.history is not None and self.final is not None  # every run evaluates at least once
@@ -125,6 +126,7 @@ class Run(Observer):
                 picture, record.finish = problem.finished(pictures[index : index + 1])
             record.phases = self.batch.seconds
             results.append(Pastiche(picture, record, self.failure, problem.inputs, problem.alpha))
+            self.observer.finished(results[-1])
         return results
 
     def choose(self) -> Choice:
@@ -351,5 +353,7 @@ class Run(Observer):
                 if files is not None:
                     image = event.pastiche[index : index + 1].cpu()
                     alpha = self.batch.problems[index].alpha_at(self.stage.scale)
-                    files.save_snapshot(image, event.step, config.save_format, alpha, config.background)
+                    files.save_snapshot(
+                        image, event.step, config.save_format, alpha, config.background, config.file_quality
+                    )
         self.observer.event(event)

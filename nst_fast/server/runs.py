@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
-from nst_fast.options.presets import find_preset, find_quality
+from nst_fast.options.layers import find_preset
+from nst_fast.options.presets import find_quality
 from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.server.answers import RequestError
 from nst_fast.server.uploads import ID, Uploads
