@@ -2,11 +2,10 @@
 FROM python:3.13-slim-trixie AS build
 COPY pyproject.toml README.md LICENSE /src/
 COPY nst_fast /src/nst_fast
-# Without CUDA's gigabytes: PyTorch's own index, and ONNX Runtime's package for CPUs in place of the other.
+# From PyTorch's own index, without CUDA's gigabytes.
 RUN python -m venv /opt/nst-fast \
     && /opt/nst-fast/bin/pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/cpu \
-    && sed -i '/"onnxruntime-gpu\[/d; s/"onnxruntime>=\([0-9.]*\);[^"]*"/"onnxruntime>=\1"/' /src/pyproject.toml \
-    && /opt/nst-fast/bin/pip install --no-cache-dir '/src[ui]'
+    && /opt/nst-fast/bin/pip install --no-cache-dir '/src[cpu,ui]'
 
 FROM python:3.13-slim-trixie
 RUN apt-get update \

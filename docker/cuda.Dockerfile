@@ -4,7 +4,7 @@ FROM python:3.13-slim-trixie AS build
 COPY pyproject.toml README.md LICENSE /src/
 COPY nst_fast /src/nst_fast
 RUN python -m venv /opt/nst-fast \
-    && /opt/nst-fast/bin/pip install --no-cache-dir '/src[ui]'
+    && /opt/nst-fast/bin/pip install --no-cache-dir '/src[gpu,ui]'
 
 FROM python:3.13-slim-trixie
 # Triton compiles its launcher with a C compiler.

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from nst_fast.cli.console import Messages, emit
-from nst_fast.cli.options import PANEL
+from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.options import Json, Quiet
 from nst_fast.errors import UsageError
 
 Host = Annotated[str, typer.Option("--host", help="The address to listen on; other than this machine's, with a token.")]
@@ -22,11 +22,16 @@ Names = Annotated[
     list[str] | None,
     typer.Option("--name", help="Another name that browsers know this server by, as behind a proxy; may be repeated."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.", rich_help_panel=PANEL)]
+SCHEMA = "nst-fast/serve/1"
 
 
 def serve(
-    host: Host = "127.0.0.1", port: Port = 8765, folder: Folder = None, name: Names = None, quiet: Quiet = False
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    folder: Folder = None,
+    name: Names = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Serve the HTTP API of the page without the page, as for containers. Wants the extra ui.
 
@@ -36,7 +41,7 @@ def serve(
     of the environment variable NST_FAST_TOKEN, or one that is printed. A run that is interrupted goes on at the next
     start.
     """
-    served(host, port, folder, name or [], Messages(quiet=quiet), page=False)
+    served(host, port, folder, name or [], Messages(quiet=quiet), as_json=as_json, page=False)
 
 
 def served(
@@ -46,21 +51,31 @@ def served(
     names: list[str],
     messages: Messages,
     *,
+    as_json: bool,
     page: bool,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serve until a signal. Raises :class:`UsageError` where the extra is missing."""
+    """Serve until a signal; the address, or one JSON object, on stdout once clients are let in.
+
+    Raises:
+        UsageError: the extra is missing, or the address cannot be listened on.
+        BusyError: another server has the folder.
+    """
     missing = [name for name in ("fastapi", "uvicorn", "python_multipart") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f"{', '.join(missing)}: not installed", "pip install 'nst-fast[ui]'")
+        raise UsageError(f"{', '.join(missing)}: not installed", "pip install fastapi uvicorn python-multipart")
     from nst_fast.server.gate import Doors, token_for
     from nst_fast.server.serving import default_folder, serve
 
+    place = folder or default_folder()
     doors = Doors(host, token_for(host), tuple(names))
 
     def begun(address: str) -> None:
         messages.say("Ctrl-C ends the server")
-        emit(address)
+        if as_json:
+            emit_json({"schema": SCHEMA, "address": address, "token": doors.token, "folder": str(place)})
+        else:
+            emit(address)
         ready(address)
 
-    serve(folder or default_folder(), doors, port, messages.say, page=page, ready=begun)
+    serve(place, doors, port, messages.say, page=page, ready=begun)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.console import Messages
-from nst_fast.cli.serve import Folder, Host, Names, Port, Quiet, served
+from nst_fast.cli.options import Json, Quiet
+from nst_fast.cli.serve import Folder, Host, Names, Port, served
 
 
 def ui(
@@ -19,6 +20,7 @@ def ui(
     name: Names = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address alone.")] = False,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Open a page to paint with: pictures in, sliders, the pastiche as it grows. Wants the extra ui.
 
@@ -30,4 +32,4 @@ def ui(
         if not no_browser:
             threading.Thread(target=webbrowser.open, args=(address,), name="browser", daemon=True).start()
 
-    served(host, port, folder, name or [], Messages(quiet=quiet), page=True, ready=opened)
+    served(host, port, folder, name or [], Messages(quiet=quiet), as_json=as_json, page=True, ready=opened)

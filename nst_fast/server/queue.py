@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nst_fast.errors import NstFastError, ours
+from nst_fast.errors import NstFastError, OutputError, ours
 from nst_fast.server.answers import RequestError, facts_of
 from nst_fast.server.runs import Asked, Run, name_of, new_id
 from nst_fast.server.uploads import ID, Uploads
@@ -181,7 +181,10 @@ class Queue:
 
     def _move(self, run: Run, state: str) -> None:
         run.state, run.stopping, run.seconds_left = state, False, None
-        run.save()
+        try:
+            run.save()
+        except OutputError as error:  # the queue goes on; at the next start the run is what it was before
+            self.say(f"run {run.id}: {error}")
         self.changed()
 
     def _enqueue(self, run: Run, *, anew: bool = False) -> None:
@@ -230,10 +233,12 @@ class Queue:
 
     def _painted(self, run: Run) -> str:
         from nst_fast import api
+        from nst_fast.images import load_image
         from nst_fast.server.follower import Follower
 
         if (record := api.finished_record(run.picture)) is not None:  # the server ended before it took note
             run.step, run.seconds = record["steps"], record["seconds"]
+            keep_small(run, load_image(run.picture).tensor)
             return "done"
         content, styles = run.asked.pictures(self.uploads)
         follower = Follower(run, run.asked.forecast(self.uploads), self)
@@ -241,7 +246,7 @@ class Queue:
             if api.is_unfinished(run.picture):
                 pastiche = api.resume(run.picture, content=content, style=styles, overwrite=True, listeners=follower)
             else:
-                config = run.asked.config(self.uploads)
+                config, run.points = run.asked.config(self.uploads), []
                 pastiche = api.stylize(content, styles, config, output=run.picture, overwrite=True, listeners=follower)
         run.step, run.seconds = pastiche.record.steps, pastiche.record.seconds
         keep_small(run, pastiche.image)

@@ -73,12 +73,8 @@ def test_the_command_is_one_that_the_program_has(path: Path) -> None:
     assert found(path, "EXPOSE") == [words[words.index("--port") + 1]]
 
 
-def test_the_change_to_the_dependencies_finds_what_it_changes() -> None:
-    """The CPU image installs ONNX Runtime's package for CPUs by editing pyproject.toml."""
-    project = (ROOT / "pyproject.toml").read_text()
-    lines = [line for line in project.splitlines() if '"onnxruntime-gpu[' not in line]
-    assert len(lines) == len(project.splitlines()) - 1
-    changed = re.sub(r'"onnxruntime>=([0-9.]*);[^"]*"', r'"onnxruntime>=\1"', "\n".join(lines))
-    wanted = tomllib.loads(changed)["project"]["dependencies"]
-    assert [each for each in wanted if each.startswith("onnxruntime")] == ["onnxruntime>=1.24"]
-    assert r"""'/"onnxruntime-gpu\[/d; s/"onnxruntime>=\([0-9.]*\);[^"]*"/"onnxruntime>=\1"/'""" in FILES[0].read_text()
+@pytest.mark.parametrize(("path", "runtime"), list(zip(FILES, ("cpu", "gpu"), strict=True)), ids=("cpu", "cuda"))
+def test_the_extras_are_those_of_the_project(path: Path, runtime: str) -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (wanted,) = (re.findall(r"'/src\[([\w,-]+)\]'", each) for each in found(path, "RUN") if "/src" in each)
+    assert wanted == [f"{runtime},ui"] and set(wanted[0].split(",")) <= set(known)

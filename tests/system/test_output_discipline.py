@@ -57,6 +57,8 @@ CALLS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "weights verify": (("weights", "verify"), 0, "weights"),
     "weights import": (("weights", "import", "bad.png"), 5, "error"),
     "weights fetch": (("weights", "fetch"), 5, "error"),
+    "serve": (("serve", "--folder", "content.png"), 4, "error"),  # what it gives when it serves: test_server.py
+    "ui": (("ui", "--no-browser", "--folder", "content.png"), 4, "error"),
     "no record": (("info", "content.png"), 3, "error"),
     "unknown network": (("taps", "--network", "vgg11"), 2, "error"),
     "unknown option": (("taps", "--netwerk", "vgg16"), 2, "error"),

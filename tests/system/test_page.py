@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where `nst-fast ui` serves its page."""
     if importlib.util.find_spec("uvicorn") is None:
-        pytest.skip("no uvicorn: pip install 'nst-fast[ui]'")
+        pytest.skip("no uvicorn: pip install fastapi uvicorn python-multipart")
     folder = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-m", "nst_fast", "ui", "--no-browser", "--port", "0", "--folder", str(folder)]
     log = tmp_path_factory.mktemp("log") / "stderr"
     with log.open("w") as sink, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        address = process.stdout.readline().strip()
+        with urllib.request.urlopen(f"{address}api/samples", timeout=300):  # drawn now, and not as a test ends
+            yield address
         process.terminate()
         process.communicate(timeout=60)
     assert "Traceback" not in log.read_text(), log.read_text()
@@ -265,6 +268,22 @@ def test_a_picture_made_here_brings_its_settings_back(browser: Browser, pictures
     assert browser.run("return document.querySelectorAll('#styles li').length") == 1
 
 
+def test_two_pictures_of_the_history_stand_side_by_side_with_what_differs(browser: Browser, pictures: Path) -> None:
+    choose(browser, pictures, **{**TINY, "steps": 2})
+    for seed in (41, 42):
+        enter(browser, "seed", seed)
+        before = browser.run("return location.hash")
+        browser.click("#start")
+        browser.wait(f"return location.hash !== '{before}'", 60)
+        wait_for(browser, "^Done")
+    browser.click("#compare")
+    browser.click("#runs li:nth-child(2) button")
+    pair = "return [...document.querySelectorAll('#pair img')].filter((image) => image.naturalWidth === 128).length"
+    browser.wait(f"{pair} === 2", 60)
+    rows = "return [...document.querySelectorAll('.differences tbody tr')].map((row) => row.innerText.split('\\t'))"
+    assert browser.run(rows) == [["seed", "42", "41"]]
+
+
 # --- by keyboard alone ------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +323,7 @@ def test_the_keyboard_alone_makes_stops_compares_and_deletes(browser: Browser) -
     tab_to(browser, "stop")
     browser.keys("Enter")
     wait_for(browser, "^Stopped")
+    assert browser.run("return document.activeElement.id") == "continue"
     tab_to(browser, "slide")
     browser.keys("Enter")
     assert browser.run("return document.activeElement.id") == "cut"

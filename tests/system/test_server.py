@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -177,6 +179,28 @@ def test_another_host_prints_a_token_that_it_wants(tmp_path: Path) -> None:
             assert client.get("/api/options", headers={"authorization": f"Bearer {found[2]}"}).status_code == 200
         server.end()
         assert found[2] not in server.log.read_text()
+
+
+def test_json_gives_the_address(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "nst_fast",
+        "ui",
+        "--no-browser",
+        "--port",
+        "0",
+        "--folder",
+        str(tmp_path / "folder"),
+    ]
+    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+        assert (facts["schema"], facts["token"]) == ("nst-fast/serve/1", "")
+        answer = httpx.get(facts["address"], timeout=PATIENCE)
+        assert (answer.status_code, "nst-fast" in answer.text) == (200, True)
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(PATIENCE), process.stdout.read()) == (130, b"")
 
 
 def test_serve_has_no_page(server: Process) -> None:

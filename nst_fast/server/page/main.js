@@ -29,7 +29,7 @@ async function begin() {
     $("start").textContent = runs.some(active) ? "Add to the queue" : "Paint";
   };
 
-  let waiting;
+  let waiting, starting;
   settings.listeners.push(() => changed());
   $("setup").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -74,7 +74,8 @@ async function begin() {
       showFault({ message: words[missing], option: missing });
       return $(`${missing}-file`).focus();
     }
-    $("start").disabled = true;
+    if (starting) return;
+    starting = true;
     try {
       const run = await post("runs", body());
       showFault(null);
@@ -85,7 +86,7 @@ async function begin() {
     } catch (error) {
       showFault(error);
     } finally {
-      $("start").disabled = false;
+      starting = false;
     }
   }
 

@@ -13,7 +13,8 @@ export class Masks {
     Object.assign(this, { settings, pictures, shelf: [], unfinished: null, maps: ["", ""] });
     $("masks").addEventListener("toggle", async () => {
       if (!$("masks").open) return;
-      this.shelf = await shelf();
+      this.refresh();
+      this.shelf = await shelf(); // which takes seconds where the samples are drawn first
       this.drawn = null;
       this.refresh();
     });

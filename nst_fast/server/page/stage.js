@@ -101,7 +101,9 @@ export class Stage {
   update(run) {
     this.run = run;
     const actions = ACTIONS[run.state].filter((id) => run.picture || !["download", "open"].includes(id));
+    const focused = document.activeElement;
     for (const button of $("actions").children) button.hidden = !actions.includes(button.id);
+    if (focused.hidden && $("actions").contains(focused)) $(actions[0]).focus();
     if (run.picture) {
       $("download").href = run.picture;
       $("open").href = `${run.picture}?inline=1`;
@@ -208,7 +210,8 @@ export class Stage {
   // --- what is asked of the server ----------------------------------------------------------------------------------
 
   async ask(what) {
-    $(what).disabled = true;
+    if (this.asking) return;
+    this.asking = true;
     try {
       const run = await post(`runs/${this.run.id}/${what}`);
       if (what === "stop") say("Stopping after this step");
@@ -217,7 +220,7 @@ export class Stage {
     } catch (error) {
       $("run-error").replaceChildren(...sentences(error));
     } finally {
-      $(what).disabled = false;
+      this.asking = false;
     }
   }
 

@@ -23,6 +23,7 @@ from PIL import Image
 from served import LONG, TINY, events, finished, in_process, order, started, until_step, upload
 
 from nst_fast.api import read_record
+from nst_fast.errors import OutputError
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
 from nst_fast.options.presets import PRESETS
@@ -260,8 +261,9 @@ def test_what_the_end_of_the_server_interrupts_goes_on_at_the_next_start(tmp_pat
     state = json.loads((tmp_path / "runs" / running / "run.json").read_text())
     assert state["state"] == "running" and state["step"] >= 20
     with in_process(tmp_path) as client:
-        first = next(data["step"] for kind, data in events(client, running) if kind == "step")
-        assert first >= 20 and facts(client, queued)["place"] == 1
+        until_step(client, running, state["step"] + 1)
+        assert f"going on after step {state['step']} of 800" in facts(client, running)["notes"]
+        assert facts(client, queued)["place"] == 1
         client.post(f"/api/runs/{running}/stop")
         assert finished(client, queued)["state"] == "done"
 
@@ -273,8 +275,10 @@ def test_a_run_that_was_finished_before_the_server_took_note_is_done(tmp_path: P
     path = tmp_path / "runs" / id / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "running", "step": 0}))
     written = (tmp_path / "runs" / id / "picture.png").stat().st_mtime_ns
+    (tmp_path / "runs" / id / "preview.webp").unlink()
     with in_process(tmp_path) as client:
         assert (finished(client, id)["state"], facts(client, id)["step"]) == ("done", 6)
+        assert client.get(f"/api/runs/{id}/preview").status_code == 200
     assert (tmp_path / "runs" / id / "picture.png").stat().st_mtime_ns == written
 
 
@@ -302,6 +306,18 @@ def test_what_is_no_run_any_more_is_left_as_it_is(tmp_path: Path) -> None:
         assert client.get("/api/runs").json() == []
     assert (tmp_path / "runs" / "x" / "run.json").read_text() == "{"
     assert (tmp_path / "runs" / id / "picture.png").is_file()
+
+
+def test_a_full_disk_does_not_end_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OutputError("run.json: cannot be written: no space left on device")
+
+    with in_process(tmp_path) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("nst_fast.server.runs.write_atomic", full)
+            assert finished(client, started(client))["state"] == "done"
+        assert finished(client, started(client))["state"] == "done"
+        assert len(client.get("/api/runs").json()) == 2
 
 
 # --- previews
