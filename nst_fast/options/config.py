@@ -234,6 +234,9 @@ class FinishOptions(Options):
     denoise: float = option(
         0.0, "Strength of an edge-preserving filter on the final picture; 0 is none.", minimum=0, maximum=1
     )
+    file_quality: int = option(
+        95, "Of JPEG, WebP and AVIF files; lower is smaller, 100 nearly without loss.", minimum=1, maximum=100
+    )
     bit_depth: int = option(8, "Bits per channel of the final picture; 16 for PNG and TIFF.", minimum=8, maximum=16)
 
     def contradictions(self) -> list[str]:

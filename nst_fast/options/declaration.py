@@ -18,6 +18,7 @@ from nst_fast.errors import UsageError, nearest
 from nst_fast.options.values import Parsed, plain
 from nst_fast.system.files import user_path
 
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}  # in variables of the environment
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -87,6 +88,26 @@ class Declared:
             wanted = ", ".join(filter(None, [_KINDS[self.kind], self.option.allowed()]))
             raise UsageError(f"`{self.name}` {given!r}: must be {wanted}") from None
 
+    def read(self, text: str) -> Any:
+        """The value that text holds, unchecked where it is text itself. Raises :class:`UsageError`."""
+        if self.kind is bool:
+            if text.lower() not in _BOOLEANS:
+                raise UsageError(f"`{self.name}` {text!r}: must be {', '.join(_BOOLEANS)}")
+            return _BOOLEANS[text.lower()]
+        return self.number(text) if self.kind in (int, float) else text
+
+    def checked(self, given: Any) -> Any:
+        """A value in the option's type. Raises :class:`UsageError` with name, value and what is allowed."""
+        if given is None and self.optional:
+            return None
+        try:
+            value = _converted(self, given)
+        except UsageError as error:
+            raise UsageError(f"`{self.name}` {given!r}: {error}") from error
+        if problem := _out_of_range(self, value):
+            raise UsageError(problem)
+        return value
+
 
 _DECLARED: dict[type, tuple[Declared, ...]] = {}
 
@@ -115,7 +136,12 @@ class Options:
     """Base of the config classes: frozen, checked as a whole when made, every problem reported at once."""
 
     def __post_init__(self) -> None:
-        problems = [problem for item in declared(type(self)) if (problem := self._problem(item))]
+        problems = []
+        for item in declared(type(self)):
+            try:
+                object.__setattr__(self, item.name, item.checked(getattr(self, item.name)))
+            except UsageError as error:
+                problems.append(str(error))
         problems += [] if problems else self.contradictions()
         if problems:
             raise UsageError("; ".join(problems))
@@ -141,17 +167,6 @@ class Options:
         """Plain data for records: option -> value, as text where the option has a type of its own."""
         values = {item.name: getattr(self, item.name) for item in declared(type(self))}
         return {name: value.text if isinstance(value, Parsed) else value for name, value in values.items()}
-
-    def _problem(self, item: Declared) -> str | None:
-        given: Any = getattr(self, item.name)
-        if given is None and item.optional:
-            return None
-        try:
-            value = _converted(item, given)
-        except UsageError as error:
-            return f"`{item.name}` {given!r}: {error}"
-        object.__setattr__(self, item.name, value)
-        return _out_of_range(item, value)
 
 
 def _converted(item: Declared, given: Any) -> Any:

@@ -30,6 +30,7 @@ AnyPath = str | os.PathLike[str]
 TEMP_PREFIX = ".nst-fast-"  # of temporary files, which a crash can leave behind
 LITTER_SECONDS = 86_400.0  # a temporary file this old belongs to no running write
 CACHE_VARIABLE = "NST_FAST_CACHE"
+CONFIG_VARIABLE = "NST_FAST_CONFIG_DIR"
 PROBE_BYTES = 4096  # one block: enough for a full disk to say so
 
 _REMEDIES = {
@@ -102,6 +103,32 @@ def cache_dir(name: str = "") -> Path:
     if override := os.environ.get(CACHE_VARIABLE):
         return user_path(override).absolute() / name
     return platformdirs.user_cache_path("nst-fast", appauthor=False).absolute() / name
+
+
+def config_dir(name: str = "") -> Path:
+    """The user's folder of settings or a part of it (``presets``), which need not exist.
+
+    The environment variable ``NST_FAST_CONFIG_DIR`` overrides the platform's choice.
+    """
+    if override := os.environ.get(CONFIG_VARIABLE):
+        return user_path(override).absolute() / name
+    return platformdirs.user_config_path("nst-fast", appauthor=False).absolute() / name
+
+
+def read_small_text(path: Path, most_bytes: int, remedy: str) -> str:
+    """The text of a file. Raises :class:`InputError` if it cannot be read, is larger, or is no text in UTF-8."""
+    name = shown(path)
+    try:
+        if path.is_file() and path.stat().st_size <= most_bytes:
+            return path.read_text(encoding="utf-8")
+        path.stat()  # says what is wrong with a path that leads nowhere
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: not a text file") from None
+    except ValueError:  # a NUL in the name
+        raise InputError(f"{name} is not a usable path") from None
+    raise InputError(f"{name} is no file, or larger than {most_bytes >> 20} MiB", remedy)
 
 
 def make_folder(folder: AnyPath) -> Path:
@@ -192,6 +219,19 @@ def continued(path: AnyPath) -> Iterator[BinaryIO]:
             remove(part)
 
 
+def move_into_place(source: Path, path: Path) -> None:
+    """Rename a file that :func:`write_atomic` wrote; from another disk it is copied. Raises :class:`OutputError`."""
+    target = _target(path)
+    try:
+        if source.stat().st_dev != target.parent.stat().st_dev:
+            write_atomic(target, source.read_bytes())
+            remove(source)
+        else:
+            _put_in_place(source, target)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def move_aside(path: Path) -> Path:
     """Rename a damaged file to ``NAME.bad``, in place of an earlier one. Raises :class:`OutputError`."""
     aside = path.with_name(path.name + ".bad")
@@ -275,12 +315,13 @@ def refuse_inputs(paths: Iterable[AnyPath], inputs: Iterable[AnyPath]) -> None:
 
 
 @contextmanager
-def lock(path: AnyPath, *, wait: float = 0.0, title: str = "") -> Iterator[None]:
+def lock(path: AnyPath, *, wait: float = 0.0, title: str = "", folder: Path | None = None) -> Iterator[None]:
     """Lock an output against other runs of this user on this machine, which fail at once or after ``wait`` seconds.
 
     The operating system frees the lock when its owner dies. The lock file is in the cache, keyed by the real path.
 
     Args:
+        folder: for the lock file, which then has the path's name: others see it, if the disk has locks.
         title: what the message says is being written, by default the path.
 
     Raises:
@@ -289,12 +330,12 @@ def lock(path: AnyPath, *, wait: float = 0.0, title: str = "") -> Iterator[None]
     """
     from filelock import FileLock, Timeout  # with asyncio and logging
 
-    key = sha256_bytes(os.fsencode(os.path.normcase(_real(path))))[:32]
-    folder = cache_dir("locks")
-    owner = folder / f"{key}.owner"
-    guard = FileLock(folder / f"{key}.lock")
+    key = Path(path).name if folder else sha256_bytes(os.fsencode(os.path.normcase(_real(path))))[:32]
+    locks = folder or cache_dir("locks")
+    owner = locks / f"{key}.owner"
+    guard = FileLock(locks / f"{key}.lock")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        locks.mkdir(parents=True, exist_ok=True)
         guard.acquire(timeout=wait)
     except Timeout as error:
         raise BusyError(
@@ -302,8 +343,8 @@ def lock(path: AnyPath, *, wait: float = 0.0, title: str = "") -> Iterator[None]
             "Wait for it to end, or choose another output",
         ) from error
     except OSError as error:
-        remedy = f"Set {CACHE_VARIABLE} to a folder that you may write to"
-        raise OutputError(f"{shown(folder)}: cannot lock: {_reason(error)}", remedy) from error
+        remedy = f"Set {CACHE_VARIABLE} to a folder that you may write to" if folder is None else ""
+        raise OutputError(f"{shown(locks)}: cannot lock: {_reason(error)}", remedy) from error
     try:
         write_atomic(owner, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield

@@ -232,7 +232,7 @@ def resolve_device(name: str) -> torch.device:
     """
     import torch
 
-    present, reason = _present_devices()
+    present, reason = present_devices()
     if name == "auto":
         return torch.device(present[0])
     wanted = name.replace("rocm", "cuda", 1) if torch.version.hip else name
@@ -243,7 +243,7 @@ def resolve_device(name: str) -> torch.device:
     raise DeviceError(f"device {name!r} is not available{because}", f"This machine has: {', '.join(present)}")
 
 
-def _present_devices() -> tuple[list[str], str]:
+def present_devices() -> tuple[list[str], str]:
     """Device names, best first, and the reason if there is no GPU among them. PyTorch is built for one kind of GPU."""
     import torch
 
