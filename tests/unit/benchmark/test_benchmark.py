@@ -82,6 +82,13 @@ def workbench() -> Workbench:
 # Arithmetic
 
 
+def test_a_plugin_with_options_is_one_provider() -> None:
+    config = BenchConfig(providers="cpu, plugin:a:x=1,y=2,openvino,cpu")
+    assert config.provider_names == ["cpu", "plugin:a:x=1,y=2", "openvino"]
+    with pytest.raises(UsageError, match="`providers` foo: must be among cpu"):
+        BenchConfig(providers="cpu,foo")
+
+
 def test_flops_of_a_step_of_vgg19_to_relu5_1_are_1445_kflop_per_pixel_and_1514_with_grams() -> None:
     layers = layer_flops(ObjectiveOptions(), 512, 256)
     convolutions = sum(flop for layer, flop in layers.items() if layer.startswith("conv"))
