@@ -2,4 +2,5 @@
 
 from nst_fast.cli import main
 
-main()
+if __name__ == "__main__":  # a batch's worker processes import this file too
+    main()

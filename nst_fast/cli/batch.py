@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,26 +16,46 @@ from nst_fast.options.commands import BATCH_FIXED, BatchConfig
 if TYPE_CHECKING:
     from nst_fast.jobs.batch import BatchRequest, BatchResult
 
+Inputs = Annotated[
+    list[str],
+    typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures; or addresses.", show_default=False),
+]
+Styles = Annotated[
+    list[str],
+    typer.Option("--style", metavar="FILE", help="A picture to paint like; given again, both are blended."),
+]
+Folder = Annotated[
+    str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write to.", show_default=False)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", parser=at_least_one("workers"), help="Processes that make pictures.", metavar="N"),
+]
+Gpus = Annotated[
+    float | None, typer.Option("--gpus-per-worker", min=0.0, help="Of a Ray worker; by default 1, if there are any.")
+]
+Part = Annotated[
+    str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
+]
+
 
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
 def batch(
     config: BatchConfig,
     messages: Messages,
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures.", show_default=False)
-    ],
-    style: Annotated[
-        list[Path], typer.Option("--style", help="A picture to paint like; given again, both are blended.")
-    ],
-    folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.", show_default=False)],
+    inputs: Inputs,
+    style: Styles,
+    folder: Folder,
     kind: Annotated[str, typer.Option("--format", help="Of the outputs: png, jpg, webp, avif, tif or bmp.")] = "png",
-    shard: Annotated[
-        str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
-    ] = "1/1",
+    shard: Part = "1/1",
     together: Annotated[
         int,
         typer.Option("--together", parser=at_least_one("together"), help="Pictures per loop, for a GPU.", metavar="N"),
     ] = 1,
+    workers: Workers = None,
+    on: Annotated[str, typer.Option("--on", help="Where pictures are made: local, or ray (a cluster).")] = "local",
+    address: Annotated[str, typer.Option("--address", help="Of the Ray cluster's head.", show_default=False)] = "",
+    gpus_per_worker: Gpus = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking for new pictures until stopped.")] = False,
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="Do not try again what failed in an earlier call.")
@@ -53,17 +72,19 @@ def batch(
     made when the manifest says so and its file is whole. Pictures that cannot be used are named and skipped; the
     command then ends with 10.
 
-    Several such commands may work in one folder, also from several machines: each takes pictures that no other has.
+    INPUT, --style and OUTPUT may be addresses as s3://bucket/photos. With --workers 4 four processes make pictures,
+    each on a GPU of its own; with --on ray those of a Ray cluster do.
     """
     with loading(messages):
         from nst_fast.cli.display import ManyDisplay
         from nst_fast.jobs.batch import BatchRequest, run_batch
         from nst_fast.jobs.inputs import Shard
+        from nst_fast.jobs.storage import place_of
 
     job = BatchRequest(
-        inputs=inputs,
-        styles=style,
-        folder=folder,
+        inputs=[place_of(given) for given in inputs],
+        styles=[place_of(given) for given in style],
+        folder=place_of(folder),
         config=config,
         format=kind.removeprefix(".").lower(),
         overwrite=overwrite,
@@ -71,6 +92,10 @@ def batch(
         shard=Shard.parse(shard),
         keep_watching=watch,
         together=together,
+        on=on,
+        workers=workers,
+        address=address,
+        gpus_per_worker=gpus_per_worker,
     )
     with graceful_stop(messages.say) as stop:
         outcome = run_batch(job, ManyDisplay(messages, stop, config))

@@ -16,12 +16,10 @@ from nst_fast.cli.console import Messages, with_flags
 from nst_fast.errors import UsageError
 from nst_fast.options.declaration import Declared, Options, declared
 from nst_fast.options.layers import Layer, environment_layer, file_layer, find_preset, laid_over
-from nst_fast.options.presets import QUALITIES
+from nst_fast.options.presets import FIRST, QUALITIES
 from nst_fast.options.regions import SEPARATOR
 from nst_fast.system.files import user_path
 
-# Beside a command's own, the options of the first panel of its help, in this order; the others are in titled panels.
-FIRST = ("image_size", "quality", "preset", "strength", "color", "style_scale", "steps", "seed", "device")
 PANEL = "Files and messages"
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 

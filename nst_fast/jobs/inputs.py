@@ -15,6 +15,7 @@ from typing import Self
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import READABLE
 from nst_fast.images.sources import STANDARD_INPUT, open_source
+from nst_fast.jobs.storage import Place, Url, identity
 from nst_fast.system.files import shown
 
 STATE = ".nst-fast-batch"  # a batch's own files; it marks a folder as a batch's output
@@ -43,8 +44,8 @@ class Shard:
 WHOLE = Shard()
 
 
-def find_pictures(given: Sequence[Path], folder: Path, passed_over: Counter[str] | None = None) -> dict[str, Path]:
-    """Name -> path of every picture, sorted by name.
+def find_pictures(given: Sequence[Place], folder: Place, passed_over: Counter[str] | None = None) -> dict[str, Place]:
+    """Name -> place of every picture, sorted by name.
 
     A folder gives the files below it with the suffix of a picture, a file itself whatever it is called. Among several
     inputs each folder's pictures keep the folder's name. Hidden files and the outputs of batches, such as ``folder``,
@@ -54,32 +55,48 @@ def find_pictures(given: Sequence[Path], folder: Path, passed_over: Counter[str]
         InputError: an input is missing, or a folder cannot be read.
         UsageError: two different pictures have one name; an input is the output's folder, or standard input.
     """
-    found: dict[str, Path] = {}
-    for path in given:
-        if identity(path) is not None and identity(path) == identity(folder):
-            raise UsageError(f"{shown(path)} is given for the pictures and for the outputs", "Choose another `output`")
+    found: dict[str, Place] = {}
+    for place in given:
+        if identity(place) is not None and identity(place) == identity(folder):
+            raise UsageError(f"{shown(place)} is given for the pictures and for the outputs", "Choose another `output`")
     check_files_named(given)
-    for path in dict.fromkeys(given):
-        if not path.is_dir():
-            if not path.exists():
-                open_source(path).close()  # raises, with a suggestion
-            _add(found, path.name, path)
+    for place in dict.fromkeys(given):
+        if not place.is_dir():
+            if isinstance(place, Path) and not place.exists():
+                open_source(place).close()  # raises, with a suggestion
+            elif not place.exists():
+                raise InputError(f"{shown(place)} does not exist")
+            _add(found, place.name, place)
             continue
-        prefix = PurePosixPath(path.absolute().resolve().name if len(given) > 1 else "")
-        for picture in pictures_below(path, folder, passed_over if passed_over is not None else Counter()):
-            _add(found, str(prefix / picture.relative_to(path).as_posix()), picture)
+        name = place.name if isinstance(place, Url) else place.absolute().resolve().name
+        prefix = PurePosixPath(name if len(given) > 1 else "")
+        for below, picture in pictures_below(place, folder, passed_over if passed_over is not None else Counter()):
+            _add(found, str(prefix / below), picture)
     return dict(sorted(found.items()))
 
 
-def _add(found: dict[str, Path], name: str, path: Path) -> None:
-    other = found.setdefault(name, path)
-    if other.absolute() != path.absolute():
-        message = f"{shown(other)} and {shown(path)} would have one name in the output, {shown(name)}"
+def _add(found: dict[str, Place], name: str, place: Place) -> None:
+    other = found.setdefault(name, place)
+    same = (
+        other.absolute() == place.absolute() if isinstance(other, Path) and isinstance(place, Path) else other == place
+    )
+    if not same:
+        message = f"{shown(other)} and {shown(place)} would have one name in the output, {shown(name)}"
         raise UsageError(message, "Give their folders, or rename one of them")
 
 
-def pictures_below(root: Path, output: Path, passed_over: Counter[str]) -> Iterator[Path]:
-    """The pictures in a folder and the folders in it; links are followed, but no folder is entered twice."""
+def pictures_below(root: Place, output: Place, passed_over: Counter[str]) -> Iterator[tuple[str, Place]]:
+    """Name and place of the pictures in a folder and the folders in it, in order."""
+    for name, place in _files_below(root, output) if isinstance(root, Path) else _files_at(root, output):
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in READABLE:
+            yield name, place
+        else:
+            passed_over[suffix or "without suffix"] += 1
+
+
+def _files_below(root: Path, output: Place) -> Iterator[tuple[str, Path]]:
+    """Links are followed, but no folder is entered twice."""
     entered = {identity(output)}
     for place, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
         here = Path(place)
@@ -89,35 +106,31 @@ def pictures_below(root: Path, output: Path, passed_over: Counter[str]) -> Itera
         entered.add(this)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            suffix = PurePosixPath(name).suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix in READABLE:
-                yield here / name
-            else:
-                passed_over[suffix or "without suffix"] += 1
+            if not name.startswith("."):
+                yield (here / name).relative_to(root).as_posix(), here / name
 
 
-def check_files_named(paths: Iterable[Path]) -> None:
+def _files_at(root: Url, output: Place) -> Iterator[tuple[str, Url]]:
+    every = [(f"/{name}", place) for name, place in root.files()]
+    batches = {name.partition(f"/{STATE}/")[0] for name, _ in every if f"/{STATE}/" in name}
+    if isinstance(output, Url) and output.text.startswith(f"{root}/"):
+        batches.add(output.text.removeprefix(root.text))
+    for name, place in every:
+        if "/." not in name and not any(name.startswith(f"{batch}/") for batch in batches):
+            yield name[1:], place
+
+
+def check_files_named(paths: Iterable[Place]) -> None:
     """Raise :class:`UsageError` for standard input, which can be read once, and pictures of many runs more often."""
     if Path(STANDARD_INPUT) in paths:
         raise UsageError("standard input cannot be used here: pictures are read more than once", "Save it to a file")
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Place) -> None:
     """Raise :class:`UsageError` for the name of a picture where a folder for many is asked for."""
-    if folder.suffix.lower() in READABLE and not folder.is_dir():
+    if PurePosixPath(folder.name).suffix.lower() in READABLE and not folder.is_dir():
         message = f"`output` {shown(folder)}: is the name of a picture, and the results are several files"
         raise UsageError(message, f"Name a folder, as {shown(folder.with_suffix(''))}")
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of a file or folder, the same for all its names; None when it is not there."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _refuse(error: OSError) -> None:

@@ -1,12 +1,14 @@
 """The manifest of a batch: a line of JSON for every picture that was made or could not be made.
 
-It is the one kind of file that is not replaced whole: several processes append to it.
+In a folder it is the one kind of file that is not replaced whole: the drivers of several shards append to it. In an
+object store, where nothing can be appended to, lines are kept back for some seconds and it is written anew.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +18,12 @@ import msgspec
 from filelock import FileLock
 
 from nst_fast.errors import InputError, OutputError
+from nst_fast.jobs.storage import Place, Url, write
 from nst_fast.system.files import shown
 
 SCHEMA = "nst-fast/batch/1"
 DONE, FAILED = "done", "failed"
+KEPT_BACK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +65,20 @@ class Manifest:
         made: every input with an output that was ever made of it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self.entries: dict[str, Entry] = {}
         self.place: dict[str, int] = {}
         self.made: set[tuple[str, str]] = set()
         self.lines = 0
         self._read_to = 0
+        self._kept_back = b""
+        self._written_at = time.monotonic()
 
     def refresh(self) -> None:
         """Read what was added. A last line without its end is left: it is being written, or its writer has died."""
         try:
-            with self.path.open("rb") as stream:
-                stream.seek(self._read_to)
-                added = stream.read()
+            added = self._added()
         except FileNotFoundError:
             return
         except OSError as error:
@@ -90,11 +94,32 @@ class Manifest:
                 if entry.status == DONE:
                     self.made.add((entry.input, entry.output))
 
+    def _added(self) -> bytes:
+        if isinstance(self.path, Url):
+            return self.path.read_bytes()[self._read_to :]
+        with self.path.open("rb") as stream:
+            stream.seek(self._read_to)
+            return stream.read()
+
     def append(self, entry: Entry) -> None:
         """Add a line and force it to the disk. Raises :class:`OutputError`."""
         # ASCII, so that a name which is not UTF-8 survives as well.
-        append_line(self.path, json.dumps({"schema": entry.schema, **asdict(entry)}))
-        self.refresh()
+        line = json.dumps({"schema": entry.schema, **asdict(entry)})
+        if isinstance(self.path, Path):
+            append_line(self.path, line)
+            self.refresh()
+            return
+        self._kept_back += line.encode() + b"\n"
+        if time.monotonic() - self._written_at > KEPT_BACK_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that are kept back; a driver that dies before finds their pictures by their records."""
+        if self._kept_back:
+            before = self.path.read_bytes() if self.path.exists() else b""
+            write(self.path, before[: before.rfind(b"\n") + 1] + self._kept_back)
+            self._kept_back, self._written_at = b"", time.monotonic()
+            self.refresh()
 
 
 def parse_line(line: bytes, name: str) -> Entry | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from nst_fast.errors import InputError, ModelError, NstFastError, NumericsError, OutOfMemoryError, UsageError
-from nst_fast.images.decoding import size_at
-from nst_fast.jobs.inputs import check_folder, stem_key
+from nst_fast.jobs.inputs import check_folder
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Observer
 from nst_fast.run.outputs import OutputFiles, Pastiche
@@ -113,7 +112,7 @@ class JobObserver(Observer):
 
 
 class JobFolder:
-    """The folder of the results. A subclass adds claims, a manifest, checkpoints or measures."""
+    """The folder of the results. A subclass adds checkpoints or measures."""
 
     def __init__(self, folder: Path) -> None:
         check_folder(folder)
@@ -137,84 +136,44 @@ class JobFolder:
             return None
         return record if whole and not wanted.differences(Provenance.of_record(record)) else None
 
-    def claimed(self, job: Job) -> AbstractContextManager[bool]:
-        """Whether this process may run the job during the block."""
-        return nullcontext(True)
-
-    def settled(self, job: Job) -> bool:
-        """Whether another process has run the job in the meantime."""
-        return False
-
-    def placed(self, job: Job) -> Job:
-        """The job with the output that is free for it now."""
-        return job
-
-    def refusal(self, job: Job) -> NstFastError | None:
-        """Why the job may not be run, if so."""
-        return None
-
-    def may_share(self, job: Job) -> bool:
-        """Whether the job may run in one loop with others."""
-        return True
-
     def paint(self, job: Job, problem: Problem, observer: Observer) -> Pastiche:
         """Run the job's problem, without writing the picture."""
         return run(problem, self.files(job), observer)
 
-    def store(self, job: Job, pastiche: Pastiche) -> bool:
-        """Write a picture and its record; False where this process has lost its claim."""
+    def store(self, job: Job, pastiche: Pastiche) -> None:
+        """Write a picture and its record."""
         self.files(job).save_picture(pastiche.image, pastiche.record, pastiche.alpha)
-        return True
 
     def measure(self, job: Job) -> Mapping[str, float]:
         """Further figures about a finished picture."""
         return {}
 
-    def ended(self, outcome: Outcome) -> None:
-        """Called with every record and every error."""
-
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs jobs one after the other, or up to ``together`` of one size in one loop."""
+    """Runs jobs one after the other, or several of one size in one loop."""
 
     folder: JobFolder
     observer: JobObserver
-    together: int = 1
 
     def run(self, jobs: Iterable[Job]) -> list[Outcome]:
-        """One outcome for each job but those settled by other processes; ``NOT_RUN`` are jobs that others claim, and
-        all after a stop.
-        """
-        outcomes: list[Outcome] = []
-        for group in groups_of(jobs, self.together):
-            if self.observer.stop():
-                outcomes += map(Outcome, group)
-                continue
-            with ExitStack() as claims:
-                ours = []
-                for job in group:
-                    if not claims.enter_context(self.folder.claimed(job)):
-                        outcomes.append(Outcome(job))
-                    elif not self.folder.settled(job):
-                        ours.append(job)
-                outcomes += self._run_group(ours)
-        return outcomes
+        """One outcome for each job; ``NOT_RUN`` are those after a stop."""
+        return [outcome for job in jobs for outcome in self.run_group([job])]
 
-    def _run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def run_group(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Run jobs in one loop, then those without a result one by one: a fault there concerns one job alone."""
-        outcomes = self._run_together(jobs) if len(jobs) > 1 else []
-        made = {outcome.job.name for outcome in outcomes}
+        made = set()
+        for outcome in self._run_together(jobs) if len(jobs) > 1 and not self.observer.stop() else ():
+            made.add(outcome.job.name)
+            yield outcome
         for job in jobs:
             if job.name not in made:
-                outcomes.append(Outcome(job) if self.observer.stop() else self._run_one(job))
-        return outcomes
+                yield Outcome(job) if self.observer.stop() else self._run_one(job)
 
-    def _run_together(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _run_together(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         problems = [(job, problem) for job in jobs if (problem := self._shareable(job)) is not None]
-        outcomes: list[Outcome] = []
         if len(problems) < 2:
-            return outcomes
+            return
         title = f"{problems[0][0].title} and {len(problems) - 1} more of its size"
         warm_up()
         try:
@@ -226,38 +185,29 @@ class Runner:
                         raise pastiche.failure
                     if record.status == "stopped":
                         break
-                    if self.folder.store(job, pastiche):
-                        share = record.seconds / record.plan.get("together", 1)
-                        outcomes.append(Outcome(job, record.as_dict(), seconds=share))
-                        self.folder.ended(outcomes[-1])
+                    self.folder.store(job, pastiche)
+                    yield Outcome(job, record.as_dict(), seconds=record.seconds / record.plan.get("together", 1))
         except ERRORS_OF_ONE as error:
             self.observer.note(f"{title}: {error}; continuing one by one")
-        return outcomes
 
     def _shareable(self, job: Job) -> Problem | None:
         """The problem of a job; None where :meth:`_run_one` must find its result or its fault."""
         try:
-            return self._load(job) if self.folder.may_share(job) and self.folder.finished(job) is None else None
+            return self._load(job) if self.folder.finished(job) is None else None
         except ERRORS_OF_ONE:
             return None
 
     def _run_one(self, job: Job) -> Outcome:
         started = time.perf_counter()
-        job = self.folder.placed(job)
-        outcome = Outcome(job, error=self.folder.refusal(job))
-        if outcome.error is None:
-            try:
-                record = self._result(job)
-                outcome = Outcome(job, record, measured=self.folder.measure(job) if record is not None else {})
-            except ERRORS_OF_ONE as error:
-                outcome = Outcome(job, error=error)
-        outcome = replace(outcome, seconds=time.perf_counter() - started)
-        if outcome.record is not None or outcome.error is not None:
-            self.folder.ended(outcome)
-        return outcome
+        try:
+            record = self._result(job)
+            outcome = Outcome(job, record, measured=self.folder.measure(job) if record is not None else {})
+        except ERRORS_OF_ONE as error:
+            outcome = Outcome(job, error=error)
+        return replace(outcome, seconds=time.perf_counter() - started)
 
     def _result(self, job: Job) -> Record | None:
-        """The record of the job's picture, found or made now; None if it was stopped or the claim is lost."""
+        """The record of the job's picture, found or made now; None if it was stopped."""
         if (found := self.folder.finished(job)) is not None:
             self.observer.kept(job.title)
             return found
@@ -267,8 +217,9 @@ class Runner:
             pastiche = self.folder.paint(job, problem, observer)
         if pastiche.failure is not None:
             raise pastiche.failure
-        if pastiche.record.status == "stopped" or not self.folder.store(job, pastiche):
+        if pastiche.record.status == "stopped":
             return None
+        self.folder.store(job, pastiche)
         return pastiche.record.as_dict()
 
     def _load(self, job: Job) -> Problem:
@@ -282,31 +233,3 @@ def warm_up() -> None:
     pixel = torch.zeros(1)
     pixel.grad = torch.zeros(1)
     torch.optim.Adam([pixel]).step()
-
-
-def groups_of(jobs: Iterable[Job], together: int) -> Iterator[list[Job]]:
-    """The jobs in groups of one size, at most so many in each; a group is given as soon as it is full.
-
-    Pictures of unknown size, and those that compete with another for one output, are alone.
-    """
-    waiting: dict[tuple[int, int], list[Job]] = {}
-    for job in jobs:
-        size = size_of(job) if together > 1 else None
-        group = waiting.setdefault(size, []) if size is not None else []
-        if any(stem_key(other.name) == stem_key(job.name) for other in group):
-            yield [job]
-            continue
-        group.append(job)
-        if size is None:
-            yield group
-        elif len(group) == together:
-            yield waiting.pop(size)
-    yield from waiting.values()
-
-
-def size_of(job: Job) -> tuple[int, int] | None:
-    """Height and width of the pastiche; None when they are unknown before the picture is decoded."""
-    config = job.config
-    if config.content_fit == "square":
-        return config.image_size, config.image_size
-    return size_at(job.content, config.image_size, config.max_megapixels) if job.content is not None else None

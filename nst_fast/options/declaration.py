@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -29,11 +30,16 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    also: re.Pattern[str] | None = None  # values that are accepted beside the choices
     metavar: str | None = None
     names_file: bool = False  # text that may name a file: a Path is accepted
     repeatable: bool = False  # on the command line; the values are joined by semicolons
     # Options that change what is reported but not the picture: a resumed or replayed run may differ in them.
     cosmetic: bool = False
+
+    def takes(self, value: str) -> bool:
+        """Whether a value is one of the choices, or of those beside them."""
+        return value in self.choices or (self.also is not None and self.also.fullmatch(value) is not None)
 
     def allowed(self) -> str:
         """The range or the choices in words, for help texts and error messages."""
@@ -191,7 +197,7 @@ def _out_of_range(item: Declared, value: Any) -> str | None:
     facts = item.option
     if item.kind is float and not math.isfinite(value):
         return f"`{item.name}` {value}: must be a finite number"
-    if facts.choices and value not in facts.choices:
+    if facts.choices and not facts.takes(value):
         return f"`{item.name}` {value!r}: must be {facts.allowed()}. {nearest(value, facts.choices)}".rstrip(". ")
     too_low = facts.minimum is not None and value < facts.minimum
     too_high = facts.maximum is not None and value > facts.maximum

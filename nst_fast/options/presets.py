@@ -243,6 +243,8 @@ LOOKS = (PAINTERLY, FAITHFUL, BOLD, PRINT, SKETCH)
 SYSTEMS = (SMOOTHING, WEIGHTED, NOISE_START, CONTENT_START, CLASSIC, TUTORIAL)
 PRESETS = {preset.name: preset for preset in (*LOOKS, *SYSTEMS)}
 
+# Beside a command's own, the options of the first panel of its help, in this order; the others are in titled panels.
+FIRST = ("image_size", "quality", "preset", "strength", "color", "style_scale", "steps", "seed", "device")
 # Values of `quality`: speed or finish, for any recipe.
 QUALITIES: Mapping[str, Mapping[str, int]] = {"draft": {"steps": 60}, "normal": {"steps": 150}, "best": {"steps": 400}}
 

@@ -176,12 +176,20 @@ class CheckpointWriter:
         files: of the run.
         interval: between two checkpoints.
         note: called when a checkpoint cannot be written; the run continues, and none is due any more.
+        publish: brings what was written to where others find it.
     """
 
-    def __init__(self, files: OutputFiles, interval: Interval, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        files: OutputFiles,
+        interval: Interval,
+        note: Callable[[str], None],
+        publish: Callable[[], None] = lambda: None,
+    ) -> None:
         self.files = files
         self.interval = interval
         self.note = note
+        self.publish = publish
         self.failed = False
         self._last = time.monotonic()
         self._pause = interval.seconds
@@ -199,13 +207,14 @@ class CheckpointWriter:
         started = time.monotonic()
         try:
             write_checkpoint(self.files.checkpoint(checkpoint.step), checkpoint)
+            for path in self.files.checkpoints()[KEPT:]:
+                remove(path)
+            self.publish()
         except OutputError as error:
             self.failed = True
             problem = f"no checkpoint at step {checkpoint.step}, nor after it: {error}"
             self.note(problem)
             return problem
-        for path in self.files.checkpoints()[KEPT:]:
-            remove(path)
         self._last = time.monotonic()
         self._pause = max(self.interval.seconds, LEAST_PAUSE * (self._last - started))
         return ""

@@ -42,7 +42,13 @@ class StepEvent:
 
 
 class Observer:
-    """Follows a run; a subclass overrides what it needs. Every method is called on the thread that runs the loop."""
+    """Follows a run; a subclass overrides what it needs. Every method is called on the thread that runs the loop.
+
+    Attributes:
+        every: an event every so many steps, beside those that come as time passes; 0 for these alone.
+    """
+
+    every = 0
 
     def started(self, record: RunRecord) -> None:
         """The run begins; the record has its options, inputs and machine. Of a batch, that of the first picture."""

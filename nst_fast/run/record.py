@@ -127,12 +127,17 @@ class RunRecord:
         return json.dumps(rounded(self.as_dict()), indent=indent)
 
     def save(self, path: Path) -> None:
-        write_atomic(path, (self.to_json(indent=1) + "\n").encode())
+        write_atomic(path, record_text(self.as_dict()))
 
     def as_text(self) -> dict[str, str]:
         """The record as the text chunk that a picture carries, with a short history."""
         history = {name: thin(column, EMBEDDED_ROWS) for name, column in self.history.items()}
         return {TEXT_KEY: replace(self, history=history, output_sha256="").to_json()}
+
+
+def record_text(record: Mapping[str, Any]) -> bytes:
+    """What stands in the file of a record."""
+    return (json.dumps(rounded(record), indent=1) + "\n").encode()
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -220,7 +220,10 @@ class Run(Observer):
             self.history,
             Span(scale.index, stage.first, scale.steps, config.steps, last=last, done=stage.done),
             config,
-            due=EventClock([config.monitor_every, config.save_every, config.log_every, GUARD_STEPS], self.layout.clock),
+            due=EventClock(
+                [config.monitor_every, config.save_every, config.log_every, GUARD_STEPS, self.observer.every],
+                self.layout.clock,
+            ),
             elapsed=self.elapsed,
             observer=self,
             average=stage.average,

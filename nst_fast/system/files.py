@@ -219,6 +219,19 @@ def continued(path: AnyPath) -> Iterator[BinaryIO]:
             remove(part)
 
 
+def move_into_place(source: Path, path: Path) -> None:
+    """Rename a file that :func:`write_atomic` wrote; from another disk it is copied. Raises :class:`OutputError`."""
+    target = _target(path)
+    try:
+        if source.stat().st_dev != target.parent.stat().st_dev:
+            write_atomic(target, source.read_bytes())
+            remove(source)
+        else:
+            _put_in_place(source, target)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def move_aside(path: Path) -> Path:
     """Rename a damaged file to ``NAME.bad``, in place of an earlier one. Raises :class:`OutputError`."""
     aside = path.with_name(path.name + ".bad")
@@ -302,12 +315,13 @@ def refuse_inputs(paths: Iterable[AnyPath], inputs: Iterable[AnyPath]) -> None:
 
 
 @contextmanager
-def lock(path: AnyPath, *, wait: float = 0.0, title: str = "") -> Iterator[None]:
+def lock(path: AnyPath, *, wait: float = 0.0, title: str = "", folder: Path | None = None) -> Iterator[None]:
     """Lock an output against other runs of this user on this machine, which fail at once or after ``wait`` seconds.
 
     The operating system frees the lock when its owner dies. The lock file is in the cache, keyed by the real path.
 
     Args:
+        folder: for the lock file, which then has the path's name: others see it, if the disk has locks.
         title: what the message says is being written, by default the path.
 
     Raises:
@@ -316,12 +330,12 @@ def lock(path: AnyPath, *, wait: float = 0.0, title: str = "") -> Iterator[None]
     """
     from filelock import FileLock, Timeout  # with asyncio and logging
 
-    key = sha256_bytes(os.fsencode(os.path.normcase(_real(path))))[:32]
-    folder = cache_dir("locks")
-    owner = folder / f"{key}.owner"
-    guard = FileLock(folder / f"{key}.lock")
+    key = Path(path).name if folder else sha256_bytes(os.fsencode(os.path.normcase(_real(path))))[:32]
+    locks = folder or cache_dir("locks")
+    owner = locks / f"{key}.owner"
+    guard = FileLock(locks / f"{key}.lock")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        locks.mkdir(parents=True, exist_ok=True)
         guard.acquire(timeout=wait)
     except Timeout as error:
         raise BusyError(
@@ -329,8 +343,8 @@ def lock(path: AnyPath, *, wait: float = 0.0, title: str = "") -> Iterator[None]
             "Wait for it to end, or choose another output",
         ) from error
     except OSError as error:
-        remedy = f"Set {CACHE_VARIABLE} to a folder that you may write to"
-        raise OutputError(f"{shown(folder)}: cannot lock: {_reason(error)}", remedy) from error
+        remedy = f"Set {CACHE_VARIABLE} to a folder that you may write to" if folder is None else ""
+        raise OutputError(f"{shown(locks)}: cannot lock: {_reason(error)}", remedy) from error
     try:
         write_atomic(owner, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield

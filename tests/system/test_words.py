@@ -17,7 +17,6 @@ from PIL import Image
 from nst_fast import stylize
 from nst_fast.engines.fast_network import FastNetwork
 from nst_fast.network.weights import cache
-from nst_fast.onnx import libraries
 
 TINY = ("--weights", "random:0", "--image-size", "24", "--steps", "2", "--engine", "eager", "--monitor-every", "0")
 PAIR = ("stylize", "content.png", "style.png", "-o", "out.png")
@@ -204,17 +203,6 @@ def test_a_home_that_is_read_only_stays_quiet(workshop: Path, tmp_path: Path) ->
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip("no namespaces here")
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_advice_to_install_names_what_the_index_has() -> None:
-    named = {*libraries.PACKAGES.values(), libraries.TENSORRT}
-    assert not any("nst-fast" in name for name in named)
-    package = Path(libraries.__file__).parents[1]
-    assert [
-        path
-        for path in package.rglob("*.py")
-        if "nst-fast[" in path.read_text() or "install nst-fast" in path.read_text()
-    ] == []
 
 
 def test_the_builder_of_extensions_does_not_warn_of_a_cuda_that_nobody_asked_for() -> None:

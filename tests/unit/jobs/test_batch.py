@@ -16,26 +16,25 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import typer
 from batches import TINY, Watcher, batch_of, draw, run
-from filelock import FileLock
 from PIL import Image
 from places import ROOT
 
 from nst_fast.cli.batch import conclude
 from nst_fast.cli.console import Messages
 from nst_fast.cli.signals import Stop
-from nst_fast.errors import InputError, OutputError, PartialError, UsageError
+from nst_fast.errors import BusyError, DeviceError, InputError, OutputError, PartialError, UsageError
 from nst_fast.images import READABLE
 from nst_fast.images.sources import open_source
 from nst_fast.jobs import batch as batch_module
-from nst_fast.jobs import claims
-from nst_fast.jobs.batch import MOST_DEATHS, BatchRequest, BatchResult, run_batch
-from nst_fast.jobs.claims import Worker, at_work
+from nst_fast.jobs.batch import BatchResult, run_batch
 from nst_fast.jobs.inputs import STATE, Shard, find_pictures, output_names, stem_key
 from nst_fast.jobs.manifest import Entry, Manifest, append_line
+from nst_fast.jobs.painter import ATTEMPTS
 
 
 def records(photos: Path) -> list[dict[str, object]]:
@@ -263,8 +262,7 @@ def test_a_stopped_batch_leaves_no_half_picture_and_continues_later(photos: Path
     outcome = run_batch(batch_of(photos), watcher)
     assert (len(outcome.done), outcome.left) == (1, ["deep/er/b.PNG"])
     assert run(photos)[1] == ["deep/er/b.PNG"]
-    assert not list((photos.parent / "out" / STATE / "claims").glob("[0-9a-f]*"))
-    assert not list((photos.parent / "out" / STATE / "workers").iterdir())
+    assert not (photos.parent / "out" / STATE / "attempts").exists()
 
 
 def test_weights_are_loaded_and_the_style_is_measured_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,94 +294,6 @@ def test_a_shard_does_its_own_and_counts_only_that(photos: Path) -> None:
     for index in (1, 2):
         outcome, painted = run(photos, shard=Shard(index, 2))
         assert painted == mine[index] == list(outcome.entries)
-
-
-def leave_claim(state: Path, key: str = "key", machine: str = "", age: float = 0.0) -> FileLock:
-    """The traces of another worker, of this machine unless another is named; returns its lock, which is free."""
-    for folder in ("workers", "claims"):
-        (state / folder).mkdir(parents=True, exist_ok=True)
-    beat = state / "workers" / "0123.beat"
-    beat.write_text(machine or claims.machine_name())
-    os.utime(beat, (time.time() - age,) * 2)
-    (state / "claims" / key).write_text("0123")
-    return FileLock(state / "workers" / "0123.lock")
-
-
-def takes_over(state: Path, key: str = "key") -> bool:
-    """Whether a new worker clears the claim away."""
-    with at_work(state):
-        return not (state / "claims" / key).exists()
-
-
-def test_a_living_worker_of_this_machine_keeps_its_claim_and_a_dead_one_loses_it(tmp_path: Path) -> None:
-    with leave_claim(tmp_path, age=1e6).acquire():
-        assert not takes_over(tmp_path)
-    leave_claim(tmp_path)
-    assert takes_over(tmp_path)
-    assert not list((tmp_path / "workers").iterdir())
-
-
-@pytest.mark.parametrize(("late", "taken"), [(-20, False), (20, True)])
-def test_another_machine_is_waited_for_until_its_beat_is_old(late: float, taken: bool, tmp_path: Path) -> None:
-    leave_claim(tmp_path, machine="another-machine", age=claims.STALE_SECONDS + late)
-    assert takes_over(tmp_path) == taken
-
-
-@pytest.mark.parametrize(("age", "taken"), [(0, False), (claims.NEWBORN_SECONDS + 1, True)])
-def test_a_claim_without_a_token_is_left_while_it_is_young(age: float, taken: bool, tmp_path: Path) -> None:
-    leave_claim(tmp_path)
-    (tmp_path / "claims" / "key").write_text("")
-    os.utime(tmp_path / "claims" / "key", (time.time() - age,) * 2)
-    assert takes_over(tmp_path) == taken
-
-
-def test_a_claim_of_a_worker_that_has_ended_is_free(tmp_path: Path) -> None:
-    leave_claim(tmp_path, machine="another-machine")
-    (tmp_path / "workers" / "0123.beat").unlink()
-    assert takes_over(tmp_path)
-
-
-def test_a_picture_that_kills_every_worker_is_given_up_and_tried_again_by_the_next_call(photos: Path) -> None:
-    key, state = stem_key("a.jpg"), photos.parent / "out" / STATE
-    for _ in range(MOST_DEATHS):  # each finds a dead worker's claim, and dies in its turn
-        leave_claim(state, key)
-        assert takes_over(state, key)
-    outcome, painted = run(photos)
-    assert painted == ["deep/er/b.PNG"]
-    (failed,) = outcome.failed
-    assert failed.input == "a.jpg"
-    assert failed.error is not None
-    assert failed.error["exit_code"] == 7
-    assert "3 workers were killed" in failed.error["message"]
-    assert run(photos)[1] == ["a.jpg"]
-
-
-def test_a_picture_at_which_a_worker_died_is_made_alone(photos: Path) -> None:
-    draw(photos / "c.png", 3)
-    draw(photos / "d.png", 4)
-    leave_claim(photos.parent / "out" / STATE, stem_key("c.png"))
-    outcome, painted = run(photos, together=4)
-    assert not outcome.failed
-    assert len(outcome.done) == 4
-    assert "c.png" in painted  # by itself, where the others share a loop
-
-
-def test_only_one_of_two_workers_gets_a_key(tmp_path: Path) -> None:
-    with at_work(tmp_path) as one, at_work(tmp_path) as two:
-        with one.claimed("key") as first, two.claimed("key") as second:
-            assert (first, second) == (True, False)
-        with two.claimed("key") as second:
-            assert second
-
-
-def test_a_worker_that_lost_its_claim_writes_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Worker, "holds", lambda self, key: False)
-    watcher = Watcher()
-    watcher.stop = lambda: any("took it over" in note for note in watcher.notes)  # type: ignore[method-assign]
-    outcome = run_batch(batch_of(photos), watcher)
-    assert outcome.entries == {}
-    assert not list((photos.parent / "out").rglob("*.png"))
-    assert len(watcher.titles) == 1
 
 
 def done(path: Path) -> dict[str, Entry]:
@@ -459,8 +369,6 @@ def test_the_page_about_batches_names_every_field_and_suffix(photos: Path, capsy
     assert [name for name in facts if f"`{name}`" not in page] == []
     assert [name for name in records(photos)[0] if f'"{name}"' not in page] == []
     assert [suffix for suffix in READABLE if suffix not in page] == []
-    assert f"{claims.STALE_SECONDS / 60:g} minutes".replace("2 ", "two ") in page
-    assert f"each {claims.HEARTBEAT_SECONDS:g} seconds" in page
 
 
 def test_a_folder_in_the_place_of_a_picture_points_to_batch(photos: Path) -> None:
@@ -488,7 +396,7 @@ def start(command: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def test_fifty_pictures_two_workers_two_kills_each_made_once(tmp_path: Path) -> None:
+def test_fifty_pictures_and_two_killed_drivers_each_picture_made_once(tmp_path: Path) -> None:
     good = make_fifty(tmp_path / "photos")
     draw(tmp_path / "style.png", 9)
     options = [f"--{name.replace('_', '-')}={getattr(TINY, name)}" for name in ("weights", "image_size", "engine")]
@@ -496,46 +404,76 @@ def test_fifty_pictures_two_workers_two_kills_each_made_once(tmp_path: Path) -> 
     command = [sys.executable, "-m", "nst_fast", "batch", "photos", "--style", "style.png", "-o", "out", *options]
     path = tmp_path / "out" / "manifest.jsonl"
 
-    def done_by() -> list[str]:
-        return [entry.worker for entry in done(path).values()]
-
-    state = tmp_path / "out" / STATE
-    with at_work(state) as holder, ExitStack() as stack:  # holds all pictures until both are there
-        for name in good:
-            stack.enter_context(holder.claimed(stem_key(name)))
-        one, two = start(command, tmp_path), start(command, tmp_path)
-        wait_for(lambda: len(list((state / "workers").glob("*.beat"))) == 3)
-    wait_for(lambda: len(set(done_by())) == 2)
+    one = start([*command, "--workers", "2"], tmp_path)
+    wait_for(lambda: len(done(path)) >= 8)
     one.kill()
-    at_first_kill = len(done_by())
-    wait_for(lambda: len(done_by()) >= min(at_first_kill + 8, 40))
+    one.communicate()
+    workers = {int(entry.worker.partition(":")[2]) for entry in done(path).values()}
+    two = start(command, tmp_path)
+    at_first_kill = len(done(path))
+    wait_for(lambda: len(done(path)) >= at_first_kill + 8)
     two.kill()
-    for process in (one, two):
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    assert 2 <= at_first_kill < len(done_by()) < 43
+    two.communicate()
+    assert (one.returncode, two.returncode) == (-signal.SIGKILL, -signal.SIGKILL)
+    assert 8 <= at_first_kill < len(done(path)) < 43
+    assert one.pid not in workers
+    wait_for(lambda: not any(map(psutil.pid_exists, workers)))  # which end by themselves
     with path.open("ab") as stream:
         stream.write(b'{"schema": "nst-fast/batch/1", "inp')
 
     third = start([*command, "--json"], tmp_path)
-    config = TINY.replace(steps=4, seed=3)
-    batch = BatchRequest(
-        inputs=[tmp_path / "photos"], styles=[tmp_path / "style.png"], folder=tmp_path / "out", config=config
-    )
-    outcome = run_batch(batch, Watcher())
+    wait_for((tmp_path / "out" / STATE / "driver.owner").exists)
+    with pytest.raises(BusyError, match=f"the batch in .*out is being written by process {third.pid}"):
+        run(tmp_path / "photos", steps=4, seed=3)
     output, messages = third.communicate(timeout=100)
 
     assert third.returncode == 10, messages
     assert "43 of 50 done, 7 failed" in messages
     facts = json.loads(output)
     assert (facts["done"], len(facts["failed"]), facts["left"]) == (43, 7, [])
-    assert (len(outcome.done), len(outcome.failed)) == (43, 7)
     lines_of = [json.loads(line) for line in path.read_bytes().splitlines()]
     made = [line["input"] for line in lines_of if line["status"] == "done"]
     assert sorted(made) == sorted(good)  # every one, and none twice
     assert len({line["input"] for line in lines_of if line["status"] == "failed"}) == 7
-    for entry in outcome.done:
+    for entry in done(path).values():
         with Image.open(tmp_path / "out" / entry.output) as picture:
             picture.load()
     assert len(list((tmp_path / "out").rglob("*.png"))) == 43
-    assert not list((tmp_path / "out" / STATE / "claims").glob("[0-9a-f]*"))
+
+
+def test_shards_may_share_a_folder_at_one_time(photos: Path) -> None:
+    request = batch_of(photos, shard=Shard(1, 2))
+    with batch_module.driving(request):
+        assert run(photos, shard=Shard(2, 2))[0].left == []
+        with pytest.raises(BusyError):
+            run(photos, shard=Shard(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"on": "slurm"}, "`on` slurm: .* Use local or ray"),
+        ({"address": "auto"}, "`address` is of a Ray cluster"),
+        ({"gpus_per_worker": 0.5}, "`gpus_per_worker` is of a Ray cluster"),
+    ],
+)
+def test_options_of_a_cluster_are_refused_without_one(options: dict[str, object], words: str, photos: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        run(photos, **options)
+
+
+def test_without_ray_the_remedy_names_it(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DeviceError, match="pip install ray"):
+        run(photos, on="ray")
+
+
+def test_attempts_of_a_killed_driver_are_removed_but_not_those_of_another_shard(photos: Path) -> None:
+    left = photos.parent / "out" / ATTEMPTS / "0123" / "x.png"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of another")
+    run(photos, shard=Shard(1, 2))
+    run(photos, shard=Shard(2, 2))
+    assert [path.name for path in (photos.parent / "out" / ATTEMPTS).iterdir()] == ["0123"]
+    run(photos)
+    assert not (photos.parent / "out" / ATTEMPTS).exists()

@@ -29,8 +29,8 @@ from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.errors import NumericsError, OutOfMemoryError, OutputError, UsageError
 from nst_fast.images import load_image, save_image
 from nst_fast.images.decoding import size_at
-from nst_fast.jobs import runner
-from nst_fast.jobs.batch import BatchRequest, BatchResult, run_batch
+from nst_fast.jobs.batch import BatchRequest, BatchResult, groups_of, run_batch
+from nst_fast.jobs.painter import Picture
 from nst_fast.memory.planner import MemoryTask, make_plan
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
@@ -344,9 +344,11 @@ def test_groups_are_full_or_of_what_is_left_and_rivals_for_a_name_stand_apart(tm
     (tmp_path / "e.png").write_text("no picture")
 
     def named(count: int, **options: Any) -> list[str]:
-        config = TINY.replace(**options)
-        jobs = [runner.Job(name, name, config, tmp_path / name, ()) for name in [*sizes, "e.png"]]
-        return ["".join(job.name[0] for job in group) for group in runner.groups_of(jobs, count)]
+        request = BatchRequest(
+            inputs=[], styles=[], folder=tmp_path, config=BatchConfig(**{**TINY.as_dict(), **options}), together=count
+        )
+        pictures = [Picture(name, name, tmp_path / name) for name in [*sizes, "e.png"]]
+        return ["".join(picture.name[0] for picture in group) for group in groups_of(pictures, request)]
 
     assert named(1) == ["a", "b", "a", "c", "d", "e"]
     assert named(2) == ["a", "ac", "e", "b", "d"]

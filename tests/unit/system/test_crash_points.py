@@ -147,8 +147,7 @@ MODULES = {  # module -> its functions that write
     "np": {"save", "savez", "savetxt"},
 }
 ALLOWED = {
-    "nst_fast/jobs/claims.py: open": "to create a file that does not exist is to claim a picture",
-    "nst_fast/jobs/claims.py: touch": "the beat of a worker's heart, in a file without content",
+    "nst_fast/jobs/storage.py: rmtree": "a batch's own attempts, and copies of what is at addresses",
     "nst_fast/jobs/manifest.py: open": "appends one line under a lock; a line that was cut is found by its end",
     "nst_fast/cli/console.py: open": "the null device, for a stream that is closed",
     "nst_fast/system/machine.py: write_text": "a switch of the kernel, no file",

@@ -1,0 +1,99 @@
+"""What a batch adds to the seconds of a picture, by where pictures are made: here, in a process, in a Ray cluster.
+
+``python bench/batch/overhead.py RESULT.json`` makes the same small pictures by one worker each way, in turns. The time
+between two lines of the manifest, less the seconds that the worker took for the picture (reading, painting and
+writing included), is what the batch adds: handing out, putting into place, the line. With the worker elsewhere the
+driver's own processor time says how many pictures one driver can hand out and keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from nst_fast.jobs.batch import BatchRequest, run_batch
+from nst_fast.jobs.runner import JobObserver
+from nst_fast.options.commands import BatchConfig
+from nst_fast.system.files import write_atomic
+from nst_fast.system.machine import describe_machine
+
+WAYS: dict[str, dict[str, Any]] = {"here": {}, "process": {"workers": 1}, "ray": {"on": "ray", "workers": 1}}
+CONFIG = BatchConfig(weights="random:0", image_size=64, steps=60, engine="eager", precision="fp32", device="cpu")
+
+
+class Clock(JobObserver):
+    """When each picture was in its place and in the manifest, and the processor time of this process till then."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.used: list[float] = []
+
+    def made(self, text: str) -> None:
+        self.times.append(time.perf_counter())
+        self.used.append(time.process_time())
+
+
+def overheads(folder: Path, out: str, way: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Seconds that the batch adds to each picture but the first, which waits for its worker; and the driver's own."""
+    clock = Clock()
+    request = BatchRequest(
+        inputs=[folder / "photos"], styles=[folder / "style.png"], folder=folder / out, config=CONFIG, **way
+    )
+    seconds = [entry.seconds for entry in run_batch(request, clock).entries.values()]
+    ends = zip(clock.times, clock.times[1:], seconds[1:], strict=False)
+    added = [later - earlier - own for earlier, later, own in ends]
+    return added, [later - earlier for earlier, later in itertools.pairwise(clock.used)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--pictures", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    used: dict[str, list[float]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        (folder / "photos").mkdir()
+        random = np.random.default_rng(0)
+        names = [f"photos/{number:03}.png" for number in range(given.pictures)]
+        for name in (*names, "style.png"):
+            Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / name)
+        for turn in range(given.rounds):
+            for way, options in WAYS.items():
+                added, own = overheads(folder, f"{way}-{turn}", options)
+                found[way] += added
+                used[way] += own
+    rows = {
+        way: {
+            "median_ms": round(1e3 * statistics.median(values), 2),
+            "p90_ms": round(1e3 * sorted(values)[int(0.9 * len(values))], 2),
+            "driver_cpu_ms": round(1e3 * statistics.median(used[way]), 2) if WAYS[way] else None,
+            "pictures": len(values),
+        }
+        for way, values in found.items()
+    }
+    facts = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": {name: getattr(CONFIG, name) for name in ("image_size", "steps", "engine")},
+        "load": psutil.getloadavg(),
+        "overhead": rows,
+        "machine": describe_machine(),
+    }
+    write_atomic(given.result, (json.dumps(facts, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
