@@ -1,9 +1,9 @@
 """What following a run costs: python bench/trackers/trackers.py
 
-The same run with nothing that follows it, and with each tracker whose package is installed, in one process by turns;
-every other round is in reverse order. The figure is the CPU time of the loop's process, threads of trackers among it,
-per step; ``ratio`` is the median over the rounds of that to the bare run of the same round. Each is measured at the
-events of a usual run, and with an event at every step (``log_every`` 1), both beside a bare run with the same events.
+One run per round with each tracker whose package is installed, with an event at every step. The CPU time that the
+loop's thread spends in a follower's calls, and that of the threads that it has started, stand apart from the loop's
+own, so that what else the machine does hardly matters. ``slow_down`` is of a run of 150 steps with an event at every
+fifth, as runs have them without options, beginning and end among it; ``slow_down_every_step`` with one at every step.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import torch
 
 from nst_fast import Networks, Observer, __version__, stylize
 from nst_fast.benchmark.report import file_stem
@@ -29,11 +31,18 @@ from nst_fast.cli.console import Messages
 from nst_fast.cli.display import Display
 from nst_fast.cli.signals import Stop
 from nst_fast.jobs.sample_art import draw_content, draw_style
+from nst_fast.run.guard import GUARD_STEPS
+from nst_fast.run.observer import StepEvent
+from nst_fast.run.outputs import Pastiche
+from nst_fast.run.record import RunRecord
 from nst_fast.run.trackers import LossTable, MLflow, TensorBoard, WeightsAndBiases
 from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import describe_machine
 
 SCHEMA = "nst-fast/trackers/1"
+STEPS = 150  # of the run that a slow-down is given for
+Row = dict[str, float]
+Follower = contextlib.AbstractContextManager[Observer]
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"TensorBoard": "tensorboard", "MLflow": "mlflow", "Weights & Biases": "wandb"}
 
@@ -51,9 +60,9 @@ def as_json() -> Iterator[Observer]:
         yield it
 
 
-def followers(folder: Path) -> dict[str, Callable[[], contextlib.AbstractContextManager[Observer]]]:
+def followers(folder: Path) -> dict[str, Callable[[], Follower]]:
     """Name -> what makes it; those whose package is missing are left out."""
-    kinds: dict[str, Callable[[], contextlib.AbstractContextManager[Observer]]] = {
+    kinds: dict[str, Callable[[], Follower]] = {
         "none": lambda: contextlib.nullcontext(Observer()),
         "--progress json": as_json,
         "--csv": lambda: LossTable(folder / "losses.csv", say),
@@ -66,38 +75,85 @@ def followers(folder: Path) -> dict[str, Callable[[], contextlib.AbstractContext
     }
 
 
+class Timed(Observer):
+    """Passes a run's calls on to a follower.
+
+    Attributes:
+        events: milliseconds of CPU time that each took.
+        fixed: those of the beginning and the result.
+        steps: those of the loop between two events.
+    """
+
+    def __init__(self, follower: Observer) -> None:
+        self.follower = follower
+        self.events: list[float] = []
+        self.steps: list[float] = []
+        self.fixed = 0.0
+        self._ended = 0.0
+
+    def started(self, record: RunRecord) -> None:
+        self.fixed += self._timed(lambda: self.follower.started(record))
+
+    def event(self, event: StepEvent) -> None:
+        if self.events:
+            self.steps.append(1000 * (time.thread_time() - self._ended))
+        self.events.append(self._timed(lambda: self.follower.event(event)))
+
+    def finished(self, pastiche: Pastiche) -> None:
+        self.fixed += self._timed(lambda: self.follower.finished(pastiche))
+
+    def _timed(self, call: Callable[[], None]) -> float:
+        began = time.thread_time()
+        call()
+        self._ended = time.thread_time()
+        return 1000 * (self._ended - began)
+
+
+def followed(make: Callable[[], Follower], run: Callable[[Observer], Pastiche]) -> Row:
+    """Milliseconds of CPU: of the loop by step, of the follower by event, and of its beginning and end."""
+    with make() as follower:
+        timed = Timed(follower)
+        others = time.process_time() - time.thread_time()
+        run(timed)
+    behind = 1000 * (time.process_time() - time.thread_time() - others)  # the follower's threads, to their end
+    return {
+        "step_ms": median(timed.steps),
+        "event_ms": median(timed.events) + behind / len(timed.events),
+        "fixed_ms": timed.fixed,
+    }
+
+
 def measured(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ |= {"WANDB_MODE": "offline", "WANDB_DIR": str(folder), "MLFLOW_TRACKING_URI": (folder / "ml").as_uri()}
+    torch.set_num_threads(1)  # other threads are then those of followers
     pair, networks = (draw_content(arguments.size), draw_style(arguments.size)), Networks()
     options: dict[str, Any] = {"image_size": arguments.size, "steps": arguments.steps, "monitor_every": 0}
-    options |= {"precision": "fp32", "device": "cpu", "scales": 1}
+    options |= {"precision": "fp32", "device": "cpu", "scales": 1, "convolution": "direct", "log_every": 1}
     kinds = followers(folder)
-    cases = [(name, every) for every in (0, 1) for name in kinds]
-    times: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
+    found: dict[str, list[Row]] = {name: [] for name in kinds}
     for turn in range(-1, arguments.rounds):  # the first warms what is loaded once
-        for name, every in cases[:: -1 if turn % 2 else 1]:
-            with kinds[name]() as observer:
-                started = time.process_time()
-                stylize(*pair, options, log_every=every, listeners=observer, networks=networks)
-            times[name, every] += [time.process_time() - started] if turn >= 0 else []
-    return [
-        {
-            "follower": name,
-            "log_every": every,
-            "cpu_ms_per_step": round(1000 * median(found) / arguments.steps, 3),
-            "ratio": round(median(a / b for a, b in zip(found, times["none", every], strict=True)), 4),
-        }
-        for (name, every), found in times.items()
-    ]
+        for name, make in kinds.items():
+            row = followed(make, lambda observer: stylize(*pair, options, listeners=observer, networks=networks))
+            found[name] += [row] if turn >= 0 else []
+    return [row_of(name, rows) for name, rows in found.items()]
+
+
+def row_of(name: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """The medians over the rounds, and the slow-down that they mean."""
+    step, event, fixed = (median(row[key] for row in rows) for key in ("step_ms", "event_ms", "fixed_ms"))
+    figures = {"step_ms": step, "event_ms": event, "fixed_ms": fixed}
+    for key, events in {"slow_down": STEPS / GUARD_STEPS, "slow_down_every_step": STEPS}.items():
+        figures[key] = (fixed + events * event) / (STEPS * step)
+    return {"follower": name} | {key: round(value, 5) for key, value in figures.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--rounds", type=int, default=9)
-    add("--size", type=int, default=128)
-    add("--steps", type=int, default=60)
+    add("--rounds", type=int, default=3)
+    add("--size", type=int, default=256)
+    add("--steps", type=int, default=20)
     add("--results", type=Path, default=ROOT / "bench" / "results", help="the folder to write to")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
