@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nst_fast.distributed.group import Ranks
 from nst_fast.errors import OutputError, ResumeError, UsageError
@@ -18,11 +18,14 @@ from nst_fast.images import check_output_suffix
 from nst_fast.images.given import Picture, Source, source_of, sources_of
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import known
-from nst_fast.options.presets import find_preset
+from nst_fast.options.layers import find_preset
 from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
-from nst_fast.run.observer import Listeners, Observer
+from nst_fast.run.forecast import Forecast, forecast
+from nst_fast.run.notebook import ProgressBar
+from nst_fast.run.observer import Listeners, Observer, StepEvent
 from nst_fast.run.outputs import OutputFiles, Pastiche
-from nst_fast.run.problem import Networks, files_read, load_problem
+from nst_fast.run.problem import Networks, check_blend, files_read, load_problem
+from nst_fast.run.record import read_record
 from nst_fast.run.resumption import (
     ENDED,
     check_output,
@@ -37,6 +40,7 @@ from nst_fast.run.run import run
 from nst_fast.run.together import check_joinable, run_together
 from nst_fast.system.files import lock, shown
 from nst_fast.system.isolation import own_state
+from nst_fast.system.machine import present_devices
 
 Kind = TypeVar("Kind")
 
@@ -230,6 +234,33 @@ def resume(
         return saved(pastiche, files)
 
 
+def plan(content: tuple[int, int], styles: Sequence[tuple[int, int]], config: StylizeConfig) -> Forecast:
+    """What :func:`stylize` would take for pictures of these heights and widths in pixels; nothing is loaded.
+
+    Raises:
+        OutOfMemoryError: nothing fits; the message names the largest picture that does.
+        UsageError: there are other blend weights than styles.
+        DeviceError: there is no such device.
+    """
+    check_blend(config, len(styles))
+    return forecast(config, content, styles)
+
+
+def devices() -> list[str]:
+    """The devices of this machine, the best first."""
+    return present_devices()[0]
+
+
+def is_unfinished(output: str | Path) -> bool:
+    """Whether :func:`resume` has something to go on from."""
+    return bool(OutputFiles.of(output).checkpoints())
+
+
+def finished_record(output: str | Path) -> Mapping[str, Any] | None:
+    """The record of a picture whose run came to its end; None where there is none, or something is left to be done."""
+    return ended(OutputFiles.of(output))
+
+
 def configured(
     config: StylizeConfig | Mapping[str, object] | None, preset: str | None, options: dict[str, object]
 ) -> StylizeConfig:
@@ -300,4 +331,21 @@ def written(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
     return pastiche
 
 
-__all__ = ["Listeners", "Networks", "Observer", "Pastiche", "resume", "run", "stylize", "stylize_together"]
+__all__ = [
+    "Forecast",
+    "Listeners",
+    "Networks",
+    "Observer",
+    "Pastiche",
+    "ProgressBar",
+    "StepEvent",
+    "devices",
+    "finished_record",
+    "is_unfinished",
+    "plan",
+    "read_record",
+    "resume",
+    "run",
+    "stylize",
+    "stylize_together",
+]

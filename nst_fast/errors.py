@@ -24,7 +24,11 @@ May import: nothing.
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
+
+SHORTAGE = re.compile(r"failed to map segment|cannot allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 
 
 class NstFastError(Exception):
@@ -101,3 +105,18 @@ def nearest(given: str, known: Iterable[str], count: int = 3) -> str:
     """``Did you mean a, b?`` with the known names closest to the given one; empty when none is close."""
     close = difflib.get_close_matches(given, list(known), n=count, cutoff=0.5)
     return f"Did you mean {', '.join(close)}?" if close else ""
+
+
+def ours(error: Exception) -> NstFastError:
+    """Any exception as one of ours: itself, what the machine has caused, or else a fault of nst-fast."""
+    if isinstance(error, NstFastError):
+        return error
+    if isinstance(error, MemoryError) or SHORTAGE.search(str(error)):
+        remedy = "Raise the limit (`ulimit -v`, `ulimit -u`, the container's), or use a smaller `image_size`"
+        return OutOfMemoryError(f"memory or threads ran out ({str(error) or 'MemoryError'})", remedy)
+    if isinstance(error, OSError) and str(error.filename).startswith("/proc/"):
+        return DeviceError(f"{error.filename} is not there: memory cannot be measured", "Mount /proc")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"{error.filename or 'a stream'} cannot be written: no space left", "Free some space")
+    hint = "This is a fault of nst-fast: please report it with the output of --debug"
+    return NstFastError(f"{type(error).__name__}: {error}", hint)

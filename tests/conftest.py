@@ -31,6 +31,7 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NST_FAST_CACHE", str(folder))
+        patch.setenv("NST_FAST_CONFIG_DIR", str(folder / "config"))
         patch.setenv("NST_FAST_OFFLINE", "1")
         yield folder
 

@@ -16,6 +16,7 @@ from nst_fast.engines.precision import DTYPES, float32_arithmetic
 from nst_fast.network.taps import channels_of, convolutions, cut, tap_size
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.system.clock import make_clock
+from nst_fast.system.machine import device_name
 
 # Dense TFLOP/s by a part of the GPU's name. The H200's were measured (bf16) or follow from that; the others are
 # NVIDIA's data sheets, which no real matrix product reaches.
@@ -98,7 +99,7 @@ def find_ceiling(device: torch.device, precision: str, options: ObjectiveOptions
     Measured is the better of a square matrix product and a 3x3 convolution of 256 channels, because the two come from
     different libraries and on a CPU either can be ahead, by a factor of two.
     """
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    name = device_name(device)
     for part, (source, tflops) in KNOWN_TFLOPS.items():
         if part in name and precision in tflops:
             return Ceiling(str(device), precision, 1e3 * tflops[precision], f"{part}, {source}")

@@ -13,6 +13,7 @@ from nst_fast.benchmark.workbench import Workbench, arithmetic
 from nst_fast.onnx.export import INPUT_NAME, ExportModule
 from nst_fast.onnx.session import check_provider
 from nst_fast.options.config import ExportConfig
+from nst_fast.options.providers import find_provider
 from nst_fast.system.clock import make_clock
 from nst_fast.system.machine import resolve_device
 
@@ -47,14 +48,18 @@ class EvaluationContender(Contender):
 
     def fill(self, baseline: EvaluationContender) -> None:
         """Write the figures into the row."""
-        row, device = self.row, self.workbench.device
+        row = self.row
         median_ms, row.latency_ms_p10, row.latency_ms_p90 = spread(self.samples)
         row.latency_ms = median_ms
         row.evaluations_per_second = 1e3 / median_ms
         row.ratio_to_pytorch = median_ratio(baseline, self)
-        if row.runtime == ONNXRUNTIME:
-            device = resolve_device("cpu" if row.actual == "cpu" else "cuda")
-        self.workbench.rate(row, self.workbench.flops(row), median_ms, device)
+        if row.runtime == PYTORCH:
+            self.workbench.rate(row, self.workbench.flops(row), median_ms, self.workbench.device)
+        elif (
+            row.actual == "cpu" or find_provider(row.actual).memory == "cuda"
+        ):  # of no other device is the ceiling known
+            device = resolve_device(find_provider(row.actual).memory)
+            self.workbench.rate(row, self.workbench.flops(row), median_ms, device)
 
     def _timed(self) -> float:
         started = self.clock()

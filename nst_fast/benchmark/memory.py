@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from nst_fast.benchmark.rows import OK, EvaluationRow, LoopRow, Row
+from nst_fast.options.providers import find_provider
 from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import MIB, peak_memory_mib, reset_peak_memory
+from nst_fast.system.machine import MIB, has_own_memory, peak_memory_mib, reset_peak_memory
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +102,8 @@ def _session(task: Mapping[str, Any]) -> tuple[float, float]:
         for _ in range(EVALUATIONS):
             run()
 
-    return _around(evaluate, "cpu") if task["provider"] == "cpu" else (0.0, _device_growth(evaluate))
+    on_host = find_provider(task["provider"]).memory == "cpu"
+    return _around(evaluate, "cpu") if on_host else (0.0, _device_growth(evaluate))
 
 
 def bind(
@@ -134,10 +136,10 @@ def _prepared(task: Mapping[str, Any]) -> tuple[Workbench, Scene]:
 
 def _around(work: Callable[[], object], device: torch.device | str) -> tuple[float, float]:
     """Memory in use before some work, and the highest during it, in MiB."""
-    if str(device).startswith("cuda"):
+    if has_own_memory(device):
         import torch
 
-        idle = torch.cuda.memory_allocated(device) / MIB
+        idle = torch.accelerator.memory_allocated(device) / MIB
     else:
         idle = psutil.Process().memory_info().rss / MIB
     reset_peak_memory(device)

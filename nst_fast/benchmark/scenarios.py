@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 from nst_fast.errors import InputError, UsageError, nearest
 from nst_fast.network.taps import smallest_side
 from nst_fast.options.config import DeviceOptions, MonitorOptions, ObjectiveOptions, OptimizerOptions
-from nst_fast.options.declaration import declared, option
+from nst_fast.options.declaration import Option, declared, option
+from nst_fast.options.providers import PLUGIN_NAME, PROVIDERS
 from nst_fast.system.files import shown, user_path
 
 SAMPLE = "sample"  # in place of a pair of files: two pictures that nst-fast draws
@@ -29,11 +31,14 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
     providers: str = option(
         "cpu,cuda,tensorrt", "ONNX Runtime providers of the evaluation: PROVIDER,... None: ''.", metavar="PROVIDERS"
     )
-    device: str = option(DeviceOptions.device, "Where PyTorch runs: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    device: str = option(
+        DeviceOptions.device, "Where PyTorch runs: auto, cpu, cuda, cuda:1, rocm, mps, xpu.", metavar="DEVICE"
+    )
     engine_provider: str = option(
         DeviceOptions.engine_provider,
         "The ONNX Runtime provider of the engine ort; 'auto' is the device's own.",
-        choices=("auto", "cpu", "cuda", "tensorrt"),
+        choices=("auto", *PROVIDERS),
+        also=PLUGIN_NAME,
     )
     cuda_graph: str = option(
         DeviceOptions.cuda_graph,
@@ -85,7 +90,8 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
 
     @property
     def provider_names(self) -> list[str]:
-        return list(dict.fromkeys(_split(self.providers)))
+        """The providers; a comma before KEY=VALUE belongs to the plugin's options."""
+        return list(dict.fromkeys(part.strip() for part in re.split(r",(?![^,:]*=)", self.providers) if part.strip()))
 
     @property
     def picture_pairs(self) -> list[tuple[str, str] | None]:
@@ -126,13 +132,13 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
             problems.append(f"`batch` {self.batch}: time to quality is that of single pictures")
         engines, precisions = zip(*self.engine_precisions, strict=True) if self.engine_precisions else ((), ())
         for option_name, names, known in (
-            ("engines", engines, _choices(DeviceOptions, "engine")),
-            ("engines", precisions, _choices(DeviceOptions, "precision")),
-            ("providers", self.provider_names, _choices(MonitorOptions, "monitor_provider")),
-            ("plain", [name for name, _ in self.plain_optimizers], _choices(OptimizerOptions, "optimizer")),
+            ("engines", engines, _option(DeviceOptions, "engine")),
+            ("engines", precisions, _option(DeviceOptions, "precision")),
+            ("providers", self.provider_names, _option(MonitorOptions, "monitor_provider")),
+            ("plain", [name for name, _ in self.plain_optimizers], _option(OptimizerOptions, "optimizer")),
         ):
-            unknown = dict.fromkeys(name for name in names if name not in known)
-            problems += [f"`{option_name}` {name}: must be among {', '.join(known)}" for name in unknown]
+            unknown = dict.fromkeys(name for name in names if not known.takes(name))
+            problems += [f"`{option_name}` {name}: must be among {', '.join(known.choices)}" for name in unknown]
         if not problems and min(map(min, self.image_sizes), default=0) < (least := smallest_side(self.taps)):
             problems.append(f"`sizes` {self.sizes!r}: the taps need sides of at least {least} pixels")
         return problems
@@ -150,8 +156,8 @@ def _split(text: str) -> list[str]:
     return [part for part in (part.strip() for part in text.split(",")) if part]
 
 
-def _choices(config_class: type, name: str) -> tuple[str, ...]:
-    return next(item.option.choices for item in declared(config_class) if item.name == name)
+def _option(config_class: type, name: str) -> Option:
+    return next(item.option for item in declared(config_class) if item.name == name)
 
 
 @dataclass(frozen=True)

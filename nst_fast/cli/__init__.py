@@ -1,13 +1,11 @@
 """The command line: one file per command, heavy imports inside the commands, errors turned into exit codes here.
 
-May import: api, benchmark, distributed, engines, errors, jobs, jury, memory, network, onnx, options, run, system.
+May import: api, benchmark, distributed, engines, errors, jobs, jury, network, onnx, options, run, server, system.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import sys
 import traceback
 from typing import NoReturn
@@ -19,12 +17,10 @@ from nst_fast.cli.commands import Commands
 from nst_fast.cli.console import emit_error, prepare_streams
 from nst_fast.cli.torchrun import check_command, exit_without_waiting
 from nst_fast.distributed import error_reporter
-from nst_fast.errors import DeviceError, NstFastError, OutOfMemoryError, OutputError
+from nst_fast.errors import NstFastError, ours
 from nst_fast.system.files import cache_dir
 
 EPILOG = "Two commands to a picture: `nst-fast demo`, then `nst-fast stylize CONTENT STYLE -o OUT.png`."
-
-SHORTAGE = re.compile(r"failed to map segment|cannot allocate memory|can't start new thread|bad_alloc", re.IGNORECASE)
 
 app = typer.Typer(
     name="nst-fast",
@@ -68,24 +64,11 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:  # the last line of defence: any fault ends in one line and its code
-        hint = "This is a fault of nst-fast: please report it with the output of --debug"
-        cause = circumstance(error) or NstFastError(f"{type(error).__name__}: {error}", hint)
+        cause = ours(error)
         code = report(error, cause.exit_code, str(cause))
     code = code if isinstance(code, int) else 0
     exit_without_waiting(code)
     sys.exit(code)
-
-
-def circumstance(error: Exception) -> NstFastError | None:
-    """One of our errors for what the machine causes; None for what is a fault of ours."""
-    if isinstance(error, MemoryError) or SHORTAGE.search(str(error)):
-        remedy = "Raise the limit (`ulimit -v`, `ulimit -u`, the container's), or use a smaller `image_size`"
-        return OutOfMemoryError(f"memory or threads ran out ({str(error) or 'MemoryError'})", remedy)
-    if isinstance(error, OSError) and str(error.filename).startswith("/proc/"):
-        return DeviceError(f"{error.filename} is not there: memory cannot be measured", "Mount /proc")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"{error.filename or 'a stream'} cannot be written: no space left", "Free some space")
-    return None
 
 
 def report(error: Exception, code: int, message: str | None = None) -> int:

@@ -40,6 +40,9 @@ Workers = Annotated[
 Gpus = Annotated[
     float | None, typer.Option("--gpus-per-worker", min=0.0, help="Of a Ray worker; by default 1, if there are any.")
 ]
+Part = Annotated[
+    str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
+]
 
 
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
@@ -49,7 +52,7 @@ def batch(
     inputs: Inputs,
     style: Styles,
     folder: Folder,
-    kind: Annotated[str, typer.Option("--format", help="Of the outputs: png, jpg, webp, tif or bmp.")] = "png",
+    kind: Annotated[str, typer.Option("--format", help="Of the outputs: png, jpg, webp, avif, tif or bmp.")] = "png",
     shard: Part = "1/1",
     together: Together = 1,
     workers: Workers = None,

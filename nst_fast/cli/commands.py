@@ -27,13 +27,17 @@ COMMANDS = {
     "bench": "Measure the loop, ONNX Runtime's evaluation and the monitor: speed, memory and quality in every row.",
     "evaluate": "Score PICTURES, made by any program, against CONTENT and STYLE: the same measures for all, in fp32.",
     "demo": "Draw a scene and a painting by code, export the network, and paint the one like the other.",
+    "ui": "Open a page to paint with: pictures in, sliders, the pastiche as it grows. Wants the extra ui.",
+    "serve": "Serve the HTTP API of the page without the page, as for containers. Wants the extra ui.",
     "presets": "List the recipes that --preset takes, or every value of one and where it comes from.",
     "info": "Show how a picture was made: options, inputs, machine, speed, losses.",
     "taps": "List the taps of a network: conv (before the ReLU), relu (after it) and pool, block by block.",
     "doctor": "Show versions, devices, and which ONNX Runtime providers really work; say how to get those that do not.",
     "weights": "List, fetch, verify or import the network's weights.",
 }
-COMPUTING = frozenset({"stylize", "resume", "batch", "sweep", "reconstruct", "texture", "demo", "evaluate"})
+COMPUTING = frozenset(
+    {"stylize", "resume", "batch", "sweep", "reconstruct", "texture", "demo", "evaluate", "ui", "serve"}
+)
 
 
 def value_of(parameter: Any, context: Any, value: Any) -> Any:

@@ -12,12 +12,13 @@ from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nst_fast.cli.console import Messages, complain
+from nst_fast.cli.console import Messages, Stream, complain, emit_event
 from nst_fast.cli.signals import Stop
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.options.config import ReportOptions
 from nst_fast.run.observer import StepEvent
 
+STEP_FIELDS = ("step", "steps", "scale", "seconds", "steps_per_second", "peak_memory_mib", "terms")  # of an event
 LINE_SECONDS = 10.0  # off a terminal: a line every so often ...
 LINE_SHARE = 0.1  # ... or whenever this much more of the run is done
 
@@ -36,7 +37,9 @@ class Display(JobObserver):
         self.log_every = options.log_every if options is not None else 0
         self.log_format = options.log_format if options is not None else ""
         console = messages.console
-        self.has_bar = console.is_terminal and not console.is_dumb_terminal and not messages.quiet
+        self.has_bar = (
+            not Stream.is_json and console.is_terminal and not console.is_dumb_terminal and not messages.quiet
+        )
         self._said: set[str] = set()
         self._progress = Progress()
         self._reset()
@@ -45,7 +48,7 @@ class Display(JobObserver):
     def begin(self, title: str = "") -> Iterator[Self]:
         """The display of a run, announced by its title."""
         if title:
-            self.messages.say(title)
+            self.messages.say(title, "begin")
         self._reset()
         columns = (
             BarColumn(bar_width=24),
@@ -60,6 +63,10 @@ class Display(JobObserver):
             yield self
 
     def event(self, event: StepEvent) -> None:
+        if Stream.is_json:
+            if not self.messages.quiet:
+                emit_event("step", **{name: getattr(event, name) for name in STEP_FIELDS})
+            return
         speed = f"{event.steps_per_second:.2f} steps/s" if event.steps_per_second else ""
         if self.has_bar:
             losses = losses_line(event.terms)

@@ -9,15 +9,23 @@ import typer
 
 from nst_fast.cli.console import emit, emit_json
 from nst_fast.cli.options import Json
+from nst_fast.system.files import shown
 
 
 def info(
     picture: Annotated[Path, typer.Argument(help="A picture made by nst-fast, or the .json beside it.")],
+    toml: Annotated[bool, typer.Option("--toml", help="Its options as a file for `stylize --config`.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show how a picture was made: options, inputs, machine, speed, losses."""
     from nst_fast.run.record import read_record
 
+    if toml:
+        from nst_fast.options.layers import as_toml
+        from nst_fast.run.provenance import recorded_options
+
+        emit(as_toml(recorded_options(picture, ()), f"as {shown(picture.name)}"))
+        return
     record = read_record(picture)
     if as_json:
         emit_json(record)

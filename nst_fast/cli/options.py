@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -14,12 +15,11 @@ import typer
 from nst_fast.cli.console import Messages, with_flags
 from nst_fast.errors import UsageError
 from nst_fast.options.declaration import Declared, Options, declared
-from nst_fast.options.presets import QUALITIES, find_preset, find_quality
+from nst_fast.options.layers import Layer, environment_layer, file_layer, find_preset, laid_over
+from nst_fast.options.presets import FIRST, QUALITIES
 from nst_fast.options.regions import SEPARATOR
 from nst_fast.system.files import user_path
 
-# Beside a command's own, the options of the first panel of its help, in this order; the others are in titled panels.
-FIRST = ("image_size", "quality", "preset", "strength", "color", "style_scale", "steps", "seed", "device")
 PANEL = "Files and messages"
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
@@ -27,7 +27,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone."
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print engine, precision and memory plan too.", rich_help_panel=PANEL)
 ]
+ShownProgress = Annotated[
+    str,
+    typer.Option(
+        "--progress",
+        help="'json' writes what happens to standard error as JSON, one object per line (docs/tracking.md).",
+        metavar="auto|json",
+        rich_help_panel=PANEL,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout at the end.", rich_help_panel=PANEL)]
+MESSAGE_FLAGS = {"quiet": (Quiet, False), "verbose": (Verbose, False), "progress": (ShownProgress, "auto")}
 JsonFile = Annotated[
     str | None,
     typer.Option("--json", help="Write everything as JSON; '-' is stdout.", metavar="FILE", rich_help_panel=PANEL),
@@ -77,13 +87,13 @@ def takes(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Expand a command's parameter ``config`` into one option per field of the config class.
 
-    A parameter ``messages`` becomes ``--quiet`` and ``--verbose``. An option that is not given stays at the config's
-    default, unless a preset or a record says otherwise.
+    A parameter ``messages`` becomes ``--quiet``, ``--verbose`` and ``--progress``. An option that is not given stays at
+    the config's default, unless a file, a variable, a preset or a record says otherwise.
 
     Args:
         config_class: declares the options.
         without: fields without an option; the command sets them itself.
-        recipes: add ``--preset``, ``--from`` and ``--quality``.
+        recipes: add ``--preset``, ``--from``, ``--quality`` and ``--config``, and read the environment.
         as_given: pass the options that are given and no others, as a dictionary.
     """
     items = [item for item in declared(config_class) if item.name not in without]
@@ -96,19 +106,26 @@ def takes(
 
         def call(**arguments: Any) -> Any:
             if talks:
-                arguments["messages"] = Messages(quiet=arguments.pop("quiet"), verbose=arguments.pop("verbose"))
+                arguments["messages"] = Messages(**{name: arguments.pop(name) for name in MESSAGE_FLAGS})
             given = {item.name: arguments.pop(item.name) for item in items}
             given = {name: joined(value) for name, value in given.items() if value not in (None, [])}
             if recipes:
-                names = arguments.pop("preset"), arguments.pop("replayed"), arguments.pop("quality")
-                recipe = recipe_values(*names, own_options - given.keys())
-                given = {item.name: recipe[item.name] for item in items if item.name in recipe} | given
+                named = {name: arguments.pop(name) for name in ("preset", "quality", "replayed", "config_file")}
+                environment = environment_layer(os.environ)
+                if talks and environment:
+                    arguments["messages"].note(
+                        "set by the environment: " + ", ".join(f"`{name}`" for name in environment)
+                    )
+                found = values_of(environment, given, own_options, **named)
+                given = {name: value for name, value in found.items() if name in own_options}
             return command(config=given if as_given else config_class().replace(**given), **arguments)
 
         generated = [*(recipe_parameters() if recipes else ()), *map(parameter_of, items)]
         if talks:
-            flags = (("quiet", Quiet), ("verbose", Verbose))
-            own += [inspect.Parameter(name, KEYWORD, default=False, annotation=kind) for name, kind in flags]
+            own += [
+                inspect.Parameter(name, KEYWORD, default=default, annotation=kind)
+                for name, (kind, default) in MESSAGE_FLAGS.items()
+            ]
         order = {name: place for place, name in enumerate(FIRST)}
         generated.sort(key=lambda parameter: order.get(parameter.name, len(order)))
         # Rich keeps the ends of lines, which are not those of a terminal.
@@ -127,23 +144,36 @@ def joined(value: Any) -> Any:
     return SEPARATOR.join(value) if isinstance(value, list) else value
 
 
-def recipe_values(
-    preset: str | None, replayed: Path | None, quality: str | None, wanted: Collection[str]
+def values_of(
+    environment: Layer,
+    flags: Layer,
+    own: Collection[str],
+    *,
+    preset: str | None,
+    quality: str | None,
+    replayed: Path | None,
+    config_file: Path | None,
 ) -> dict[str, Any]:
-    """The values of a preset or of a record, changed by those of a quality; empty when none is named.
+    """The values of options: flags before the environment, that before the file, that before a preset or a record.
 
     Args:
-        wanted: the options whose values are of use; no file of another is looked for.
+        own: the options of the command; no file of another is looked for.
     """
     if preset is not None and replayed is not None:
         raise UsageError("--preset and --from both say how to run", "Name one, and change it by further options")
+    given = {"preset": preset, "quality": quality}
+    layers = [
+        file_layer(config_file) if config_file is not None else {},
+        environment,
+        {**flags, **{name: value for name, value in given.items() if value is not None}},
+    ]
+    values = laid_over(*layers)
     if replayed is not None:
         from nst_fast.run.provenance import recorded_options
 
-        recipe = recorded_options(replayed, wanted)
-    else:
-        recipe = find_preset(preset).values if preset is not None else {}
-    return recipe | (find_quality(quality) if quality is not None else {})
+        return recorded_options(replayed, set(own) - values.keys()) | values
+    named = [layer["preset"] for layer in layers if "preset" in layer]
+    return (dict(find_preset(named[-1]).values) if named else {}) | values
 
 
 def recipe_parameters() -> list[inspect.Parameter]:
@@ -160,12 +190,20 @@ def recipe_parameters() -> list[inspect.Parameter]:
         show_default=False,
         rich_help_panel=PANEL,
     )
+    config_file = typer.Option(
+        "--config",
+        help="A TOML file of options, see docs/settings.md; flags and variables NST_FAST_... override it.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel=PANEL,
+    )
     steps = ", ".join(f"{name} {values['steps']}" for name, values in QUALITIES.items())
     quality = typer.Option("--quality", help=f"Speed or finish, by steps: {steps}.", metavar="NAME", show_default=False)
     return [
         inspect.Parameter("quality", KEYWORD, default=None, annotation=Annotated[str | None, quality]),
         inspect.Parameter("preset", KEYWORD, default=None, annotation=Annotated[str | None, preset]),
         inspect.Parameter("replayed", KEYWORD, default=None, annotation=Annotated[Path | None, replayed]),
+        inspect.Parameter("config_file", KEYWORD, default=None, annotation=Annotated[Path | None, config_file]),
     ]
 
 

@@ -37,18 +37,12 @@ def plan(
 
     Example: nst-fast plan 8192x8192 --max-memory 8GiB
     """
-    from nst_fast.engines.choice import without_trial
-    from nst_fast.memory.planner import MemoryTask, budget_of, make_plan, may_use_winograd
+    from nst_fast.run.forecast import memory_of
     from nst_fast.run.scales import seamless_size
-    from nst_fast.system.machine import resolve_device
 
     height, width = seamless_size(config, *parse_size(size))
-    device = str(resolve_device(config.device))
-    choice = without_trial(config)
     style = (max(16, round(height * config.style_scale)), max(16, round(width * config.style_scale)))
-    winograd, masks = may_use_winograd(config, device), config.mask_count
-    task = MemoryTask(config, choice.engine, choice.precision, height, width, (style,), winograd=winograd, masks=masks)
-    made = make_plan(task, budget_of(config, device))
+    made = memory_of(config, (height, width), [style])
     if as_json:
         emit_json({"schema": "nst-fast/plan/1", **made.as_dict()})
     else:

@@ -10,7 +10,8 @@ from nst_fast.cli.console import emit, emit_json
 from nst_fast.cli.options import Json
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
-from nst_fast.options.presets import OURS, PRESETS, Preset, find_preset
+from nst_fast.options.layers import find_preset, own_preset, own_preset_files
+from nst_fast.options.presets import OURS, PRESETS, Preset
 
 SCHEMA = "nst-fast/presets/1"
 
@@ -19,13 +20,15 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="Show every value of this preset.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """List the recipes that --preset takes, or every value of one and where it comes from."""
+    """List the recipes that --preset takes, or every value of one and where it comes from.
+
+    Files NAME.toml in the folder `presets` of your settings are recipes too, see docs/settings.md.
+    """
     if name is None:
-        listed = [
-            {"name": preset.name, "system": preset.system, "summary": preset.summary} for preset in PRESETS.values()
-        ]
-        width = max(map(len, PRESETS))
-        lines = [f"{preset.name:<{width}}  {preset.summary}" for preset in PRESETS.values()]
+        known = [*PRESETS.values(), *map(own_preset, own_preset_files().values())]
+        listed = [{"name": preset.name, "system": preset.system, "summary": preset.summary} for preset in known]
+        width = max(len(preset.name) for preset in known)
+        lines = [f"{preset.name:<{width}}  {preset.summary}" for preset in known]
         if as_json:
             emit_json({"schema": SCHEMA, "presets": listed})
         else:

@@ -13,6 +13,7 @@ from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.startup import loading
 from nst_fast.cli.stylize import conclude, resumable
+from nst_fast.cli.tracking import FilmKind, LogDir, Table, TrackerName, followers, tracked
 from nst_fast.options.config import StylizeConfig
 
 
@@ -28,6 +29,10 @@ def resume(
         list[Path] | None, typer.Option("--style", help="Where the style image is now; once for each of several.")
     ] = None,
     overwrite: Annotated[bool, overwrites("OUTPUT if it is not what the run left when it stopped")] = False,
+    log_dir: LogDir = None,
+    tracker: TrackerName = None,
+    csv: Table = False,
+    film: FilmKind = None,
     as_json: Json = False,
 ) -> None:
     """Continue an interrupted run, from its newest checkpoint to the picture that it would have made.
@@ -55,9 +60,10 @@ def resume(
         graceful_stop(messages.say) as stop,
         resumable(output, messages),
         Display(messages, stop, shown).begin() as display,
+        tracked(display, followers(output, csv, film, overwrite, style or ()), log_dir, tracker) as observer,
     ):
         pastiche = api.resume(
-            output, content=content, style=style or (), overwrite=overwrite, listeners=display, **config
+            output, content=content, style=style or (), overwrite=overwrite, listeners=observer, **config
         )
     conclude(pastiche.record, output, messages, as_json=as_json)
     if stop():

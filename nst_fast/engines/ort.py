@@ -20,6 +20,7 @@ from nst_fast.objective.objective import Objective
 from nst_fast.onnx.graph.step import GRADIENT_SCALE, AdamConstants, StepGraph, build_step_graph, constant_feeds
 from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import Binding, Session, make_session
+from nst_fast.options.providers import find_provider
 from nst_fast.system.files import cache_dir
 
 ENGINE_CACHE = "tensorrt"
@@ -36,7 +37,7 @@ class OrtEvaluator:
     Args:
         encoder: whose weights go into the graph.
         objective: what is minimised.
-        provider: ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` is the one of the picture's device.
+        provider: its name; ``auto`` is the one of the picture's device.
         precision: ``fp32``; ``tf32``, the same graph with products in TF32; or ``fp16`` for convolutions in fp16.
         allow_fallback: take the next best provider when this one does not work.
         cuda_graph: ``on`` captures the launches on a GPU once and replays them, ``off`` does not, ``auto`` does unless
@@ -78,11 +79,14 @@ class OrtEvaluator:
             UsageError: a CUDA graph is asked for where there are none.
             DeviceError: the provider does not work.
         """
-        on_cpu = self.provider_of(device) == "cpu"
-        if on_cpu and self.cuda_graph == "on":
-            raise UsageError("`cuda_graph` on: ONNX Runtime's provider is cpu", "Use `device` cuda, or leave it out")
+        provider = self.provider_of(device)
+        captures = find_provider(provider).memory == "cuda"
+        if self.cuda_graph == "on" and not captures:
+            raise UsageError(
+                f"`cuda_graph` on: ONNX Runtime's provider is {provider}", "Use `device` cuda, or leave it out"
+            )
         warnings = []
-        if self.cuda_graph != "off" and not on_cpu:
+        if self.cuda_graph != "off" and captures:
             try:
                 graph = make(True)
                 self.opened(graph.session)
@@ -120,10 +124,10 @@ class OrtEvaluator:
         )
         model: bytes = build_step_graph(spec).SerializeToString()
         session = make_session(model, self.provider_of(device), config, allow_fallback=self.allow_fallback)
-        if (session.actual == "cpu") != (device.type == "cpu"):
+        if session.device != device.type:
             raise DeviceError(
                 f"provider {session.actual} does not compute on {device}, where the picture is",
-                f"Use `device` {'cpu' if session.actual == 'cpu' else 'cuda'}",
+                f"Use `device` {session.device}",
             )
         return session
 

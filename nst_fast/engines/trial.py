@@ -17,7 +17,7 @@ from nst_fast.network.taps import halvings_of
 from nst_fast.network.vgg import Encoder
 from nst_fast.system.clock import make_clock
 from nst_fast.system.files import cache_dir, sha256_bytes, write_atomic
-from nst_fast.system.machine import cpu_model
+from nst_fast.system.machine import device_name
 
 SIDE = {"cpu": 192, "cuda": 512}  # of the picture in a trial of precisions, in pixels
 WINOGRAD_SIDE = 256
@@ -125,8 +125,7 @@ def remembered(
     facts: list[str], device: torch.device, names: Collection[str], trial: Callable[[], dict[str, float]], note: Note
 ) -> dict[str, float]:
     """The results of a trial, with these names, for this machine, device and facts: from the cache, or made now."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
-    known = [hardware, str(device), torch.get_num_threads(), torch.__version__, *facts, *names]
+    known = [device_name(device), str(device), torch.get_num_threads(), torch.__version__, *facts, *names]
     path = cache_dir("trials") / f"{sha256_bytes(json.dumps(known).encode())[:16]}.json"
     try:
         found = json.loads(path.read_text())

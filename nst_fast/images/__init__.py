@@ -22,7 +22,8 @@ from nst_fast.errors import InputError
 from nst_fast.images.borders import NO_BORDERS, Borders, Crop, decode_cropped
 from nst_fast.images.color import SRGB_PROFILE, Color, parse_color
 from nst_fast.images.decoding import Decoded, Limits, decode
-from nst_fast.images.encoding import WRITABLE, check_output_suffix, check_suffix, quantised, write_image
+from nst_fast.images.encoding import QUALITY, WRITABLE, check_output_suffix, check_suffix, quantised, write_image
+from nst_fast.images.extra import KINDS
 from nst_fast.images.resizing import resize, resize_to, scaled_size
 from nst_fast.images.sources import STANDARD_INPUT, open_source
 from nst_fast.images.text import MAX_MEGAPIXELS, read_text
@@ -50,7 +51,8 @@ __all__ = [
 ]
 
 # The suffixes of pictures in a folder; a file that is named is read whatever its suffix.
-READABLE = WRITABLE | {".jfif": "JPEG", ".mpo": "MPO", ".gif": "GIF", ".avif": "AVIF"}
+READABLE = WRITABLE | {".jfif": "JPEG", ".mpo": "MPO", ".gif": "GIF"}
+READABLE |= {suffix: kind.format for kind in KINDS if kind.installed for suffix in kind.suffixes}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class LoadedImage:
     Attributes:
         tensor: [1, 3, H, W], RGB, float32 in [0, 1].
         path: as given.
-        format: of the content, not the suffix: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF or AVIF.
+        format: of the content, not the suffix: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF, AVIF, HEIF, JXL or RAW.
         original_size: width and height in the file, upright, in pixels.
         sha256: of the file's bytes.
         notes: what a user should know: wrong suffix, first frame used, profile ignored, border left out.
@@ -87,7 +89,8 @@ def load_image(
     """Read a picture as upright sRGB.
 
     Args:
-        path: a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF file, or ``-`` for standard input.
+        path: a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF file, one of :mod:`nst_fast.images.extra`, or ``-`` for
+            standard input.
         longest_side: resize, down or up, to this many pixels; ``None`` keeps the size.
         background: the colour behind transparent pixels: a name, ``#rrggbb`` or three numbers in [0, 1]. None keeps
             their alpha apart, and gives what is invisible the colours around it.
@@ -139,19 +142,27 @@ def from_uint8(array: NDArray[np.uint8]) -> Tensor:
     return (torch.from_numpy(np.array(array)).permute(2, 0, 1)[None].float() / 255).contiguous()
 
 
-def save_image(tensor: Tensor, path: AnyPath, *, text: Mapping[str, str] | None = None, bit_depth: int = 8) -> None:
+def save_image(
+    tensor: Tensor,
+    path: AnyPath,
+    *,
+    text: Mapping[str, str] | None = None,
+    bit_depth: int = 8,
+    quality: int = QUALITY,
+) -> None:
     """Write an image [1, 3, H, W], or [1, 4, H, W] with alpha; the suffix chooses the format.
 
     The old file stays until the new one is complete.
 
-    Beyond the image itself this takes a strip of rows; for JPEG, WebP and BMP also 4 bytes per pixel.
+    Beyond the image itself this takes a strip of rows; for JPEG, WebP, AVIF and BMP also 4 bytes per pixel.
 
     Args:
         tensor: the image.
-        path: ends in ``.png``, ``.jpg`` (quality 95, 4:4:4), ``.webp``, ``.tif`` (BigTIFF where needed) or ``.bmp``;
-            all carry an sRGB profile but BMP.
+        path: ends in ``.png``, ``.jpg`` or ``.avif`` (both 4:4:4), ``.webp``, ``.tif`` (BigTIFF where needed) or
+            ``.bmp``; all carry an sRGB profile but BMP.
         text: name -> text, carried by all formats but BMP; :func:`read_text` gives it back.
         bit_depth: bits per channel, 8 or, for PNG and TIFF, 16.
+        quality: of JPEG, WebP and AVIF, 1 to 100.
 
     Raises:
         UsageError: a suffix that cannot be written, or not with so many bits.
@@ -159,7 +170,7 @@ def save_image(tensor: Tensor, path: AnyPath, *, text: Mapping[str, str] | None 
         NumericsError: a value is NaN or infinite.
     """
     kind = check_output_suffix(path, bit_depth)
-    write_atomic(path, lambda stream: write_image(stream, tensor, kind, text or {}, bit_depth))
+    write_atomic(path, lambda stream: write_image(stream, tensor, kind, text or {}, bit_depth, quality))
 
 
 def encode_image(tensor: Tensor, suffix: str, *, text: Mapping[str, str] | None = None, bit_depth: int = 8) -> bytes:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nst_fast.errors import InputError, NstFastError, UsageError
 from nst_fast.images.color import Color, ColorReader
+from nst_fast.images.extra import kind_of
 from nst_fast.images.resizing import Change, read_bands, scaled_size
 from nst_fast.images.sixteen import halves, is_deep, is_planar, is_tiff, read_tiff, use_native_order
 from nst_fast.images.sources import COLOR_CHUNKS, open_source, with_only_chunks
@@ -191,6 +192,9 @@ def _decode(stream: BinaryIO, name: str, limits: Limits, background: Color | Non
 
 def _opened(stream: BinaryIO, name: str, limits: Limits) -> tuple[Image.Image, Rows | None, list[str]]:
     """A picture before decoding; or, of a TIFF for tifffile, its facts, rows and notes."""
+    if (kind := kind_of(stream)) is not None:
+        kind.check_installed(name)
+        return kind.open(stream, name, limits.check)
     if stream.read(4) == b"MM\0+":  # Pillow takes it for another kind
         return read_tiff(stream, name, limits.check)
     try:
@@ -224,7 +228,8 @@ def _draft(picture: Image.Image, reduction: int) -> tuple[float, float]:
     They may end within the last pixel: 1003 pixels at one eighth are 125.375, decoded as 126.
     """
     width, height = picture.size
-    drafted = picture.draft(None, (width // reduction, height // reduction)) if reduction > 1 else None
+    drafts = picture.format in ("JPEG", "MPO") and reduction > 1  # a HEIC would give a thumbnail
+    drafted = picture.draft(None, (width // reduction, height // reduction)) if drafts else None
     return drafted[1][2:] if drafted else (float(width), float(height))
 
 

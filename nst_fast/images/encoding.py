@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 from torch import Tensor
 
 from nst_fast.errors import NumericsError, OutputError, UsageError
@@ -26,7 +26,7 @@ from nst_fast.system.files import AnyPath, shown
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-JPEG_QUALITY = 95
+QUALITY = 95  # of the formats that lose detail
 WRITABLE = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -35,11 +35,12 @@ WRITABLE = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",
+    ".avif": "AVIF",
 }
 BIT_DEPTHS = (8, 16)
 DEEP = ("PNG", "TIFF")  # the formats that hold 16 bits per channel
-TRANSPARENT = ("PNG", "TIFF", "WEBP")  # the formats that hold alpha
-LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
+TRANSPARENT = ("PNG", "TIFF", "WEBP", "AVIF")  # the formats that hold alpha
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768}  # of AVIF what libavif reads
 # Where offsets of 32 bits no longer suffice, less what tags and incompressible strips may add.
 BIGTIFF_BYTES = 2**32 - 2**25
 STRIP_PIXELS = 2**19
@@ -57,6 +58,8 @@ def check_suffix(suffix: str, name: str, bit_depth: int, side: int = 0) -> str:
     if suffix.lower() not in WRITABLE:
         raise UsageError(f"{name}: cannot write {suffix or 'a name without suffix'}", f"Use {', '.join(WRITABLE)}")
     kind = WRITABLE[suffix.lower()]
+    if kind == "AVIF" and not features.check("avif"):
+        raise UsageError(f"{name}: this Pillow was built without AVIF", "Use .png, or install Pillow's own wheel")
     if bit_depth not in BIT_DEPTHS:
         raise UsageError(f"{bit_depth} bits per channel", "Use 8 or 16")
     if bit_depth > 8 and kind not in DEEP:
@@ -97,9 +100,11 @@ def rows_per_strip(image: Tensor) -> int:
     return max(1, STRIP_PIXELS // image.shape[3])
 
 
-def write_image(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, str], bit_depth: int) -> None:
+def write_image(
+    stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, str], bit_depth: int, quality: int = QUALITY
+) -> None:
     """Write an image [1, 3, H, W] as a file of a kind that :func:`check_suffix` gave; of :data:`TRANSPARENT` also
-    [1, 4, H, W], colours and alpha.
+    [1, 4, H, W], colours and alpha. ``quality``, to 100, is of the formats that lose detail.
 
     Raises:
         OutputError: the format cannot hold an image of this size.
@@ -112,7 +117,7 @@ def write_image(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, s
         elif kind == "TIFF":
             _write_tiff(stream, image, text, bit_depth)
         else:
-            _write_by_pillow(stream, image, kind, text)
+            _write_by_pillow(stream, image, kind, text, quality)
 
 
 @contextmanager
@@ -202,19 +207,24 @@ def _packed(strip: Pixels) -> bytes:
     return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes(), _DEFLATE)
 
 
-def _write_by_pillow(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, str]) -> None:
+def _write_by_pillow(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, str], quality: int) -> None:
     height, width = image.shape[2:]
     picture, top = Image.new("RGBA" if image.shape[1] == 4 else "RGB", (width, height)), 0
     for strip in strips(image, 8):
         picture.paste(Image.fromarray(strip), (0, top))
         top += len(strip)
-    options: dict[str, Any] = {"quality": JPEG_QUALITY, "icc_profile": SRGB_PROFILE}  # a BMP holds neither
+    options: dict[str, Any] = {"quality": quality, "icc_profile": SRGB_PROFILE}  # a BMP holds neither
+    if kind in ("JPEG", "AVIF"):
+        options |= {"subsampling": "4:4:4"}
     if kind == "JPEG":
-        options |= {"subsampling": "4:4:4", "extra": jpeg_comments(text)}
-    elif kind == "WEBP":
+        options |= {"extra": jpeg_comments(text)}
+    elif kind in ("WEBP", "AVIF"):
         options |= {"exif": exif_description(text)}
     sink = cast(BinaryIO, _Sink(stream))
-    picture.save(sink, kind, **options)
+    try:
+        picture.save(sink, kind, **options)
+    except RuntimeError as error:  # of the encoder of AVIF
+        raise ValueError(str(error)) from error
 
 
 class _Sink:

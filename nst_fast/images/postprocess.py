@@ -64,9 +64,14 @@ def finished(
 
     Denoising comes first, so that it does not change the chroma of the content.
 
+    A texture whose sides join may begin anywhere: it does where its seam shows least.
+
     The content has the same size; only its chroma is used. ``wraps``: rows, and columns, go on at the opposite side.
     """
     done = []
+    if content is None and any(wraps):
+        pastiche = with_least_seams(pastiche, wraps)
+        done.append("seamless: rolled to where the step across the seam is smallest")
     if options.denoise:
         pastiche = denoised(pastiche, options.denoise, wraps)
         done.append(f"denoise {options.denoise:g}: non-local means of scikit-image {version('scikit-image')}")
@@ -74,6 +79,15 @@ def finished(
         pastiche = with_chroma_of(pastiche, content)
         done.append(f"color {options.color}: luminance of the pastiche, chroma of the content")
     return pastiche, done
+
+
+def with_least_seams(texture: Tensor, wraps: tuple[bool, bool]) -> Tensor:
+    """A picture [1, 3, H, W] whose sides join, rolled so that its neighbours across each seam differ least."""
+    for axis, wrapped in zip((2, 3), wraps, strict=True):
+        if wrapped:
+            steps = (texture - texture.roll(1, axis)).abs().mean((0, 1, 5 - axis))  # from the line before each line
+            texture = texture.roll(-int(steps.argmin()), axis)
+    return texture
 
 
 def denoised(image: Tensor, strength: float, wraps: tuple[bool, bool] = (False, False)) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nst_fast.errors import InputError, UsageError, nearest
+from nst_fast.images.extra import kind_beginning
 from nst_fast.system.files import AnyPath, check_local, shown
 
 Source = io.BufferedReader | io.BytesIO
@@ -32,8 +33,6 @@ _SIGNATURE = re.compile(
 COLOR_CHUNKS = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
 # Kinds that people have, and that are named in the refusal.
 _FOREIGN = {
-    "a HEIC picture": re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cxms])", re.DOTALL),
-    "a JPEG XL picture": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "),
     "a JPEG 2000 picture": re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
     "a video": re.compile(rb".{4}ftyp(?:isom|mp4|qt  |M4V)|\x1a\x45\xdf\xa3", re.DOTALL),
     "a Photoshop file": re.compile(rb"8BPS"),
@@ -70,7 +69,9 @@ def check_signature(head: bytes, name: str) -> None:
     """Raise :class:`InputError` unless the first 16 bytes are those of a readable kind of picture."""
     if not head:
         raise InputError(f"{name} is empty", f"Give a {KINDS} picture")
-    if not _SIGNATURE.match(head):
+    if (other := kind_beginning(head)) is not None:
+        other.check_installed(name)
+    elif not _SIGNATURE.match(head):
         kind = next((f", as {kind} does" for kind, signature in _FOREIGN.items() if signature.match(head)), "")
         message = f"{name} is not an image that can be read: it begins with {head!r}{kind}"
         raise InputError(message, "Convert it to PNG or JPEG" if kind else f"Give a {KINDS} picture")

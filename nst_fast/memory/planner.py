@@ -31,6 +31,7 @@ from nst_fast.memory.footprint import (
 from nst_fast.memory.grids import Grid, cut_into, grids, tiling_like
 from nst_fast.network.tiles import Tiling
 from nst_fast.options.config import StylizeConfig
+from nst_fast.system.machine import has_own_memory
 
 WINOGRAD_SHARE = 1 / 8  # of the budget, for transformed weights
 FREE_SHARE = 0.9  # of a device's free memory may be planned for
@@ -175,10 +176,10 @@ class MemoryPlan:
 
 def free_memory(device: str) -> int:
     """Bytes that a device has free now."""
-    if device.startswith("cuda"):
+    if has_own_memory(device):
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(torch.accelerator.get_memory_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 

@@ -13,15 +13,10 @@ neighbours of CNNMRF (Li & Wand 2016, arXiv:1601.04589) without patches; Kolkin,
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-Array = NDArray[Any]
 
 CHUNK = 4096  # positions whose similarities to all samples are in memory at once
 SHORTEST = 0.03  # features shorter than this fraction of the style's are divided by it, not by their own length
@@ -98,53 +93,31 @@ class _SlicedDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, along: Tensor, levels: Tensor) -> Tensor:
-        moved = along @ rows  # [B, K, M]
-        moved -= transported(moved, levels)
-        ctx.save_for_backward(moved, along)
-        distance: Tensor = torch.linalg.vector_norm(moved, dim=(1, 2)).square() / rows.shape[2]
+        moves = less_levels(along @ rows, levels)  # [B, K, M]
+        ctx.save_for_backward(moves, along)
+        distance: Tensor = torch.linalg.vector_norm(moves, dim=(1, 2)).square() / rows.shape[2]
         return distance
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        moved, along = ctx.saved_tensors
+        moves, along = ctx.saved_tensors
         # As products of positions and channels, which is how features are laid out in memory.
-        by_position = moved.transpose(1, 2) @ (along * (2 / moved.shape[2]))
-        return (slopes[0][:, None, None] * by_position).transpose(1, 2), None, None
+        factor = 2 / moves.shape[2] * slopes[0][:, None, None]
+        return (moves.transpose(1, 2) @ (along * factor)).transpose(1, 2), None, None
 
 
-def transported(values: Tensor, levels: Tensor) -> Tensor:
-    """What each of values [B, K, M] is moved to: the smallest of a row to the first of ``levels``, and so on.
+def less_levels(values: Tensor, levels: Tensor) -> Tensor:
+    """Each of values [B, K, M] less what it is moved to: the smallest of a row to the first of ``levels``, and so on.
 
-    ``levels`` [1 or B, K, M] ascend.
+    ``levels`` [1 or B, K, M] ascend. The values are overwritten.
     """
-    levels = levels.expand_as(values)
-    wanted = torch.empty_like(values)
-    if values.dtype != torch.float32 or values.device.type != "cpu":
-        return wanted.scatter_(2, values.argsort(2), levels)
-    arrays = [tensor.flatten(0, 1).numpy() for tensor in (values, levels, wanted)]
-    workers = torch.get_num_threads()
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda first: _transport(*(array[first::workers] for array in arrays)), range(workers)))
-    return wanted
+    if values.dtype == torch.float32 and values.device.type == "cpu":
+        from nst_fast.objective.transport import subtract_levels  # and with it Numba
 
-
-def _transport(values: Array, levels: Array, wanted: Array) -> None:
-    """:func:`transported` by rows [R, M] of float32.
-
-    NumPy sorts integers ten times as fast as PyTorch sorts with indices: in the upper half of each stands the value, as
-    an integer of the same order, and in the lower half the position.
-    """
-    positions = np.arange(values.shape[1])
-    order, bits = np.empty_like(positions), np.empty(values.shape[1], np.int32)
-    for row, level, target in zip(values.view(np.int32), levels, wanted, strict=True):
-        np.right_shift(row, 31, out=bits)
-        np.bitwise_and(bits, 0x7FFFFFFF, out=bits)
-        np.bitwise_xor(bits, row, out=bits)  # of negative numbers all bits but the sign are turned
-        np.left_shift(bits, 32, out=order, dtype=np.int64)
-        np.bitwise_or(order, positions, out=order)
-        order.sort()
-        np.bitwise_and(order, 0xFFFFFFFF, out=order)
-        target[order] = level
+        subtract_levels(values, levels)
+        return values
+    wanted = torch.empty_like(values).scatter_(2, values.argsort(2), levels.expand_as(values))
+    return values.sub_(wanted)
 
 
 class Nearest:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nst_fast.errors import DeviceError
-from nst_fast.options.config import PROVIDERS
+from nst_fast.options.providers import PROVIDERS, Provider
 from nst_fast.system.machine import cuda_driver, driver_problem
 
 TENSORRT = "tensorrt-cu13<11"  # as the extra tensorrt in pyproject.toml
@@ -41,6 +41,8 @@ PACKAGES = {
 DRIVER = ("libcuda", "libnvidia-ml")  # come with the NVIDIA driver and from nowhere else
 OLDEST_DRIVER = {12: 525, 13: 580}  # NVIDIA's CUDA compatibility guide
 DEFAULT_CUDA = 13
+SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
+CANNOT_OPEN = re.compile(r"(\S+\.so[.\d]*): cannot open shared object file")
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,36 @@ def _stem(name: str) -> str:
     return name.partition(".so")[0]
 
 
-def diagnosis(provider: str) -> tuple[str, str]:
-    """What keeps a GPU provider from working, and the remedy; both empty when all that it needs seems to be there."""
-    needed_by = [library for name in dict.fromkeys((provider, "cuda")) for library in provider_libraries(name)]
+def why_absent(row: Provider, built_in: Sequence[str]) -> tuple[str, str] | None:
+    """That a provider is not installed and the remedy; None when it is.
+
+    Args:
+        built_in: ONNX Runtime's names of the providers in the installed build.
+    """
+    if sys.platform not in row.systems:
+        exists = " and ".join(SYSTEMS[system] for system in row.systems)
+        return f"there is none for {SYSTEMS.get(sys.platform, sys.platform)}, only for {exists}", "Use the provider cpu"
+    if row.module and importlib.util.find_spec(row.module) is None:
+        if not row.package:
+            return f"there is no module {row.module}", "Install the package that has it"
+        return f"{row.package} is not installed", f"pip install --no-deps {row.package}"  # no second ONNX Runtime
+    if row.ep and row.ep not in built_in:
+        packages = " ".join(runtime_packages())
+        return f"the installed package ({packages}) has no {row.ep}", _replacement(packages, row.package)
+    return None
+
+
+def diagnosis(row: Provider, said: str) -> tuple[str, str]:
+    """What keeps an installed provider from working, and the remedy.
+
+    Args:
+        said: ONNX Runtime's own words.
+    """
+    if row.memory != "cuda":
+        lost = CANNOT_OPEN.search(said)
+        detail, remedy = missing([resolve(lost[1], search_paths(), DEFAULT_CUDA)]) if lost else ("", "")
+        return detail or said, remedy or f"It computes on {row.hardware}; use the provider cpu"
+    needed_by = [library for name in dict.fromkeys((row.name, "cuda")) for library in provider_libraries(name)]
     libraries = list({library.name: library for library in needed_by}.values())
     detail, remedy = missing(libraries)
     if detail:
@@ -180,18 +209,35 @@ def diagnosis(provider: str) -> tuple[str, str]:
     cuda = cuda_major(library.name for library in libraries)
     if problem := driver_problem(cuda_driver(), cuda):
         return problem, _driver_remedy(cuda)
-    if problem := load_error(provider):
-        return problem, f"pip install --force-reinstall {' '.join(runtime_packages())}"
-    return "", ""
+    if problem := load_error(row.name):
+        return problem, _reinstallation()
+    return said, "`nst-fast doctor` shows more"
 
 
-def wrong_package(provider: str) -> tuple[str, str]:
-    """That the installed ONNX Runtime is built without a provider, and the remedy."""
-    packages = " ".join(runtime_packages()) or "onnxruntime"
-    detail = f"the installed package ({packages}) has no {PROVIDERS[provider]}"
-    if sys.platform == "darwin":
-        return detail, "There is none for macOS: use the provider cpu"
-    return detail, f"pip uninstall -y {packages} && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+def runtime_remedy() -> str:
+    """What to do when ONNX Runtime is not there or is broken: install it, again, or one of two that are installed."""
+    installed = runtime_packages()
+    wanted = PROVIDERS["cuda" if cuda_driver() else "cpu"].package
+    if len(installed) == 1:
+        return _reinstallation()
+    return _replacement(" ".join(installed), wanted)
+
+
+def two_runtimes() -> tuple[str, str]:
+    """That two builds of ONNX Runtime are installed, and the remedy; both empty when there are not."""
+    packages = runtime_packages()
+    if len(packages) < 2:
+        return "", ""
+    return f"{' and '.join(packages)} are installed and overwrite each other", runtime_remedy()
+
+
+def _replacement(packages: str, wanted: str) -> str:
+    quoted = f"'{wanted}'" if "[" in wanted else wanted
+    return f"pip uninstall -y {packages} && pip install {quoted}" if packages else f"pip install {quoted}"
+
+
+def _reinstallation() -> str:
+    return f"pip install --force-reinstall --no-deps {' '.join(runtime_packages())}"
 
 
 def missing(libraries: Sequence[Library]) -> tuple[str, str]:

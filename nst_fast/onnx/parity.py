@@ -84,7 +84,7 @@ def check_parity(
         encoder: on the CPU, in float32: the reference.
         options: of the export.
         model: the exported graph.
-        provider: ``cpu``, ``cuda`` or ``tensorrt``; no fallback is taken.
+        provider: its name; no fallback is taken.
         sizes: of the pictures.
 
     Raises:

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: their options, and the key of the TensorRT engine cache.
+"""The options of ONNX Runtime's execution providers, and the key of the TensorRT engine cache.
 
 Pure: nothing here imports ONNX Runtime, so every option can be tested where no GPU is.
 """
@@ -9,27 +9,18 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from nst_fast.errors import ModelError, UsageError, nearest
-from nst_fast.options.config import PROVIDERS
-
-# What computes, best first, when a provider does not work and the user allowed a fallback.
-FALLBACKS = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
+from nst_fast.errors import ModelError
+from nst_fast.options.providers import PROVIDERS, Provider
 
 # Options of the CUDA provider that go together. TF32's convolutions are fast in NHWC alone (onnxruntime#17200), and
 # bias is added within a convolution by cuDNN's frontend, which writes memory more often in NCHW (onnxruntime#19470).
 TENSOR_CORES = ("use_tf32", "prefer_nhwc", "fuse_conv_bias")
 
 Shape = tuple[int, ...]
-
-
-def check_provider_name(name: str) -> None:
-    """Raise :class:`UsageError`, with the nearest name, if there is no provider of the name."""
-    if name not in PROVIDERS:
-        raise UsageError(f"unknown provider {name!r}", nearest(name, PROVIDERS) or f"Known are {', '.join(PROVIDERS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +50,17 @@ class SessionConfig:
     engine_cache: Path | None = None
     profile: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
 
+    def options(self, row: Provider, key: EngineKey | None = None) -> dict[str, str]:
+        """The options of a provider; the key names TensorRT's engine in the cache, if there is a cache."""
+        own: dict[str, Callable[[], dict[str, str]]] = {
+            "cuda": self.cuda,
+            "tensorrt": lambda: self.tensorrt(key),
+            "dml": lambda: {"device_id": str(self.device_id)},
+            PROVIDERS["tensorrt-rtx"].module: self.tensorrt_rtx,
+            PROVIDERS["openvino"].module: self.openvino,
+        }
+        return {**own.get(row.module or row.name, dict)(), **row.options}
+
     def cuda(self) -> dict[str, str]:
         """The options of the CUDA provider. TF32 is off unless asked for, so that fp32 means fp32."""
         return {
@@ -69,7 +71,7 @@ class SessionConfig:
         }
 
     def tensorrt(self, key: EngineKey | None) -> dict[str, str]:
-        """The options of the TensorRT provider; the key names the engine in the cache, if there is a cache."""
+        """The options of the TensorRT provider."""
         options = {
             **self._device(),
             "trt_fp16_enable": _flag(self.precision == "fp16"),
@@ -87,6 +89,21 @@ class SessionConfig:
                 "trt_timing_cache_path": folder,
             }
         return options
+
+    def tensorrt_rtx(self) -> dict[str, str]:
+        """The options of TensorRT for RTX, which takes its precision from the graph and keeps what it has compiled."""
+        options = {f"nv_profile_{end}_shapes": shapes for end, shapes in self._profile().items()}
+        if self.engine_cache is not None:
+            options["nv_runtime_cache_path"] = str(engine_cache_dir(self.engine_cache))
+        return options
+
+    def openvino(self) -> dict[str, str]:
+        """The options of OpenVINO. fp32 means fp32: left alone it computes in bf16 where a processor has that, whatever
+        its option ``precision`` says.
+        """
+        hints: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32"}
+        threads = {"INFERENCE_NUM_THREADS": self.threads} if self.threads else {}
+        return {"load_config": json.dumps({"CPU": hints | threads, "GPU": hints})}
 
     def shapes(self) -> str:
         """The profile as text, empty without one: its part of the engine key."""

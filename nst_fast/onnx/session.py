@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nst_fast.errors import DeviceError, NstFastError, OnnxModelError, OutOfMemoryError
-from nst_fast.onnx import TELEMETRY_VARIABLE, libraries
-from nst_fast.onnx.providers import FALLBACKS, EngineKey, SessionConfig, check_provider_name
-from nst_fast.options.config import PROVIDERS
+from nst_fast.onnx import TELEMETRY_VARIABLE, libraries, plugins
+from nst_fast.onnx.providers import EngineKey, SessionConfig
+from nst_fast.options.providers import PROVIDERS, Provider, find_provider
 from nst_fast.system.files import sha256_bytes, sha256_of, shown
 from nst_fast.system.machine import cuda_driver, physical_cores
 
@@ -31,10 +31,7 @@ try:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as ort
 except ImportError as error:
-    raise DeviceError(
-        f"ONNX Runtime cannot be imported: {error}",
-        f"pip install --force-reinstall {' '.join(libraries.runtime_packages()) or 'onnxruntime'}",
-    ) from error
+    raise DeviceError(f"ONNX Runtime cannot be imported: {error}", libraries.runtime_remedy()) from error
 
 if os.environ[TELEMETRY_VARIABLE] != "0":  # what is left to do where a program imported it before
     onnxruntime.disable_telemetry_events()
@@ -60,9 +57,10 @@ SHAPE_ARITHMETIC = frozenset(
 
 
 class Binding:
-    """Inputs and outputs of a session that stay where they are, so that :meth:`run` copies nothing.
+    """Inputs and outputs of a session that stay where they are, so that :meth:`run` copies nothing it need not.
 
-    Tensors are bound by DLPack: they must be contiguous, and outside any autograd graph.
+    Tensors are bound by DLPack: they must be contiguous, and outside any autograd graph. What a provider with memory of
+    its own reads, ONNX Runtime copies when it is bound and not when it runs: there :meth:`run` binds again.
 
     Args:
         session: whose inputs and outputs they are.
@@ -74,12 +72,13 @@ class Binding:
     def __init__(self, session: Session, *, shared: bool = False, graph: int = 1) -> None:
         self._owner = session
         self._options = onnxruntime.RunOptions()
-        if shared and session.actual != "cpu":
+        if shared and session.device != "cpu":
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         if shared and session.cuda_graph:
             self._options.add_run_config_entry("gpu_graph_id", str(graph))
         self._binding = session.session.io_binding()
         self._kept: dict[str, Any] = {}  # ONNX Runtime keeps the address, not the tensor
+        self._inputs: dict[str, Any] = {}  # to be bound again
 
     def copy_input(self, name: str, array: Array) -> None:
         """Copy the array to a GPU; on the CPU bind the array's own memory."""
@@ -89,7 +88,10 @@ class Binding:
 
     def bind_input(self, name: str, tensor: Any) -> None:
         """Read this input from the tensor's memory, as it is when :meth:`run` is called."""
-        self._binding.bind_ortvalue_input(name, self._shared(name, tensor))
+        value = self._shared(name, tensor)
+        self._binding.bind_ortvalue_input(name, value)
+        if self._owner.copies:
+            self._inputs[name] = value
 
     def bind_output(self, name: str, tensor: Any = None) -> None:
         """Write this output into the tensor's memory, by default into memory of the session's own on its device.
@@ -108,6 +110,8 @@ class Binding:
             OutOfMemoryError, DeviceError, OnnxModelError: as :func:`make_session`.
         """
         try:
+            for name, value in self._inputs.items():
+                self._binding.bind_ortvalue_input(name, value)
             self._owner.session.run_with_iobinding(self._binding, self._options)
         except ORT_ERRORS as error:
             raise failure(error, "the model cannot be run", self._owner.actual) from error
@@ -147,7 +151,12 @@ class Session:
     @property
     def device(self) -> str:
         """``cpu`` or ``cuda``, where inputs and outputs are."""
-        return "cpu" if self.actual == "cpu" else "cuda"
+        return find_provider(self.actual).memory
+
+    @property
+    def copies(self) -> bool:
+        """Whether ONNX Runtime copies inputs and outputs between the host and the provider."""
+        return self.device == "cpu" and self.actual != "cpu"
 
     @property
     def inputs(self) -> list[str]:
@@ -190,8 +199,8 @@ def make_session(
 
     Args:
         model: an ONNX file, or its content.
-        provider: ``cpu``, ``cuda`` or ``tensorrt``. Nodes that TensorRT leaves to CUDA are a warning, as are sizes
-            computed on the CPU.
+        provider: a name of :data:`nst_fast.options.providers.PROVIDERS` or ``plugin:NAME[:KEY=VALUE,...]``. Nodes that
+            TensorRT leaves to CUDA are a warning, as are sizes computed on the CPU.
         config: how it computes.
         allow_fallback: when the provider does not work, or not for all of the model, take the next best and warn.
 
@@ -213,7 +222,8 @@ def make_session(
     except ORT_ERRORS as error:
         raise failure(error, what, chosen) from error
     seconds = time.perf_counter() - started
-    actual, complaint, grave = check_placement(_placement(session), chosen)
+    actual, complaint, grave = check_placement(_placement(session, find_provider(chosen)), chosen)
+    on_gpu = find_provider(actual).memory != "cpu"
     if grave and not allow_fallback:
         raise DeviceError(f"provider {provider} does not run the whole model: {complaint}", "Use the provider cpu")
     return Session(
@@ -221,10 +231,10 @@ def make_session(
         actual,
         session,
         (*warnings, *([complaint] if complaint else [])),
-        0 if actual == "cpu" else config.device_id,
+        config.device_id if on_gpu else 0,
         seconds,
         engine if actual == "tensorrt" else "",
-        config.cuda_graph and actual != "cpu",
+        config.cuda_graph and on_gpu,
     )
 
 
@@ -232,7 +242,7 @@ def _choose(provider: str, allow_fallback: bool) -> tuple[str, list[str]]:
     """The provider to use, and a warning when it is not the one asked for."""
     status = probe_provider(provider)
     if allow_fallback and not status.works:
-        for name in FALLBACKS[provider]:
+        for name in find_provider(provider).fallbacks:
             if probe_provider(name).works:
                 return name, [f"provider {provider} does not work, {name} is used instead: {status.detail}"]
     check_provider(provider)
@@ -253,20 +263,28 @@ def open_session(model: Path | bytes, provider: str, config: SessionConfig, *, s
 
     Strict: a node that would run on the CPU is an error too.
     """
+    row = find_provider(provider)
     _spend_first_session()
     options = session_options(config, strict=strict and provider != "cpu")
     # On the CPU a plan of the second run's memory is no faster, and the first run's stays allocated beside it
     # (bench/results/ort-cpu-*).
-    options.enable_mem_pattern = provider != "cpu"
+    options.enable_mem_pattern = row.memory != "cpu"
+    if row.module:
+        options.add_provider_for_devices([plugins.find_device(row, config.device_id)], config.options(row))
     session = onnxruntime.InferenceSession(
         str(model) if isinstance(model, Path) else model,
         options,
-        providers=provider_list(provider, model, config),
+        providers=None if row.module else provider_list(row, model, config),
         enable_fallback=0,
     )
-    if session.get_providers()[0] != PROVIDERS[provider]:
-        raise RuntimeError(f"the session runs on {session.get_providers()[0]}, {PROVIDERS[provider]} was asked for")
+    if session.get_providers()[0] != _ep(row):
+        raise RuntimeError(f"the session runs on {session.get_providers()[0]}, {_ep(row)} was asked for")
     return session
+
+
+def _ep(row: Provider) -> str:
+    """ONNX Runtime's name of a provider; of a plugin, after its registration."""
+    return row.ep or plugins.register(row.module)
 
 
 def session_options(config: SessionConfig, *, strict: bool) -> Any:
@@ -284,15 +302,11 @@ def session_options(config: SessionConfig, *, strict: bool) -> Any:
     return options
 
 
-def provider_list(provider: str, model: Path | bytes, config: SessionConfig) -> list[tuple[str, dict[str, str]]]:
-    """The provider and its fallback. Not the CPU: listing it conflicts with forbidding it."""
-    if provider == "cpu":
-        return [(PROVIDERS["cpu"], {})]
-    cuda = (PROVIDERS["cuda"], config.cuda())
-    if provider == "cuda":
-        return [cuda]
-    key = engine_key(model, config) if config.engine_cache else None
-    return [(PROVIDERS["tensorrt"], config.tensorrt(key)), cuda]
+def provider_list(row: Provider, model: Path | bytes, config: SessionConfig) -> list[tuple[str, dict[str, str]]]:
+    """A built-in provider and its fallbacks. Not the CPU: listing it conflicts with forbidding it."""
+    key = engine_key(model, config) if row.name == "tensorrt" and config.engine_cache else None
+    others = (PROVIDERS[name] for name in row.fallbacks if name != "cpu")
+    return [(each.ep, config.options(each, key)) for each in (row, *others)]
 
 
 @functools.cache
@@ -304,7 +318,7 @@ def _spend_first_session() -> None:
     onnxruntime.set_default_logger_severity(FATAL)
     options = session_options(SessionConfig(threads=1), strict=False)
     thread = threading.Thread(
-        target=onnxruntime.InferenceSession, args=(convolution(), options), kwargs={"providers": [PROVIDERS["cpu"]]}
+        target=onnxruntime.InferenceSession, args=(convolution(), options), kwargs={"providers": [PROVIDERS["cpu"].ep]}
     )
     thread.start()
     thread.join()
@@ -333,12 +347,12 @@ def engine_key(model: Path | bytes, config: SessionConfig) -> EngineKey:
     )
 
 
-def _placement(session: Any) -> dict[str, list[str]]:
+def _placement(session: Any, asked: Provider) -> dict[str, list[str]]:
     """Provider -> operators of the nodes that it runs."""
-    short = {full: name for name, full in PROVIDERS.items()}
+    short = {row.ep: row.name for row in PROVIDERS.values() if row.ep} | {_ep(asked): asked.name}
     placed: dict[str, list[str]] = {}
     for part in session.get_provider_graph_assignment_info():
-        placed.setdefault(short[part.ep_name], []).extend(node.op_type for node in part.get_nodes())
+        placed.setdefault(short.get(part.ep_name, part.ep_name), []).extend(node.op_type for node in part.get_nodes())
     return placed
 
 
@@ -353,7 +367,7 @@ def check_placement(placed: Mapping[str, Sequence[str]], provider: str) -> tuple
     if not elsewhere:
         return provider, "", False
     if not placed.get(provider):
-        actual = next(name for name in reversed(PROVIDERS) if name in elsewhere)
+        actual = next((name for name in find_provider(provider).fallbacks if name in elsewhere), "cpu")
         return actual, f"no node runs on {provider}, all run on {' and '.join(elsewhere)}", True
     grave = not SHAPE_ARITHMETIC.issuperset(elsewhere.get("cpu", ()))
     count, total = sum(map(len, elsewhere.values())), sum(map(len, placed.values()))
@@ -391,32 +405,44 @@ def one_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class ProviderStatus:
-    """Whether a provider really works here; if not, what is wrong and what to do about it, one sentence each."""
+    """Whether a provider really works here; if not, what is wrong and what to do about it, one sentence each.
+
+    Attributes:
+        state: ``works``; ``refused``, which is installed and does not work; or ``absent``.
+    """
 
     name: str
-    works: bool
+    state: str
     detail: str = ""
     remedy: str = ""
+
+    @property
+    def works(self) -> bool:
+        return self.state == "works"
 
 
 @functools.cache
 def probe_provider(name: str) -> ProviderStatus:
     """Run one convolution on a provider. The answer is kept for the life of the process."""
-    check_provider_name(name)
-    if PROVIDERS[name] not in onnxruntime.get_available_providers():
-        return ProviderStatus(name, False, *libraries.wrong_package(name))
+    row = find_provider(name)
+    if missing := libraries.why_absent(row, onnxruntime.get_available_providers()):
+        return ProviderStatus(name, "absent", *missing)
     try:
         libraries.preload(name)
         session = open_session(convolution(), name, SessionConfig(threads=1), strict=True)
         (result,) = session.run(None, {"image": np.ones((1, 3, 8, 8), np.float32)})
-    except DeviceError as error:  # a library that is no library
-        return ProviderStatus(name, False, error.message, error.remedy)
+        device = plugins.find_device(row).device if row.module else None
+    except DeviceError as error:  # a library that is no library, a plugin without a device
+        return ProviderStatus(name, "refused", error.message, error.remedy)
     except ORT_ERRORS as error:
-        detail, remedy = libraries.diagnosis(name)
-        return ProviderStatus(name, False, detail or one_line(error), remedy or "`nst-fast doctor` shows more")
+        detail, remedy = libraries.diagnosis(row, one_line(error))
+        return ProviderStatus(name, "refused", detail, remedy)
     if not np.all(result == 27):  # 3 channels x 3 x 3 ones: exact in every precision
-        return ProviderStatus(name, False, "a convolution gives wrong numbers", "Update the driver and ONNX Runtime")
-    return ProviderStatus(name, True, "ran a convolution")
+        return ProviderStatus(
+            name, "refused", "a convolution gives wrong numbers", "Update the driver and ONNX Runtime"
+        )
+    where = f" on {device.type.name}, {device.vendor}" if device else ""
+    return ProviderStatus(name, "works", f"ran a convolution{where}")
 
 
 def check_provider(name: str) -> None:

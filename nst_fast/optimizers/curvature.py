@@ -34,7 +34,7 @@ class CurvaturePairs:
         self.shape = like.shape[1:]
         self.size = size
         self.total = total
-        fine = torch.float32 if like.device.type == "mps" else torch.float64  # of the small matrices
+        fine = torch.float32 if like.device.type in ("mps", "xpu") else torch.float64  # of the small matrices
         self.added = torch.zeros(1, dtype=torch.long, device=like.device)
         # Steps S and gradient changes Y, two rings: pair k stands in row k modulo size.
         self.pairs = like.new_zeros(batch, 2, size, values)

@@ -15,17 +15,12 @@ from typing import Any, Self
 from nst_fast.errors import nearest
 from nst_fast.network.taps import CONVS_PER_BLOCK, Wraps, check_taps
 from nst_fast.options.declaration import Options, option
+from nst_fast.options.providers import PLUGIN_NAME, PROVIDERS
 from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.options.regions import Files, MapPair, Masks, Regions
 from nst_fast.options.style import CONTENT_LOSSES, IN_PARTS, STYLE_LOSSES, StyleTerm
 from nst_fast.options.values import Bytes, Interval, Seconds, Shares, StyleCrop, Taps
 
-# ONNX Runtime's execution providers: our name -> ONNX Runtime's.
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
 
 
@@ -238,6 +233,9 @@ class FinishOptions(Options):
     )
     denoise: float = option(
         0.0, "Strength of an edge-preserving filter on the final picture; 0 is none.", minimum=0, maximum=1
+    )
+    file_quality: int = option(
+        95, "Of JPEG, WebP and AVIF files; lower is smaller, 100 nearly without loss.", minimum=1, maximum=100
     )
     bit_depth: int = option(8, "Bits per channel of the final picture; 16 for PNG and TIFF.", minimum=8, maximum=16)
 
@@ -526,7 +524,9 @@ class OptimizerOptions(Options):
 class DeviceOptions(Options):
     """Device."""
 
-    device: str = option("auto", "Where gradients are computed: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    device: str = option(
+        "auto", "Where gradients are computed: auto, cpu, cuda, cuda:1, rocm, mps, xpu.", metavar="DEVICE"
+    )
     engine: str = option(
         "auto",
         "How a step is computed: plainly ('eager'), by the fast engine, that compiled, or by ONNX Runtime ('ort').",
@@ -545,8 +545,9 @@ class DeviceOptions(Options):
     )
     engine_provider: str = option(
         "auto",
-        "The ONNX Runtime provider of `engine` ort; 'auto' is the device's own.",
+        "The ONNX Runtime provider of `engine` ort; 'auto' is the device's own; or plugin:NAME[:KEY=VALUE,...].",
         choices=("auto", *PROVIDERS),
+        also=PLUGIN_NAME,
     )
     cuda_graph: str = option(
         "auto",
@@ -564,7 +565,11 @@ class MonitorOptions(Options):
         25, "Evaluate a snapshot with ONNX Runtime every N steps; 0 turns the monitor off.", minimum=0, cosmetic=True
     )
     monitor_provider: str = option(
-        "cpu", "The ONNX Runtime provider of the monitor.", choices=tuple(PROVIDERS), cosmetic=True
+        "cpu",
+        "The ONNX Runtime provider of the monitor; or plugin:NAME[:KEY=VALUE,...].",
+        choices=tuple(PROVIDERS),
+        also=PLUGIN_NAME,
+        cosmetic=True,
     )
     allow_fallback: bool = option(
         False, "Accept another provider, of the engine too, when the one asked for does not work.", cosmetic=True

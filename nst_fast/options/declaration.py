@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from nst_fast.errors import UsageError, nearest
 from nst_fast.options.values import Parsed, plain
 from nst_fast.system.files import user_path
 
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}  # in variables of the environment
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -28,11 +30,16 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    also: re.Pattern[str] | None = None  # values that are accepted beside the choices
     metavar: str | None = None
     names_file: bool = False  # text that may name a file: a Path is accepted
     repeatable: bool = False  # on the command line; the values are joined by semicolons
     # Options that change what is reported but not the picture: a resumed or replayed run may differ in them.
     cosmetic: bool = False
+
+    def takes(self, value: str) -> bool:
+        """Whether a value is one of the choices, or of those beside them."""
+        return value in self.choices or (self.also is not None and self.also.fullmatch(value) is not None)
 
     def allowed(self) -> str:
         """The range or the choices in words, for help texts and error messages."""
@@ -81,6 +88,26 @@ class Declared:
             wanted = ", ".join(filter(None, [_KINDS[self.kind], self.option.allowed()]))
             raise UsageError(f"`{self.name}` {given!r}: must be {wanted}") from None
 
+    def read(self, text: str) -> Any:
+        """The value that text holds, unchecked where it is text itself. Raises :class:`UsageError`."""
+        if self.kind is bool:
+            if text.lower() not in _BOOLEANS:
+                raise UsageError(f"`{self.name}` {text!r}: must be {', '.join(_BOOLEANS)}")
+            return _BOOLEANS[text.lower()]
+        return self.number(text) if self.kind in (int, float) else text
+
+    def checked(self, given: Any) -> Any:
+        """A value in the option's type. Raises :class:`UsageError` with name, value and what is allowed."""
+        if given is None and self.optional:
+            return None
+        try:
+            value = _converted(self, given)
+        except UsageError as error:
+            raise UsageError(f"`{self.name}` {given!r}: {error}") from error
+        if problem := _out_of_range(self, value):
+            raise UsageError(problem)
+        return value
+
 
 _DECLARED: dict[type, tuple[Declared, ...]] = {}
 
@@ -109,7 +136,12 @@ class Options:
     """Base of the config classes: frozen, checked as a whole when made, every problem reported at once."""
 
     def __post_init__(self) -> None:
-        problems = [problem for item in declared(type(self)) if (problem := self._problem(item))]
+        problems = []
+        for item in declared(type(self)):
+            try:
+                object.__setattr__(self, item.name, item.checked(getattr(self, item.name)))
+            except UsageError as error:
+                problems.append(str(error))
         problems += [] if problems else self.contradictions()
         if problems:
             raise UsageError("; ".join(problems))
@@ -135,17 +167,6 @@ class Options:
         """Plain data for records: option -> value, as text where the option has a type of its own."""
         values = {item.name: getattr(self, item.name) for item in declared(type(self))}
         return {name: value.text if isinstance(value, Parsed) else value for name, value in values.items()}
-
-    def _problem(self, item: Declared) -> str | None:
-        given: Any = getattr(self, item.name)
-        if given is None and item.optional:
-            return None
-        try:
-            value = _converted(item, given)
-        except UsageError as error:
-            return f"`{item.name}` {given!r}: {error}"
-        object.__setattr__(self, item.name, value)
-        return _out_of_range(item, value)
 
 
 def _converted(item: Declared, given: Any) -> Any:
@@ -176,7 +197,7 @@ def _out_of_range(item: Declared, value: Any) -> str | None:
     facts = item.option
     if item.kind is float and not math.isfinite(value):
         return f"`{item.name}` {value}: must be a finite number"
-    if facts.choices and value not in facts.choices:
+    if facts.choices and not facts.takes(value):
         return f"`{item.name}` {value!r}: must be {facts.allowed()}. {nearest(value, facts.choices)}".rstrip(". ")
     too_low = facts.minimum is not None and value < facts.minimum
     too_high = facts.maximum is not None and value > facts.maximum

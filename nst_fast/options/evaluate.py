@@ -19,7 +19,7 @@ class EvaluateConfig(Options):
         metavar="SOURCE",
         names_file=True,
     )
-    device: str = option(DeviceOptions.device, "Where features are computed: auto, cpu, cuda, cuda:1 or mps.")
+    device: str = option(DeviceOptions.device, "Where features are computed: auto, cpu, cuda, cuda:1, rocm, mps, xpu.")
     style_scale: float = option(
         ImageOptions.style_scale,
         "Longest side of the style image, as a fraction of the picture's.",

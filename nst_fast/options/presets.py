@@ -40,14 +40,6 @@ class Preset:
         return {name: setting.value for name, setting in self.settings.items()}
 
 
-def find_preset(name: str) -> Preset:
-    """The preset of that name; an unknown one raises :class:`UsageError` with the nearest."""
-    if not isinstance(name, str) or name not in PRESETS:
-        hint = nearest(str(name), PRESETS) or f"Known are {', '.join(PRESETS)}."
-        raise UsageError(f"unknown preset {name!r}", f"{hint} `nst-fast presets` says what each is")
-    return PRESETS[name]
-
-
 def _settings(kind: str, detail: str = "", /, **values: str | int | float) -> dict[str, Setting]:
     return {name: Setting(value, f"{kind}: {detail}" if detail else kind) for name, value in values.items()}
 
@@ -251,6 +243,8 @@ LOOKS = (PAINTERLY, FAITHFUL, BOLD, PRINT, SKETCH)
 SYSTEMS = (SMOOTHING, WEIGHTED, NOISE_START, CONTENT_START, CLASSIC, TUTORIAL)
 PRESETS = {preset.name: preset for preset in (*LOOKS, *SYSTEMS)}
 
+# Beside a command's own, the options of the first panel of its help, in this order; the others are in titled panels.
+FIRST = ("image_size", "quality", "preset", "strength", "color", "style_scale", "steps", "seed", "device")
 # Values of `quality`: speed or finish, for any recipe.
 QUALITIES: Mapping[str, Mapping[str, int]] = {"draft": {"steps": 60}, "normal": {"steps": 150}, "best": {"steps": 400}}
 

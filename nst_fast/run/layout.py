@@ -28,6 +28,7 @@ from nst_fast.run.observer import Observer
 from nst_fast.run.out_of_memory import RetryInTiles
 from nst_fast.run.problem import Batch
 from nst_fast.run.scales import Scale
+from nst_fast.system.machine import has_own_memory
 
 if TYPE_CHECKING:
     from nst_fast.onnx.session import Session
@@ -132,8 +133,7 @@ class WholePicture:
         release_freed_memory()  # building the targets left holes in the heap
 
         def in_smaller_tiles() -> Evaluator:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            torch.accelerator.empty_cache()
             memory = smaller_plan(task_of(batch, choice, scale), plan.memory)
             return_freed_memory()
             observer.note(f"memory ran out; continuing from the last picture in smaller pieces. {memory}")
@@ -196,7 +196,7 @@ class SharedPicture:
     def _budget(self, batch: Batch) -> int:
         """Bytes that this rank may use: ``max_memory`` counts for each; ranks on a machine share what is free."""
         device = str(batch.device)
-        sharing = 1 if device.startswith("cuda") else self.ranks.local_size
+        sharing = 1 if has_own_memory(device) else self.ranks.local_size
         free = budget_of(batch.config.replace(max_memory=None), device) // sharing
         return min(batch.config.max_memory_bytes or free, free)
 

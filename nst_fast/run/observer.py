@@ -10,6 +10,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from nst_fast.run.guard import Recovery
+    from nst_fast.run.outputs import Pastiche
+    from nst_fast.run.record import RunRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,16 @@ class StepEvent:
 
 
 class Observer:
-    """Follows a run; a subclass overrides what it needs. Every method is called on the thread that runs the loop."""
+    """Follows a run; a subclass overrides what it needs. Every method is called on the thread that runs the loop.
+
+    Attributes:
+        every: an event every so many steps, beside those that come as time passes; 0 for these alone.
+    """
+
+    every = 0
+
+    def started(self, record: RunRecord) -> None:
+        """The run begins; the record has its options, inputs and machine. Of a batch, that of the first picture."""
 
     def event(self, event: StepEvent) -> None:
         """The state of the run at a step that is reported."""
@@ -56,6 +67,9 @@ class Observer:
 
     def evaluated(self, step: int, stopping: bool) -> None:
         """The pastiche after ``step`` updates is evaluated; ``stopping``: the run ends here because of :meth:`stop`."""
+
+    def finished(self, pastiche: Pastiche) -> None:
+        """The run has this result, also when it was stopped or has diverged; of a batch, one call for each picture."""
 
     def stop(self) -> bool:
         """Asked once a step; True ends the run in good order, with the picture it has."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from nst_fast.errors import NumericsError, UsageError
-from nst_fast.images import check_output_suffix, save_image
+from nst_fast.images import check_output_suffix, encode_image, save_image
 from nst_fast.images.color import parse_color
-from nst_fast.images.encoding import TRANSPARENT, WRITABLE
+from nst_fast.images.encoding import QUALITY, TRANSPARENT, WRITABLE
 from nst_fast.images.plots import save_loss_curve
 from nst_fast.images.transparency import on_background
 from nst_fast.options.config import StylizeConfig
@@ -111,11 +111,17 @@ class OutputFiles:
             check_writable(path, overwrite=overwrite, inputs=inputs)
 
     def save_snapshot(
-        self, image: Tensor, step: int, kind: str = "same", alpha: Tensor | None = None, background: str = "white"
+        self,
+        image: Tensor,
+        step: int,
+        kind: str = "same",
+        alpha: Tensor | None = None,
+        background: str = "white",
+        quality: int = QUALITY,
     ) -> None:
         path = self.snapshot(step, kind)
         if not (self.keeps_snapshots and path.exists()):
-            save_image(with_alpha(image, alpha, path, background), path)
+            save_image(with_alpha(image, alpha, path, background), path, quality=quality)
 
     def save(self, image: Tensor, record: RunRecord, alpha: Tensor | None = None) -> None:
         """Write the picture with its record inside (option ``metadata``), then the record and the curve beside it.
@@ -128,11 +134,17 @@ class OutputFiles:
     def save_picture(self, image: Tensor, record: RunRecord, alpha: Tensor | None = None) -> None:
         """Write the picture, then the record, whose hash of the picture says that both are whole."""
         record.output, record.output_sha256 = self.picture.name, ""
-        text = record.as_text() if record.options.get("metadata", True) else {}
+        text = text_of(record)
         image = with_alpha(image, alpha, self.picture, record.options.get("background", "white"))
-        save_image(image, self.picture, text=text, bit_depth=bit_depth_of(record))
+        quality = int(record.options.get("file_quality", QUALITY))
+        save_image(image, self.picture, text=text, bit_depth=bit_depth_of(record), quality=quality)
         record.output_sha256 = sha256_of(self.picture)
         record.save(self.record)
+
+
+def text_of(record: RunRecord) -> dict[str, str]:
+    """What a picture carries of its record: nothing without the option ``metadata``."""
+    return record.as_text() if record.options.get("metadata", True) else {}
 
 
 def bit_depth_of(record: RunRecord) -> int:
@@ -169,6 +181,16 @@ class Pastiche:
         return isinstance(other, Pastiche) and torch.equal(self.image, other.image) and self.record == other.record
 
     __hash__ = None  # type: ignore[assignment]  # its record may be changed
+
+    @own_state()
+    def png(self) -> bytes:
+        """The picture as the bytes of a PNG file, with its record inside (option ``metadata``)."""
+        image = self.image if self.alpha is None else torch.cat([self.image, self.alpha], 1)
+        return encode_image(image, ".png", text=text_of(self.record), bit_depth=bit_depth_of(self.record))
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of it."""
+        return self.png()
 
     @own_state()
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:

@@ -370,15 +370,20 @@ def files_read(config: StylizeConfig, sources: Iterable[Source]) -> tuple[Path, 
 
 def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence[Source]) -> None:
     """Raise :class:`UsageError` where the options ask for other pictures than there are."""
-    blend = config.blend_weights
-    if blend is not None and len(blend) != len(styles):
-        message = f"`style_weight_each` {config.style_weight_each}: {len(blend)} weights for {len(styles)} style images"
-        raise UsageError(message, "Give one weight per style image, in their order")
+    check_blend(config, len(styles))
     if config.edge_weight and content is None:
         raise UsageError(f"`edge_weight` {config.edge_weight:g}: there is no content image whose edges could be kept")
     if config.color != "none" and content is None:
         raise UsageError(f"`color` {config.color}: there is no content image whose colours could be used")
     check_guided(config, content=content is not None, styles=len(styles))
+
+
+def check_blend(config: StylizeConfig, styles: int) -> None:
+    """Raise :class:`UsageError` where there are other blend weights than style images."""
+    blend = config.blend_weights
+    if blend is not None and len(blend) != styles:
+        message = f"`style_weight_each` {config.style_weight_each}: {len(blend)} weights for {styles} style images"
+        raise UsageError(message, "Give one weight per style image, in their order")
 
 
 def check_standard_input(config: StylizeConfig, sources: Sequence[Source | None]) -> None:

@@ -16,7 +16,7 @@ from nst_fast import __version__
 from nst_fast.errors import InputError
 from nst_fast.images import read_text
 from nst_fast.options.regions import KINDS as MASK_KINDS
-from nst_fast.system.files import shown, write_atomic
+from nst_fast.system.files import read_small_text, shown, write_atomic
 from nst_fast.system.rounding import rounded
 
 SCHEMA = "nst-fast/run/1"
@@ -34,6 +34,7 @@ UNRECORDED: dict[str, Any] = {
     "convolution": "direct",
     "seamless": "none",
     "transparency": "background",
+    "file_quality": 95,
 } | dict.fromkeys(MASK_KINDS, "")
 # The meaning of options in records from before style_crop: the ratio of weights between strength 0 and 1, and the
 # longest side of the first size with scales 0 and no min_size.
@@ -131,7 +132,7 @@ class RunRecord:
     def as_text(self) -> dict[str, str]:
         """The record as the text chunk that a picture carries, with a short history."""
         history = {name: thin(column, EMBEDDED_ROWS) for name, column in self.history.items()}
-        return {TEXT_KEY: replace(self, history=history).to_json()}
+        return {TEXT_KEY: replace(self, history=history, output_sha256="").to_json()}
 
 
 def record_text(record: Mapping[str, Any]) -> bytes:
@@ -147,7 +148,11 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, carries no record, or carries a damaged one.
     """
-    text = _read(path) if path.suffix.lower() == ".json" else read_text(path).get(TEXT_KEY, "")
+    text = (
+        read_small_text(path, MOST_BYTES, REMEDY)
+        if path.suffix.lower() == ".json"
+        else read_text(path).get(TEXT_KEY, "")
+    )
     name = shown(path)
     if not text:
         raise InputError(f"{name}: carries no run record", REMEDY)
@@ -207,18 +212,3 @@ def thin(column: list[float], rows: int) -> list[float]:
         return column
     last = len(column) - 1
     return [column[round(index * last / (rows - 1))] for index in range(rows)]
-
-
-def _read(path: Path) -> str:
-    name = shown(path)
-    try:
-        if path.is_file() and path.stat().st_size <= MOST_BYTES:
-            return path.read_text(encoding="utf-8")
-        path.stat()  # says what is wrong with a path that leads nowhere
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{name}: not a text file") from None
-    except ValueError:  # a NUL in the name
-        raise InputError(f"{name} is not a usable path") from None
-    raise InputError(f"{name} is no file, or larger than any record ({MOST_BYTES >> 20} MiB)", REMEDY)

@@ -114,6 +114,7 @@ class Run(Observer):
             self.observer.note(note)
         with self.phases("trial"):
             choice = self.choose()
+        self.observer.started(self.report.records[0])
         with memory_errors():
             pictures = self.through_scales(choice)
         assert self.history is not None and self.final is not None  # every run evaluates at least once
@@ -125,6 +126,7 @@ class Run(Observer):
                 picture, record.finish = problem.finished(pictures[index : index + 1])
             record.phases = self.batch.seconds
             results.append(Pastiche(picture, record, self.failure, problem.inputs, problem.alpha))
+            self.observer.finished(results[-1])
         return results
 
     def choose(self) -> Choice:
@@ -218,7 +220,10 @@ class Run(Observer):
             self.history,
             Span(scale.index, stage.first, scale.steps, config.steps, last=last, done=stage.done),
             config,
-            due=EventClock([config.monitor_every, config.save_every, config.log_every, GUARD_STEPS], self.layout.clock),
+            due=EventClock(
+                [config.monitor_every, config.save_every, config.log_every, GUARD_STEPS, self.observer.every],
+                self.layout.clock,
+            ),
             elapsed=self.elapsed,
             observer=self,
             average=stage.average,
@@ -348,5 +353,7 @@ class Run(Observer):
                 if files is not None:
                     image = event.pastiche[index : index + 1].cpu()
                     alpha = self.batch.problems[index].alpha_at(self.stage.scale)
-                    files.save_snapshot(image, event.step, config.save_format, alpha, config.background)
+                    files.save_snapshot(
+                        image, event.step, config.save_format, alpha, config.background, config.file_quality
+                    )
         self.observer.event(event)

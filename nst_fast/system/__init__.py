@@ -1,4 +1,4 @@
-"""Files, the machine and clocks: atomic writes, locks, hashes, what hardware there is, time on a device.
+"""Files, the machine, clocks and threads: atomic writes, locks, hashes, what hardware there is, time on a device.
 
 May import: errors.
 """

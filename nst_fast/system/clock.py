@@ -24,15 +24,12 @@ def make_clock(device: torch.device | str = "cpu") -> Callable[[], float]:
     kind = str(device).partition(":")[0]
     if kind == "cpu":
         return time.perf_counter
-    if kind not in ("cuda", "mps"):
-        raise UsageError(f"no clock for device {str(device)!r}", "Devices that can be timed: cpu, cuda, mps")
+    if kind not in ("cuda", "mps", "xpu"):
+        raise UsageError(f"no clock for device {str(device)!r}", "Devices that can be timed: cpu, cuda, mps, xpu")
     import torch
 
     def clock() -> float:
-        if kind == "cuda":
-            torch.cuda.synchronize(device)
-        else:
-            torch.mps.synchronize()
+        torch.accelerator.synchronize(device)
         return time.perf_counter()
 
     return clock

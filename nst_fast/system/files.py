@@ -30,6 +30,7 @@ AnyPath = str | os.PathLike[str]
 TEMP_PREFIX = ".nst-fast-"  # of temporary files, which a crash can leave behind
 LITTER_SECONDS = 86_400.0  # a temporary file this old belongs to no running write
 CACHE_VARIABLE = "NST_FAST_CACHE"
+CONFIG_VARIABLE = "NST_FAST_CONFIG_DIR"
 PROBE_BYTES = 4096  # one block: enough for a full disk to say so
 
 _REMEDIES = {
@@ -102,6 +103,32 @@ def cache_dir(name: str = "") -> Path:
     if override := os.environ.get(CACHE_VARIABLE):
         return user_path(override).absolute() / name
     return platformdirs.user_cache_path("nst-fast", appauthor=False).absolute() / name
+
+
+def config_dir(name: str = "") -> Path:
+    """The user's folder of settings or a part of it (``presets``), which need not exist.
+
+    The environment variable ``NST_FAST_CONFIG_DIR`` overrides the platform's choice.
+    """
+    if override := os.environ.get(CONFIG_VARIABLE):
+        return user_path(override).absolute() / name
+    return platformdirs.user_config_path("nst-fast", appauthor=False).absolute() / name
+
+
+def read_small_text(path: Path, most_bytes: int, remedy: str) -> str:
+    """The text of a file. Raises :class:`InputError` if it cannot be read, is larger, or is no text in UTF-8."""
+    name = shown(path)
+    try:
+        if path.is_file() and path.stat().st_size <= most_bytes:
+            return path.read_text(encoding="utf-8")
+        path.stat()  # says what is wrong with a path that leads nowhere
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: not a text file") from None
+    except ValueError:  # a NUL in the name
+        raise InputError(f"{name} is not a usable path") from None
+    raise InputError(f"{name} is no file, or larger than {most_bytes >> 20} MiB", remedy)
 
 
 def make_folder(folder: AnyPath) -> Path:

@@ -15,7 +15,7 @@ from torch.backends import cuda, cudnn, mkldnn
 
 from nst_fast.errors import UsageError
 
-AUTOCASTING = ("cpu", "cuda", "mps")  # the kinds of device
+AUTOCASTING = ("cpu", "cuda", "mps", "xpu")  # the kinds of device
 
 
 class ProcessState:

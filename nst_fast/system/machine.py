@@ -32,6 +32,7 @@ DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 # CUdevice_attribute in NVIDIA's cuda.h.
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 CUDA_ERROR_NO_DEVICE = 100
+ACCELERATORS = ("cuda", "rocm", "mps", "xpu")
 
 
 @dataclass(frozen=True)
@@ -179,12 +180,24 @@ def _output_of(command: list[str]) -> str | None:
     return done.stdout.strip() or None
 
 
+def has_own_memory(device: torch.device | str) -> bool:
+    """Whether PyTorch's tensors on a device take memory that is not the host's."""
+    return str(device).startswith(("cuda", "xpu"))
+
+
+def device_name(device: torch.device) -> str:
+    """What hardware a PyTorch device is."""
+    import torch
+
+    return torch.get_device_module(device).get_device_name(device) if has_own_memory(device) else cpu_model()
+
+
 def peak_memory_mib(device: torch.device | str = "cpu") -> float:
-    """The highest memory since the last reset, in MiB: of PyTorch's tensors on CUDA, else of the process."""
-    if str(device).startswith("cuda"):
+    """The highest memory since the last reset, in MiB: of tensors on a GPU with its own, else of the process."""
+    if has_own_memory(device):
         import torch
 
-        return torch.cuda.max_memory_allocated(device) / MIB
+        return torch.accelerator.max_memory_allocated(device) / MIB
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / MIB
     if sys.platform == "linux":
@@ -199,10 +212,10 @@ def peak_memory_mib(device: torch.device | str = "cpu") -> float:
 
 def reset_peak_memory(device: torch.device | str = "cpu") -> bool:
     """Start a new peak for :func:`peak_memory_mib`; False where the system has no way to do so."""
-    if str(device).startswith("cuda"):
+    if has_own_memory(device):
         import torch
 
-        torch.cuda.reset_peak_memory_stats(device)
+        torch.accelerator.reset_peak_memory_stats(device)
         return True
     try:
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size
@@ -212,36 +225,37 @@ def reset_peak_memory(device: torch.device | str = "cpu") -> bool:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The PyTorch device of a name: auto (the best that exists), cpu, cuda, cuda:1 or mps.
+    """The PyTorch device of a name: auto (the best that exists), cpu, cuda, cuda:1, mps, xpu, or rocm for cuda on AMD.
 
     Raises:
         DeviceError: the name is unknown or this machine has no such device; the devices that exist are listed.
     """
     import torch
 
-    present, reason = _present_devices()
+    present, reason = present_devices()
     if name == "auto":
         return torch.device(present[0])
-    wanted = "cuda:0" if name == "cuda" else name
+    wanted = name.replace("rocm", "cuda", 1) if torch.version.hip else name
+    wanted = f"{wanted}:0" if wanted in ("cuda", "xpu") else wanted
     if wanted in present:
         return torch.device(wanted)
-    because = f": {reason}" if reason and name.startswith("cuda") else ""
+    because = f": {reason}" if reason and name.startswith(ACCELERATORS) else ""
     raise DeviceError(f"device {name!r} is not available{because}", f"This machine has: {', '.join(present)}")
 
 
-def _present_devices() -> tuple[list[str], str]:
-    """Device names, best first, and the reason if there is no CUDA device among them."""
+def present_devices() -> tuple[list[str], str]:
+    """Device names, best first, and the reason if there is no GPU among them. PyTorch is built for one kind of GPU."""
     import torch
 
+    accelerator = torch.accelerator.current_accelerator()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    kind = accelerator.type if accelerator else "cpu"
     if count:
-        reason = ""
-    elif torch.version.cuda is None:
-        reason = "the installed PyTorch is built without CUDA"
-    else:
-        warning = str(caught[0].message).partition("(Triggered")[0].strip() if caught else "PyTorch finds no GPU"
-        reason = driver_problem(cuda_driver(), int(torch.version.cuda.partition(".")[0])) or warning
-    mps = ["mps"] if torch.backends.mps.is_available() else []
-    return [f"cuda:{index}" for index in range(count)] + mps + ["cpu"], reason
+        return ["mps", "cpu"] if kind == "mps" else [*(f"{kind}:{index}" for index in range(count)), "cpu"], ""
+    warning = str(caught[0].message).partition("(Triggered")[0].strip() if caught else ""
+    if not warning and not torch.version.cuda:
+        warning = f"the installed PyTorch is built for {'rocm' if torch.version.hip else kind}"
+    driver = driver_problem(cuda_driver(), int(torch.version.cuda.partition(".")[0])) if torch.version.cuda else ""
+    return ["cpu"], driver or warning or "PyTorch finds no GPU"

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's name for an element's id
+KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Escape": "\ue00c", "Left": "\ue012", "Right": "\ue014", "Down": "\ue015"}
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1000,900")
 
 
@@ -44,6 +45,37 @@ class Browser:
         """The value that a function body returns."""
         return call("POST", f"{self._base}/execute/sync", {"script": script, "args": []})
 
+    def keys(self, *names: str) -> None:
+        """Press keys, one after the other, whatever has the focus: names of :data:`KEYS`, or characters."""
+        pressed = [KEYS.get(name, name) for name in names]
+        moves = [{"type": kind, "value": key} for key in pressed for kind in ("keyDown", "keyUp")]
+        call("POST", f"{self._base}/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": moves}]})
+
+    def devtools(self, command: str, **parameters: Any) -> Any:
+        """A command of the DevTools protocol."""
+        return call("POST", f"{self._base}/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of an expression, awaited; the page's own content policy does not apply."""
+        answer = self.devtools("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def requests(self) -> list[str]:
+        """The addresses that were asked for since the last call."""
+        entries = call("POST", f"{self._base}/se/log", {"type": "performance"})
+        messages = [json.loads(entry["message"])["message"] for entry in entries]
+        return [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+
+    def tab(self) -> str:
+        """Open another tab and go to it; the one that was left, for :meth:`go_to`."""
+        left: str = call("GET", f"{self._base}/window")
+        self.go_to(call("POST", f"{self._base}/window/new", {"type": "tab"})["handle"])
+        return left
+
+    def go_to(self, tab: str) -> None:
+        call("POST", f"{self._base}/window", {"handle": tab})
+
     def screenshot(self) -> bytes:
         return base64.b64decode(call("GET", f"{self._base}/screenshot"))
 
@@ -62,7 +94,7 @@ def call(method: str, address: str, body: dict[str, Any] | None = None) -> Any:
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=300) as answer:
             return json.load(answer)["value"]
     except urllib.error.HTTPError as error:
         with error:
@@ -82,7 +114,8 @@ def chromium(downloads: Path) -> Iterator[Browser]:
         base = f"http://127.0.0.1:{said.rstrip().rstrip('.').rsplit(' ', 1)[1]}"
         preferences = {"download.default_directory": str(downloads), "download.prompt_for_download": False}
         options = {"binary": binary, "args": list(FLAGS), "prefs": preferences}
-        wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
+        logged = {"goog:loggingPrefs": {"performance": "ALL"}}  # where the requests are
+        wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options, **logged}}}
         session = call("POST", f"{base}/session", wanted)["sessionId"]
         try:
             yield Browser(base, session)

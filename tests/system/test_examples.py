@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -22,16 +23,9 @@ EXAMPLES = ROOT / "examples"
 FORMS = ROOT / ".github" / "ISSUE_TEMPLATE"
 TINY = ("--image-size", "64", "--steps", "2", "--weights", "random:0")
 TINY_CELL = 'SIZE, STEPS, WEIGHTS, OUTPUT = 64, 2, "random:0", {output!r}'
-# What a kernel does: the cells one after another in one namespace, in the notebook's folder.
-KERNEL = """
-import json, sys
-names = {}
-for name, source in json.load(sys.stdin):
-    exec(compile(source, name, "exec"), names)
-"""
 
 
-def run(*command: str | Path, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         [sys.executable, *map(str, command)],
@@ -41,7 +35,6 @@ def run(*command: str | Path, cwd: Path, stdin: str = "") -> subprocess.Complete
         timeout=300,
         env={**environment, "PYTHONIOENCODING": "utf-8"},
         cwd=cwd,
-        input=stdin,
     )
 
 
@@ -103,19 +96,25 @@ def test_the_looks_example_ends_with_the_code_of_what_is_wrong(tmp_path: Path) -
     assert "bold" in done.stderr
 
 
-def test_the_notebooks_cells_run_in_their_order(tmp_path: Path) -> None:
-    cells = []
-    for cell in notebook()["cells"]:
-        if cell["cell_type"] == "code":
-            cells.append((f"cell {cell['id']}", "".join(cell["source"])))
-            if "parameters" in cell["metadata"].get("tags", []):
-                cells.append(("tiny", TINY_CELL.format(output=str(tmp_path))))
-    assert [name for name, _ in cells].count("tiny") == 1
-    done = run("-c", KERNEL, cwd=EXAMPLES, stdin=json.dumps(cells))
-    assert done.returncode == 0, done.stderr
-    assert "complete: 2 steps" in done.stdout
-    assert "bold " in done.stdout
-    assert {"painterly.png", "painterly.json", "bold.png"} <= {path.name for path in tmp_path.iterdir()}
+def test_the_notebook_runs_in_a_kernel_and_shows_its_pictures_and_a_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+    for name, value in {"IPYTHONDIR": str(tmp_path / "ipython"), "JUPYTER_PLATFORM_DIRS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    made = nbformat.read(EXAMPLES / "first_picture.ipynb", as_version=4)
+    (parameters,) = [cell for cell in made.cells if "parameters" in cell.metadata.get("tags", [])]
+    parameters.source = TINY_CELL.format(output=str(tmp_path / "made"))
+    nbclient.NotebookClient(made, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = {cell.id: cell.outputs for cell in made.cells if cell.cell_type == "code"}
+    bar, picture = outputs["stylize"]
+    assert bar.data["text/plain"].startswith("complete: 2 steps in ")
+    assert base64.b64decode(picture.data["image/png"]) == (tmp_path / "made" / "painterly.png").read_bytes()
+    assert outputs["record"][0].text.startswith("complete: 2 steps")
+    assert "bold " in outputs["scores"][0].text
+    assert {"painterly.png", "painterly.json", "bold.png"} <= {path.name for path in (tmp_path / "made").iterdir()}
 
 
 def test_the_notebook_is_stored_without_outputs() -> None:

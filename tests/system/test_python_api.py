@@ -15,7 +15,7 @@ from PIL import Image
 from nst_fast import Listeners, StylizeConfig, evaluate, resume, stylize, stylize_together
 from nst_fast.errors import InputError, ResumeError, UsageError
 from nst_fast.options.evaluate import EvaluateConfig
-from nst_fast.options.presets import find_preset
+from nst_fast.options.layers import find_preset
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 TINY: dict[str, Any] = {

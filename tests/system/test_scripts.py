@@ -191,3 +191,18 @@ def test_bench_start_times_every_phase_from_the_command_to_the_file(tmp_path: Pa
     )
     assert all(found[name] >= 0 for name in phases)
     assert str(tmp_path) not in text
+
+
+def test_bench_trackers_measures_what_is_installed_beside_a_bare_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Run
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found(name) if name == "tensorboard" else None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    flags = ("--rounds", "1", "--size", "32", "--steps", "2")
+    code, out, err = main("bench/trackers/trackers.py", *flags, "--results", tmp_path)
+    assert code == 0, err
+    rows = json.loads(Path(out.strip()).read_text())["rows"]
+    assert {row["follower"] for row in rows} >= {"none", "--progress json", "--csv"}
+    assert all(row["cpu_ms_per_step"] > 0 for row in rows)
+    assert [row["ratio"] for row in rows if row["follower"] == "none"] == [1.0, 1.0]

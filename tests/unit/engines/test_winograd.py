@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numba.core.caching import CacheImpl
 from torch import Tensor
 from torch.nn import functional
 
 from nst_fast.distributed.group import SingleRank
 from nst_fast.distributed.strips import make_strip
-from nst_fast.engines import choice, pooling_kernels, threads, trial
+from nst_fast.engines import choice, pooling_kernels, trial
 from nst_fast.engines.checked_kernels import compare_pooling
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.fast_network import FastNetwork
-from nst_fast.engines.numba_cache import compiled
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.engines.winograd import LEAST_TILES, Winograd, convolve, transformed_weight
 from nst_fast.network.vgg import Encoder
@@ -85,32 +81,6 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
-
-
-def _in_two_threads(low_and_high: Any) -> None:
-    torch.set_num_threads(2)
-    seen: list[tuple[int, int]] = []
-    threads.in_threads(lambda low, high: seen.append((low, high)), 5)
-    low_and_high.extend(sorted(seen))
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows knows no fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_process_has_threads_of_its_own() -> None:
-    before = torch.get_num_threads()
-    try:
-        here: list[tuple[int, int]] = []
-        _in_two_threads(here)
-        context = multiprocessing.get_context("fork")
-        with context.Manager() as manager:
-            there = manager.list()
-            child = context.Process(target=_in_two_threads, args=(there,))
-            child.start()
-            child.join(60)
-            assert child.exitcode == 0
-            assert list(there) == here == [(0, 2), (2, 5)]
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("size", [(1, 64, 7, 10), (2, 128, 8, 9), (1, 64, 2, 2), (1, 64, 33, 2)])
@@ -219,15 +189,3 @@ def test_a_run_is_long_by_its_pixels_times_steps() -> None:
     assert is_long([scale], 2, CPU, 60)
     assert not is_long([scale], 2, CPU, 3)
     assert not is_long([scale], 2, torch.device("cuda"), 0)
-
-
-def test_where_numba_has_no_place_for_its_cache_functions_are_compiled_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As in a container with a read-only root and no home."""
-    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
-    assert compiled(twice)(21) == 42
-
-
-def twice(number: int) -> int:
-    return 2 * number

@@ -174,3 +174,24 @@ def test_a_picture_with_a_camera_profile_loads(assets: Path) -> None:
     assert max(image.tensor.shape[2:]) == 200
     assert image.notes == ()
     assert image.tensor.std() > 0.1
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif"])
+def test_a_lower_quality_makes_a_smaller_and_less_faithful_file(suffix: str, tmp_path: Path) -> None:
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    sizes, errors = [], []
+    for quality in (20, 80, 95):
+        path = tmp_path / f"{quality}{suffix}"
+        images.save_image(picture, path, quality=quality)
+        sizes.append(path.stat().st_size)
+        errors.append((images.load_image(path).tensor - picture).abs().mean().item())
+    assert sizes == sorted(sizes)
+    assert errors == sorted(errors, reverse=True)
+    images.save_image(picture, tmp_path / f"default{suffix}")
+    assert (tmp_path / f"default{suffix}").read_bytes() == (tmp_path / f"95{suffix}").read_bytes()
+
+
+def test_without_an_encoder_of_avif_it_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nst_fast.images.encoding.features.check", lambda name: False)
+    with pytest.raises(UsageError, match=r"built without AVIF. Use \.png"):
+        images.check_output_suffix("a.avif")

@@ -134,8 +134,9 @@ def test_bits_and_sides_that_the_format_cannot_hold_are_refused_before_any_work(
         stylize("missing", "missing", SMALL, output=tmp_path / "out.webp", bit_depth=16)
     for suffix, longest in encoding.LONGEST_SIDE.items():
         assert images.check_output_suffix(f"a.{suffix.lower()}", side=longest) == suffix
+        beyond = 65_536 if suffix == "AVIF" else longest  # its decoder takes less than its encoder
         with pytest.raises(OutputError, match="cannot be stored"):  # by the encoder itself
-            images.encode_image(torch.zeros(1, 3, 1, longest + 1), f".{suffix.lower()}")
+            images.encode_image(torch.zeros(1, 3, 1, beyond + 1), f".{suffix.lower()}")
         images.encode_image(torch.zeros(1, 3, 1, longest), f".{suffix.lower()}")
 
 

@@ -11,7 +11,7 @@ from nst_fast.api import Pastiche, stylize, stylize_together
 from nst_fast.errors import UsageError
 from nst_fast.images import load_image, save_image
 from nst_fast.images.matching import color_statistics, luminance, matched_colors, matched_luminance, with_chroma_of
-from nst_fast.images.postprocess import denoised
+from nst_fast.images.postprocess import denoised, finished
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.problem import Networks, Problem, load_problem
 
@@ -271,3 +271,14 @@ def test_a_picture_that_wraps_is_denoised_across_its_sides() -> None:
     rolled = denoised(image.roll((16, 24), (2, 3)), 0.5, (True, True)).roll((-16, -24), (2, 3))
     torch.testing.assert_close(found, rolled, rtol=0, atol=1e-5)
     assert not torch.allclose(found, denoised(image, 0.5), atol=1e-3)
+
+
+@pytest.mark.parametrize("wraps", [(True, False), (False, True), (True, True)])
+def test_a_texture_begins_where_its_seam_shows_least_and_a_picture_where_it_did(wraps: tuple[bool, bool]) -> None:
+    texture = torch.rand(1, 3, 20, 31, generator=torch.Generator().manual_seed(0))
+    texture[:, :, 7], texture[:, :, :, 12] = texture[:, :, 6], texture[:, :, :, 11]
+    found, done = finished(texture, None, TINY, wraps)
+    expected = texture.roll([-7 * wraps[0], -12 * wraps[1]], (2, 3))
+    assert torch.equal(found, expected)
+    assert done == ["seamless: rolled to where the step across the seam is smallest"]
+    assert finished(texture, texture, TINY, wraps)[0] is texture

@@ -73,7 +73,7 @@ def test_a_texture_has_the_size_asked_for_and_nearly_the_styles_grams(stripes: P
 
 
 def test_the_sides_of_a_seamless_texture_join(tmp_path: Path) -> None:
-    """The step across the seam is one of those that the picture has within."""
+    """The step across the seam is not above the picture's mean."""
     coarse = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC).save(tmp_path / "style.png")
     ratios = {}
@@ -83,6 +83,6 @@ def test_the_sides_of_a_seamless_texture_join(tmp_path: Path) -> None:
         run_series(series, tmp_path / seamless, JobObserver())
         picture = np.asarray(Image.open(tmp_path / seamless / "pictures" / "seed=0.png"), dtype=float)
         steps = [np.abs(np.roll(picture, -1, axis) - picture).mean((1 - axis, 2)) for axis in (0, 1)]
-        ratios[seamless] = [each[-1] / each[:-1].max() for each in steps]
+        ratios[seamless] = [each[-1] / each.mean() for each in steps]
     assert picture.shape == (64, 64, 3)  # a multiple of relu2_1's cell
     assert max(ratios["xy"]) <= 1.0 < 1.5 < min(ratios["none"])

@@ -11,9 +11,9 @@ from nst_fast.objective.samples import (
     SelfSimilarity,
     Sliced,
     directions,
+    less_levels,
     quantiles,
     sampled,
-    transported,
 )
 
 
@@ -64,21 +64,36 @@ def test_quantiles_of_a_line_are_on_the_line() -> None:
     assert quantiles(line, 101) is line
 
 
-@pytest.mark.parametrize("count", [1, 7, 1000])
-def test_values_are_moved_in_their_order(count: int) -> None:
-    """In float32 by NumPy: negative numbers, both zeros and ties as well."""
-    generator = torch.Generator().manual_seed(count)
-    values = torch.randn(2, 3, count, generator=generator)
+@pytest.mark.parametrize("count", [1, 7, 1000, 20_000])
+def test_every_level_is_taken_once_in_the_order_of_values(count: int) -> None:
+    """On a CPU in float32, where bins are narrower than 1: whole numbers are in order."""
+    values = torch.randint(-2000, 2000, (2, 3, count), generator=torch.Generator().manual_seed(count)).float()
     values[:, :, ::5] = 0.0
     values[:, :, ::10] = -0.0
-    values[:, 1] *= 1e-38
-    levels = torch.randn(1, 3, count, generator=generator).sort(2)[0]
-    found = transported(values, levels)
-    order = values.argsort(2)
-    assert bool((values.gather(2, order).diff(dim=2) >= 0).all())
+    values[:, 1] = 7.0
+    levels = torch.arange(count).expand(1, 3, -1).float() - 3
+    found = values - less_levels(values.clone(), levels)
     torch.testing.assert_close(found.sort(2)[0], levels.expand(2, -1, -1), rtol=0, atol=0)
-    above = values[..., None] > values[..., None, :]
-    assert bool((found[..., None] >= found[..., None, :])[above].all())
+    for value, rank in zip(values.flatten(0, 1), found.flatten(0, 1), strict=True):
+        assert bool((value[rank.argsort()].diff() >= 0).all())
+    torch.testing.assert_close(found[:, 1], levels[:, 1].expand(2, -1))  # ties
+
+
+def test_levels_of_a_batch_are_each_pictures_own() -> None:
+    values = torch.tensor([[[3.0, 1.0, 2.0]], [[3.0, 1.0, 2.0]]])
+    levels = torch.tensor([[[10.0, 20.0, 30.0]], [[0.0, 5.0, 6.0]]])
+    found = values - less_levels(values.clone(), levels)
+    assert found.tolist() == [[[30.0, 10.0, 20.0]], [[6.0, 0.0, 5.0]]]
+
+
+def test_a_value_that_is_no_number_stays_one_and_spoils_no_other_row() -> None:
+    values = torch.randn(1, 3, 500, generator=torch.Generator().manual_seed(0))
+    levels, whole = values.sort(2)[0], less_levels(values.clone(), values.sort(2)[0])
+    values[0, 1, ::7] = torch.nan
+    values[0, 1, 3] = torch.inf
+    found = less_levels(values.clone(), levels)
+    assert bool(found[0, 1, ::7].isnan().all())
+    assert torch.equal(found[:, ::2], whole[:, ::2])
 
 
 @pytest.mark.parametrize("chunk", [5, 4096])

@@ -109,7 +109,7 @@ def test_an_operator_that_the_provider_lacks_is_refused(worker: Worker) -> None:
 
 @pytest.mark.parametrize("variant", [*VARIANTS[:3], {"graph": "step"}], ids=name_of)
 def test_openvinos_own_files_are_written_and_run(variant: dict[str, object], tmp_path: Path) -> None:
-    pytest.importorskip("openvino", reason="no OpenVINO: pip install 'nst-fast[openvino]'")
+    pytest.importorskip("openvino", reason="no OpenVINO: pip install -e '.[openvino]'")
     made = export_ir(ExportConfig(**{**SHALLOW, **variant}), tmp_path / "m.xml")
     assert {path.name for path in tmp_path.iterdir()} == {"m.xml", "m.bin", "m.xml.json"}
     manifest = json.loads((tmp_path / "m.xml.json").read_bytes())

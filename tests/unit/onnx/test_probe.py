@@ -17,7 +17,7 @@ from nst_fast.onnx import libraries
 from nst_fast.onnx import session as session_module
 from nst_fast.onnx.libraries import Library
 from nst_fast.onnx.session import check_provider, probe_provider
-from nst_fast.options.config import PROVIDERS
+from nst_fast.options.providers import PROVIDERS
 from nst_fast.system.machine import CudaDriver, Gpu
 
 HOPPER = CudaDriver((13, 2), (Gpu("NVIDIA H200", 90, 143_000),))
@@ -33,7 +33,7 @@ class Machine:
         self.patch = patch
 
     def lists(self, *names: str) -> None:
-        self.patch.setattr(onnxruntime, "get_available_providers", lambda: [PROVIDERS[name] for name in names])
+        self.patch.setattr(onnxruntime, "get_available_providers", lambda: [PROVIDERS[name].ep for name in names])
 
     def fails(self, driver: CudaDriver | None, *cuda: Library, tensorrt: tuple[Library, ...] = ()) -> None:
         """No session opens on a GPU; these libraries are needed, and this driver is there."""
@@ -82,15 +82,36 @@ def test_a_cpu_only_package_is_told_with_its_replacement(machine: Machine) -> No
     machine.patch.setattr(libraries, "runtime_packages", lambda: ("onnxruntime",))
     machine.patch.setattr(sys, "platform", "linux")
     status = probe_provider("cuda")
-    assert not status.works
+    assert status.state == "absent"
     assert status.detail == "the installed package (onnxruntime) has no CUDAExecutionProvider"
     assert status.remedy == "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
-def test_macos_is_told_that_there_is_no_cuda(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("system", "name", "detail"),
+    [
+        ("darwin", "cuda", "there is none for macOS, only for Linux and Windows"),
+        ("linux", "mlx", "there is none for Linux, only for macOS"),
+        ("win32", "migraphx", "there is none for Windows, only for Linux"),
+    ],
+)
+def test_a_provider_of_another_system_is_absent(system: str, name: str, detail: str, machine: Machine) -> None:
     machine.lists("cpu")
-    machine.patch.setattr(sys, "platform", "darwin")
-    assert "macOS" in probe_provider("cuda").remedy
+    machine.patch.setattr(sys, "platform", system)
+    status = probe_provider(name)
+    assert (status.state, status.detail, status.remedy) == ("absent", detail, "Use the provider cpu")
+
+
+def test_of_two_builds_the_doctor_says_which_to_remove(machine: Machine) -> None:
+    machine.patch.setattr(libraries, "runtime_packages", lambda: ("onnxruntime", "onnxruntime-gpu"))
+    for driver, wanted in ((None, "onnxruntime"), (HOPPER, "'onnxruntime-gpu[cuda,cudnn]'")):
+        machine.patch.setattr(libraries, "cuda_driver", lambda driver=driver: driver)
+        assert libraries.two_runtimes() == (
+            "onnxruntime and onnxruntime-gpu are installed and overwrite each other",
+            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {wanted}",
+        )
+    machine.patch.setattr(libraries, "runtime_packages", lambda: ("onnxruntime",))
+    assert libraries.two_runtimes() == ("", "")
 
 
 def test_missing_libraries_are_the_first_reason(machine: Machine) -> None:
@@ -165,7 +186,7 @@ def test_onnx_runtimes_log_never_reaches_the_terminal_and_torch_is_not_imported(
     done = run_python(
         "import sys\n"
         "from nst_fast.onnx.session import convolution, make_session\n"
-        "from nst_fast.options.config import PROVIDERS\n"
+        "from nst_fast.options.providers import PROVIDERS\n"
         "for name in PROVIDERS:\n"
         "    make_session(convolution(), name, allow_fallback=True)\n"
         "for garbage in (b'', b'garbage'):\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from nst_fast.errors import ModelError
+from nst_fast.errors import ModelError, UsageError
 from nst_fast.onnx.libraries import provider_file
-from nst_fast.onnx.providers import FALLBACKS, EngineKey, SessionConfig, engine_cache_dir
-from nst_fast.options.config import PROVIDERS
+from nst_fast.onnx.providers import EngineKey, SessionConfig, engine_cache_dir
+from nst_fast.options.config import MonitorOptions
+from nst_fast.options.providers import PROVIDERS, find_provider
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners of folders are POSIX's")
 
@@ -26,13 +28,56 @@ KEY = EngineKey(
     shapes="",
 )
 PROFILE = {"image": ((1, 3, 64, 64), (1, 3, 512, 512), (1, 3, 1024, 1024))}
+SHAPES = {"min": "image:1x3x64x64", "opt": "image:1x3x512x512", "max": "image:1x3x1024x1024"}
 
 
 def test_every_fallback_ends_on_the_cpu_and_none_on_itself() -> None:
-    assert FALLBACKS.keys() == PROVIDERS.keys()
-    for name, others in FALLBACKS.items():
-        assert name not in others
-        assert name == "cpu" or others[-1] == "cpu"
+    for name, row in PROVIDERS.items():
+        assert name == row.name
+        assert name not in row.fallbacks
+        assert name == "cpu" or row.fallbacks[-1] == "cpu"
+
+
+def test_a_row_is_built_in_or_a_plugin() -> None:
+    """A plugin tells ONNX Runtime's name itself, and gives no memory that PyTorch's tensors could be in."""
+    for row in PROVIDERS.values():
+        assert bool(row.ep) != bool(row.module)
+        assert not row.module or row.memory == "cpu"
+
+
+def test_a_plugin_without_a_row_is_found_by_its_module() -> None:
+    row = find_provider("plugin:my-chip:level=3,mode=a:b")
+    assert (row.name, row.module) == ("plugin:my-chip:level=3,mode=a:b", "onnxruntime_ep_my_chip")
+    assert not row.package  # nobody knows whose package has that name
+    assert row.options == {"level": "3", "mode": "a:b"}
+    assert (row.fallbacks, row.memory) == (("cpu",), "cpu")
+    assert find_provider("plugin:onnxruntime_qnn").module == "onnxruntime_qnn"
+
+
+def test_options_are_added_to_those_of_a_row_and_the_kind_of_device_is_ours() -> None:
+    row = find_provider("plugin:openvino:device=npu,num_streams=2")
+    assert (row.kinds, row.options) == (("NPU",), {"num_streams": "2"})
+    assert row.hardware == PROVIDERS["openvino"].hardware
+    options = SessionConfig(threads=3).options(row)
+    assert options["num_streams"] == "2"
+    assert json.loads(options["load_config"])["CPU"] == {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 3}
+    assert SessionConfig().options(find_provider("plugin:openvino:load_config={}"))["load_config"] == "{}"
+
+
+@pytest.mark.parametrize("name", ["plugin:", "plugin:a:b", "plugin:a:=1", "plugin:a:b=1,c", "plugin:a b", "cud", ""])
+def test_what_names_no_provider_is_refused_as_an_option_and_as_a_name(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown provider"):
+        find_provider(name)
+    with pytest.raises(UsageError, match=r"`monitor_provider` .*must be one of cpu, cuda"):
+        MonitorOptions(monitor_provider=name)
+
+
+def test_tensorrt_for_rtx_keeps_what_it_compiles(tmp_path: Path) -> None:
+    config = SessionConfig(profile=PROFILE, engine_cache=tmp_path / "engines")
+    assert config.options(PROVIDERS["tensorrt-rtx"]) == {
+        "nv_runtime_cache_path": str(tmp_path / "engines"),
+        **{f"nv_profile_{end}_shapes": SHAPES[end] for end in ("min", "opt", "max")},
+    }
 
 
 @pytest.mark.parametrize(("precision", "flag"), [("fp32", "0"), ("fp16", "0"), ("tf32", "1")])
@@ -66,11 +111,9 @@ def test_cuda_multiplies_in_tf32_only_where_asked_and_then_with_all_that_makes_i
     ],
 )
 def test_each_option_reaches_onnx_runtime(provider: str, change: dict[str, Any], option: str, text: str) -> None:
-    def options(config: SessionConfig) -> dict[str, str]:
-        return config.cuda() if provider == "cuda" else config.tensorrt(None)
-
-    assert options(SessionConfig(**change))[option] == text
-    assert options(SessionConfig()).get(option) != text
+    row = PROVIDERS[provider]
+    assert SessionConfig(**change).options(row)[option] == text
+    assert SessionConfig().options(row).get(option) != text
 
 
 def test_without_a_cache_folder_no_engine_is_kept() -> None:
@@ -108,7 +151,7 @@ def test_a_provider_knows_every_option_that_is_sent(provider: str, tmp_path: Pat
         pytest.skip(f"the installed ONNX Runtime has no provider {provider}")
     known = file.read_bytes()
     config = SessionConfig(profile=PROFILE, engine_cache=tmp_path / "engines", compute_stream=1)
-    options = config.cuda() if provider == "cuda" else config.tensorrt(KEY)
+    options = config.options(PROVIDERS[provider], KEY)
     assert [name for name in options if name.encode() + b"\0" not in known] == []
 
 

@@ -32,12 +32,12 @@ from nst_fast.onnx.session import (
     provider_list,
     session_options,
 )
-from nst_fast.options.config import PROVIDERS
+from nst_fast.options.providers import PROVIDERS
 from nst_fast.system.machine import CudaDriver, Gpu
 
 no_cuda = pytest.mark.skipif(probe_provider("cuda").works, reason="CUDA works here, so it cannot be missed")
 lists_cuda = pytest.mark.skipif(
-    PROVIDERS["cuda"] not in onnxruntime.get_available_providers(), reason="a CPU-only ONNX Runtime is installed"
+    PROVIDERS["cuda"].ep not in onnxruntime.get_available_providers(), reason="a CPU-only ONNX Runtime is installed"
 )
 GPU_PROVIDERS = [
     pytest.param(
@@ -259,7 +259,7 @@ Place = Callable[[dict[str, list[str]]], None]
 @pytest.fixture
 def probed(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine whose probes of every provider succeed."""
-    monkeypatch.setattr(session_module, "probe_provider", lambda name: ProviderStatus(name, True))
+    monkeypatch.setattr(session_module, "probe_provider", lambda name: ProviderStatus(name, "works"))
     return monkeypatch
 
 
@@ -275,7 +275,7 @@ def place(probed: pytest.MonkeyPatch) -> Place:
             return cpu
 
         probed.setattr(session_module, "open_session", open_session)
-        probed.setattr(session_module, "_placement", lambda session: placed)
+        probed.setattr(session_module, "_placement", lambda session, asked: placed)
 
     return on
 
@@ -290,7 +290,10 @@ def test_a_session_that_lands_on_the_cpu_behind_a_good_probe_is_an_error(probed:
 
 def test_tensorrt_falls_back_to_cuda_where_that_works(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
     place({"cuda": CONVS})
-    status = {name: ProviderStatus(name, name != "tensorrt", "libnvinfer.so.10 not found") for name in PROVIDERS}
+    status = {
+        name: ProviderStatus(name, "refused" if name == "tensorrt" else "works", "libnvinfer.so.10 not found")
+        for name in PROVIDERS
+    }
     monkeypatch.setattr(session_module, "probe_provider", status.__getitem__)
     fallback = make_session(make_model(), "tensorrt", allow_fallback=True)
     assert (fallback.requested, fallback.actual) == ("tensorrt", "cuda")
@@ -355,7 +358,7 @@ def test_a_session_on_another_provider_than_asked_is_refused(monkeypatch: pytest
             assert options["enable_fallback"] == 0
 
         def get_providers(self) -> list[str]:
-            return [PROVIDERS["cpu"]]
+            return [PROVIDERS["cpu"].ep]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Silent)
     with pytest.raises(RuntimeError, match="CUDAExecutionProvider was asked for"):
@@ -386,12 +389,11 @@ def test_threads_determinism_and_silence_are_set() -> None:
 
 
 def test_a_gpu_session_never_lists_the_cpu_and_tensorrt_stands_before_cuda() -> None:
-    lists = {name: [full for full, _ in provider_list(name, b"", SessionConfig())] for name in PROVIDERS}
-    assert lists == {
-        "cpu": [PROVIDERS["cpu"]],
-        "cuda": [PROVIDERS["cuda"]],
-        "tensorrt": [PROVIDERS["tensorrt"], PROVIDERS["cuda"]],
-    }
+    names = {name: [full for full, _ in provider_list(row, b"", SessionConfig())] for name, row in PROVIDERS.items()}
+    assert names["cpu"] == ["CPUExecutionProvider"]
+    assert names["cuda"] == ["CUDAExecutionProvider"]
+    assert names["tensorrt"] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    assert names["coreml"] == ["CoreMLExecutionProvider"]
 
 
 def test_an_engine_key_holds_the_facts_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

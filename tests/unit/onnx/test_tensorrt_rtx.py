@@ -19,7 +19,7 @@ CAPABILITIES = ("8.9", "12.0")
 
 @pytest.fixture
 def rtx() -> None:
-    pytest.importorskip("tensorrt_rtx_bindings", reason="no TensorRT for RTX: pip install 'nst-fast[trt-check]'")
+    pytest.importorskip("tensorrt_rtx_bindings", reason="no TensorRT for RTX: pip install -e '.[trt-check]'")
 
 
 @pytest.mark.usefixtures("rtx")

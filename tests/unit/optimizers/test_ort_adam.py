@@ -376,7 +376,10 @@ def test_the_record_says_which_provider_computed(pair: tuple[Path, Path]) -> Non
 def test_a_fallback_of_the_engine_is_said_and_recorded(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    status = {name: ProviderStatus(name, name == "cpu", "no libcudart") for name in ("cpu", "cuda", "tensorrt")}
+    status = {
+        name: ProviderStatus(name, "works" if name == "cpu" else "refused", "no libcudart")
+        for name in ("cpu", "cuda", "tensorrt")
+    }
     monkeypatch.setattr("nst_fast.onnx.session.probe_provider", status.__getitem__)
     notes: list[str] = []
     config = StylizeConfig(**{**RUN, "steps": 1}, engine_provider="tensorrt", allow_fallback=True)

@@ -19,7 +19,8 @@ from nst_fast.images import save_image
 from nst_fast.objective import losses
 from nst_fast.options.config import ExportConfig, StylizeConfig
 from nst_fast.options.declaration import declared
-from nst_fast.options.presets import OURS, PRESETS, STATED, SYSTEMS, USUAL, find_preset
+from nst_fast.options.layers import find_preset
+from nst_fast.options.presets import OURS, PRESETS, STATED, SYSTEMS, USUAL
 from nst_fast.run.observer import StepEvent
 
 
@@ -77,6 +78,7 @@ FREE = {
     *(
         "background",
         "bit_depth",
+        "file_quality",
         "style_weight_each",
         "device",
         "engine",

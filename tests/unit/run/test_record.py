@@ -35,6 +35,7 @@ def test_a_record_of_before_an_option_says_what_was_done_without_it(tmp_path: Pa
     made.save(tmp_path / "old.json")
     assert read_record(tmp_path / "old.json")["options"] == {
         **made.options,
+        "file_quality": 95,
         "chroma_tv_weight": 0,
         "style_crop": "none",
         "convolution": "direct",
@@ -43,6 +44,7 @@ def test_a_record_of_before_an_option_says_what_was_done_without_it(tmp_path: Pa
         **dict.fromkeys(MASK_KINDS, ""),
     }
     made.options |= {
+        "file_quality": 80,
         "chroma_tv_weight": 40.0,
         "style_crop": "auto",
         "convolution": "auto",

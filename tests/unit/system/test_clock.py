@@ -5,17 +5,16 @@ import sys
 
 import pytest
 import torch
+from fake_accelerator import FakeAccelerator
 
 from nst_fast.errors import UsageError
 from nst_fast.system import clock
 from nst_fast.system.clock import Phases, make_clock
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "xpu"])
 def test_a_gpu_clock_synchronises_before_every_reading(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[str] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda which: events.append(f"synchronize {which}"))
-    monkeypatch.setattr(torch.mps, "synchronize", lambda: events.append("synchronize mps"))
+    events = FakeAccelerator(device.partition(":")[0]).install(monkeypatch).calls
     monkeypatch.setattr(clock.time, "perf_counter", lambda: float(events.append("read") or len(events)))
     read = make_clock(torch.device(device))
     read()

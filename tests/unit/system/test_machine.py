@@ -13,15 +13,18 @@ from typing import Any
 
 import pytest
 import torch
+from fake_accelerator import FakeAccelerator
 from places import ROOT
 
 from nst_fast.errors import DeviceError
+from nst_fast.memory.planner import free_memory
 from nst_fast.system import machine
 from nst_fast.system.machine import (
     CudaDriver,
     Gpu,
     cuda_driver,
     describe_machine,
+    device_name,
     driver_problem,
     git_commit,
     peak_memory_mib,
@@ -143,31 +146,61 @@ def test_a_peak_can_be_reset_on_linux() -> None:
     assert peak_memory_mib() < high - 32
 
 
-def test_peak_memory_of_cuda_is_that_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * machine.MIB)
-    assert peak_memory_mib(torch.device("cuda:0")) == 3.0
+@pytest.mark.parametrize(
+    ("build", "own"), [("cuda", True), ("rocm", True), ("xpu", True), ("mps", False), ("cpu", False)]
+)
+def test_memory_and_name_are_the_gpus_where_it_has_memory_of_its_own(
+    build: str, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeAccelerator(build).install(monkeypatch)
+    device = resolve_device("auto")
+    assert (peak_memory_mib(device) == 3.0) == own
+    assert (free_memory(str(device)) == 5 * machine.MIB) == own
+    assert (device_name(device) == f"a fake {build}") == own
+    reset_peak_memory(device)
+    assert fake.calls == ([f"reset {device}"] if own else [])
 
 
+@pytest.mark.parametrize(
+    ("build", "names", "expected"),
+    [
+        ("cuda", ["auto", "cuda", "cuda:0"], "cuda:0"),
+        ("rocm", ["auto", "rocm", "rocm:0", "cuda"], "cuda:0"),
+        ("xpu", ["auto", "xpu", "xpu:0"], "xpu:0"),
+        ("mps", ["auto", "mps"], "mps"),
+        ("cpu", ["auto", "cpu"], "cpu"),
+    ],
+)
+def test_a_name_is_the_device_that_pytorch_is_built_for(
+    build: str, names: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeAccelerator(build).install(monkeypatch)
+    assert {resolve_device(name) for name in names} == {torch.device(expected)}
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", ["cuda", "rocm", "xpu"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_auto_takes_cuda_where_there_is_one(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    assert resolve_device("auto") == torch.device("cuda:0")
-    assert resolve_device("cuda") == torch.device("cuda:0")
-    assert resolve_device(f"cuda:{count - 1}") == torch.device(f"cuda:{count - 1}")
-    with pytest.raises(DeviceError, match=rf"device 'cuda:{count}' is not available\. This machine has: cuda:0,"):
-        resolve_device(f"cuda:{count}")
+def test_a_gpu_has_a_number(kind: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeAccelerator(kind, count).install(monkeypatch)
+    assert resolve_device(f"{kind}:{count - 1}").index == count - 1
+    with pytest.raises(DeviceError, match=rf"device '{kind}:{count}' is not available\. This machine has: \w+:0,"):
+        resolve_device(f"{kind}:{count}")
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:7", "mps", "gpu", ""])
-def test_a_device_that_is_not_there_lists_those_that_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "rocm", "mps", "xpu", "gpu", ""])
+@pytest.mark.parametrize("build", ["cuda", "rocm", "xpu", "mps", "cpu"])
+def test_a_device_that_is_not_there_lists_those_that_are(
+    build: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeAccelerator(build, 0).install(monkeypatch)
     assert resolve_device("auto") == torch.device("cpu")
     with pytest.raises(DeviceError, match="This machine has: cpu") as caught:
         resolve_device(name)
     assert caught.value.exit_code == 6
     assert "\n" not in str(caught.value)
+    if build != "cuda" and name not in ("gpu", ""):
+        assert f"the installed PyTorch is built for {build}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -181,8 +214,8 @@ def test_a_missing_driver_or_what_pytorch_warns_about_is_the_reason_given(
         warnings.warn("CUDA initialization: broken (Triggered internally at x.cpp:1)", stacklevel=1)
         return False
 
-    monkeypatch.setattr(torch.cuda, "is_available", unavailable)
-    monkeypatch.setattr(torch, "version", SimpleNamespace(cuda="13.2"))
+    FakeAccelerator("cuda").install(monkeypatch)
+    monkeypatch.setattr(torch.accelerator, "is_available", unavailable)
     monkeypatch.setattr(machine, "cuda_driver", lambda: driver)
     with pytest.raises(DeviceError, match=reason):
         resolve_device("cuda")

@@ -30,7 +30,7 @@ def _workers(process: int, count: int) -> ThreadPoolExecutor:
     """Threads in which PyTorch uses no further threads. Per process: a fork has none of its parent's."""
     before, all_started = torch.get_num_threads(), threading.Barrier(count)
     # The number of threads is the calling thread's own, but the last one set is also what new threads start with.
-    workers = ThreadPoolExecutor(count, "nst-fast-winograd", torch.set_num_threads, (1,))
+    workers = ThreadPoolExecutor(count, "nst-fast", torch.set_num_threads, (1,))
     list(workers.map(lambda _: all_started.wait(), range(count)))
     torch.set_num_threads(before)
     return workers

@@ -1,0 +1,89 @@
+"""Pictures for browsers: WebP, small, encoded beside the loop at a bounded cost."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from nst_fast.errors import NumericsError
+from nst_fast.images import resize_to, scaled_size, to_uint8
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nst_fast.api import StepEvent
+
+DISPLAY, PREVIEW, THUMBNAIL = 2048, 640, 256  # longest sides in pixels
+QUALITY = 82
+# Processor time that previews may take: so many seconds, and this share of the run's wall clock or processor time,
+# whichever is less: of a run on many cores, and of one on a busy machine, more would be felt.
+ALLOWANCE, SHARE = 0.1, 0.01
+
+
+def webp(image: Tensor, longest_side: int, *, effort: int = 2) -> bytes:
+    """Image [1, 3, H, W] as WebP, no larger than ``longest_side``; ``effort`` from 0 (fast) to 6."""
+    sink = io.BytesIO()
+    Image.fromarray(to_uint8(smaller(image, longest_side))).save(sink, "WEBP", quality=QUALITY, method=effort)
+    return sink.getvalue()
+
+
+def smaller(image: Tensor, longest_side: int) -> Tensor:
+    """The image, shrunk if its longest side is longer."""
+    height, width = image.shape[2:]
+    width, height = scaled_size(width, height, min(longest_side, max(height, width)))
+    return resize_to(image, (height, width))
+
+
+class Previews:
+    """Encodes previews of a run in a thread of its own. One that comes while it is busy, or costs too much, is dropped.
+
+    Args:
+        show: receives step and WebP, in that thread.
+    """
+
+    def __init__(self, show: Callable[[int, bytes], None]) -> None:
+        self._show = show
+        self._ready = threading.Condition()
+        self._next: tuple[int, Tensor] | None = None
+        self._busy = self._ended = False
+        self._spent, self._begun = 0.0, (time.monotonic(), time.process_time())
+        self._thread = threading.Thread(target=self._encode, name="previews", daemon=True)
+        self._thread.start()
+
+    def offer(self, event: StepEvent) -> None:
+        """Called by the loop: takes a small copy, or nothing."""
+        passed = min(time.monotonic() - self._begun[0], time.process_time() - self._begun[1])
+        if self._busy or self._spent > ALLOWANCE + SHARE * passed:
+            return
+        started = time.thread_time()
+        copy = smaller(event.pastiche.detach(), PREVIEW).to("cpu", copy=True)
+        with self._ready:
+            self._spent += time.thread_time() - started
+            self._next, self._busy = (event.step, copy), True
+            self._ready.notify()
+
+    def close(self) -> None:
+        """End the thread; what it has begun is finished."""
+        with self._ready:
+            self._ended = True
+            self._ready.notify()
+        self._thread.join()
+
+    def _encode(self) -> None:
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._ended or self._next is not None)
+                if self._next is None:
+                    return
+                (step, image), self._next = self._next, None
+            started = time.thread_time()
+            with suppress(NumericsError):  # of a run that diverges: the guard sees to it
+                self._show(step, webp(image, PREVIEW, effort=0))
+            self._spent += time.thread_time() - started
+            self._busy = False

@@ -1,0 +1,421 @@
+"""The page of `nst-fast ui` in a headless Chromium, as a person uses it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from webdriver import Browser, chromium
+
+import nst_fast
+from nst_fast.api import read_record
+from nst_fast.options.presets import LOOKS
+
+PAGE = Path(nst_fast.__file__).parent / "server" / "page"
+WIDTHS = (375, 768, 1440)
+TINY = {
+    "weights": "random:0",
+    "image_size": 128,
+    "steps": 10,
+    "style_taps": "relu1_1,relu2_1",
+    "content_taps": "relu2_2",
+}
+LONG = {**TINY, "steps": 4000}
+
+
+# --- a server, a browser ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, name in enumerate(("harbour.png", "starry.png")):
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where `nst-fast ui` serves its page."""
+    if importlib.util.find_spec("uvicorn") is None:
+        pytest.skip("no uvicorn: pip install 'nst-fast[ui]'")
+    folder = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "nst_fast", "ui", "--no-browser", "--port", "0", "--folder", str(folder)]
+    log = tmp_path_factory.mktemp("log") / "stderr"
+    with log.open("w") as sink, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
+        process.communicate(timeout=60)
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture
+def browser(address: str, tmp_path: Path) -> Iterator[Browser]:
+    """A window with the page in it, ready; every run that the test leaves unfinished is stopped."""
+    with chromium(tmp_path) as browser:
+        browser.open(address)
+        ready(browser)
+        yield browser
+        browser.evaluate(
+            "fetch('api/runs').then(a => a.json()).then(runs => Promise.all(runs"
+            ".filter(r => ['running', 'queued'].includes(r.state))"
+            ".map(r => fetch(`api/runs/${r.id}/stop`, {method: 'POST'}))))"
+        )
+
+
+def ready(browser: Browser) -> None:
+    browser.wait("return document.querySelectorAll('#groups .option').length > 50", 300)
+
+
+def choose(browser: Browser, pictures: Path, **options: Any) -> None:
+    """Both pictures, and options in the panel."""
+    for kind, name in (("content", "harbour.png"), ("styles", "starry.png")):
+        browser.type(f"#{kind}-file", str(pictures / name))
+        browser.wait(f"return document.querySelectorAll('#{kind} li').length === 1", 60)
+    for name, value in options.items():
+        enter(browser, name, value)
+
+
+def enter(browser: Browser, name: str, value: Any) -> None:
+    browser.run(
+        f"const input = document.getElementById('option-{name}'); input.value = {json.dumps(value)};"
+        "input.dispatchEvent(new Event('change'))"
+    )
+
+
+def shown(browser: Browser) -> dict[str, Any]:
+    """The run in view, as the server tells it."""
+    name = browser.run("return location.hash.slice(1)")
+    run: dict[str, Any] = browser.evaluate(f"fetch('api/runs/{name}').then(answer => answer.json())")
+    return run
+
+
+def wait_for(browser: Browser, words: str, seconds: float = 300) -> None:
+    pattern = f"return /{words}/.test(document.getElementById('run-state').textContent)"
+    browser.wait(pattern, seconds)
+
+
+def visible(browser: Browser, selector: str) -> bool:
+    return bool(browser.run(f"return document.querySelector('{selector}').checkVisibility()"))
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def saved(browser: Browser, folder: Path) -> Path:
+    """Click download; the file, once it is whole."""
+    before = set(folder.glob("*.png"))
+    browser.click("#download")
+    deadline = time.monotonic() + 30
+    while not (new := set(folder.glob("*.png")) - before):
+        assert time.monotonic() < deadline, "nothing was saved"
+        time.sleep(0.1)
+    return new.pop()
+
+
+def look(browser: Browser, width: int, height: int = 900, *, dark: bool = False) -> None:
+    browser.devtools(
+        "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+    )
+    wanted = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
+    features = [{"name": name, "value": value} for name, value in wanted.items()]
+    browser.devtools("Emulation.setEmulatedMedia", features=features)
+
+
+# --- a picture --------------------------------------------------------------------------------------------------------
+
+
+def test_two_pictures_become_one_with_previews_a_curve_and_the_bytes_of_its_command(
+    address: str, browser: Browser, pictures: Path, tmp_path: Path
+) -> None:
+    choose(browser, pictures, **TINY)
+    browser.wait("return /128 × 96/.test(document.getElementById('plan').textContent)", 60)
+    browser.click("#start")
+    wait_for(browser, "^Done: 10 steps, 128 × 96")
+    asked = browser.requests()
+    previews = {name for name in asked if "/preview" in name}
+    assert len(previews) >= 3
+    assert int(browser.run("return document.getElementById('curve').dataset.points")) >= 3
+    assert browser.run("return document.querySelector('#curve .total').getAttribute('d')").count("L") >= 2
+    downloaded = saved(browser, tmp_path)
+    foreign = [name for name in asked if not name.startswith((address, "blob:", "data:", "chrome"))]
+    assert not foreign
+
+    browser.run("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    browser.click("#copy-command")
+    program, *arguments = shlex.split(browser.wait("return window.copied", 10))
+    assert program == "nst-fast"
+    work = tmp_path / "work"
+    work.mkdir()
+    subprocess.run([sys.executable, "-m", "nst_fast", *arguments], cwd=work, check=True, capture_output=True)
+    made = work / arguments[arguments.index("-o") + 1]
+    assert chunks(made) == chunks(downloaded)
+    assert timeless(made) == timeless(downloaded)
+
+
+def chunks(picture: Path) -> list[tuple[bytes, bytes]]:
+    """The chunks of a PNG but the record's, which says when the run was and how long it took."""
+    data, found, at = picture.read_bytes(), [], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        found.append((data[at + 4 : at + 8], data[at + 8 : end]))
+        at = end
+    return [chunk for chunk in found if chunk[0] not in (b"tEXt", b"zTXt", b"iTXt")]
+
+
+def timeless(picture: Path) -> dict[str, Any]:
+    """The record in a picture without what differs between two runs of a command: times and memory."""
+    record = read_record(picture)
+    differing = ("created", "seconds", "steps_per_second", "phases", "peak_memory_mib", "plan", "monitor")
+    return {name: value for name, value in record.items() if name not in differing}
+
+
+def test_stop_keeps_the_picture_and_go_on_ends_with_the_pixels_of_an_undisturbed_run(
+    browser: Browser, pictures: Path, tmp_path: Path
+) -> None:
+    choose(browser, pictures, **{**TINY, "image_size": 64, "steps": 300})
+    browser.click("#start")
+    wait_for(browser, "^Step [1-9]")
+    browser.click("#stop")
+    wait_for(browser, "^Stopped after")
+    stopped = shown(browser)
+    assert 0 < stopped["step"] < 300
+    assert f"Stopped after {stopped['step']} of 300" in browser.run("return document.body.innerText")
+    kept = saved(browser, tmp_path)
+    assert read_record(kept)["steps"] == stopped["step"]
+    browser.click("#continue")
+    wait_for(browser, "^Done: 300 steps")
+    continued = pixels(saved(browser, tmp_path))
+    browser.click("#reuse")
+    browser.wait("return document.getElementById('option-steps').value === '300'", 20)
+    browser.click("#start")
+    browser.wait(f"return location.hash.slice(1) !== '{stopped['id']}'", 20)
+    wait_for(browser, "^Done: 300 steps")
+    np.testing.assert_array_equal(pixels(saved(browser, tmp_path)), continued)
+
+
+def test_a_reload_rejoins_and_a_second_tab_is_queued_and_sees_its_place(
+    address: str, browser: Browser, pictures: Path
+) -> None:
+    choose(browser, pictures, **LONG)
+    browser.click("#start")
+    wait_for(browser, "^Step [1-9]")
+    running = shown(browser)["id"]
+    browser.devtools("Page.reload")
+    ready(browser)
+    wait_for(browser, "^Step [1-9]")
+    assert shown(browser)["id"] == running
+    assert browser.run("return document.querySelectorAll('.pictures li').length") == 2, "the set-up is lost"
+    assert browser.run("return document.getElementById('option-steps').value") == "4000"
+
+    first = browser.tab()
+    for place in ("next in line", "place 2"):
+        browser.open(address)
+        ready(browser)
+        choose(browser, pictures, **TINY)
+        browser.click("#start")
+        wait_for(browser, f"^Queued, {place}")
+    browser.click("#delete") if visible(browser, "#delete") else None
+    browser.go_to(first)
+    browser.click("#stop")
+    wait_for(browser, "^Stopped after")
+
+
+def test_an_error_is_said_where_its_option_is_set(browser: Browser, pictures: Path, tmp_path: Path) -> None:
+    choose(browser, pictures, style_taps="relu1_1:much")
+    browser.wait("return document.getElementById('fault-style_taps')?.textContent.includes('much')", 30)
+    assert visible(browser, "#fault-style_taps"), "the panel is not opened"
+    assert browser.run("return document.getElementById('option-style_taps').getAttribute('aria-invalid')") == "true"
+    enter(browser, "style_taps", "relu1_1")
+    browser.wait("return !document.getElementById('fault-style_taps')", 30)
+    (tmp_path / "torn.png").write_bytes((pictures / "starry.png").read_bytes()[:200])
+    browser.type("#styles-file", str(tmp_path / "torn.png"))
+    browser.wait("return document.querySelector('#styles .fault')?.textContent.includes('torn.png')", 30)
+
+
+def test_a_picture_made_here_brings_its_settings_back(browser: Browser, pictures: Path) -> None:
+    choose(browser, pictures, **TINY, seed=17, tv_weight=3)
+    browser.click("#start")
+    wait_for(browser, "^Done")
+    name = shown(browser)["picture"]
+    for option in ("seed", "tv_weight"):
+        browser.run(f"document.querySelector('[data-option={option}] .reset').click()")
+    browser.evaluate(
+        f"fetch('{name}').then(answer => answer.blob()).then(blob => {{"
+        "const files = new DataTransfer(); files.items.add(new File([blob], 'back.png', {type: 'image/png'}));"
+        "document.getElementById('frame').dispatchEvent(new DragEvent('drop', {dataTransfer: files, bubbles: true}))})"
+    )
+    browser.wait("return document.getElementById('option-seed').value === '17'", 30)
+    assert browser.run("return document.getElementById('option-tv_weight').value") == "3"
+    assert browser.run("return document.querySelectorAll('#styles li').length") == 1
+
+
+# --- by keyboard alone ------------------------------------------------------------------------------------------------
+
+
+def tab_to(browser: Browser, identity: str, most: int = 150) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(most):
+        if browser.run("return document.activeElement.id") == identity:
+            return
+        browser.keys("Tab")
+    raise AssertionError(f"#{identity} is not reached by {most} times Tab")
+
+
+def test_the_keyboard_alone_makes_stops_compares_and_deletes(browser: Browser) -> None:
+    tab_to(browser, "try-samples")
+    browser.keys("Enter")
+    browser.wait("return document.activeElement.id === 'start'", 60)
+    set_by_keys(browser, "size", "128")
+    tab_to(browser, "strength")
+    browser.keys("Left", "Left")
+    assert browser.run("return document.getElementById('strength-shown').textContent") == "90 %"
+    browser.run("document.querySelector('#panel > summary').id = 'panel-summary'")
+    tab_to(browser, "panel-summary")
+    browser.keys("Enter")
+    for name, value in (
+        ("weights", "random:0"),
+        ("style_taps", "relu1_1"),
+        ("content_taps", "relu1_2"),
+        ("steps", "3000"),
+    ):
+        browser.run("document.getElementById('find').value = ''")
+        tab_to(browser, "find")
+        browser.keys(*name)
+        set_by_keys(browser, f"option-{name}", value)
+    tab_to(browser, "start")
+    browser.keys("Enter")
+    wait_for(browser, "^Step [1-9]")
+    tab_to(browser, "stop")
+    browser.keys("Enter")
+    wait_for(browser, "^Stopped")
+    tab_to(browser, "slide")
+    browser.keys("Enter")
+    assert browser.run("return document.activeElement.id") == "cut"
+    before = browser.run("return document.getElementById('slider').style.getPropertyValue('--part')")
+    browser.keys("Right", "Right")
+    assert browser.run("return document.getElementById('slider').style.getPropertyValue('--part')") > before
+    tab_to(browser, "delete")
+    browser.run("window.confirm = () => true")
+    name = shown(browser)["id"]
+    browser.keys("Enter")
+    browser.wait(f"return location.hash !== '#{name}'", 20)
+
+
+def set_by_keys(browser: Browser, identity: str, value: str) -> None:
+    tab_to(browser, identity)
+    browser.run("document.activeElement.select()")
+    browser.keys(*value, "Tab")
+
+
+def test_a_mask_is_painted_by_keyboard_and_the_run_has_it(browser: Browser, pictures: Path) -> None:
+    choose(browser, pictures, **TINY)
+    browser.run("document.getElementById('masks').open = true")
+    browser.wait("return document.getElementById('mask-content-paint')", 20)
+    browser.run("document.getElementById('mask-content-paint').focus()")
+    browser.keys("Enter")
+    browser.wait("return document.activeElement.id === 'brush-canvas'", 20)
+    browser.keys(" ", "Right", "Right", " ", "Down", " ")
+    painted = browser.run(
+        "const canvas = document.getElementById('brush-canvas');"
+        "const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);"
+        "return data.filter((value, index) => index % 4 === 3 && value > 0).length / (canvas.width * canvas.height)"
+    )
+    assert 0.01 < painted < 0.2
+    browser.run("document.querySelector('#brush menu .primary').focus()")
+    browser.keys("Enter")
+    browser.wait("return document.getElementById('mask-content-clear')", 20)
+    browser.click("#start")
+    wait_for(browser, "^Done")
+    run = shown(browser)
+    mask = browser.evaluate(
+        f"fetch('api/uploads/{run['options']['content_mask']}/about').then(answer => answer.json())"
+    )
+    assert (mask["width"], mask["height"]) == (160, 120)
+
+
+# --- how it looks, and to whom ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """axe-core's source, from the npm registry."""
+    if shutil.which("npm") is None:
+        pytest.skip("no npm, which brings axe-core")
+    folder = tmp_path_factory.mktemp("axe")
+    done = subprocess.run(["npm", "install", "--no-save", "--silent", "--prefix", str(folder), "axe-core"])
+    if done.returncode != 0:
+        pytest.skip("npm install axe-core does not work here")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def serious(browser: Browser) -> list[str]:
+    """What axe-core finds serious or worse in the page as it is."""
+    found = browser.evaluate("axe.run(document, {resultTypes: ['violations']}).then((result) => result.violations)")
+    return [
+        f"{each['id']}: {node['html'][:120]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+def test_axe_finds_nothing_serious(browser: Browser, pictures: Path, axe: str) -> None:
+    browser.evaluate(axe + "; undefined")
+    look(browser, 1440)
+    assert serious(browser) == []
+    choose(browser, pictures, **TINY, noise=7)  # noise: out of range
+    browser.run("document.querySelectorAll('#setup details').forEach((fold) => { fold.open = true })")
+    browser.wait("return document.querySelector('.option .fault')", 30)
+    assert serious(browser) == []
+    enter(browser, "noise", 0.5)
+    browser.wait("return !document.querySelector('.option .fault')", 30)
+    browser.click("#start")
+    wait_for(browser, "^Done")
+    for dark in (False, True):
+        look(browser, 1440, dark=dark)
+        assert serious(browser) == []
+    browser.run("document.getElementById('mask-content-paint').click()")
+    browser.wait("return document.getElementById('brush').open", 20)
+    assert serious(browser) == []
+
+
+def test_nothing_is_wider_than_the_window(browser: Browser, pictures: Path) -> None:
+    choose(browser, pictures, **TINY)
+    browser.run("document.querySelectorAll('#setup details').forEach((fold) => { fold.open = true })")
+    browser.click("#start")
+    wait_for(browser, "^Done")
+    for width in WIDTHS:
+        look(browser, width)
+        assert browser.run("return document.scrollingElement.scrollWidth") <= width
+        wide = browser.run(
+            "return [...document.querySelectorAll('#setup *, #stage *')].filter((each) => each.checkVisibility() &&"
+            "each.getBoundingClientRect().right > innerWidth + 1).map((each) => each.outerHTML.slice(0, 100))"
+        )
+        assert wide == []
+
+
+def test_every_look_has_its_thumbnail() -> None:
+    assert sorted(PAGE.glob("look-*.webp")) == sorted(PAGE / f"look-{look.name}.webp" for look in LOOKS)
+
+
+def test_the_page_names_no_outside_address() -> None:
+    for path in [*PAGE.glob("*.html"), *PAGE.glob("*.js"), *PAGE.glob("*.css")]:
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text, path.name
+        assert "https://" not in text, path.name
