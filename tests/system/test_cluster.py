@@ -19,6 +19,7 @@ from batches import TINY, Watcher, draw
 from PIL import Image
 from places import ROOT, SUPPORT
 
+from nst_fast.errors import DeviceError
 from nst_fast.jobs.batch import BatchRequest, run_batch
 from nst_fast.jobs.storage import Place, Url, place_of
 
@@ -173,3 +174,12 @@ def test_killed_drivers_workers_and_machines_cost_no_picture_and_make_none_twice
     assert made(out) == GOOD
     left = out.rglob("attempts/*") if isinstance(out, Path) else (n for n, _ in out.files() if "/attempts/" in n)
     assert not list(left)
+
+
+def test_an_address_without_a_cluster_is_named_at_once() -> None:
+    from nst_fast.jobs.cluster import check_reachable
+
+    with pytest.raises(DeviceError, match=r"no Ray cluster answers at 127\.0\.0\.1:1: connection refused.*`address`"):
+        check_reachable("127.0.0.1:1")
+    for other in ("", "auto", "ray://head:10001"):
+        check_reachable(other)
