@@ -40,9 +40,6 @@ Workers = Annotated[
 Gpus = Annotated[
     float | None, typer.Option("--gpus-per-worker", min=0.0, help="Of a Ray worker; by default 1, if there are any.")
 ]
-Part = Annotated[
-    str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
-]
 
 
 @takes(BatchConfig, without=BATCH_FIXED, recipes=True)
