@@ -29,7 +29,16 @@ from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import describe_machine
 
 WAYS: dict[str, dict[str, Any]] = {"here": {}, "process": {"workers": 1}, "ray": {"on": "ray", "workers": 1}}
-CONFIG = BatchConfig(weights="random:0", image_size=64, steps=60, engine="eager", precision="fp32", device="cpu")
+CONFIG = BatchConfig().replace(
+    weights="random:0",
+    content_taps="relu1_2",
+    style_taps="relu1_1",
+    image_size=64,
+    steps=60,
+    engine="eager",
+    precision="fp32",
+    device="cpu",
+)
 
 
 class Clock(JobObserver):

@@ -27,15 +27,18 @@ Styles = Annotated[
 Folder = Annotated[
     str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write to.", show_default=False)
 ]
+Part = Annotated[
+    str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
+]
+Together = Annotated[
+    int, typer.Option("--together", parser=at_least_one("together"), help="Pictures per loop, for a GPU.", metavar="N")
+]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", parser=at_least_one("workers"), help="Processes that make pictures.", metavar="N"),
 ]
 Gpus = Annotated[
     float | None, typer.Option("--gpus-per-worker", min=0.0, help="Of a Ray worker; by default 1, if there are any.")
-]
-Part = Annotated[
-    str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
 ]
 
 
@@ -48,10 +51,7 @@ def batch(
     folder: Folder,
     kind: Annotated[str, typer.Option("--format", help="Of the outputs: png, jpg, webp, avif, tif or bmp.")] = "png",
     shard: Part = "1/1",
-    together: Annotated[
-        int,
-        typer.Option("--together", parser=at_least_one("together"), help="Pictures per loop, for a GPU.", metavar="N"),
-    ] = 1,
+    together: Together = 1,
     workers: Workers = None,
     on: Annotated[str, typer.Option("--on", help="Where pictures are made: local, or ray (a cluster).")] = "local",
     address: Annotated[str, typer.Option("--address", help="Of the Ray cluster's head.", show_default=False)] = "",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +20,9 @@ from nst_fast.errors import DeviceError, UsageError
 from nst_fast.jobs.executors import Answer, Death, Group, WorkerSide
 from nst_fast.jobs.painter import Spec
 from nst_fast.jobs.runner import JobObserver
+from nst_fast.system.files import shown
+
+CONNECT_SECONDS = 10.0
 
 
 class Actor(WorkerSide):
@@ -59,6 +64,7 @@ class RayBackend:
     def __init__(
         self, spec: Spec, observer: JobObserver, address: str, workers: int | None, gpus: float | None
     ) -> None:
+        check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
         self._streams = ExitStack()
         self._streams.enter_context(redirect_stdout(sys.stderr))  # Ray prints its errors where results go
         try:
@@ -140,6 +146,18 @@ class RayBackend:
     def close(self) -> None:
         ray.shutdown()
         self._streams.close()
+
+
+def check_reachable(address: str) -> None:
+    """Raise :class:`DeviceError` where nothing answers at ``host:port``; Ray itself tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        message = f"no Ray cluster answers at {shown(address)}: {(error.strerror or str(error)).lower()}"
+        raise DeviceError(message, "Check `address`; `ray start --head` starts one") from error
 
 
 def _reason(error: Exception) -> str:

@@ -28,7 +28,7 @@ from nst_fast.jobs.painter import Made, Painter, Picture, Spec
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.run.problem import Networks
 from nst_fast.system.files import shown
-from nst_fast.system.machine import physical_cores, resolve_device
+from nst_fast.system.machine import resolve_device
 
 MOST_DEATHS = 3  # of workers at one picture, or of workers that are not even ready
 WAIT_SECONDS = 0.2  # between two looks whether the user stops
@@ -252,7 +252,7 @@ class ProcessBackend:
         self._started += 1
         context = multiprocessing.get_context("spawn")  # a fork would have PyTorch's threads without their locks
         ours, theirs = context.Pipe()
-        threads = max(1, physical_cores() // self._count)
+        threads = max(1, torch.get_num_threads() // self._count)
         process = context.Process(target=serve, args=(theirs, spec, threads), daemon=True)
         process.start()
         theirs.close()
