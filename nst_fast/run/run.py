@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -231,8 +232,8 @@ class Run(Observer):
         verdict = ""
         # Only the last scale, if it is whole, is monitored; the first event does not wait for the monitor.
         monitored = last and not stage.plan.tiled and config.monitor_every and config.style_factor
-        if monitored and not stage.objective.guides.plain:
-            self.observer.note("no monitor: its graph counts all pixels alike, and here masks or alpha weigh them")
+        if monitored and (obstacle := obstacle_to_monitor(stage.objective)):
+            self.observer.note(f"no monitor: {obstacle}")
             monitored = False
         with self.phases("monitor"), ExitStack() as stack:
             try:
@@ -357,3 +358,14 @@ class Run(Observer):
                         image, event.step, config.save_format, alpha, config.background, config.file_quality
                     )
         self.observer.event(event)
+
+
+def obstacle_to_monitor(objective: Objective) -> str:
+    """Why ONNX Runtime cannot evaluate the objective beside the loop; empty if it can."""
+    if not objective.guides.plain:
+        return "its graph counts all pixels alike, and here masks or alpha weigh them"
+    if importlib.util.find_spec("onnxruntime") is None:
+        from nst_fast.onnx.libraries import runtime_remedy
+
+        return f"ONNX Runtime is not installed. {runtime_remedy()}"
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,3 +232,13 @@ def test_other_faults_pass_through() -> None:
     with pytest.raises(RuntimeError, match="shape mismatch"), memory_errors():
         RetryInTiles(faulty, lambda: bowl)(torch.ones(1, 3, 4, 4))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_without_onnx_runtime_a_run_goes_on_unmonitored_and_says_so(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    pastiche, notes = run(pair, monitor_every=1)
+    assert pastiche.record.monitor == {}
+    assert [note for note in notes if note.startswith("no monitor: ONNX Runtime is not installed. pip ")]
