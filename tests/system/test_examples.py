@@ -182,10 +182,11 @@ def test_hooks_before_a_commit_run_the_programs_of_the_dev_extra() -> None:
     hooks = [hook for repo in parsed(ROOT / ".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
     entries = {hook["id"]: hook for hook in hooks if "entry" in hook}
     assert [entries[name]["entry"].split(" --")[0] for name in entries] == ["ruff format", "ruff check", "mypy"]
-    dev = project()["project"]["optional-dependencies"]["dev"]
+    extras = project()["project"]["optional-dependencies"]
+    assert "test" in extras["dev"][0]
     for hook in entries.values():
         assert hook["language"] == "system"
-        assert any(re.match(rf"{hook['entry'].split()[0]}\b", package) for package in dev)
+        assert any(re.match(rf"{hook['entry'].split()[0]}\b", package) for package in extras["test"])
     basic = {"trailing-whitespace", "end-of-file-fixer", "check-yaml", "check-toml", "check-added-large-files"}
     assert basic <= {hook["id"] for hook in hooks}
 
