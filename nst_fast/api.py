@@ -22,7 +22,7 @@ from nst_fast.options.layers import find_preset
 from nst_fast.run.checkpoint import checkpoint_writer, remove_checkpoints
 from nst_fast.run.forecast import Forecast, forecast
 from nst_fast.run.notebook import ProgressBar
-from nst_fast.run.observer import Listeners, Observer, StepEvent
+from nst_fast.run.observer import Listeners, Observer, StepEvent, sums_by_kind
 from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Networks, check_blend, files_read, load_problem
 from nst_fast.run.record import read_record
@@ -348,4 +348,5 @@ __all__ = [
     "run",
     "stylize",
     "stylize_together",
+    "sums_by_kind",
 ]

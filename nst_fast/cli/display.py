@@ -16,7 +16,7 @@ from nst_fast.cli.console import Messages, Stream, complain, emit_event
 from nst_fast.cli.signals import Stop
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.options.config import ReportOptions
-from nst_fast.run.observer import StepEvent
+from nst_fast.run.observer import StepEvent, sums_by_kind
 
 STEP_FIELDS = ("step", "steps", "scale", "seconds", "steps_per_second", "peak_memory_mib", "terms")  # of an event
 LINE_SECONDS = 10.0  # off a terminal: a line every so often ...
@@ -156,12 +156,3 @@ def losses_line(terms: dict[str, float]) -> str:
     sums = sums_by_kind(terms)
     order = ["total", *(kind for kind in sums if kind != "total")]
     return "  ".join(f"{kind} {sums[kind]:.4g}" for kind in order)
-
-
-def sums_by_kind(terms: dict[str, float]) -> dict[str, float]:
-    """``style/relu1_1`` and its like added up to ``style``, and so on."""
-    sums: dict[str, float] = {}
-    for name, value in terms.items():
-        kind = name.split("/")[0]
-        sums[kind] = sums.get(kind, 0.0) + value
-    return sums

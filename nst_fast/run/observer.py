@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,15 @@ class StepEvent:
     peak_memory_mib: float
     pastiche: Tensor
     totals: tuple[float, ...] = ()
+
+
+def sums_by_kind(terms: Mapping[str, float]) -> dict[str, float]:
+    """``style/relu1_1`` and its like added up to ``style``, and so on."""
+    sums: dict[str, float] = {}
+    for name, value in terms.items():
+        kind = name.split("/")[0]
+        sums[kind] = sums.get(kind, 0.0) + value
+    return sums
 
 
 class Observer:

@@ -183,7 +183,10 @@ class Run:
 
     def seen(self, event: StepEvent, share: float) -> None:
         """Take in an event; ``share`` of the work is done."""
-        self.step, self.steps, self.seconds, self.losses = event.step, event.steps, event.seconds, summed(event.terms)
+        from nst_fast.api import sums_by_kind
+
+        self.losses = sums_by_kind(event.terms)
+        self.step, self.steps, self.seconds = event.step, event.steps, event.seconds
         self.seconds_left = event.seconds * (1 - share) / share if share and event.step else None
         self.points.append((event.step, self.losses))
         if len(self.points) > MOST_POINTS:
@@ -192,16 +195,6 @@ class Run:
 
 NOT_KEPT = ("id", "folder", "asked", "stopping", "seconds_left", "points", "preview", "_lasting")
 KEPT = [each.name for each in fields(Run) if each.name not in NOT_KEPT]
-
-
-def summed(terms: Mapping[str, float]) -> dict[str, float]:
-    """``style/relu1_1`` and its like added up to ``style``, and so on; ``total`` first."""
-    sums = {"total": terms["total"]}
-    for name, value in terms.items():
-        kind = name.partition("/")[0]
-        if kind != "total":
-            sums[kind] = sums.get(kind, 0.0) + value
-    return sums
 
 
 def run_facts(queue: Queue, run: Run) -> dict[str, Any]:
@@ -222,12 +215,12 @@ def run_facts(queue: Queue, run: Run) -> dict[str, Any]:
 
 def losses_of(run: Run) -> dict[str, Any]:
     """The loss curve of a run: of the record once there is one, else what was seen."""
-    from nst_fast.api import read_record
+    from nst_fast.api import read_record, sums_by_kind
 
     record = run.picture.with_suffix(".json")
     if run.ended and record.exists():
         history = read_record(record)["history"]
-        rows = [summed(dict(zip(history, row, strict=True))) for row in zip(*history.values(), strict=True)]
+        rows = [sums_by_kind(dict(zip(history, row, strict=True))) for row in zip(*history.values(), strict=True)]
         points = list(enumerate(rows))
     else:
         points = list(run.points)
