@@ -66,7 +66,7 @@ def serve(
 
 def warm_up() -> None:
     """Import what the first request for a plan or an upload would wait for."""
-    import nst_fast.api  # noqa: F401
+    import nst_fast.api  # noqa: F401  # for what it brings along
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -117,7 +117,7 @@ class Uploads:
         file = id + SUFFIXES.get(decoded.format, f".{decoded.format.lower()}")
         write_atomic(self.folder / f"{id}-display.webp", webp(decoded.tensor, DISPLAY))
         write_atomic(self.folder / f"{id}-thumbnail.webp", webp(decoded.tensor, THUMBNAIL))
-        os.replace(path, self.folder / file)  # noqa: PTH105
+        path.replace(self.folder / file)
         upload = Upload(id, name, width, height, file, options_of(self.folder / file))
         write_atomic(self.folder / f"{id}.json", json.dumps(asdict(upload)).encode())
         return upload
