@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -183,6 +184,9 @@ def joined(
 
 def _join(process: ProcessRank, device: str) -> Store:
     """Find the others through the address in the environment, and form the process group."""
+    # Its functions' defaults would hold a group that exists when it is imported, as by an optimizer: for ever, and the
+    # group's threads, which run at the end of the interpreter, would abort the process.
+    importlib.import_module("torch.distributed.nn.functional")
     limit = timedelta(seconds=JOIN_SECONDS)
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     if device.startswith("cuda"):

@@ -64,6 +64,11 @@ def in_float64(pooling: str, ranks: Ranks | None) -> list[float]:
     return run_loop(stepper, options, every=1000, names=objective.term_names, double=True).history.rows()["total"]
 
 
+def threads() -> list[str]:
+    """The names of this process's threads, those of libraries among them; none where the system does not tell."""
+    return [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+
+
 def main(folder: Path) -> None:
     with joined(process_rank(), "cpu") as ranks:
         pictures = (folder / "content.png", folder / "style.png")
@@ -75,6 +80,7 @@ def main(folder: Path) -> None:
         found = {pooling: in_float64(pooling, ranks) for pooling in ("max", "average")}
         if ranks.rank == 0:
             (folder / "float64.json").write_text(json.dumps(found))
+    (folder / f"threads-{process_rank().rank}.json").write_text(json.dumps(threads()))
 
 
 if __name__ == "__main__":

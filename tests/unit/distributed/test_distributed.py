@@ -131,6 +131,13 @@ def test_two_processes_have_the_losses_and_the_picture_of_one(shared: Path, case
     assert np.abs(picture - expected).max() <= 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the threads of a process")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_groups_threads_end_with_its_block(shared: Path, rank: int) -> None:
+    names = json.loads((shared / f"threads-{rank}.json").read_text())
+    assert names and not [name for name in names if "gloo" in name]
+
+
 @pytest.mark.parametrize("pooling", ["max", "average"])
 def test_in_double_precision_twenty_steps_are_the_same_whatever_the_rate(shared: Path, pooling: str) -> None:
     found = json.loads((shared / "float64.json").read_text())[pooling]
