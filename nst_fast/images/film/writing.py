@@ -2,28 +2,86 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image
 
-from nst_fast.errors import UsageError
-from nst_fast.images.encoding import QUALITY
-from nst_fast.images.film.containers import SCALING, check_installed
+from nst_fast.errors import OutputError, UsageError
+from nst_fast.images.encoding import QUALITY, WRITABLE
+from nst_fast.images.film.containers import BT709, SCALING, check_installed, input_of, readable
 from nst_fast.images.film.facts import FilmInfo, Frame, Pixels
+from nst_fast.images.film.sequences import is_pattern, write_sequence
 from nst_fast.system.files import AnyPath, shown, write_atomic
 
-_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".m4v": "mp4"}
+
+@dataclass(frozen=True)
+class Kind:
+    """What FFmpeg calls a container and its codec, and the layout of pixels without and with alpha."""
+
+    container: str
+    codec: str
+    opaque: str
+    alpha: str | None = None
+    sound: bool = True
+    base: Fraction | None = None  # of times, where the container has only one
+    shortest: int = 1  # time of a frame, in the base
 
 
-def check_film_output(path: AnyPath, info: FilmInfo) -> None:
-    """Raise :class:`UsageError` unless a film with these facts can be written under this name."""
-    if Path(path).suffix.lower() not in _FORMATS:
-        raise UsageError(f"{shown(path)}: cannot write {Path(path).suffix}", f"Use {', '.join(_FORMATS)}")
-    check_installed(shown(path))
+_MILLISECOND = Fraction(1, 1000)
+_H264 = Kind("mp4", "libx264", "yuv420p")
+_APNG = Kind("apng", "apng", "rgb24", "rgba", sound=False)
+KINDS = {
+    ".mp4": _H264,
+    ".m4v": _H264,
+    ".mkv": replace(_H264, container="matroska", base=_MILLISECOND),
+    ".mov": Kind("mov", "prores_ks", "yuv444p10le", "yuva444p10le"),
+    ".webm": Kind("webm", "libvpx-vp9", "yuv420p", "yuva420p", base=_MILLISECOND),
+    ".gif": Kind(
+        "gif", "gif", "pal8", "pal8", sound=False, base=Fraction(1, 100), shortest=2
+    ),  # players slow down what is faster
+    ".png": _APNG,
+    ".apng": _APNG,
+    ".webp": Kind("webp", "libwebp_anim", "bgra", "bgra", sound=False, base=_MILLISECOND),
+}
+_SRGB_CURVE, _FULL_RANGE, _LIMITED_RANGE = 13, 2, 1  # ITU-T H.273, libavutil
+_FINEST = 10**6  # ticks per second, where the times of a film ask for more than that they are rounded to
+_COARSE = Fraction(1, 90_000)
+_WEBP_FLAGS = 20  # where they are in a file
+_CLEAR = 255  # the entry of a GIF's palette that is transparent
+
+
+def check_film_output(path: AnyPath, info: FilmInfo, audio: Path | None = None) -> None:
+    """Raise :class:`UsageError` unless a film with these facts, and the sound of ``audio``, can have this name."""
+    path, name = Path(path), shown(path)
+    known = WRITABLE if is_pattern(path) else KINDS
+    if path.suffix.lower() not in known:
+        endings = f"{', '.join(known)}" + "; frames/%04d.png for numbered pictures" * (known is KINDS)
+        raise UsageError(f"{name}: cannot write a film as {path.suffix or 'a name without suffix'}", f"Use {endings}")
+    if is_pattern(path):
+        return
+    check_installed(name)
+    kind = KINDS[path.suffix.lower()]
+    if info.alpha and kind.alpha is None:
+        raise UsageError(f"{name}: this kind holds no alpha", "Use .mov, .webm, .png or .webp, or give a `background`")
+    import av
+
+    try:
+        _try(kind, info, None)
+    except av.FFmpegError as error:
+        raise UsageError(f"{name}: this PyAV cannot write such a film ({error.strerror})", "Use .mp4") from error
+    try:
+        _try(kind, info, audio)
+    except (av.FFmpegError, ValueError) as error:
+        raise UsageError(f"{name}: this kind cannot hold the sound as it is", "Use .mkv, or `no_audio`") from error
 
 
 def write_film(
@@ -32,57 +90,217 @@ def write_film(
     """Write a film; the old file stays until the new one is complete.
 
     Args:
-        path: the suffix chooses the kind.
-        frames: as many as ``info`` has times; all of one size, which need not be that of ``info``.
+        path: ``.mp4`` and ``.mkv`` (H.264), ``.mov`` (ProRes 4444), ``.webm`` (VP9), ``.gif``, ``.png``, ``.apng``,
+            ``.webp``, or numbered pictures (``frames/%04d.png``), of which each is written so.
+        frames: as many as ``info`` has times, all of one size, which need not be that of ``info``. Where colours have
+            half the resolution (H.264), the last row or column of an odd side is written twice.
         info: times, metadata and the part of the sound, as :func:`nst_fast.images.film.open_film` gave them.
-        audio: a film whose sound is copied as it is, without encoding it again.
-        quality: 1 to 100.
+        audio: a film whose sound is copied as it is, without encoding it again; packets that lie partly in the part
+            are copied whole. Kinds of animation and numbered pictures have none.
+        quality: 1 to 100, of the kinds that lose detail.
 
     Raises:
         UsageError: see :func:`check_film_output`.
+        InputError: the sound cannot be read.
         OutputError: the file cannot be written.
     """
-    check_film_output(path, info)
-    kind = _FORMATS[Path(path).suffix.lower()]
-    write_atomic(path, lambda file: _write(file, kind, frames, info, audio, quality))
+    path = Path(path)
+    check_film_output(path, info, audio)
+    if is_pattern(path):
+        write_sequence(path, frames, quality)
+    else:
+        write_atomic(path, lambda file: _write(file, KINDS[path.suffix.lower()], frames, info, audio, quality))
 
 
 def _write(
-    file: BinaryIO, kind: str, frames: Iterable[Frame], info: FilmInfo, audio: Path | None, quality: int
+    file: BinaryIO, kind: Kind, frames: Iterable[Frame], info: FilmInfo, audio: Path | None, quality: int
 ) -> None:
-    import av
+    frames = iter(frames)
+    first = next(frames)
+    info = replace(info, size=first.pixels.shape[:2], alpha=first.pixels.shape[2] == 4)
+    clock = _Clock(info, kind)
+    with ExitStack() as stack:
+        sound = _Sound(audio if kind.sound else None, info, stack)
+        out, stream = _begun(file, kind, info, clock, sound, quality)
+        stack.callback(_abandon, out)
+        with _reported():
+            for index, (frame, time) in enumerate(zip(chain([first], frames), info.times, strict=True)):
+                if index in clock.begins:
+                    picture = _picture(frame.pixels, kind)
+                    picture.pts, picture.time_base = clock.begins[index], clock.base
+                    _mux(out, stream.encode(picture), clock)
+                sound.mux(out, time)
+            _mux(out, stream.encode(None), clock)
+            sound.mux(out, None)
+            out.close()
+    if kind.container == "webp" and info.alpha:  # which libwebp forgets if each frame is opaque where it differs
+        file.seek(_WEBP_FLAGS)
+        file.write(b"\x12")  # an animation with alpha
 
-    base = Fraction(1, math.lcm(*(at.denominator for at in (*info.times, info.duration))))
-    with av.open(file, "w", format=kind) as out:
-        out.metadata.update(dict(info.metadata))
-        stream: Any = out.add_stream("libx264", options={"crf": str(round(51 - 0.37 * quality))})
-        encoder = stream.codec_context
-        encoder.time_base = base
-        encoder.max_b_frames = 0
-        encoder.pix_fmt = "yuv420p"
-        encoder.colorspace = encoder.color_primaries = encoder.color_range = 1  # BT.709, limited range
-        encoder.color_trc = 13  # sRGB
-        ends = {round(at / base): round(end / base) for at, end in zip(info.times, info.ends, strict=True)}
-        for frame in _even(frames):
-            if frame.index == 0:
-                encoder.height, encoder.width = frame.pixels.shape[:2]
-            picture = av.VideoFrame.from_ndarray(frame.pixels, format="rgb24").reformat(
-                format="yuv420p", dst_colorspace=1, src_color_range=2, dst_color_range=1, interpolation=SCALING
-            )
-            picture.pts, picture.time_base = round(frame.time / base), base
-            _mux(out, stream.encode(picture), ends)
-        _mux(out, stream.encode(None), ends)
+
+class _Clock:
+    """When each frame of a new film begins, by its index, and how long it is, by its begin, in ticks of the base.
+
+    Frames that would be too short for the kind are left out, and the one before is longer.
+    """
+
+    def __init__(self, info: FilmInfo, kind: Kind) -> None:
+        exact = math.lcm(*(at.denominator for at in (*info.times, info.duration)))
+        self.base = kind.base or (Fraction(1, exact) if exact <= _FINEST else _COARSE)
+        self.begins: dict[int, int] = {}
+        last = -kind.shortest
+        for index, time in enumerate(info.times):
+            begin = round(time / self.base)
+            if begin - last >= kind.shortest:
+                self.begins[index] = last = begin
+        end = max(last + kind.shortest, round(info.duration / self.base))
+        begins = list(self.begins.values())
+        self.last = (end - begins[-1]) * self.base  # seconds
+        self.lengths = {begin: after - begin for begin, after in zip(begins, (*begins[1:], end), strict=True)}
 
 
-def _mux(out: Any, packets: list[Any], ends: dict[int, int]) -> None:
+def _mux(out: Any, packets: list[Any], clock: _Clock) -> None:
     for packet in packets:
-        packet.duration = ends[packet.pts] - packet.pts
+        packet.duration = clock.lengths[packet.pts]
         out.mux(packet)
 
 
-def _even(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Frames with even sides: the last row and column of odd ones twice, as colour has half the resolution."""
-    for frame in frames:
-        height, width = frame.pixels.shape[:2]
-        pixels: Pixels = np.pad(frame.pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        yield Frame(frame.index, frame.time, np.ascontiguousarray(pixels))
+@contextmanager
+def _reported() -> Iterator[None]:
+    """What FFmpeg refuses becomes :class:`OutputError`; an error of the file stays an ``OSError``."""
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise OutputError(f"the film cannot be written ({error.strerror})") from error
+
+
+def _abandon(out: Any) -> None:
+    """Close a film, whatever becomes of it: one that failed, or that is complete and closed already."""
+    import av
+
+    with suppress(av.FFmpegError, OSError):
+        out.close()
+
+
+def _try(kind: Kind, info: FilmInfo, audio: Path | None) -> None:
+    """Begin a film in memory. Raises what FFmpeg raises."""
+    with ExitStack() as stack:
+        sound = _Sound(audio if kind.sound else None, info, stack)
+        out, _ = _begun(io.BytesIO(), kind, info, _Clock(info, kind), sound, QUALITY)
+        try:
+            out.start_encoding()
+        finally:
+            _abandon(out)
+
+
+def _begun(file: BinaryIO, kind: Kind, info: FilmInfo, clock: _Clock, sound: _Sound, quality: int) -> tuple[Any, Any]:
+    """A container and its stream of pictures."""
+    import av
+
+    loops = {"loop": "0", "plays": "0"} | ({"final_delay": str(clock.last)} if kind.container == "apng" else {})
+    out = av.open(file, "w", format=kind.container, options={} if kind.sound else loops)
+    out.metadata.update(dict(info.metadata))
+    stream = out.add_stream(kind.codec, options=_options(kind, quality, info.alpha))
+    encoder = stream.codec_context
+    height, width = info.size
+    if kind.codec == _H264.codec:
+        height, width = height + height % 2, width + width % 2
+    encoder.height, encoder.width, encoder.pix_fmt = height, width, kind.alpha if info.alpha else kind.opaque
+    encoder.time_base, encoder.framerate = clock.base, info.rate.limit_denominator(_FINEST)
+    encoder.max_b_frames = 0  # with them MP4 gives the last frame of a variable rate a wrong length
+    encoder.bit_rate = 0  # the quality decides
+    encoder.sample_aspect_ratio = info.pixel_aspect
+    if "yuv" in encoder.pix_fmt:
+        encoder.colorspace = encoder.color_primaries = BT709
+        encoder.color_trc, encoder.color_range = _SRGB_CURVE, _LIMITED_RANGE
+    sound.add_to(out)
+    return out, stream
+
+
+def _options(kind: Kind, quality: int, alpha: bool) -> dict[str, str]:
+    """Of encoders: their own scales of quality, on which 95 is hard to tell from the frames."""
+    if kind.codec == "libx264":
+        return {"crf": str(round(51 - 0.37 * quality))}
+    if kind.codec == "libvpx-vp9":  # without alternative frames: with them alpha is lost
+        return {"crf": str(round(63 - 0.45 * quality)), "row-mt": "1"} | ({"auto-alt-ref": "0"} if alpha else {})
+    if kind.codec == "prores_ks":
+        return {"profile": "4444", "alpha_bits": "16" if alpha else "0"}
+    return {"quality": str(quality)} if kind.codec == "libwebp_anim" else {}
+
+
+def _picture(pixels: Pixels, kind: Kind) -> Any:
+    """Pixels as the frame that an encoder takes."""
+    import av
+
+    if kind.codec == "gif":
+        return av.VideoFrame.from_ndarray(_with_palette(pixels), format="pal8")
+    if kind.codec == _H264.codec:
+        height, width = pixels.shape[:2]
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    alpha = pixels.shape[2] == 4
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgba" if alpha else "rgb24")
+    layout = kind.alpha if alpha else kind.opaque
+    if layout is None or "yuv" not in layout:
+        return frame.reformat(format=layout)
+    return frame.reformat(
+        format=layout,
+        dst_colorspace=BT709,
+        src_color_range=_FULL_RANGE,
+        dst_color_range=_LIMITED_RANGE,
+        interpolation=SCALING,
+    )
+
+
+def _with_palette(pixels: Pixels) -> tuple[Pixels, Pixels]:
+    """Indices [H, W] and their colours [256, 4], alpha first; 255 of a frame's own colours, errors spread."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
+    palette = picture.quantize(_CLEAR)
+    indices = np.array(picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
+    colors = np.zeros((256, 4), np.uint8)
+    given = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)[:_CLEAR]
+    colors[: len(given), 1:] = given
+    colors[:_CLEAR, 0] = 255
+    if pixels.shape[2] == 4:
+        indices[pixels[..., 3] < 128] = _CLEAR
+    return indices, colors
+
+
+class _Sound:
+    """Packets of sound on the clock of the new film, where the first frame is at 0, to be written among its frames.
+
+    They are copied as they are. Some may begin before the first frame: containers have a way to say so.
+    """
+
+    def __init__(self, path: Path | None, info: FilmInfo, stack: ExitStack) -> None:
+        self._streams: dict[int, Any] = {}
+        self._packets: list[tuple[Fraction, Any]] = []
+        if path is None:
+            return
+        begin, end = info.sound
+        with readable(shown(path)):
+            source = input_of(path, stack)
+            self._streams = {stream.index: stream for stream in source.streams.audio}
+            for packet in source.demux(*self._streams.values()) if self._streams else ():
+                at = Fraction((packet.pts or 0) * packet.time_base)
+                lasts = Fraction((packet.duration or 0) * packet.time_base)
+                if packet.size and (begin is None or at + lasts > begin) and (end is None or at < end):
+                    packet.pts, packet.dts = (
+                        time if time is None else time - round(info.begin / packet.time_base)
+                        for time in (packet.pts, packet.dts)
+                    )
+                    self._packets.append((at - info.begin, packet))
+        self._packets.reverse()
+
+    def add_to(self, out: Any) -> None:
+        self._streams = {index: out.add_stream_from_template(stream) for index, stream in self._streams.items()}
+
+    def mux(self, out: Any, time: Fraction | None) -> None:
+        """Write what begins by a time, or all."""
+        while self._packets and (time is None or self._packets[-1][0] <= time):
+            _, packet = self._packets.pop()
+            packet.stream = self._streams[packet.stream_index]
+            out.mux(packet)
