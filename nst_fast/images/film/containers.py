@@ -50,14 +50,14 @@ def open_container(path: Path, part: Part, limits: Limits) -> Film:
     name = shown(path)
     check_installed(name)
     with opened(path) as container:
-        stream = _pictures(container, name)
+        stream = _pictures(container, name, limits)
         limits.check(stream.codec_context.width, stream.codec_context.height, name)
         _check_colors(stream.codec_context, name)
         clock = _clock(path, container, stream, name)
         first, stop = part.of([at - clock[0] for at in clock[:-1]], clock[-1] - clock[0], name)
         info = _info(container, stream, clock[first : stop + 1])
     sound = (clock[first] if first else None, clock[stop] if stop < len(clock) - 1 else None)
-    return Film(replace(info, sound=sound), first, partial(_read, path, clock))
+    return Film(replace(info, sound=sound), first, partial(_read, path, limits, clock))
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def readable(name: str) -> Iterator[None]:
         raise InputError(f"{name} is damaged, cut short or no film that can be read ({reason})", _REMEDY) from error
 
 
-def _pictures(container: Any, name: str) -> Any:
+def _pictures(container: Any, name: str, limits: Limits) -> Any:
     """The stream of pictures; the cover of a piece of music is none."""
     from av.stream import Disposition
 
@@ -95,6 +95,9 @@ def _pictures(container: Any, name: str) -> Any:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
                 raise InputError(f"{name} is of a kind that this PyAV cannot decode", _REMEDY)
+            stream.codec_context.options = {
+                "max_pixels": str(int(limits.max_megapixels * 1e6))
+            }  # whatever a header says
             return stream
     raise InputError(f"{name} has no pictures" + ", only sound" * bool(container.streams.audio), "Give a film")
 
@@ -218,10 +221,10 @@ def _turn(frame: Any) -> tuple[bool, tuple[int, ...]]:
     return bool(swap), (0,) * bool(y < 0) + (1,) * bool(x < 0)
 
 
-def _read(path: Path, clock: Sequence[Fraction], first: int, stop: int) -> Generator[Pixels]:
+def _read(path: Path, limits: Limits, clock: Sequence[Fraction], first: int, stop: int) -> Generator[Pixels]:
     name, wanted = shown(path), first
     with opened(path) as container:
-        stream = _pictures(container, name)
+        stream = _pictures(container, name, limits)
         alpha, size = _has_alpha(stream), None
         if _is_indexed(container, stream):
             container.seek(int(clock[max(0, first - _REORDERED)] / stream.time_base), stream=stream)

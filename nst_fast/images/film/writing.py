@@ -85,7 +85,13 @@ def check_film_output(path: AnyPath, info: FilmInfo, audio: Path | None = None) 
 
 
 def write_film(
-    path: AnyPath, frames: Iterable[Frame], info: FilmInfo, *, audio: Path | None = None, quality: int = QUALITY
+    path: AnyPath,
+    frames: Iterable[Frame],
+    info: FilmInfo,
+    *,
+    audio: Path | None = None,
+    quality: int = QUALITY,
+    may_end_early: bool = False,
 ) -> None:
     """Write a film; the old file stays until the new one is complete.
 
@@ -98,25 +104,32 @@ def write_film(
         audio: a film whose sound is copied as it is, without encoding it again; packets that lie partly in the part
             are copied whole. Kinds of animation and numbered pictures have none.
         quality: 1 to 100, of the kinds that lose detail.
+        may_end_early: whether there may be fewer frames than times; the film then ends with the last one.
 
     Raises:
+        ValueError: the number of frames is not that of the times.
         UsageError: see :func:`check_film_output`.
         InputError: the sound cannot be read.
         OutputError: the file cannot be written.
     """
     path = Path(path)
     check_film_output(path, info, audio)
+    timed = zip(frames, info.times, strict=not may_end_early)
     if is_pattern(path):
-        write_sequence(path, frames, quality)
+        write_sequence(path, (frame for frame, _ in timed), quality)
     else:
-        write_atomic(path, lambda file: _write(file, KINDS[path.suffix.lower()], frames, info, audio, quality))
+        write_atomic(path, lambda file: _write(file, KINDS[path.suffix.lower()], timed, info, audio, quality))
 
 
 def _write(
-    file: BinaryIO, kind: Kind, frames: Iterable[Frame], info: FilmInfo, audio: Path | None, quality: int
+    file: BinaryIO,
+    kind: Kind,
+    timed: Iterator[tuple[Frame, Fraction]],
+    info: FilmInfo,
+    audio: Path | None,
+    quality: int,
 ) -> None:
-    frames = iter(frames)
-    first = next(frames)
+    first, begin = next(timed)
     info = replace(info, size=first.pixels.shape[:2], alpha=first.pixels.shape[2] == 4)
     clock = _Clock(info, kind)
     with ExitStack() as stack:
@@ -124,7 +137,7 @@ def _write(
         out, stream = _begun(file, kind, info, clock, sound, quality)
         stack.callback(_abandon, out)
         with _reported():
-            for index, (frame, time) in enumerate(zip(chain([first], frames), info.times, strict=True)):
+            for index, (frame, time) in enumerate(chain([(first, begin)], timed)):
                 if index in clock.begins:
                     picture = _picture(frame.pixels, kind)
                     picture.pts, picture.time_base = clock.begins[index], clock.base

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import os
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,8 +18,8 @@ from clips import clip_info, frames_of, made_clip, write_clip, write_tone
 from numpy.typing import NDArray
 from PIL import Image
 
-from nst_fast.errors import InputError, UsageError
-from nst_fast.images.film import FilmInfo, check_film_output, open_film, write_film
+from nst_fast.errors import InputError, OutputError, UsageError
+from nst_fast.images.film import FilmInfo, Frame, check_film_output, open_film, write_film, writing
 
 CLIP = made_clip(6, (48, 64))
 INFO = clip_info(CLIP)
@@ -276,6 +279,117 @@ def test_other_containers_and_codecs_are_read(tmp_path: Path, codec: str, name: 
         assert np.array_equal(next(film.frames(3, 4)).pixels, list(film.frames())[3].pixels)
 
 
+def test_delays_that_browsers_do_not_believe_are_a_tenth_of_a_second(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(picture) for picture in CLIP.frames[:3]]
+    pictures[0].save(tmp_path / "f.gif", save_all=True, append_images=pictures[1:], duration=[0, 10, 50])
+    with open_film(tmp_path / "f.gif") as film:
+        assert [float(end) for end in film.info.ends] == [0.1, 0.2, 0.25]
+
+
+def test_the_picture_for_those_who_cannot_show_an_apng_is_no_frame(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(picture) for picture in CLIP.frames[:3]]
+    pictures[0].save(tmp_path / "f.png", save_all=True, append_images=pictures[1:], duration=40, default_image=True)
+    assert np.array_equal(pixels_of(tmp_path / "f.png"), CLIP.frames[1:3])
+
+
+def test_numbered_pictures_have_the_rate_that_is_asked_for(tmp_path: Path) -> None:
+    write_film(tmp_path / "%02d.png", frames_of(CLIP.frames, INFO), INFO)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:02d}.png" for number in range(1, 7)]
+    with open_film(tmp_path / "%d.png", rate=Fraction(10), start=0.2) as film:  # zeros in front do not matter
+        assert film.info.times == tuple(Fraction(at, 10) for at in range(4))
+        assert np.array_equal(next(film.frames()).pixels, CLIP.frames[2])
+    (tmp_path / "04.png").unlink()
+    with pytest.raises(InputError, match="number 4 is missing"):
+        open_film(tmp_path / "%02d.png")
+    Image.fromarray(CLIP.frames[0, :40]).save(tmp_path / "04.png")
+    with (
+        open_film(tmp_path / "%02d.png") as film,
+        pytest.raises(InputError, match=r"04\.png has 64x40 pixels, the first"),
+    ):
+        list(film.frames())
+
+
+def test_a_frame_that_is_damaged_is_named(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "f.mp4", made_clip(20, (48, 64)))
+    with av.open(path) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][10]
+        at, size = packet.pos, packet.size
+    data = bytearray(path.read_bytes())
+    data[at : at + size] = bytes(size)
+    path.write_bytes(data)
+    with open_film(path) as film, pytest.raises(InputError, match=r"invalid data|is damaged"):
+        list(film.frames())
+
+
+def test_without_pyav_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "f.mp4", CLIP)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install av"):
+        open_film(path)
+    with pytest.raises(UsageError, match="pip install av"):
+        check_film_output(tmp_path / "g.mp4", INFO)
+
+
+@pytest.mark.parametrize("name", ["f.txt", "f", "f.wmv", "%03d.mp4"])
+def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot write a film as"):
+        check_film_output(tmp_path / name, INFO)
+
+
+def frames_that_fail(count: int, error: Exception) -> Iterator[Frame]:
+    yield from frames_of(CLIP.frames, INFO)[:count]
+    raise error
+
+
+@pytest.mark.parametrize("name", ["f.mp4", "f.mov", "f.webm", "f.gif", "f.png", "f.webp"])
+@pytest.mark.parametrize("allowed", [0, 1000])
+def test_a_full_disk_leaves_the_old_file(
+    tmp_path: Path, name: str, allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"old")
+
+    class Full:
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.left = stream, allowed
+
+        def write(self, data: bytes) -> int:
+            self.left -= len(data)
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return int(self.stream.write(data))
+
+        def __getattr__(self, what: str) -> Any:
+            return getattr(self.stream, what)
+
+    write = writing._write
+    monkeypatch.setattr(writing, "_write", lambda file, *more: write(Full(file), *more))  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match="no space left"):
+        write_film(path, frames_of(CLIP.frames, INFO), INFO)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["f.mp4", "f.mov", "f.webm", "f.gif", "f.png", "f.webp"])
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_what_ends_the_frames_ends_the_film_and_leaves_the_old_file(tmp_path: Path, name: str, count: int) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"old")
+    with pytest.raises(InputError, match="damaged"):
+        write_film(path, frames_that_fail(count, InputError("damaged")), INFO)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_film_has_as_many_frames_as_times(tmp_path: Path) -> None:
+    frames = frames_of(CLIP.frames, INFO)
+    with pytest.raises(ValueError, match="longer"):
+        write_film(tmp_path / "f.mp4", frames[:4], INFO)
+    write_film(tmp_path / "f.mp4", frames[:4], INFO, may_end_early=True)
+    with open_film(tmp_path / "f.mp4") as film:
+        assert film.info.times == INFO.times[:4]
+
+
 def still(path: Path) -> None:
     Image.fromarray(CLIP.frames[0]).save(path, "PNG")
 
@@ -302,6 +416,33 @@ def only_sound(path: Path) -> None:
     write_tone(path, 0.1)
 
 
+def no_frames(path: Path) -> None:
+    with av.open(path, "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        out.start_encoding()
+
+
+def tiny(path: Path) -> None:
+    """1x1 pixels."""
+    info = clip_info(made_clip(2, (1, 1)))
+    write_film(path, frames_of(np.zeros((2, 1, 1, 3), np.uint8), info), info)
+
+
+def huge(path: Path) -> None:
+    """A GIF whose header claims more than the limit of pictures."""
+    small = path.with_name("small.gif")
+    write_film(small, frames_of(CLIP.frames, INFO), INFO)
+    data = small.read_bytes()
+    path.write_bytes(data[:6] + struct.pack("<HH", 20_000, 20_000) + data[10:])
+
+
+def lying(path: Path) -> None:
+    """A film of JPEGs which are larger than the container says."""
+    small = written(path.with_name("small.avi"), CLIP.frames, "mjpeg", "yuvj420p")
+    path.write_bytes(small.read_bytes().replace(struct.pack(">HH", 48, 64), struct.pack(">HH", 20_000, 20_000)))
+
+
 BROKEN = {
     "empty.mp4": (lambda path: path.write_bytes(b""), "is empty"),
     "text.mp4": (lambda path: path.write_text("no film " * 99), "no film that can be read"),
@@ -316,9 +457,21 @@ BROKEN = {
     "short.gif": (cut_short, "cut short"),
     "behind.mp4": (cut_short_behind_index, "cut short"),
     "sound.mp4": (only_sound, "only sound"),
+    "none.mp4": (no_frames, "no pictures"),
+    "none.mkv": (no_frames, "end of file"),
+    "tiny.mp4": (tiny, "only 2x2 pixels"),
+    "tiny.png": (tiny, "only 1x1 pixels"),
+    "huge.gif": (huge, "more than 179 megapixels"),
+    "lying.avi": (lying, "no film that can be read"),
     "missing.mp4": (lambda path: None, "no such file"),
     "missing/%04d.png": (lambda path: None, "no such file"),
 }
+
+
+def test_the_limit_of_pixels_is_that_of_pictures(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "f.mp4", CLIP)
+    with pytest.raises(InputError, match=r"64x48 pixels; the limit is 0\.003 megapixels"):
+        open_film(path, max_megapixels=0.003)
 
 
 @pytest.mark.parametrize("name", BROKEN)
