@@ -58,30 +58,30 @@ def followers(
         OutputError: a file cannot be written.
     """
     found = [("LossTable", output.with_name(f"{output.stem}-losses.csv"))] if csv else []
-    found += [film_file(output, film)] if film is not None else []
+    found += [("Film", output.with_name(f"{output.stem}-film{FILMS[film]}"))] if film in FILMS else []
     for _, path in found:
         check_writable(path, overwrite=overwrite, inputs=inputs)
-    return found
-
-
-def film_file(output: Path, film: str) -> tuple[str, Path]:
-    """The tracker that makes a film, by name, and its file. Raises :class:`UsageError` for what cannot be made."""
+    if film is None:
+        return found
     if not process_rank().alone:
         raise UsageError("`film`: the processes of torchrun have parts of the picture each", "Leave it out")
     if film in FILMS:
-        return "Film", output.with_name(f"{output.stem}-film{FILMS[film]}")
+        return found
     if not Path(film).suffix:
-        raise UsageError(
-            f"`film` {film!r}: must be one of {', '.join(FILMS)}, or a file as out.mp4", nearest(film, FILMS)
-        )
+        message = f"`film` {film!r}: must be one of {', '.join(FILMS)}, or a file as out.mp4"
+        raise UsageError(message, nearest(film, FILMS))
+    return [*found, ("TimeLapse", checked_film(user_path(film), output, overwrite, inputs))]
+
+
+def checked_film(film: Path, output: Path, overwrite: bool, inputs: Sequence[Path]) -> Path:
+    """The file of a film of the run. Raises what :func:`followers` raises."""
     from nst_fast.run.outputs import OutputFiles
     from nst_fast.run.trackers import TimeLapse
 
-    path = user_path(film)
-    if path.absolute() in {other.absolute() for other in OutputFiles(output).ends_with}:
-        raise UsageError(f"`film` {shown(path)} is the name of another output", "Give it a name of its own")
-    TimeLapse.check(path)
-    return "TimeLapse", path
+    if film.absolute() in {path.absolute() for path in OutputFiles(output).ends_with}:
+        raise UsageError(f"`film` {shown(film)} is the name of another output", "Give it a name of its own")
+    TimeLapse.check(film, overwrite=overwrite, inputs=inputs)
+    return film
 
 
 @contextmanager

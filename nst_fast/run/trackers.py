@@ -25,13 +25,13 @@ from PIL import Image
 
 from nst_fast.errors import OutputError, UsageError
 from nst_fast.images import encode_image, from_uint8, resize, to_uint8
-from nst_fast.images.film import FilmInfo, Frame, Pixels, check_film_output, write_film
+from nst_fast.images.film import FilmInfo, Frame, Pixels, check_film_output, film_files, write_film
 from nst_fast.images.sheet import Cell, contact_sheet
 from nst_fast.run.guard import GUARD_STEPS
 from nst_fast.run.observer import Observer, StepEvent
 from nst_fast.run.outputs import Pastiche
 from nst_fast.run.record import RunRecord
-from nst_fast.system.files import make_folder, write_atomic
+from nst_fast.system.files import check_all_writable, make_folder, write_atomic
 
 FRAMES = 24  # of a film
 FILM_SIDE = 512  # of a frame, the longer
@@ -282,9 +282,10 @@ class TimeLapse(Tracker):
     title = "the film"
 
     @staticmethod
-    def check(path: Path) -> None:
-        """Raise :class:`UsageError` for a name that no film can have."""
+    def check(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+        """Raise, before the run, :class:`UsageError` or :class:`OutputError` for a film that could not be written."""
         check_film_output(path, FilmInfo((16, 16), (Fraction(0),), Fraction(1), Fraction(1)))
+        check_all_writable(film_files(path) or [path], overwrite, inputs)
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         super().__init__(say)

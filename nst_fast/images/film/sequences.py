@@ -16,7 +16,7 @@ from nst_fast.errors import InputError
 from nst_fast.images import from_uint8, load_image, save_image, to_uint8
 from nst_fast.images.decoding import Limits
 from nst_fast.images.film.facts import Film, FilmInfo, Frame, Part, Pixels
-from nst_fast.system.files import make_folder, shown
+from nst_fast.system.files import make_folder, remove, shown
 
 RATE = Fraction(25)
 _NUMBER = re.compile(r"%(?:0(\d))?d")
@@ -29,7 +29,7 @@ def is_pattern(path: Path) -> bool:
 
 def open_sequence(path: Path, part: Part, limits: Limits, rate: Fraction | None) -> Film:
     """See :func:`nst_fast.images.film.open_film`; the numbers begin anywhere and have no gap."""
-    paths, rate = _numbered(path), rate or RATE
+    paths, rate = _without_gap(path), rate or RATE
     pixels = _picture(paths[0], limits.max_megapixels)
     first, stop = part.of([at / rate for at in range(len(paths))], len(paths) / rate, shown(path))
     count = stop - first
@@ -39,30 +39,40 @@ def open_sequence(path: Path, part: Part, limits: Limits, rate: Fraction | None)
     return Film(info, first, partial(_read, paths, (height, width, channels), limits.max_megapixels))
 
 
-def write_sequence(path: Path, frames: Iterable[Frame], quality: int) -> int:
-    """Write frames as pictures numbered from 1, each whole or not at all; how many there were."""
+def write_sequence(path: Path, frames: Iterable[Frame], quality: int) -> None:
+    """Write frames as pictures numbered from 1, each whole or not at all; those of a longer film before are removed."""
     make_folder(path.parent)
     count = 0
     for count, frame in enumerate(frames, 1):
-        target = path.with_name(_NUMBER.sub(lambda found: str(count).zfill(int(found[1] or 0)), path.name))  # noqa: B023
-        save_image(from_uint8(frame.pixels), target, quality=quality)
-    return count
+        save_image(from_uint8(frame.pixels), _named(path, count), quality=quality)
+    for number, entry in numbered(path).items():
+        if number > count and entry == _named(path, number):
+            remove(entry)
 
 
-def _numbered(path: Path) -> list[Path]:
+def _named(path: Path, number: int) -> Path:
+    return path.with_name(_NUMBER.sub(lambda found: str(number).zfill(int(found[1] or 0)), path.name))
+
+
+def numbered(path: Path) -> dict[int, Path]:
+    """The pictures that a pattern stands for by their numbers, in order, whatever zeros these begin with."""
     before, after = (re.escape(text) for text in re.split(_NUMBER.pattern, path.name)[::2])
-    numbered = re.compile(f"{before}(\\d+){after}")
+    name = re.compile(f"{before}(\\d+){after}")
     try:
-        names = [(int(found[1]), entry) for entry in path.parent.iterdir() if (found := numbered.fullmatch(entry.name))]
-    except OSError as error:
-        raise InputError(f"{shown(path.parent)} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    if not names:
+        entries = [(name.fullmatch(entry.name), entry) for entry in path.parent.iterdir()]
+    except OSError:  # no folder, no pictures
+        return {}
+    return dict(sorted((int(found[1]), entry) for found, entry in entries if found))
+
+
+def _without_gap(path: Path) -> list[Path]:
+    found = numbered(path)
+    if not found:
         raise InputError(f"{shown(path)}: there is no such picture", "Give the pattern of the names: frames/%04d.png")
-    names.sort()
-    for (number, _), (after_it, _) in pairwise(names):
-        if after_it != number + 1:
+    for number, after in pairwise(found):
+        if after != number + 1:
             raise InputError(f"{shown(path)}: number {number + 1} is missing", "Number the pictures without a gap")
-    return [entry for _, entry in names]
+    return list(found.values())
 
 
 def _picture(path: Path, max_megapixels: float) -> Pixels:

@@ -17,9 +17,9 @@ from PIL import Image
 
 from nst_fast.errors import OutputError, UsageError
 from nst_fast.images.encoding import QUALITY, WRITABLE
-from nst_fast.images.film.containers import BT709, SCALING, check_installed, input_of, readable
+from nst_fast.images.film.containers import BT709, SCALING, check_installed, input_of, opened, readable
 from nst_fast.images.film.facts import FilmInfo, Frame, Pixels
-from nst_fast.images.film.sequences import is_pattern, write_sequence
+from nst_fast.images.film.sequences import is_pattern, numbered, write_sequence
 from nst_fast.system.files import AnyPath, shown, write_atomic
 
 
@@ -84,6 +84,11 @@ def check_film_output(path: AnyPath, info: FilmInfo, audio: Path | None = None) 
         raise UsageError(f"{name}: this kind cannot hold the sound as it is", "Use .mkv, or `no_audio`") from error
 
 
+def film_files(path: AnyPath) -> list[Path]:
+    """The files that a film of this name replaces, for checks: itself, or the numbered pictures that there are."""
+    return list(numbered(Path(path)).values()) if is_pattern(Path(path)) else [Path(path)]
+
+
 def write_film(
     path: AnyPath,
     frames: Iterable[Frame],
@@ -131,9 +136,9 @@ def _write(
 ) -> None:
     first, begin = next(timed)
     info = replace(info, size=first.pixels.shape[:2], alpha=first.pixels.shape[2] == 4)
-    clock = _Clock(info, kind)
     with ExitStack() as stack:
         sound = _Sound(audio if kind.sound else None, info, stack)
+        clock = _Clock(info, kind, sound.early)
         out, stream = _begun(file, kind, info, clock, sound, quality)
         stack.callback(_abandon, out)
         with _reported():
@@ -142,7 +147,7 @@ def _write(
                     picture = _picture(frame.pixels, kind)
                     picture.pts, picture.time_base = clock.begins[index], clock.base
                     _mux(out, stream.encode(picture), clock)
-                sound.mux(out, time)
+                sound.mux(out, time + clock.delay)
             _mux(out, stream.encode(None), clock)
             sound.mux(out, None)
             out.close()
@@ -154,19 +159,24 @@ def _write(
 class _Clock:
     """When each frame of a new film begins, by its index, and how long it is, by its begin, in ticks of the base.
 
-    Frames that would be too short for the kind are left out, and the one before is longer.
+    Frames that would be too short for the kind are left out, and the one before is longer. The first one begins when
+    the sound has gone on for ``early`` seconds.
     """
 
-    def __init__(self, info: FilmInfo, kind: Kind) -> None:
+    def __init__(self, info: FilmInfo, kind: Kind, early: Fraction) -> None:
         exact = math.lcm(*(at.denominator for at in (*info.times, info.duration)))
         self.base = kind.base or (Fraction(1, exact) if exact <= _FINEST else _COARSE)
+        if early:
+            self.base /= math.ceil(self.base / _MILLISECOND)
+        first = round(early / self.base)
+        self.delay = first * self.base
         self.begins: dict[int, int] = {}
-        last = -kind.shortest
+        last = first - kind.shortest
         for index, time in enumerate(info.times):
-            begin = round(time / self.base)
+            begin = first + round(time / self.base)
             if begin - last >= kind.shortest:
                 self.begins[index] = last = begin
-        end = max(last + kind.shortest, round(info.duration / self.base))
+        end = max(last + kind.shortest, first + round(info.duration / self.base))
         begins = list(self.begins.values())
         self.last = (end - begins[-1]) * self.base  # seconds
         self.lengths = {begin: after - begin for begin, after in zip(begins, (*begins[1:], end), strict=True)}
@@ -203,7 +213,8 @@ def _try(kind: Kind, info: FilmInfo, audio: Path | None) -> None:
     """Begin a film in memory. Raises what FFmpeg raises."""
     with ExitStack() as stack:
         sound = _Sound(audio if kind.sound else None, info, stack)
-        out, _ = _begun(io.BytesIO(), kind, info, _Clock(info, kind), sound, QUALITY)
+        clock = _Clock(info, kind, sound.early)
+        out, _ = _begun(io.BytesIO(), kind, info, clock, sound, QUALITY)
         try:
             out.start_encoding()
         finally:
@@ -230,7 +241,7 @@ def _begun(file: BinaryIO, kind: Kind, info: FilmInfo, clock: _Clock, sound: _So
     if "yuv" in encoder.pix_fmt:
         encoder.colorspace = encoder.color_primaries = BT709
         encoder.color_trc, encoder.color_range = _SRGB_CURVE, _LIMITED_RANGE
-    sound.add_to(out)
+    sound.add_to(out, clock.delay)
     return out, stream
 
 
@@ -285,37 +296,64 @@ def _with_palette(pixels: Pixels) -> tuple[Pixels, Pixels]:
 
 
 class _Sound:
-    """Packets of sound on the clock of the new film, where the first frame is at 0, to be written among its frames.
+    """The sound of a film as packets that are copied, on the clock of the pictures of a new film.
 
-    They are copied as they are. Some may begin before the first frame: containers have a way to say so.
+    Attributes:
+        early: seconds by which sound that is not cut begins before the pictures, which then begin later in the file.
     """
 
     def __init__(self, path: Path | None, info: FilmInfo, stack: ExitStack) -> None:
-        self._streams: dict[int, Any] = {}
-        self._packets: list[tuple[Fraction, Any]] = []
-        if path is None:
-            return
-        begin, end = info.sound
-        with readable(shown(path)):
-            source = input_of(path, stack)
-            self._streams = {stream.index: stream for stream in source.streams.audio}
-            for packet in source.demux(*self._streams.values()) if self._streams else ():
-                at = Fraction((packet.pts or 0) * packet.time_base)
-                lasts = Fraction((packet.duration or 0) * packet.time_base)
-                if packet.size and (begin is None or at + lasts > begin) and (end is None or at < end):
-                    packet.pts, packet.dts = (
-                        time if time is None else time - round(info.begin / packet.time_base)
-                        for time in (packet.pts, packet.dts)
-                    )
-                    self._packets.append((at - info.begin, packet))
-        self._packets.reverse()
+        self._path, self._info = path, info
+        self._held: tuple[Fraction, Any] | None = None
+        self._sources: list[Any] = []
+        self.early = Fraction(0)
+        if path is not None:
+            with readable(shown(path)):
+                self._source = input_of(path, stack)
+                self._sources = list(self._source.streams.audio)
+        if path is not None and self._sources and info.sound[0] is None:
+            self.early = self._seconds_before(path)
 
-    def add_to(self, out: Any) -> None:
-        self._streams = {index: out.add_stream_from_template(stream) for index, stream in self._streams.items()}
+    def _seconds_before(self, path: Path) -> Fraction:
+        """Of packets that are wholly before the pictures, but for those with which a decoder only warms up."""
+        with opened(path) as source:
+            for packet in source.demux(audio=0):
+                begin, end = _span(packet)
+                if end > self._info.begin:
+                    break
+                if packet.size and not packet.is_discard:
+                    return self._info.begin - begin
+        return Fraction(0)
+
+    def add_to(self, out: Any, delay: Fraction) -> None:
+        """Add streams to a container whose first frame is shown after ``delay`` seconds."""
+        self._streams = {stream.index: out.add_stream_from_template(stream) for stream in self._sources}
+        self._packets = self._copied(delay)
+
+    def _copied(self, delay: Fraction) -> Iterator[tuple[Fraction, Any]]:
+        """The packets that lie in the part, or partly so, and when they begin in the new film."""
+        first, last = self._info.sound
+        with readable(shown(self._path or "")):
+            for packet in self._source.demux(*self._sources) if self._sources else ():
+                begin, end = _span(packet)
+                if packet.size and (first is None or end > first) and (last is None or begin < last):
+                    shift = round((delay - self._info.begin) / packet.time_base)
+                    packet.pts, packet.dts = (None if at is None else at + shift for at in (packet.pts, packet.dts))
+                    yield begin - self._info.begin + delay, packet
 
     def mux(self, out: Any, time: Fraction | None) -> None:
-        """Write what begins by a time, or all."""
-        while self._packets and (time is None or self._packets[-1][0] <= time):
-            _, packet = self._packets.pop()
+        """Write what begins by a time, or all that is left."""
+        while (held := self._held or next(self._packets, None)) is not None:
+            begin, packet = held
+            if time is not None and begin > time:
+                self._held = held
+                return
+            self._held = None
             packet.stream = self._streams[packet.stream_index]
             out.mux(packet)
+
+
+def _span(packet: Any) -> tuple[Fraction, Fraction]:
+    """Begin and end of a packet in seconds."""
+    begin = Fraction((packet.pts or 0) * packet.time_base)
+    return begin, begin + (packet.duration or 0) * packet.time_base

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nst_fast.errors import InputError, OutputError, UsageError
-from nst_fast.images.film import FilmInfo, Frame, check_film_output, open_film, write_film, writing
+from nst_fast.images.film import FilmInfo, Frame, check_film_output, film_files, open_film, write_film, writing
 
 CLIP = made_clip(6, (48, 64))
 INFO = clip_info(CLIP)
@@ -137,6 +137,26 @@ def test_iteration_begins_and_ends_anywhere_and_goes_on_beside_another(tmp_path:
         assert np.array_equal(next(other).pixels, whole[1])
 
 
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"x264-params": "bframes=3:keyint=12:open-gop=1:scenecut=0"}),
+        ("libx265", {"x265-params": "bframes=3:keyint=12:open-gop=1:scenecut=0:log-level=none"}),
+        ("libvpx-vp9", {"g": "12", "lag-in-frames": "8"}),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_reading_begins_at_frames_that_lean_on_later_ones(
+    tmp_path: Path, codec: str, options: dict[str, str], suffix: str
+) -> None:
+    path = written(tmp_path / f"f{suffix}", made_clip(40, (48, 64)).frames, codec, options=options)
+    with open_film(path) as film:
+        assert [round(float(at), 3) for at in film.info.times] == [round(at / 25, 3) for at in range(40)]
+        whole = [frame.pixels for frame in film.frames()]
+        for first in range(0, 40, 3):
+            assert np.array_equal(next(film.frames(first)).pixels, whole[first])
+
+
 def test_a_part_has_its_own_times(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "f.mp4", CLIP)
     whole = pixels_of(path)
@@ -190,6 +210,26 @@ def test_the_sound_of_a_part_stays_with_its_frames(tmp_path: Path, name: str) ->
     assert duration - packet <= wanted[given[-1][1]] < duration
 
 
+@pytest.mark.parametrize("begin", [Fraction(-3, 25), Fraction(3, 25)])
+@pytest.mark.parametrize("name", ["f.mp4", "f.mkv"])
+def test_sound_that_begins_before_or_after_the_pictures_keeps_its_distance(
+    tmp_path: Path, name: str, begin: Fraction
+) -> None:
+    tone, path, again = write_tone(tmp_path / "t.m4a", 0.5), tmp_path / name, tmp_path / f"again-{name}"
+    write_film(path, frames_of(CLIP.frames, INFO), replace(INFO, begin=begin), audio=tone)
+    with open_film(path) as film:
+        write_film(again, film.frames(), film.info, audio=path)
+    for made in (path, again):
+        packets = packets_of(made)
+        assert [data for _, data in packets] == [data for _, data in packets_of(tone)]
+        with open_film(made) as film:
+            for (given, _), (wanted, _) in zip(packets, packets_of(tone), strict=True):
+                assert given - film.info.begin == pytest.approx(float(wanted - begin), abs=0.0015)
+        with av.open(made) as container:  # and all of it is heard
+            heard = [frame.samples for frame in container.decode(audio=0)]
+        assert 24_000 <= sum(heard) <= 24_000 + 2 * 1024  # what the codec puts before and behind
+
+
 def test_sound_that_a_kind_cannot_hold_is_refused_before_the_work(tmp_path: Path) -> None:
     tone = write_tone(tmp_path / "t.m4a", 0.2)
     with pytest.raises(UsageError, match="sound"):
@@ -208,9 +248,9 @@ def written(
     path: Path, pictures: NDArray[np.uint8], codec: str = "libx264", layout: str = "yuv420p", **how: Any
 ) -> Path:
     """A film by PyAV alone; ``how`` sets attributes of the encoder, ``turn`` is the rotation in degrees."""
-    turn = how.pop("turn", None)
+    turn, options = how.pop("turn", None), how.pop("options", {"crf": "5"} if codec == "libx264" else {})
     with av.open(path, "w") as out:
-        stream = out.add_stream(codec, rate=25, options={"crf": "5"} if codec == "libx264" else {})
+        stream = out.add_stream(codec, rate=25, options=options)
         stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], layout
         if turn is not None:
             stream.set_display_rotation(*turn)
@@ -307,6 +347,15 @@ def test_numbered_pictures_have_the_rate_that_is_asked_for(tmp_path: Path) -> No
         pytest.raises(InputError, match=r"04\.png has 64x40 pixels, the first"),
     ):
         list(film.frames())
+
+
+def test_numbered_pictures_replace_those_of_a_longer_film(tmp_path: Path) -> None:
+    write_film(tmp_path / "%02d.png", frames_of(CLIP.frames, INFO), INFO)
+    (tmp_path / "007.png").touch()  # of another name
+    short = with_times(INFO.times[:2], Fraction(1, 25))
+    assert len(film_files(tmp_path / "%02d.png")) == 7
+    write_film(tmp_path / "%02d.png", frames_of(CLIP.frames[:2], short), short)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["007.png", "01.png", "02.png"]
 
 
 def test_a_frame_that_is_damaged_is_named(tmp_path: Path) -> None:
@@ -464,7 +513,7 @@ BROKEN = {
     "huge.gif": (huge, "more than 179 megapixels"),
     "lying.avi": (lying, "no film that can be read"),
     "missing.mp4": (lambda path: None, "no such file"),
-    "missing/%04d.png": (lambda path: None, "no such file"),
+    "missing/%04d.png": (lambda path: None, "no such picture"),
 }
 
 

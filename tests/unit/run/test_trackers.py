@@ -357,7 +357,12 @@ def test_the_film_of_a_resumed_run_begins_where_it_was_resumed(
 
 @pytest.mark.parametrize(
     ("film", "sentence"),
-    [("out.png", "is the name of another output"), ("f.avi", "cannot write a film as .avi"), ("there.mp4", "exists")],
+    [
+        ("out.png", "is the name of another output"),
+        ("f.avi", "cannot write a film as .avi"),
+        ("there.mp4", "exists"),
+        ("%d.png", "exists"),
+    ],
 )
 def test_a_film_that_would_be_refused_is_refused_before_the_run(
     film: str,
@@ -368,6 +373,7 @@ def test_a_film_that_would_be_refused_is_refused_before_the_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "there.mp4").touch()
+    (tmp_path / "1.png").touch()
     run = ("stylize", *pair, "-o", tmp_path / "out.png", *FLAGS, "--film", tmp_path / film)
     code, _, messages = run_command(monkeypatch, capsys, *run)
     assert (code, sentence in messages) == (4 if sentence == "exists" else 2, True), messages
