@@ -210,6 +210,30 @@ def test_the_sound_of_a_part_stays_with_its_frames(tmp_path: Path, name: str) ->
     assert duration - packet <= wanted[given[-1][1]] < duration
 
 
+def heard(path: Path) -> tuple[float, NDArray[np.float32]]:
+    """Seconds from the first frame to the first sample that is played, and the samples."""
+    with av.open(path) as container:
+        pictures = next(container.decode(video=0)).time
+    with av.open(path) as container:
+        frames = list(container.decode(audio=0))
+    return frames[0].time - pictures, np.concatenate([frame.to_ndarray()[0] for frame in frames])
+
+
+@pytest.mark.parametrize("name", ["part.mp4", "part.mkv"])
+def test_each_sample_of_a_part_is_heard_at_its_frame(tmp_path: Path, name: str) -> None:
+    path = write_clip(tmp_path / "f.mp4", made_clip(30, (16, 16)), audio=True)
+    with open_film(path, start=0.31, end=0.9) as film:
+        write_film(tmp_path / name, film.frames(), film.info, audio=path)
+        begin = float(film.info.begin)
+    begins, part = heard(tmp_path / name)
+    at = round((begin + begins) * 48_000)
+    assert -1024 / 48_000 <= begins <= 0.001
+    _, whole = heard(path)
+    behind = slice(2048, 8192)  # a decoder that begins within a piece of sound takes two packets to catch up
+    off = [np.abs(whole[at + shift :][behind] - part[behind]).mean() for shift in (-48, 0, 48)]
+    assert off[1] < 0.02 < min(off[0], off[2])
+
+
 @pytest.mark.parametrize("begin", [Fraction(-3, 25), Fraction(3, 25)])
 @pytest.mark.parametrize("name", ["f.mp4", "f.mkv"])
 def test_sound_that_begins_before_or_after_the_pictures_keeps_its_distance(
