@@ -31,7 +31,6 @@ _HDR = {16: "PQ", 18: "HLG"}  # transfer functions, and below primaries and matr
 _BT2020 = 9
 BT709, _BT601, _UNSTATED = 1, 5, 2
 _HD_HEIGHT = 720  # from here on colours that do not say so are BT.709, below BT.601: the rule of players
-_MISSING_SECONDS = Fraction(1, 4)  # by which packets may end before the header says so
 # BICUBIC | FULL_CHR_H_INT | ACCURATE_RND | BITEXACT of libswscale: colours of 4:2:0 between pixels, the same anywhere
 SCALING = 4 | 0x2000 | 0x40000 | 0x80000
 
@@ -144,7 +143,7 @@ def _clock(path: Path, container: Any, stream: Any, name: str) -> list[Fraction]
                 end = max(end, begins + lasts)
                 if packet.stream.index == stream.index and not packet.is_discard:
                     shown_at[begins] = lasts or usual
-        _check_whole(path, container, stream, end, name)
+        _check_whole(path, container, stream, end + usual, name)
     else:
         shown_at = {at: _seconds(frame, stream) or usual for at, frame in _timed(container, stream)}
     if not shown_at:
@@ -161,7 +160,7 @@ def _check_whole(path: Path, container: Any, stream: Any, end: Fraction, name: s
     """Raise :class:`InputError` if a file ends before its index or its header says."""
     promised = Fraction(container.duration or 0, 10**6) if container.format.name.startswith("matroska") else 0
     behind = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    if end + _MISSING_SECONDS < promised or behind > path.stat().st_size:
+    if end < promised or behind > path.stat().st_size:
         raise InputError(f"{name} is cut short", _REMEDY)
 
 

@@ -71,7 +71,9 @@ def check_film_output(path: AnyPath, info: FilmInfo, audio: Path | None = None) 
     check_installed(name)
     kind = KINDS[path.suffix.lower()]
     if info.alpha and kind.alpha is None:
-        raise UsageError(f"{name}: this kind holds no alpha", "Use .mov, .webm, .png or .webp, or give a `background`")
+        raise UsageError(
+            f"{name}: this kind holds no alpha", "Use .mov, .webm, .png or .webp, or `transparency` background"
+        )
     import av
 
     try:
@@ -81,7 +83,7 @@ def check_film_output(path: AnyPath, info: FilmInfo, audio: Path | None = None) 
     try:
         _try(kind, info, audio)
     except (av.FFmpegError, ValueError) as error:
-        raise UsageError(f"{name}: this kind cannot hold the sound as it is", "Use .mkv, or `no_audio`") from error
+        raise UsageError(f"{name}: this kind cannot hold the sound as it is", "Use .mkv, which holds any") from error
 
 
 def film_files(path: AnyPath) -> list[Path]:
