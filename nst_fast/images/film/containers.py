@@ -34,7 +34,6 @@ _HD_HEIGHT = 720  # from here on colours that do not say so are BT.709, below BT
 # BICUBIC | FULL_CHR_H_INT | ACCURATE_RND | BITEXACT of libswscale: colours of 4:2:0 between pixels, the same anywhere
 SCALING = 4 | 0x2000 | 0x40000 | 0x80000
 
-_REORDERED = 16  # frames by which the order of decoding differs, at most, from that of showing
 _OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "ENCODER", "DURATION")
 
 
@@ -94,9 +93,8 @@ def _pictures(container: Any, name: str, limits: Limits) -> Any:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
                 raise InputError(f"{name} is of a kind that this PyAV cannot decode", _REMEDY)
-            stream.codec_context.options = {
-                "max_pixels": str(int(limits.max_megapixels * 1e6))
-            }  # whatever a header says
+            # Whatever a header says.
+            stream.codec_context.options = {"max_pixels": str(int(limits.max_megapixels * 1e6))}
             return stream
     raise InputError(f"{name} has no pictures" + ", only sound" * bool(container.streams.audio), "Give a film")
 
@@ -226,7 +224,7 @@ def _read(path: Path, limits: Limits, clock: Sequence[Fraction], first: int, sto
         stream = _pictures(container, name, limits)
         alpha, size = _has_alpha(stream), None
         if _is_indexed(container, stream):
-            container.seek(int(clock[max(0, first - _REORDERED)] / stream.time_base), stream=stream)
+            container.seek(int(clock[first] / stream.time_base), stream=stream)
         for at, frame in _timed(container, stream):
             if wanted == stop:
                 return

@@ -251,8 +251,8 @@ def _options(kind: Kind, quality: int, alpha: bool) -> dict[str, str]:
     """Of encoders: their own scales of quality, on which 95 is hard to tell from the frames."""
     if kind.codec == "libx264":
         return {"crf": str(round(51 - 0.37 * quality))}
-    if kind.codec == "libvpx-vp9":  # without alternative frames: with them alpha is lost
-        return {"crf": str(round(63 - 0.45 * quality)), "row-mt": "1"} | ({"auto-alt-ref": "0"} if alpha else {})
+    if kind.codec == "libvpx-vp9":
+        return {"crf": str(round(63 - 0.45 * quality)), "row-mt": "1"}
     if kind.codec == "prores_ks":
         return {"profile": "4444", "alpha_bits": "16" if alpha else "0"}
     return {"quality": str(quality)} if kind.codec == "libwebp_anim" else {}

@@ -292,7 +292,10 @@ def test_a_long_run_gives_a_picture_every_so_many_steps(
 ) -> None:
     monkeypatch.setattr(trackers, "LAPSE_FRAMES", 4)
     lapse(tmp_path / "f" / "%d.png", pair, [], steps=11)  # steps 0, 3, 6 and 9, and 10 times the result
-    assert len(list((tmp_path / "f").iterdir())) == 4 + 10
+    with open_film(tmp_path / "f" / "%d.png") as film:
+        frames = [frame.pixels for frame in film.frames()]
+    assert len(frames) == 4 + 10
+    assert [np.array_equal(frame, frames[-1]) for frame in frames] == [False] * 4 + [True] * 10
 
 
 class Stopper(Observer):
