@@ -168,9 +168,7 @@ class _Clock:
     def __init__(self, info: FilmInfo, kind: Kind, early: Fraction) -> None:
         exact = math.lcm(*(at.denominator for at in (*info.times, info.duration)))
         self.base = kind.base or (Fraction(1, exact) if exact <= _FINEST else _COARSE)
-        if early:
-            self.base /= math.ceil(self.base / _MILLISECOND)
-        first = round(early / self.base)
+        first = math.ceil(early / self.base)
         self.delay = first * self.base
         self.begins: dict[int, int] = {}
         last = first - kind.shortest

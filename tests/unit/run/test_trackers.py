@@ -270,7 +270,7 @@ def test_a_film_of_the_run_has_every_picture_and_holds_the_result(
     assert torch.equal(made, plain)  # the film changes nothing
     with open_film(tmp_path / name, rate=Fraction(5)) as film:
         assert film.info.size == (18, 24)  # that of the result, also at the smaller scale
-        assert film.info.duration == pytest.approx(Fraction(12 + 10, 5))  # steps 0 to 11; 2 s of the result
+        assert film.info.duration == pytest.approx(Fraction(13 + 10, 5))  # steps 0 to 12; 2 s of the result
         frames = list(film.frames())
     result = to_uint8(made).astype(int)
     assert abs(frames[-1].pixels - result).mean() < (0.01 if "png" in name else 9)
@@ -355,7 +355,7 @@ def test_the_film_of_a_resumed_run_begins_where_it_was_resumed(
         monkeypatch, capsys, "resume", tmp_path / "out.png", "--film", tmp_path / "f" / "%d.png"
     )
     assert code == 0, messages
-    assert len(list((tmp_path / "f").iterdir())) == 6 + 10  # from step 6 on
+    assert len(list((tmp_path / "f").iterdir())) == 7 + 10  # from step 6 on
 
 
 @pytest.mark.parametrize(
