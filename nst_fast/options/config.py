@@ -402,16 +402,13 @@ class ObjectiveOptions(EncoderOptions):
 
     @property
     def whole_losses(self) -> list[str]:
-        """The losses that need the whole picture in one piece, as messages name them."""
+        """The losses that need the whole picture in one piece, and that no graph with a gradient has, as messages name
+        them.
+        """
         found = [f"`style_loss` {term.loss}" for term in self.style_terms.values() if not term.additive]
         found = ["`histogram_weight`" if name.endswith("histogram") else name for name in found]
         found += [f"`content_loss` {loss}" for loss in self.content_losses.values() if loss != "features"]
         return list(dict.fromkeys(found))
-
-    @property
-    def ungraphed_losses(self) -> list[str]:
-        """The losses that graphs with a gradient, and so the engine ``ort``, do not have, as messages name them."""
-        return self.whole_losses + (["`edge_weight`"] if self.edge_weight else [])
 
     @property
     def has_tv(self) -> bool:
@@ -422,14 +419,6 @@ class ObjectiveOptions(EncoderOptions):
     def taps(self) -> list[str]:
         """Every tap that the objective needs, without repeats."""
         return list(dict.fromkeys([*self.content_tap_weights, *self.style_tap_weights]))
-
-    @property
-    def term_names(self) -> list[str]:
-        """The weighted terms of the objective, in their order."""
-        names = [f"content/{tap}" for tap in self.content_tap_weights]
-        names += self.style_terms
-        names += ["edges"] if self.edge_weight else []
-        return [*names, "tv"] if self.has_tv else names
 
     def contradictions(self) -> list[str]:
         check_taps(self.network, [*self.content_taps, *self.style_taps])
@@ -645,8 +634,8 @@ class StylizeConfig(
         return self.as_dict() | {name: bare_name(path) for name, path in self.files.items()} | masks
 
     def contradictions(self) -> list[str]:
-        if self.engine == "ort" and self.ungraphed_losses:
-            return [f"`engine` ort: has no {', '.join(self.ungraphed_losses)}; use `engine` fast, or {IN_PARTS}"]
+        if self.engine == "ort" and self.whole_losses:
+            return [f"`engine` ort: has no {', '.join(self.whole_losses)}; use `engine` fast, or {IN_PARTS}"]
         if self.whole_losses and (self.tile_size or self.on_oom == "tile"):
             name = f"`tile_size` {self.tile_size}" if self.tile_size else "`on_oom` tile"
             return [
@@ -693,8 +682,8 @@ class ExportConfig(ObjectiveOptions):
         return self.graph in ("gradient", "step")
 
     def contradictions(self) -> list[str]:
-        if self.has_gradient and self.ungraphed_losses:
-            return [f"`graph` {self.graph}: has no {', '.join(self.ungraphed_losses)}, but {IN_PARTS}"]
+        if self.has_gradient and self.whole_losses:
+            return [f"`graph` {self.graph}: has no {', '.join(self.whole_losses)}, but {IN_PARTS}"]
         if self.precision == "fp16" and not self.has_gradient:
             return [f"`precision` fp16 with `graph` {self.graph}: only gradient and step have it"]
         return super().contradictions()

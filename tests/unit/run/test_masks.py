@@ -193,9 +193,26 @@ def test_masks_that_make_no_sense_are_refused_with_a_sentence(
         problem(folder, **options)
 
 
-def test_ort_has_no_masks(folder: Path) -> None:
-    with pytest.raises(UsageError, match="counts all pixels alike"):
-        stylize(folder / "content.png", folder / "dark.png", TINY, engine="ort", content_mask=folder / "left.png")
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_ort_paints_regions_edges_and_what_is_visible_as_eager_does(folder: Path, optimizer: str) -> None:
+    with Image.open(folder / "content.png") as image, Image.open(folder / "other.png") as alpha:
+        Image.merge("RGBA", [*image.convert("RGB").split(), alpha.convert("L")]).save(folder / "cut_out.png")
+    options = {
+        **TINY,
+        "optimizer": optimizer,
+        "learning_rate": 0.1 if optimizer == "lbfgs" else 0.02,
+        "region": region(folder, ("left.png", "bright.png", 2.0)),
+        "content_mask": folder / "soft.png",
+        "edge_weight": 0.5,
+    }
+    found = {
+        engine: stylize(folder / "cut_out.png", folder / "dark.png", {**options, "engine": engine})
+        for engine in ("eager", "ort")
+    }
+    terms, expected = (found[engine].record.losses for engine in ("ort", "eager"))
+    assert list(terms) == list(expected) and {"style/relu1_1/1", "style/relu1_1/rest", "edges"} <= set(terms)
+    assert terms == pytest.approx(expected, rel=1e-3)
+    assert float((found["ort"].image - found["eager"].image).abs().mean()) < 0.2 / 255
 
 
 @pytest.mark.parametrize("losses", [{"style_loss": "sliced"}, {"content_loss": "self-similarity"}])
