@@ -81,7 +81,10 @@ class ControlOptions(Options):
         1.0, "How much style is applied; 0 is the content image itself, 1 the weights as given.", minimum=0, maximum=1
     )
     style_weight_each: Shares = option(
-        "", "Blend weights of several style images, in their order: NUMBER,...; by default equal.", metavar="NUMBERS"
+        "",
+        "Blend weights of several style images, in their order: NUMBER,...; by default equal. Further ones, one for "
+        "each `region`, take the place of the regions' own.",
+        metavar="NUMBERS",
     )
 
     @property

@@ -19,7 +19,7 @@ from nst_fast.objective.losses import gram_matrix
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.regions import MapPair, Masks, Regions
 from nst_fast.run.observer import Listeners
-from nst_fast.run.problem import Networks, Problem, load_problem
+from nst_fast.run.problem import Networks, Problem, check_blend, load_problem
 from nst_fast.run.provenance import Provenance, recorded_options
 from nst_fast.run.record import read_record
 
@@ -77,6 +77,18 @@ def test_a_region_and_the_rest_have_terms_of_their_own_weighed_by_their_part_of_
         "style/relu2_1/1": 12.0,
         "style/relu2_1/rest": 4.0,
     }
+
+
+def test_weights_of_styles_may_go_on_with_those_of_regions(folder: Path) -> None:
+    given = region(folder, ("left.png", "bright.png", 3.0), ("right.png", "dark.png"))
+    made = problem(folder, ("dark.png", "bright.png"), region=given, style_weight_each="1,3,0.5,2", style_weight=8.0)
+    assert made.style_weights == [1.0, 3.0, 1.0, 1.0]
+    assert [terms_of(made)[f"style/relu1_1/{name}"] for name in "12"] == [2.0, 8.0]
+    own = problem(folder, ("dark.png", "bright.png"), region=given, style_weight_each="1,3", style_weight=8.0)
+    assert [terms_of(own)[f"style/relu1_1/{name}"] for name in "12"] == [12.0, 4.0]
+    for weights, words in [("1,2,3", "3 weights for 2 style images and 2 regions"), ("0,0,1,1", "leaves no style")]:
+        with pytest.raises(UsageError, match=words):
+            check_blend(own.config.replace(style_weight_each=weights), 2)
 
 
 @pytest.mark.parametrize(("one", "other"), [("left.png", "right.png"), ("soft.png", "other.png")])
