@@ -15,7 +15,7 @@ from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
 from nst_fast.objective.guides import PLAIN, Guides, StylePart, style_parts
 from nst_fast.objective.samples import SelfSimilarity
-from nst_fast.objective.style import blended, distance_to, measure_style, measure_target, shares
+from nst_fast.objective.style import SampledDistance, blended, distance_to, measure_style, measure_target, shares
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.options.style import StyleTerm
 
@@ -191,6 +191,13 @@ class Objective:
         if self.tv_colors is not None:
             found["tv"] = (image, self.tv_colors)
         return found
+
+    def begin_step(self, seed: int, step: int) -> None:
+        """Make the objective that of a step, after so many updates of a run; only ``sliced_directions`` new differs."""
+        if self.options.sliced_directions == "new":
+            for distance in self.distances.values():
+                if isinstance(distance, SampledDistance):
+                    distance.draw(seed, step)
 
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
         return measure(features, self.content_taps, self.style_terms.values(), self.guides)

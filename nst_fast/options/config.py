@@ -347,6 +347,11 @@ class ObjectiveOptions(EncoderOptions):
     style_loss: str = option(
         "gram", "What style is, at taps that name no loss of their own; see docs/objective.md.", choices=STYLE_LOSSES
     )
+    sliced_directions: str = option(
+        "fixed",
+        "Directions of `style_loss` sliced: the same at every step, or new ones, drawn from `seed`, as Adam can have.",
+        choices=("fixed", "new"),
+    )
     content_loss: str = option(
         "features", "What content is, at taps that name no loss of their own.", choices=CONTENT_LOSSES
     )
@@ -643,6 +648,12 @@ class StylizeConfig(
             name = f"`tile_size` {self.tile_size}" if self.tile_size else "`on_oom` tile"
             return [
                 f"{name}: {', '.join(self.whole_losses)} needs the whole picture in one piece; in tiles: {IN_PARTS}"
+            ]
+        sliced = any(term.loss == "sliced" for term in self.style_terms.values())
+        if self.sliced_directions == "new" and sliced and self.optimizer == "lbfgs":
+            return [
+                "`sliced_directions` new: `optimizer` lbfgs needs one function to minimise, and this is another one at "
+                "every step; use `optimizer` adam, or `sliced_directions` fixed"
             ]
         if self.strength < 1 and not self.content_tap_weights:
             return [f"`strength` {self.strength:g}: needs a content loss, which style is weighed against"]
