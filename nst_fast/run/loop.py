@@ -110,12 +110,10 @@ def optimize(
 
     Args:
         guard: keeps the best picture; steps in when an event shows a divergence.
-        history: receives the terms of every step.
+        history, average: receive the terms of every step, and every iterate.
         options: learning rate and smoothing by step.
-        due: step -> whether to report.
-        elapsed: seconds since the run began.
+        due, elapsed: step -> whether to report; seconds since the run began.
         observer: may stop the run; is notified of recoveries and of every evaluation.
-        average: takes in every iterate.
         begin_step: called with seed and step before a step is evaluated.
 
     Raises:
