@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nst_fast.cli.completion import words
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import Json, at_least_one, overwrites, takes
 from nst_fast.cli.signals import Stop, graceful_stop
@@ -49,11 +50,23 @@ def batch(
     inputs: Inputs,
     style: Styles,
     folder: Folder,
-    kind: Annotated[str, typer.Option("--format", help="Of the outputs: png, jpg, webp, avif, tif or bmp.")] = "png",
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Of the outputs: png, jpg, webp, avif, tif or bmp.",
+            autocompletion=words("png", "jpg", "webp", "avif", "tif", "bmp"),
+        ),
+    ] = "png",
     shard: Part = "1/1",
     together: Together = 1,
     workers: Workers = None,
-    on: Annotated[str, typer.Option("--on", help="Where pictures are made: local, or ray (a cluster).")] = "local",
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on", help="Where pictures are made: local, or ray (a cluster).", autocompletion=words("local", "ray")
+        ),
+    ] = "local",
     address: Annotated[str, typer.Option("--address", help="Of the Ray cluster's head.", show_default=False)] = "",
     gpus_per_worker: Gpus = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking for new pictures until stopped.")] = False,
