@@ -30,7 +30,7 @@ class Follower(Observer):
     """Passes pictures and sentences on to the thread that serves the page."""
 
     def __init__(self) -> None:
-        self.news: queue.Queue[tuple[Any, str] | Pastiche | NstFastError] = queue.Queue()
+        self.news: queue.Queue[tuple[Any, str] | Pastiche | Exception] = queue.Queue()
         self.stopped = threading.Event()
 
     def event(self, event: StepEvent) -> None:
@@ -53,7 +53,7 @@ def paint(
         try:
             made = stylize(content, style, preset=preset, listeners=follower, networks=NETWORKS, **options)
             follower.news.put(made)
-        except NstFastError as error:
+        except Exception as error:  # raised below, in the thread of the page
             follower.news.put(error)
 
     threading.Thread(target=run, daemon=True).start()
@@ -64,9 +64,12 @@ def paint(
         follower.stopped.set()
     if isinstance(news, NstFastError):
         raise gr.Error(str(news))
-    path = Path(tempfile.mkdtemp(prefix="nst-fast-")) / "pastiche.png"
-    path.write_bytes(news.png())
-    yield str(path), f"{news.record.status}: {news.record.steps} steps in {news.record.seconds:.0f} s"
+    if isinstance(news, Exception):
+        raise news
+    with tempfile.TemporaryDirectory(prefix="nst-fast-") as folder:  # Gradio keeps a copy of its own
+        path = Path(folder) / "pastiche.png"
+        path.write_bytes(news.png())
+        yield str(path), f"{news.record.status}: {news.record.steps} steps in {news.record.seconds:.0f} s"
 
 
 def page() -> gr.Blocks:

@@ -12,7 +12,7 @@ import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from torch import Tensor
 
 from nst_fast import Networks, NstFastError, Observer, Pastiche, StylizeConfig, evaluate, stylize, texture
 from nst_fast.options.commands import TextureConfig
-from nst_fast.options.declaration import declared
+from nst_fast.options.declaration import Declared, declared
 from nst_fast.options.presets import PRESETS
-from nst_fast.run.observer import StepEvent
+
+if TYPE_CHECKING:
+    from nst_fast.run.observer import StepEvent
 
 CATEGORY = "nst-fast"
 OF_PRESET = "preset"  # a choice: the preset's own value
@@ -38,9 +40,13 @@ Region = tuple[Tensor, Tensor, float]  # mask, style image, weight
 NETWORKS = Networks()  # loaded once for all prompts, with the targets of the styles used last
 
 
+def declaration(name: str, config_class: type = StylizeConfig) -> Declared:
+    return next(item for item in declared(config_class) if item.name == name)
+
+
 def widget(name: str, config_class: type = StylizeConfig, **changes: Any) -> io.Input:
     """The input of an option: type, range, default and help as it is declared."""
-    item = next(item for item in declared(config_class) if item.name == name)
+    item = declaration(name, config_class)
     facts = {"default": item.default, "tooltip": item.option.help.replace("`", "")}
     if item.option.choices:
         return io.Combo.Input(name, **{"options": list(item.option.choices), **facts, **changes})
@@ -168,7 +174,7 @@ class Stylize(io.ComfyNode):
                 widget("steps", min=0, default=0, tooltip="Optimiser updates; 0: the preset's."),
                 widget("strength", step=0.05),
                 widget("style_scale", step=0.05),
-                widget("color", options=[OF_PRESET, "none", "keep", "match", "luma"], default=OF_PRESET),
+                widget("color", options=[OF_PRESET, *declaration("color").option.choices], default=OF_PRESET),
                 seed(),
                 io.Mask.Input("content_mask", optional=True, tooltip="Where the content loss counts."),
                 io.Mask.Input("style_mask", optional=True, tooltip="What of each style image is used."),

@@ -112,12 +112,14 @@ class Comfy:
     Attributes:
         progress: what bars were updated with: value, maximum, node, whether there was a preview.
         interrupt_at: a value of the progress at which the user interrupts.
+        asked: how often a node then asked whether it is interrupted.
     """
 
     def __init__(self) -> None:
         self.progress: list[tuple[int, int | None, str, bool]] = []
         self.interrupt_at: int | None = None
         self.interrupted = False
+        self.asked = 0
 
     def bar(self, total: int, node_id: str | None = None) -> SimpleNamespace:
         """A ``ProgressBar``; as in ComfyUI an update raises after an interrupt."""
@@ -129,6 +131,10 @@ class Comfy:
             self.interrupted = value == self.interrupt_at
 
         return SimpleNamespace(update_absolute=update_absolute)
+
+    def processing_interrupted(self) -> bool:
+        self.asked += self.interrupted
+        return self.interrupted
 
     def throw_exception_if_processing_interrupted(self) -> None:
         if self.interrupted:
@@ -160,7 +166,7 @@ class Comfy:
             "comfy": {},
             "comfy.utils": {"ProgressBar": self.bar},
             "comfy.model_management": {
-                "processing_interrupted": lambda: self.interrupted,
+                "processing_interrupted": self.processing_interrupted,
                 "throw_exception_if_processing_interrupted": self.throw_exception_if_processing_interrupted,
                 "get_torch_device": lambda: torch.device("cpu"),
             },

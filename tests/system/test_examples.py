@@ -262,7 +262,10 @@ from PIL import Image
 pair = Image.fromarray(app.draw_content(48)), Image.fromarray(app.draw_style(48))
 options = {"preset": "bold", "image_size": 32, "steps": 3, "weights": "random:0", "engine": "eager", "monitor_every": 0}
 config = app.page().get_config_file()
-(first, *_, (path, state)) = list(app.paint(*pair, **options))
+first = None
+for shown, state in app.paint(*pair, **options):
+    first = first or shown
+    record = Image.open(shown).info["nst-fast"] if isinstance(shown, str) else "null"
 errors = []
 for given in ({"image_size": 2}, {"content": None}):
     try:
@@ -276,7 +279,7 @@ endless.close()
 painting.join(60)
 print(json.dumps({
     "labels": [each["props"].get("label") for each in config["components"]],
-    "first": first[0].size, "state": state, "record": json.loads(Image.open(path).info["nst-fast"]),
+    "first": first.size, "state": state, "record": json.loads(record),
     "errors": errors, "still painting": painting.is_alive(),
 }))
 """
