@@ -204,9 +204,12 @@ class Executor:
     def __init__(self, nodes: dict[str, Any], folder: Path) -> None:
         self.nodes, self.folder = nodes, folder
 
-    def run(self, workflow: dict[str, Any]) -> dict[str, Any]:
-        """The interface's texts of output nodes, and results of all nodes, by the nodes' numbers."""
-        done: dict[str, Any] = {}
+    def run(self, workflow: dict[str, Any], **given: tuple[Any, ...]) -> dict[str, Any]:
+        """Results of all nodes by their numbers, after those of an output node what it shows.
+
+        ``given``: results of nodes that are not in the workflow.
+        """
+        done: dict[str, Any] = dict(given)
         with torch.inference_mode():
             for number in workflow:
                 self._executed(number, workflow, done)

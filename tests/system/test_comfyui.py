@@ -120,30 +120,32 @@ def test_a_texture_is_the_one_that_the_command_makes(nodes: dict[str, Any], fold
 
 
 def test_each_image_of_a_batch_is_painted_with_its_own_mask_and_styles_are_blended(
-    nodes: dict[str, Any], folder: Path
+    nodes: dict[str, Any], comfy: Comfy, folder: Path
 ) -> None:
     content, style = image(folder / "content.png"), image(folder / "style.png")
-    batch = torch.stack([content, content.flip(1), content])
     masks = torch.ones(2, 36, 48)
     masks[1, :, :24] = 0
-    executor = Executor(nodes, folder)
-    nodes_of = {"c": (batch,), "s": (torch.stack([style, style.flip(0)]),), "m": (masks,)}
-    prompt = {"1": {"class_type": "NstFastStylize", "inputs": dict(WIDGETS)}}
-    prompt["1"]["inputs"] |= {"content": ["c", 0], "style": ["s", 0], "content_mask": ["m", 0]}
-    done: dict[str, Any] = dict(nodes_of)
-    with torch.inference_mode():
-        made, records = executor._executed("1", prompt, done)
+    batches = {
+        "content": (torch.stack([content, content.flip(1), content]),),
+        "style": (torch.stack([style, style.flip(0)]),),
+        "content_mask": (masks,),
+    }
+    inputs = WIDGETS | {name: [name, 0] for name in batches}
+    made, records = Executor(nodes, folder).run({"1": {"class_type": "NstFastStylize", "inputs": inputs}}, **batches)[
+        "1"
+    ]
     assert made.shape == (3, 24, 32, 3)
     assert 0 <= float(made.min()) <= float(made.max()) <= 1
     assert not torch.equal(made[0], made[2])  # the same picture under the first mask and under the last
     assert [len(record["inputs"]["styles"]) for record in json.loads(records)] == [2, 2, 2]
-
-
-def test_progress_runs_over_all_pictures_with_previews(nodes: dict[str, Any], comfy: Comfy, folder: Path) -> None:
-    Executor(nodes, folder).run(workflow("stylize"))
     values = [value for value, *_ in comfy.progress]
     assert values == sorted(values)
-    assert values[-1] == comfy.progress[-1][1] == 3
+    assert values[-1] == comfy.progress[-1][1] == 9
+
+
+def test_progress_is_that_of_its_node_with_previews(nodes: dict[str, Any], comfy: Comfy, folder: Path) -> None:
+    Executor(nodes, folder).run(workflow("stylize"))
+    assert comfy.progress[-1][:2] == (3, 3)
     assert {node for _, _, node, _ in comfy.progress} == {"3"}
     assert all(shown for *_, shown in comfy.progress)
 
