@@ -66,14 +66,11 @@ def further_options() -> io.Input:
     )
 
 
-def seed() -> io.Input:
-    return widget("seed", max=LARGEST_SEED, control_after_generate=True)
-
-
 def problem_of(options: object, config: StylizeConfig) -> str | None:
     """What is wrong with the text of :func:`further_options`; None where nothing is, or it comes from another node."""
     try:
-        config.replace(**tomllib.loads(options)) if isinstance(options, str) else None
+        if isinstance(options, str):
+            config.replace(**tomllib.loads(options))
     except (tomllib.TOMLDecodeError, NstFastError) as error:
         return f"options: {error}"
     return None
@@ -175,7 +172,7 @@ class Stylize(io.ComfyNode):
                 widget("strength", step=0.05),
                 widget("style_scale", step=0.05),
                 widget("color", options=[OF_PRESET, *declaration("color").option.choices], default=OF_PRESET),
-                seed(),
+                widget("seed", max=LARGEST_SEED),
                 io.Mask.Input("content_mask", optional=True, tooltip="Where the content loss counts."),
                 io.Mask.Input("style_mask", optional=True, tooltip="What of each style image is used."),
                 Regions.Input("regions", optional=True, tooltip="Parts of the picture with styles of their own."),
@@ -264,7 +261,7 @@ class Texture(io.ComfyNode):
                 io.Int.Input("style_size", default=256, min=16, max=8192, tooltip="Longest side of the style image."),
                 widget("steps", TextureConfig),
                 widget("seamless"),
-                seed(),
+                widget("seed", max=LARGEST_SEED, control_after_generate=True),
                 further_options(),
             ],
             outputs=[io.Image.Output(display_name="image"), io.String.Output(display_name="records")],

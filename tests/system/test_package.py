@@ -99,7 +99,7 @@ def test_the_wheel_makes_the_demos_picture_in_a_bare_environment_without_a_netwo
     alone |= {"HOME": str(tmp_path / "home"), "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     subprocess.run([*cut_off(), *pip], check=True, env=alone, timeout=120)
     own = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-    (own / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    (own / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
 
     def run(*arguments: str) -> str:
         command = [*cut_off(), *arguments]
