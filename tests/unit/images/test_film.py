@@ -11,7 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from clips import clip_info, frames_of, made_clip, write_clip, write_tone
@@ -20,6 +19,8 @@ from PIL import Image
 
 from nst_fast.errors import InputError, OutputError, UsageError
 from nst_fast.images.film import FilmInfo, Frame, check_film_output, film_files, open_film, write_film, writing
+
+av = pytest.importorskip("av", reason="no PyAV: pip install av")
 
 CLIP = made_clip(6, (48, 64))
 INFO = clip_info(CLIP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import sys
 import threading
@@ -250,9 +251,11 @@ def test_a_film_shows_the_picture_at_events_from_the_start_to_the_result(
     assert (code, sentence in messages) == (2, True)
 
 
+needs_av = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="no PyAV: pip install av")
 LAPSE = (*FLAGS, "--steps=12", "--scales=2", "--min-size=16", "--log-every=0")
 
 
+@needs_av
 @pytest.mark.parametrize("name", ["f.mp4", "f.gif", "f.webp", "f.png", "f/%02d.png"])
 def test_a_film_of_the_run_has_every_picture_and_holds_the_result(
     name: str,
@@ -303,6 +306,7 @@ class Stopper(Observer):
         return True
 
 
+@needs_av
 def test_a_run_that_stops_early_has_a_shorter_film(pair: tuple[Path, Path], tmp_path: Path) -> None:
     lapse(tmp_path / "f.mp4", pair, [], Stopper())
     with open_film(tmp_path / "f.mp4") as film:
@@ -315,6 +319,7 @@ class Broken(Observer):
             raise RuntimeError("broken")
 
 
+@needs_av
 def test_a_run_that_fails_leaves_no_film_and_no_thread(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         lapse(tmp_path / "f.mp4", pair, [], Broken())
@@ -322,6 +327,7 @@ def test_a_run_that_fails_leaves_no_film_and_no_thread(pair: tuple[Path, Path], 
     assert "film" not in {thread.name for thread in threading.enumerate()}
 
 
+@needs_av
 @pytest.mark.parametrize("when", ["at once", "at the end"])
 def test_a_film_that_cannot_be_written_ends_with_a_note_and_not_the_run(
     when: str, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -358,6 +364,7 @@ def test_the_film_of_a_resumed_run_begins_where_it_was_resumed(
     assert len(list((tmp_path / "f").iterdir())) == 7 + 10  # from step 6 on
 
 
+@needs_av
 @pytest.mark.parametrize(
     ("film", "sentence"),
     [
