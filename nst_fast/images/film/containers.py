@@ -53,7 +53,7 @@ def open_container(path: Path, part: Part, limits: Limits) -> Film:
         _check_colors(stream.codec_context, name)
         clock = _clock(path, container, stream, name)
         first, stop = part.of([at - clock[0] for at in clock[:-1]], clock[-1] - clock[0], name)
-        info = _info(container, stream, clock[first : stop + 1])
+        info = _info(container, stream, clock[first : stop + 1], name)
     sound = (clock[first] if first else None, clock[stop] if stop < len(clock) - 1 else None)
     return Film(replace(info, sound=sound), first, partial(_read, path, limits, clock))
 
@@ -107,12 +107,12 @@ def _check_colors(codec: Any, name: str) -> None:
         raise InputError(message, f"Convert it first: `ffmpeg -i IN -vf {_TONE_MAP} -c:a copy OUT.mp4`")
 
 
-def _info(container: Any, stream: Any, clock: Sequence[Fraction]) -> FilmInfo:
+def _info(container: Any, stream: Any, clock: Sequence[Fraction], name: str) -> FilmInfo:
     """The facts of a part whose frames begin and end at these times of the file's clock."""
     container.seek(0)
     frame = next(_decoded(container, stream), None)
     if frame is None:
-        raise InputError(f"{shown(container.name)} has no frame that can be decoded", _REMEDY)
+        raise InputError(f"{name} has no frame that can be decoded", _REMEDY)
     pixels, begin = _upright(frame, _has_alpha(stream)), clock[0]
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     return FilmInfo(
@@ -226,8 +226,6 @@ def _read(path: Path, limits: Limits, clock: Sequence[Fraction], first: int, sto
         if _is_indexed(container, stream):
             container.seek(int(clock[first] / stream.time_base), stream=stream)
         for at, frame in _timed(container, stream):
-            if wanted == stop:
-                return
             if at < clock[wanted]:
                 continue
             if at != clock[wanted] or frame.is_corrupt:
@@ -238,5 +236,6 @@ def _read(path: Path, limits: Limits, clock: Sequence[Fraction], first: int, sto
                 raise InputError(f"{name}: the size of its frames changes at {float(at):.3f} s", _REMEDY)
             yield pixels
             wanted += 1
-    if wanted < stop:
-        raise InputError(f"{name}: the frame at {float(clock[wanted]):.3f} s is damaged or missing", _REMEDY)
+            if wanted == stop:
+                return
+    raise InputError(f"{name}: the frame at {float(clock[wanted]):.3f} s is damaged or missing", _REMEDY)

@@ -45,9 +45,8 @@ KINDS = {
     ".mkv": replace(_H264, container="matroska", base=_MILLISECOND),
     ".mov": Kind("mov", "prores_ks", "yuv444p10le", "yuva444p10le"),
     ".webm": Kind("webm", "libvpx-vp9", "yuv420p", "yuva420p", base=_MILLISECOND),
-    ".gif": Kind(
-        "gif", "gif", "pal8", "pal8", sound=False, base=Fraction(1, 100), shortest=2
-    ),  # players slow down what is faster
+    # Players slow down frames of less than 0.02 s.
+    ".gif": Kind("gif", "gif", "pal8", "pal8", sound=False, base=Fraction(1, 100), shortest=2),
     ".png": _APNG,
     ".apng": _APNG,
     ".webp": Kind("webp", "libwebp_anim", "bgra", "bgra", sound=False, base=_MILLISECOND),
@@ -71,9 +70,8 @@ def check_film_output(path: AnyPath, info: FilmInfo, audio: Path | None = None) 
     check_installed(name)
     kind = KINDS[path.suffix.lower()]
     if info.alpha and kind.alpha is None:
-        raise UsageError(
-            f"{name}: this kind holds no alpha", "Use .mov, .webm, .png or .webp, or `transparency` background"
-        )
+        remedy = "Use .mov, .webm, .png or .webp, or `transparency` background"
+        raise UsageError(f"{name}: this kind holds no alpha", remedy)
     import av
 
     try:
@@ -282,9 +280,8 @@ def _picture(pixels: Pixels, kind: Kind) -> Any:
 def _with_palette(pixels: Pixels) -> tuple[Pixels, Pixels]:
     """Indices [H, W] and their colours [256, 4], alpha first; 255 of a frame's own colours, errors spread."""
     picture = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
-    palette = picture.quantize(
-        _CLEAR, Image.Quantize.FASTOCTREE
-    )  # truer than the median cut, and a hundred times as fast
+    # Truer than the median cut, and a hundred times as fast.
+    palette = picture.quantize(_CLEAR, Image.Quantize.FASTOCTREE)
     indices = np.array(picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
     colors = np.zeros((256, 4), np.uint8)
     given = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)[:_CLEAR]
