@@ -81,7 +81,8 @@ def check_film_output(path: AnyPath, info: FilmInfo, audio: Path | None = None) 
     try:
         _try(kind, info, audio)
     except (av.FFmpegError, ValueError) as error:
-        raise UsageError(f"{name}: this kind cannot hold the sound as it is", "Use .mkv, which holds any") from error
+        remedy = "Use .mkv, which holds any, or take the sound off: `ffmpeg -i IN -an -c copy OUT`"
+        raise UsageError(f"{name}: this kind cannot hold the sound as it is", remedy) from error
 
 
 def film_files(path: AnyPath) -> list[Path]:
