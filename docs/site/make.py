@@ -19,7 +19,6 @@ from nst_fast.errors import InputError, NstFastError
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-
 COLORS = re.compile(r"\x1b\[[\d;]*m")
 
 
@@ -56,23 +55,36 @@ def stage(pages: Iterable[str], folder: Path) -> None:
                 waiting += [(target, path.relative_to(ROOT).as_posix()) for target in linked(path)]
 
 
-def build(work: Path) -> Path:
-    """Fill a folder and build the site in it, strictly; the folder of the site.
+def fill(work: Path) -> None:
+    """Write the settings and all pages, the generated ones too, into a new folder.
 
     Raises:
-        InputError: as :func:`stage`, and if Zensical warns of anything.
+        InputError: as :func:`stage`.
     """
+    pages = work / "pages"
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    pages.mkdir(parents=True)
     shutil.copy(HERE / "zensical.toml", work)
-    nav = list(pages_of(tomllib.loads((HERE / "zensical.toml").read_text("utf-8"))["project"]["nav"]))
+    shutil.copy(HERE / "extra.css", pages)
     for page, written in PAGES.items():
-        path = work / "pages" / page
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(written(), "utf-8")
-    stage((page for page in nav if page not in PAGES), work / "pages")
+        (pages / page).parent.mkdir(parents=True, exist_ok=True)
+        (pages / page).write_text(written(), "utf-8")
+    stage((page for page in navigation() if page not in PAGES), pages)
+
+
+def navigation() -> list[str]:
+    """The pages in their order."""
+    return list(pages_of(tomllib.loads((HERE / "zensical.toml").read_text("utf-8"))["project"]["nav"]))
+
+
+def build(work: Path) -> Path:
+    """Build the site from a filled folder; the folder of the site.
+
+    Raises:
+        InputError: Zensical warns of anything, as of an anchor that there is not.
+    """
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", "zensical.toml"]
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, cwd=work, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         said = COLORS.sub("", done.stdout + done.stderr).partition("Traceback")[0]
         raise InputError(f"zensical ended with {done.returncode}:\n{said.rstrip()}")
@@ -82,8 +94,10 @@ def build(work: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "docs", help="the site is in its folder `site`")
+    work = parser.parse_args().work.resolve()
     try:
-        sys.stdout.write(f"{build(parser.parse_args().work.resolve())}\n")
+        fill(work)
+        sys.stdout.write(f"{build(work)}\n")
     except NstFastError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -13,6 +13,7 @@ from nst_fast.cli.commands import COMMANDS, made
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import Declared, declared
 
+MENTION = re.compile(r"\bdocs/([\w-]+)\.md")
 ROLE = re.compile(r":\w+:`[~.]?([^`]+)`")
 
 
@@ -21,19 +22,24 @@ def row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
+def page(lines: list[str]) -> str:
+    """The lines as a page, with links where they mention others."""
+    return MENTION.sub(r"[\1](../\1.md)", "\n".join(lines)) + "\n"
+
+
 def options_page() -> str:
     """Every option of ``stylize``, a table for each group."""
     lines = [
         "# Options",
         "",
-        "Every option of `nst-fast stylize`, generated from the declarations. In Python and in [files](../settings.md) the names have"
-        " underscores, `style_weight` for `--style-weight`.",
+        "Every option of `nst-fast stylize`, generated from the declarations. In Python and in [files](../settings.md)"
+        " the names have underscores, `style_weight` for `--style-weight`.",
     ]
     defaults = StylizeConfig().as_dict()
     for group, items in itertools.groupby(declared(StylizeConfig), key=lambda item: item.group):
         lines += ["", f"## {group}", "", row("option", "", "default"), row("---", "---", "---")]
         lines += [row(f"`{item.flag}`", described(item), default_of(defaults[item.name])) for item in items]
-    return "\n".join(lines) + "\n"
+    return page(lines)
 
 
 def described(item: Declared) -> str:
@@ -50,14 +56,18 @@ def default_of(value: Any) -> str:
 
 def commands_page() -> str:
     """Every command with the options that are its own, and the names of those that it shares with ``stylize``."""
-    lines = ["# Commands", "", "Generated from the command line's own help. Shared options are in [options](options.md)."]
+    lines = [
+        "# Commands",
+        "",
+        "Generated from the command line's own help. Shared options are in [options](options.md).",
+    ]
     shared = {parameter.opts[0]: parameter.help for parameter in made("stylize").params}
     names = {item.flag for item in declared(StylizeConfig)}
     for name in COMMANDS:
         command = made(name)
         for path, each in [(name, command), *((f"{name} {key}", value) for key, value in commands_of(command).items())]:
             lines += ["", f"{'##' if path == name else '###'} {path}", "", *section(each, path, shared, names)]
-    return "\n".join(lines) + "\n"
+    return page(lines)
 
 
 def commands_of(command: Any) -> dict[str, Any]:
@@ -66,24 +76,32 @@ def commands_of(command: Any) -> dict[str, Any]:
 
 
 def section(command: Any, path: str, shared: dict[str, str], names: set[str]) -> Iterator[str]:
-    """What a command does, its usage, and its options; of those of ``stylize`` the names, where their help is the same."""
+    """What a command does, its usage, and its options; of those with the help that ``stylize`` has, the names."""
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option"]
     if not commands_of(command):
         usage = " ".join([path, *(argument.name.upper() + "..." * (argument.nargs != 1) for argument in arguments)])
         yield f"    nst-fast {usage}{' [OPTIONS]' if options else ''}\n"
     yield re.sub(r"^Example: (.*)", r"Example: `\1`", command.help or "", flags=re.MULTILINE)
-    same = [each for each in options if each.opts[0] in names and path != "stylize" and shared[each.opts[0]] == each.help]
+    same = [
+        each for each in options if each.opts[0] in names and path != "stylize" and shared[each.opts[0]] == each.help
+    ]
     own = [each for each in options if each not in same and not (path == "stylize" and each.opts[0] in names)]
     if arguments or own:
         yield "\n" + "\n".join([row("", "", ""), row("---", "---", "---")])
         yield from (row(f"`{each.name.upper()}`", "", each.help or "") for each in arguments)
-        yield from (row(f"`{each.opts[0]}`", f"`{each.metavar}`" if each.metavar else "", each.help or "") for each in own)
+        yield from (
+            row(f"`{each.opts[0]}`", f"`{each.metavar}`" if each.metavar else "", each.help or "") for each in own
+        )
     if same or path == "stylize":
         missing = names - {each.opts[0] for each in options}
         but = f" but {', '.join(f'`{name}`' for name in sorted(missing))}"
         few = ", ".join(f"`{each.opts[0]}`" for each in same)
-        yield f"\nAlso the [options](options.md){but * bool(missing)}." if len(missing) < len(names) / 2 else f"\nAlso {few}."
+        yield (
+            f"\nAlso the [options](options.md){but * bool(missing)}."
+            if len(missing) < len(names) / 2
+            else f"\nAlso {few}."
+        )
 
 
 def python_page() -> str:
@@ -95,14 +113,18 @@ def python_page() -> str:
         members = {key: each for key, each in vars(value).items() if inspect.isfunction(each) and key[0] != "_"}
         for key, each in members.items() if isinstance(value, type) and value is not StylizeConfig else ():
             lines += ["", f"### {name}.{key}", "", *documented(each)]
-    return "\n".join(lines) + "\n"
+    return page(lines)
 
 
 def documented(value: Any) -> Iterator[str]:
     """The signature of a function, and its docstring or a class's."""
     if not isinstance(value, type):
-        signature = re.sub(r": '([^']*)'|-> '([^']*)'", r": \1", str(inspect.signature(value)))
-        yield f"```python\n{value.__name__}{signature}\n```\n"
+        parameters = inspect.signature(value).parameters.values()
+        written = [re.sub(r": '([^']*)'", r": \1", str(each)) for each in parameters if each.name != "self"]
+        if keyword_only := [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]:
+            written.insert([each.partition(":")[0] for each in written].index(keyword_only[0]), "*")
+        listed = "".join(f"\n    {each}," for each in written) + "\n" * bool(written)
+        yield f"```python\n{value.__name__}({listed})\n```\n"
     for block in ROLE.sub(r"`\1`", (inspect.getdoc(value) or "").replace("``", "`")).split("\n\n"):
         title, _, rest = block.partition("\n")
         if re.fullmatch(r"(Args|Attributes|Returns|Raises):", title):
@@ -116,8 +138,8 @@ def documented(value: Any) -> Iterator[str]:
 def bullets(text: str) -> Iterator[str]:
     """A list of ``name: what it is``, whose further lines are indented."""
     for item in re.split(r"\n(?! )", inspect.cleandoc(text)):
-        names, _, what = " ".join(item.split()).partition(": ")
-        yield f"- `{names}`: {what}"
+        names, colon, what = " ".join(item.split()).partition(": ")
+        yield f"- `{names}`: {what}" if colon else f"- {names}"
 
 
 PAGES = {
