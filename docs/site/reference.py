@@ -61,47 +61,44 @@ def commands_page() -> str:
         "",
         "Generated from the command line's own help. Shared options are in [options](options.md).",
     ]
-    shared = {parameter.opts[0]: parameter.help for parameter in made("stylize").params}
     names = {item.flag for item in declared(StylizeConfig)}
+    shared = {each.opts[0]: each.help for each in made("stylize").params if each.opts[0] in names}
     for name in COMMANDS:
-        command = made(name)
-        for path, each in [(name, command), *((f"{name} {key}", value) for key, value in commands_of(command).items())]:
-            lines += ["", f"{'##' if path == name else '###'} {path}", "", *section(each, path, shared, names)]
+        lines += ["", f"## {name}", "", *section(made(name), name, shared)]
+        for key, command in getattr(made(name), "commands", {}).items():
+            lines += ["", f"### {name} {key}", "", *section(command, f"{name} {key}", shared)]
     return page(lines)
 
 
-def commands_of(command: Any) -> dict[str, Any]:
-    found: dict[str, Any] = getattr(command, "commands", {})
-    return found
+def section(command: Any, path: str, shared: dict[str, str]) -> Iterator[str]:
+    """What a command does, its usage and its options.
 
-
-def section(command: Any, path: str, shared: dict[str, str], names: set[str]) -> Iterator[str]:
-    """What a command does, its usage, and its options; of those with the help that ``stylize`` has, the names."""
+    Args:
+        shared: options of ``stylize`` with their help; where it is the same, the name is enough.
+    """
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option"]
-    if not commands_of(command):
-        usage = " ".join([path, *(argument.name.upper() + "..." * (argument.nargs != 1) for argument in arguments)])
-        yield f"    nst-fast {usage}{' [OPTIONS]' if options else ''}\n"
+    own = [each for each in options if shared.get(each.opts[0]) != each.help]
+    if not hasattr(command, "commands"):
+        written = "".join(f" {each.name.upper()}{'...' * (each.nargs != 1)}" for each in arguments)
+        yield f"    nst-fast {path}{written}{' [OPTIONS]' * bool(options)}\n"
     yield re.sub(r"^Example: (.*)", r"Example: `\1`", command.help or "", flags=re.MULTILINE)
-    same = [
-        each for each in options if each.opts[0] in names and path != "stylize" and shared[each.opts[0]] == each.help
-    ]
-    own = [each for each in options if each not in same and not (path == "stylize" and each.opts[0] in names)]
     if arguments or own:
         yield "\n" + "\n".join([row("", "", ""), row("---", "---", "---")])
         yield from (row(f"`{each.name.upper()}`", "", each.help or "") for each in arguments)
-        yield from (
-            row(f"`{each.opts[0]}`", f"`{each.metavar}`" if each.metavar else "", each.help or "") for each in own
+        yield from (row(f"`{each.opts[0]}`", f"`{each.metavar}`" * bool(each.metavar), each.help or "") for each in own)
+    if len(own) < len(options):
+        yield "\nAlso " + also(
+            [each.opts[0] for each in options if each not in own],
+            sorted(shared.keys() - {each.opts[0] for each in options}),
         )
-    if same or path == "stylize":
-        missing = names - {each.opts[0] for each in options}
-        but = f" but {', '.join(f'`{name}`' for name in sorted(missing))}"
-        few = ", ".join(f"`{each.opts[0]}`" for each in same)
-        yield (
-            f"\nAlso the [options](options.md){but * bool(missing)}."
-            if len(missing) < len(names) / 2
-            else f"\nAlso {few}."
-        )
+
+
+def also(same: list[str], missing: list[str]) -> str:
+    """These options of ``stylize``, or all but the missing, whichever is shorter."""
+    if len(missing) > len(same):
+        return ", ".join(f"`{name}`" for name in same) + "."
+    return "the [options](options.md)" + " but " * bool(missing) + ", ".join(f"`{name}`" for name in missing) + "."
 
 
 def python_page() -> str:
