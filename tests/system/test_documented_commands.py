@@ -81,7 +81,7 @@ ELSEWHERE = [
     (r"pytest$|ruff ", "system/test_examples.py::test_the_workflow_checks_what_ci_run_checks"),
     (r"docker ", "system/test_docker.py::test_the_image_runs_without_rights_on_a_root_that_is_not_written"),
     (r"curl ", "system/test_documented_commands.py::test_the_commands_to_the_server_are_answered"),
-    (r"python docs/site/make.py", "system/test_site.py::test_the_script_says_where_the_site_is_and_what_is_wrong"),
+    (r"python docs/site/make_site.py", "system/test_site.py::test_the_script_says_where_the_site_is_and_what_is_wrong"),
     (
         r"python docs/pictures/",
         "system/test_docs_pictures.py::test_a_failed_run_is_named_and_ends_with_the_code_of_partial_work",

@@ -59,8 +59,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def make() -> Iterator[ModuleType]:
     pytest.importorskip("zensical", reason="zensical is not installed: pip install -e '.[docs]'")
-    with imported(DOCS / "site", ("reference", "make")) as found:
-        yield found["make"]
+    with imported(DOCS / "site", ("reference", "make_site")) as found:
+        yield found["make_site"]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_link_to_a_heading_that_there_is_not_ends_the_build(make: ModuleType, 
 def test_the_script_says_where_the_site_is_and_what_is_wrong(
     make: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["make.py", "--work", str(tmp_path / "work")])
+    monkeypatch.setattr(sys, "argv", ["make_site.py", "--work", str(tmp_path / "work")])
     monkeypatch.setattr(make, "build", lambda work: work / "site")
     assert make.main() == 0
     assert capsys.readouterr().out == f"{tmp_path / 'work' / 'site'}\n"
@@ -169,9 +169,9 @@ def test_the_workflow_builds_with_the_documented_command_and_only_its_deployment
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "site.yml").read_text("utf-8"))
     assert workflow["permissions"] == {"contents": "read"}
     build, deploy = workflow["jobs"]["build"], workflow["jobs"]["deploy"]
-    assert "python docs/site/make.py" in [step.get("run") for step in build["steps"]]
+    assert "python docs/site/make_site.py" in [step.get("run") for step in build["steps"]]
     assert "permissions" not in build
     assert deploy["permissions"] == {"pages": "write", "id-token": "write"}
     (upload,) = [step for step in build["steps"] if "upload-pages-artifact" in step.get("uses", "")]
     assert upload["with"]["path"] == "build/docs/site"
-    assert "    python docs/site/make.py\n" in (DOCS / "site" / "README.md").read_text("utf-8")
+    assert "    python docs/site/make_site.py\n" in (DOCS / "site" / "README.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Build the documentation site: ``python docs/site/make.py``. See README.md beside this."""
+"""Build the documentation site: ``python docs/site/make_site.py``. See README.md beside this."""
 
 from __future__ import annotations
 
