@@ -40,19 +40,24 @@ def stage(pages: Iterable[str], folder: Path) -> None:
     """Copy pages, and whatever they link to, to where they are in the repository: their links hold on the site too.
 
     Raises:
-        InputError: a link leads to nothing, to a folder or out of the repository.
+        InputError: a link leads to nothing, to a folder, to what is hidden, as .github, or out of the repository.
     """
     waiting = [(ROOT / page, "the navigation") for page in pages]
     while waiting:
         path, source = waiting.pop()
         if not path.is_file() or ROOT not in path.parents:
             raise InputError(f"{source}: a link leads to {path}, which is no file of the repository")
-        copy = folder / path.relative_to(ROOT)
+        name = path.relative_to(ROOT)
+        if any(part.startswith(".") for part in name.parts):
+            raise InputError(
+                f"{source}: a link leads to {name}, and sites have no hidden files", "Name it without a link"
+            )
+        copy = folder / name
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
             if path.suffix == ".md":
-                waiting += [(target, path.relative_to(ROOT).as_posix()) for target in linked(path)]
+                waiting += [(target, name.as_posix()) for target in linked(path)]
 
 
 def fill(work: Path) -> None:

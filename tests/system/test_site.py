@@ -133,12 +133,13 @@ def test_the_reference_has_every_option_command_and_public_name(work: Path) -> N
     assert ":func:" not in python
 
 
-def test_a_link_to_nothing_and_a_link_to_a_folder_end_the_build(
+def test_a_link_to_what_the_site_cannot_have_ends_the_build(
     make: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make, "ROOT", tmp_path)
     (tmp_path / "folder").mkdir()
-    for target in ("none.md", "folder", "../../etc/passwd"):
+    (tmp_path / ".hidden").touch()
+    for target in ("none.md", "folder", ".hidden", "../../etc/passwd"):
         (tmp_path / "page.md").write_text(f"[there]({target})\n")
         with pytest.raises(InputError, match=r"page\.md: a link leads to"):
             make.stage(["page.md"], tmp_path / "pages")
