@@ -102,6 +102,7 @@ def optimize(
     elapsed: Callable[[], float],
     observer: Observer | None = None,
     average: IterateAverage | None = None,
+    begin_step: Callable[[int, int], None] = lambda seed, step: None,
 ) -> Iterator[StepEvent]:
     """Run the loop; yield an event at every step that is due, and one when the run ends.
 
@@ -109,12 +110,11 @@ def optimize(
 
     Args:
         guard: keeps the best picture; steps in when an event shows a divergence.
-        history: receives the terms of every step.
+        history, average: receive the terms of every step, and every iterate.
         options: learning rate and smoothing by step.
-        due: step -> whether to report.
-        elapsed: seconds since the run began.
+        due, elapsed: step -> whether to report; seconds since the run began.
         observer: may stop the run; is notified of recoveries and of every evaluation.
-        average: takes in every iterate.
+        begin_step: called with seed and step before a step is evaluated.
 
     Raises:
         NumericsError: the run diverged once more than the guard tries; the pastiche is then the best picture.
@@ -126,6 +126,7 @@ def optimize(
 
     begin = span.first + span.done
     for step in range(begin, span.first + span.steps + span.last):
+        begin_step(options.seed, step)
         evaluation = stepper.evaluate(rate_at(step))
         history.append(evaluation)
         guard.observe(step, stepper.pastiche, evaluation)

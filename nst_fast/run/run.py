@@ -228,6 +228,7 @@ class Run(Observer):
             elapsed=self.elapsed,
             observer=self,
             average=stage.average,
+            begin_step=stage.objective.begin_step,
         )
         verdict = ""
         # Only the last scale, if it is whole, is monitored; the first event does not wait for the monitor.
