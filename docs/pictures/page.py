@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,18 +27,18 @@ sys.path.append(str(HERE.parents[1] / "tests" / "support"))
 
 from webdriver import Browser, chromium  # noqa: E402  # the tests' driver of Chromium
 
-WIDTH, HEIGHT, SHOWN = 1440, 900, "bold"
+SHOWN = "bold"
 OPTIONS = ("image_size=256", "steps=60")
+UI = ("nst_fast", "ui", "--no-browser", "--port", "0", "--folder")
 
 
 @contextmanager
-def page(folder: Path) -> Iterator[str]:
-    """The address of ``nst-fast ui``, in a ``with`` block."""
-    command = [sys.executable, "-m", "nst_fast", "ui", "--no-browser", "--port", "0", "--folder", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+def served(*command: str) -> Iterator[str]:
+    """The address that a server prints first, in a ``with`` block."""
+    with subprocess.Popen([sys.executable, "-u", "-m", *command], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            yield server.stdout.readline().strip()
+            yield re.findall(r"http://[^\s)]+", server.stdout.readline())[0]
         finally:
             server.terminate()
 
@@ -61,10 +62,10 @@ def choose(browser: Browser, look: str) -> None:
     browser.run(f"document.querySelector('input[name=look][value={look}]').click()")
 
 
-def show(browser: Browser, *, dark: bool) -> None:
+def show(browser: Browser, *, dark: bool, width: int = 1440, height: int = 900) -> None:
     """Set the window's size and colours, without transitions between them."""
     browser.devtools(
-        "Emulation.setDeviceMetricsOverride", width=WIDTH, height=HEIGHT, deviceScaleFactor=1, mobile=False
+        "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
     )
     wanted = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
     features = [{"name": name, "value": value} for name, value in wanted.items()]
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE.parent / "images", help="by default docs/images")
     given = parser.parse_args()
     names = [look.name for look in LOOKS]
-    with tempfile.TemporaryDirectory() as name, page(Path(name) / "runs") as address, chromium(Path(name)) as browser:
+    with tempfile.TemporaryDirectory() as name, chromium(Path(name)) as browser, served(*UI, f"{name}/runs") as address:
         show(browser, dark=False)
         browser.open(address)
         browser.wait("return document.querySelectorAll('#groups .option').length > 50", 300)

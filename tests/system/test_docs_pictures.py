@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from nst_fast.options.presets import BOLD, PRESETS, SKETCH
 
 DOCS = ROOT / "docs"
 FOLDER = DOCS / "pictures"
-NAMES = ("entries", "work", "layouts", "make", "page")
+NAMES = ("entries", "work", "layouts", "make", "page", "bundle_page")
 SCREENSHOTS = {"ui.jpg", "ui-dark.jpg"}  # by page.py
 TINY = """
 [[entry]]
@@ -180,7 +181,8 @@ def test_looks_are_presets_and_every_picture_that_pages_show_is_on_the_list(modu
     shown = {name for page in pages for name in re.findall(r"\]\((?:docs/)?images/([^)]+)\)", page.read_text())}
     assert shown == {f"{name}.jpg" for name in made} | SCREENSHOTS
     others = {path.name for path in (DOCS / "images").iterdir()} - shown
-    assert {name for name in others if f"`{name}`" not in (FOLDER / "README.md").read_text()} == {"regions.jpg"}
+    by_scripts = {"regions.jpg", "step-graph-browser.jpg"}
+    assert {name for name in others if f"`{name}`" not in (FOLDER / "README.md").read_text()} == by_scripts
 
 
 def test_screenshots_of_the_page_are_made_of_pictures_that_it_paints(
@@ -195,3 +197,15 @@ def test_screenshots_of_the_page_are_made_of_pictures_that_it_paints(
     light, dark = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("ui.jpg", "ui-dark.jpg"))
     assert light.shape == dark.shape == (750, 1200, 3)
     assert light[:20].mean() > 200 > 60 > dark[:20].mean()
+
+
+def test_the_screenshot_of_a_bundles_page_is_made(
+    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (runtime := os.environ.get("NST_FAST_ORT_WEB")) is None:
+        pytest.skip("no onnxruntime-web: NST_FAST_ORT_WEB names its folder")
+    small = ("--size", "32", "--steps", "2", "--weights", "random:0", "--output", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["bundle_page.py", runtime, *small])
+    modules["bundle_page"].main()
+    with Image.open(tmp_path / "step-graph-browser.jpg") as picture:
+        assert picture.size == (1000, 600)
