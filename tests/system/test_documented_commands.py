@@ -45,9 +45,10 @@ TINY = {
     "ui": "--no-browser --port 0 --folder served",
     "serve": "--port 0 --folder served",
 }
+INSTALLING = r"^pip install [^&]*&& "
 # Patterns and what replaces them: placeholders, what takes long, and what not every machine has.
 REPLACED = {
-    r"^pip install [^&]*&& ": "",
+    INSTALLING: "",
     r"(?<=stylize )\.\.\.": "photo.jpg painting.jpg -o out.png",
     r"(?<=sweep )\.\.\.": "photo.jpg --style painting.jpg --vary steps=1,2 -o sweep",
     r"(?<=--pairs )\.\.\.": "photo.jpg+painting.jpg",
@@ -175,6 +176,7 @@ CHOSEN = SHOWING if WANTED == "all" else random.Random(WANTED).sample(SHOWING, S
 
 def elsewhere(command: str) -> str | None:
     """The test of a command that is not run here."""
+    command = re.sub(INSTALLING, "", command)
     return next((test for pattern, test in ELSEWHERE if re.match(pattern, command)), None)
 
 
@@ -196,16 +198,12 @@ def test_tests_that_are_named_are_there() -> None:
 
 
 def test_flags_in_the_text_are_those_of_a_command() -> None:
-    for page in [*PAGES, "nst_fast/cli"]:
-        texts = (
-            [path.read_text("utf-8") for path in (ROOT / page).glob("*.py")]
-            if page == "nst_fast/cli"
-            else [text_of(page)]
-        )
-        for shown in (match for text in texts for match in re.findall(r"`nst-fast ([a-z]+)([^`\n]*)`", text)):
-            assert shown[0] in COMMANDS, (page, shown)
-            flags = set(re.findall(r"(?<=\s)--[\w-]+", shown[1]))
-            assert flags <= options_of(shown[0]), (page, shown)
+    texts = {page: text_of(page) for page in PAGES}
+    texts |= {path.name: path.read_text("utf-8") for path in (ROOT / "nst_fast" / "cli").glob("*.py")}
+    for source, text in texts.items():
+        for command, rest in re.findall(r"`nst-fast ([a-z]+)([^`\n]*)`", text):
+            assert command in COMMANDS, source
+            assert set(re.findall(r"(?<=\s)--[\w-]+", rest)) <= options_of(command), (source, command, rest)
 
 
 def options_of(command: str) -> set[str]:
