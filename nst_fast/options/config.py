@@ -26,6 +26,8 @@ INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche c
 
 TYPICAL_COLORS = 4  # of a map
 WEIGHTS = ("auto", "original", "imagenet")  # sources of weights that are no files, beside random[:SEED]
+WEIGHTS_METAVAR = "|".join([*WEIGHTS, "random[:SEED]", "FILE"])
+DEVICE_METAVAR = "auto|cpu|cuda[:N]|rocm|mps|xpu"
 
 
 def weighted_taps(taps: Mapping[str, float], weight: float) -> dict[str, float]:
@@ -290,7 +292,7 @@ class EncoderOptions(Options):
         "Its weights: 'original' (VGG-19 as published, installed with the program), 'imagenet' (torchvision's, "
         "downloaded once), a .safetensors or .pth file, 'random[:SEED]', or 'auto': original for vgg19, imagenet for "
         "vgg16.",
-        metavar="SOURCE",
+        metavar=WEIGHTS_METAVAR,
         names_file=True,
     )
     pooling: str = option("max", "Pooling between blocks; average pooling is rescaled.", choices=("max", "average"))
@@ -521,9 +523,7 @@ class OptimizerOptions(Options):
 class DeviceOptions(Options):
     """Device."""
 
-    device: str = option(
-        "auto", "Where gradients are computed: auto, cpu, cuda, cuda:1, rocm, mps, xpu.", metavar="DEVICE"
-    )
+    device: str = option("auto", "Where gradients are computed.", metavar=DEVICE_METAVAR)
     engine: str = option(
         "auto",
         "How a step is computed: plainly ('eager'), by the fast engine, that compiled, or by ONNX Runtime ('ort').",
