@@ -80,6 +80,7 @@ SCRIPTS = {
 ELSEWHERE = [
     (r"pip (install|wheel) ", "system/test_install_lines.py::test_the_index_has_the_package"),
     (r"pytest$|ruff ", "system/test_examples.py::test_the_workflow_checks_what_ci_run_checks"),
+    (r"ln -s|python -c|curl --json", "system/test_comfyui.py::test_comfyui_itself_runs_the_workflows"),
     (r"docker ", "system/test_docker.py::test_the_image_runs_without_rights_on_a_root_that_is_not_written"),
     (r"curl ", "system/test_documented_commands.py::test_the_commands_to_the_server_are_answered"),
     (r"python docs/site/make_site.py", "system/test_site.py::test_the_script_says_where_the_site_is_and_what_is_wrong"),
