@@ -181,8 +181,8 @@ def test_looks_are_presets_and_every_picture_that_pages_show_is_on_the_list(modu
     shown = {name for page in pages for name in re.findall(r"\]\((?:docs/)?images/([^)]+)\)", page.read_text())}
     assert shown == {f"{name}.jpg" for name in made} | SCREENSHOTS
     others = {path.name for path in (DOCS / "images").iterdir()} - shown
-    by_scripts = {"regions.jpg", "step-graph-browser.jpg"}
-    assert {name for name in others if f"`{name}`" not in (FOLDER / "README.md").read_text()} == by_scripts
+    scripts = "".join(path.read_text() for path in [*FOLDER.glob("*.py"), FOLDER / "README.md"])
+    assert {name for name in others if name not in scripts} == set()
 
 
 def test_screenshots_of_the_page_are_made_of_pictures_that_it_paints(
