@@ -72,6 +72,9 @@ class FastEvaluator:
         for name, (change, colors) in self.objective.pixel_terms(image).items():
             terms[name], slope = total_variation(change, colors, self.objective.options.wraps)
             gradient += slope
+        if self.objective.targets.temporal is not None:
+            terms["temporal"], slope = self.objective.targets.temporal.derivative(image)
+            gradient += slope
         terms = {name: terms[name] for name in self.objective.term_names}
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
 

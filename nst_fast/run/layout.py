@@ -300,5 +300,6 @@ def tiled_evaluator(batch: Batch, choice: Choice, plan: ScalePlan) -> tuple[Obje
         style_network=make_crop_network(choice, batch.encoder.unwrapped) if any(config.wraps) else None,
         halve_content=plan.memory.halve_content,
     )
+    targets = replace(targets, temporal=batch.problems[0].temporal)
     objective = Objective(config, targets, batch.problems[0].guides_at(scale))
     return objective, TiledEvaluator(network, objective, plan.strip)

@@ -22,7 +22,7 @@ from nst_fast.network.taps import NO_WRAP, Wraps, cut
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import Weights, load_weights, resolved
 from nst_fast.objective.guides import EVERYWHERE, Guides, style_parts
-from nst_fast.objective.objective import Edges, Objective, Statistics
+from nst_fast.objective.objective import Edges, Objective, Statistics, Temporal
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import EncoderOptions, ImageOptions, StylizeConfig
 from nst_fast.options.style import IN_PARTS
@@ -62,6 +62,24 @@ class Networks:
         return self._weights[key]
 
 
+@dataclass(frozen=True, eq=False)
+class Continuation:
+    """What a frame of a film takes over from others, at the final size, on the CPU.
+
+    Attributes:
+        start: where the pastiche starts [1, 3, H, W], in place of ``init``.
+        known: of each pixel [1, 1, H, W]: 1 where ``start`` holds, 0 where ``init`` does.
+        target, weights: of the temporal term: [1, 3, H, W], and [1, 1, H, W] of which the mean counts.
+        enough: the loss without the temporal term at which the run ends.
+    """
+
+    start: Tensor
+    known: Tensor
+    target: Tensor
+    weights: Tensor
+    enough: float = 0.0
+
+
 @dataclass(frozen=True)
 class Problem:
     """One optimisation problem.
@@ -76,6 +94,8 @@ class Problem:
         device: where the loop runs.
         targets: built for this and for other runs.
         phases: where the time went so far.
+        continuation: of a frame of a film that follows others; there is then one scale.
+        runs: about how many there are alike, which share what takes time to start.
     """
 
     config: StylizeConfig
@@ -89,6 +109,8 @@ class Problem:
     targets: TargetCache = field(default_factory=TargetCache)
     masks: Masks = field(default_factory=lambda: Masks(None, {}, {}, ()))
     phases: Phases = field(default_factory=Phases)
+    continuation: Continuation | None = None
+    runs: int = 1
 
     @property
     def scales(self) -> list[Scale]:
@@ -184,7 +206,16 @@ class Problem:
 
     def objective_at(self, scale: Scale) -> Objective:
         """The objective at a scale: its targets are those of the pictures at that scale."""
-        return Objective(self.config.dialled(), self.targets_at(scale), self.guides_at(scale))
+        targets = replace(self.targets_at(scale), temporal=self.temporal)
+        return Objective(self.config.dialled(), targets, self.guides_at(scale))
+
+    @property
+    def temporal(self) -> Temporal | None:
+        """What the temporal term compares with, of a frame of a film that follows others."""
+        if self.continuation is None:
+            return None
+        target, weights = self.continuation.target.to(self.device), self.continuation.weights.to(self.device)
+        return Temporal(gray(target) if self.config.color == "luma" else target, weights / target.numel())
 
     def start_at(self, scale: Scale) -> Tensor:
         """Where the pastiche starts, [1, 3, H, W] on the device.
@@ -195,7 +226,11 @@ class Problem:
         if self.config.color == "luma":
             start = gray(start)
         content = self.content_at(scale)
-        return start if content is None else torch.lerp(content, start, self.config.strength)
+        start = start if content is None else torch.lerp(content, start, self.config.strength)
+        if (others := self.continuation) is None:
+            return start
+        before = gray(others.start) if self.config.color == "luma" else others.start
+        return torch.lerp(start, before.to(start), others.known.to(start))
 
     def finished(self, pastiche: Tensor) -> tuple[Tensor, list[str]]:
         """The picture on the CPU at its full size, its colours kept and its noise taken out if the config says so.
