@@ -1,0 +1,127 @@
+"""What is known of a film, its frames, and the part of it that is wanted."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from types import TracebackType
+from typing import Self
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nst_fast.errors import InputError, UsageError
+
+Pixels = NDArray[np.uint8]  # [H, W, 3], or [H, W, 4] with straight alpha; sRGB, upright
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture of a film.
+
+    Attributes:
+        index: from 0, in the chosen part.
+        time: seconds from the first frame of the chosen part.
+        pixels: uint8 [H, W, 3], sRGB, upright; [H, W, 4] where the film has alpha (straight).
+    """
+
+    index: int
+    time: Fraction
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class FilmInfo:
+    """The facts of a film, or of the part of it between two times.
+
+    Attributes:
+        size: height and width in pixels, upright.
+        times: of each frame, in seconds from the first one.
+        rate: frames per second, on average.
+        duration: seconds from the first frame to the end of the last one.
+        audio: whether there is sound.
+        alpha: whether frames have alpha.
+        begin: time of the first frame on the clock of the file, in seconds.
+        sound: the part of the file's clock whose sound belongs to the frames; None where it is not cut.
+        pixel_aspect: width of a pixel divided by its height.
+        metadata: names and texts (title, artist).
+        notes: what a user should know.
+    """
+
+    size: tuple[int, int]
+    times: tuple[Fraction, ...]
+    rate: Fraction
+    duration: Fraction
+    audio: bool = False
+    alpha: bool = False
+    begin: Fraction = Fraction(0)
+    sound: tuple[Fraction | None, Fraction | None] = (None, None)
+    pixel_aspect: Fraction = Fraction(1)
+    metadata: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ends(self) -> tuple[Fraction, ...]:
+        """When each frame gives way to the next one, or to the end."""
+        return (*self.times[1:], self.duration)
+
+
+Reader = Callable[[int, int], Generator[Pixels]]  # the frames from one index, of the whole film, to before another
+
+
+class Film:
+    """A film that is open; see :func:`nst_fast.images.film.open_film`. Leaving its context ends all iterations."""
+
+    def __init__(self, info: FilmInfo, offset: int, read: Reader) -> None:
+        self.info = info
+        self._offset = offset
+        self._read = read
+        self._open: WeakSet[Generator[Pixels]] = WeakSet()
+
+    def frames(self, first: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """The frames from an index to before another, by default all; several iterations can go on at once.
+
+        Raises:
+            InputError: a frame is damaged or missing.
+        """
+        count = len(self.info.times)
+        stop = count if stop is None else min(stop, count)
+        pixels = self._read(self._offset + first, self._offset + stop)
+        self._open.add(pixels)
+        for index, picture in enumerate(pixels, first):
+            yield Frame(index, self.info.times[index], picture)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for pixels in list(self._open):
+            pixels.close()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a film between two times in seconds from its first frame; None is its beginning or end."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.start or 0) < 0 or (self.end is not None and self.end <= (self.start or 0)):
+            message = f"a part of a film from {self.start or 0:g} s to {self.end:g} s" if self.end is not None else ""
+            raise UsageError(message or f"a part of a film from {self.start:g} s", "Give times in order, from 0 on")
+
+    def of(self, times: Sequence[Fraction], duration: Fraction, name: str) -> tuple[int, int]:
+        """The index of the first frame and that behind the last; ``times`` count from the film's first frame.
+
+        A frame belongs to the part if it begins in it.
+        """
+        first = bisect_left(times, Fraction(self.start or 0))
+        stop = len(times) if self.end is None else bisect_left(times, Fraction(self.end))
+        if first >= stop:
+            where = f"between {self.start or 0:g} s and {float(duration) if self.end is None else self.end:g} s"
+            raise InputError(f"{name} has no frame {where}", f"It is {float(duration):.3f} s long")
+        return first, stop
