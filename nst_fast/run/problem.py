@@ -345,34 +345,38 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 def load_problem(
     config: StylizeConfig,
-    content: Source | None,
+    content: Source | LoadedImage | None,
     styles: Sequence[Source],
     networks: Networks,
     *,
     size: tuple[int, int] | None = None,
+    runs: int = 1,
 ) -> Problem:
     """Load pictures and network.
 
     Args:
         config: every option of the run.
-        content: may be None for a texture, which has no content; then ``size`` says how large it becomes.
+        content: may be None for a texture, which has no content; then ``size`` says how large it becomes. A frame of a
+            film is one that :func:`read_content` has read.
         styles: may be empty for a reconstruction, which has no style.
         networks: shares loaded networks between runs.
         size: height and width of the pastiche; by default the content's shape at ``image_size``. Sides that are to
             join become multiples of a cell (:func:`nst_fast.run.scales.seamless_size`).
+        runs: about how many there are alike, as of frames.
     """
     check_styles(config, content, styles)
     check_standard_input(config, [content, *styles])
     device, phases = resolve_device(config.device), Phases()
     with phases("pictures"):
-        content_image = read_content(content, config) if content is not None else None
+        loaded = content is None or isinstance(content, LoadedImage)
+        content_image = content if loaded else read_content(content, config)
         if size is None:
             side = config.image_size
             shape = (1, 3, side, side) if content_image is None else content_image.tensor.shape
             size = (shape[2], shape[3])
         size = seamless_size(config, *size)
         scales = plan_scales(config, config.steps, *size)
-        if config.engine in ("auto", "fast") and is_long(scales, 1, device, config.budget_seconds):
+        if config.engine in ("auto", "fast") and is_long(scales, runs, device, config.budget_seconds):
             begin_kernels(device)
         if content_image is not None and any(config.wraps):
             joined_sides = with_joined_sides(at_size(content_image.tensor, *size), config.wraps)
@@ -383,7 +387,7 @@ def load_problem(
     with phases("weights"):
         encoder, weights = networks.encoder(config, config.taps, device)
     given = (config, content_image, style_images, *size, encoder, weights, device, networks.targets)
-    problem = Problem(*given, masks=masks, phases=phases)
+    problem = Problem(*given, masks=masks, phases=phases, runs=runs)
     check_weighed(problem)
     return problem
 
@@ -403,7 +407,7 @@ def files_read(config: StylizeConfig, sources: Iterable[Source]) -> tuple[Path, 
     return tuple(path.absolute() for path in (*pictures, *config.files.values(), *masks))
 
 
-def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence[Source]) -> None:
+def check_styles(config: StylizeConfig, content: Source | LoadedImage | None, styles: Sequence[Source]) -> None:
     """Raise :class:`UsageError` where the options ask for other pictures than there are."""
     check_blend(config, len(styles))
     if config.edge_weight and content is None:
@@ -421,7 +425,7 @@ def check_blend(config: StylizeConfig, styles: int) -> None:
         raise UsageError(message, "Give one weight per style image, in their order")
 
 
-def check_standard_input(config: StylizeConfig, sources: Sequence[Source | None]) -> None:
+def check_standard_input(config: StylizeConfig, sources: Sequence[Source | LoadedImage | None]) -> None:
     """Raise :class:`UsageError` where standard input, which can be read once, is given twice or to start from."""
     if sources.count(Path(STANDARD_INPUT)) > 1:
         raise UsageError(
