@@ -22,6 +22,9 @@ COLORS = 8  # bins of each channel in the histograms of a cut
 # A cut: so large a share of pixels has no match in the frame before, or a smaller one with other colours all over.
 LOST, LOST_WITH_COLORS, OTHER_COLORS = 0.75, 0.35, 0.35
 
+STILL = 100.0  # the trust in a point that has not changed, in units of that in one that has moved
+WINDOW, TINY = 5, 0.1 / 255  # the pixels around a point that say so, and a difference that is none
+
 Estimate = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -95,12 +98,19 @@ class Motion:
     Attributes:
         flow: from the frame to the other [1, 2, H, W].
         seen: 1 where the other frame has the same point, 0 where it is hidden there [1, 1, H, W].
-        trusted: ``seen``, and 0 also at the borders of what moves, where the flow is blurred.
+        trusted: 1 where ``seen``, but 0 at the borders of what moves, where the flow is blurred.
+        still: 1 where nothing has changed.
     """
 
     flow: Tensor
     seen: Tensor
     trusted: Tensor
+    still: Tensor
+
+    def holding(self, still: Tensor) -> Motion:
+        """The same, but for what is still: that has not moved, and is trusted ``STILL`` times as much."""
+        seen, trusted = torch.maximum(self.seen, still), torch.maximum(self.trusted, STILL * still)
+        return Motion(self.flow * (1 - still), seen, trusted, still)
 
     @property
     def lost(self) -> float:
@@ -112,7 +122,7 @@ def motion_to(other: Tensor, frame: Tensor, estimate: Estimate) -> Motion:
     """How a frame is found in another, both [1, 3, H, W] in [0, 1] on the CPU."""
     there, back = estimate(frame, other), estimate(other, frame)
     seen = consistent(there, back)
-    return Motion(there, seen, seen * (1 - motion_boundaries(there)))
+    return Motion(there, seen, seen * (1 - motion_boundaries(there)), unchanged(other, frame, there))
 
 
 def consistent(there: Tensor, back: Tensor) -> Tensor:
@@ -127,6 +137,20 @@ def consistent(there: Tensor, back: Tensor) -> Tensor:
     places = places_of(there)
     inside = ((places >= -0.5) & (places <= last)).all(1, keepdim=True)
     return (same & inside).float()
+
+
+def unchanged(other: Tensor, frame: Tensor, flow: Tensor) -> Tensor:
+    """Where the other frame unmoved is as much like the frame as moved by a short flow [1, 1, H, W]: 1, else 0.
+
+    There nothing has moved, and what an estimate says is the motion of neighbours: pictures moved along it again and
+    again would blur and drift.
+    """
+    unmoved, moved = (
+        F.avg_pool2d((frame - each).abs().mean(1, keepdim=True), WINDOW, 1, WINDOW // 2, count_include_pad=False)
+        for each in (other, warp(other, flow))
+    )
+    short = flow.square().sum(1, keepdim=True) < 1
+    return (short & (unmoved <= 1.1 * moved + TINY)).float()
 
 
 def motion_boundaries(flow: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nst_fast.images import LoadedImage
 from nst_fast.images.film import Film
-from nst_fast.images.flow import Estimate, Motion, estimator, is_cut, motion_to, warp
+from nst_fast.images.flow import Estimate, estimator, is_cut, motion_to, warp
 from nst_fast.images.given import GivenPicture
 from nst_fast.jobs.runner import JobObserver, warm_up
 from nst_fast.jobs.video_folder import Facts, VideoFolder
@@ -31,6 +31,7 @@ from nst_fast.system.machine import resolve_device
 
 LAGS = (1, 2, 4)  # to the frames that one is compared with; the nearest that shows a point counts
 BLEND = 0.5  # of a later pass: the share of the neighbour, moved, in where a frame starts
+ENOUGH = 1.0  # times the loss of its model, a frame is done
 BLOCK = 8  # frames that are read at a time
 SCENE_SIDE = 160  # longest side of frames, in pixels, in the search for cuts
 
@@ -155,18 +156,20 @@ class FrameMaker:
         if not others:
             itself = self.folder.state(number - 1, index)
             return Continuation(itself, torch.ones_like(itself[:, :1]), itself, torch.ones_like(itself[:, :1]), enough)
-        motions = [self.moved(number, index, other) for other in others]
-        start, known = composed([(picture, motion.seen) for picture, motion in motions])
-        target, weights = composed([(picture, motion.trusted) for picture, motion in motions])
+        frame = self.contents[index].tensor
+        motions = [motion_to(self.contents[other].tensor, frame, self.estimate) for other in others]
+        still = torch.stack([motion.still for motion in motions]).amin(0)  # slow motion shows over several frames alone
+        motions = [motion.holding(still) for motion in motions]
+        moved = [
+            warp(self.folder.state(number, other), motion.flow).clamp(0, 1)
+            for other, motion in zip(others, motions, strict=True)
+        ]
+        start, known = composed(moved, [motion.seen for motion in motions])
+        target, weights = composed(moved, [motion.trusted for motion in motions])
         if number > 1:
             itself = self.folder.state(number - 1, index)
             start, known = torch.lerp(itself, start, BLEND * known), torch.ones_like(known)
         return Continuation(start, known, target, self.config.temporal_weight * weights, enough)
-
-    def moved(self, number: int, index: int, other: int) -> tuple[Tensor, Motion]:
-        """Another frame of a pass, moved to where a frame has the same points; and the motion."""
-        motion = motion_to(self.contents[other].tensor, self.contents[index].tensor, self.estimate)
-        return warp(self.folder.state(number, other), motion.flow).clamp(0, 1), motion
 
     def enough(self, index: int) -> float:
         """The loss, without the temporal term, at which a frame is as good as its model; 0 for models themselves.
@@ -177,7 +180,7 @@ class FrameMaker:
         model, values = self.scene(index).start, keys.at(times[index])
         model = max([model, *(at + 1 for at in range(model, index) if keys.at(times[at]) != values)])
         facts = self.folder.facts(1, model) if model < index else None
-        return total_of(facts) if facts is not None else 0.0
+        return ENOUGH * total_of(facts) if facts is not None else 0.0
 
     def finished(self, problem: Problem, pastiche: Pastiche) -> tuple[Pastiche, Tensor]:
         """The frame as it is shown, and as the next one starts from it."""
@@ -193,16 +196,15 @@ def unfinished(config: StylizeConfig) -> StylizeConfig:
     return config.replace(denoise=0.0, color="none" if config.color == "keep" else config.color)
 
 
-def composed(pictures: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Pictures [1, 3, H, W], of each point the first whose mask [1, 1, H, W] has it; and where any has.
+def composed(pictures: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pictures [1, 3, H, W], of each point the first whose weight [1, 1, H, W] is not 0; and those weights.
 
-    Masks of 0 and 1 make the long-term weights max(c - sum of nearer c, 0) of Ruder et al. 2016, section 5.2, of which
-    at most one is 1 at any point: one term of one picture.
+    They are the long-term weights max(c - sum of nearer c, 0) of Ruder et al. 2016, section 5.2, of which at most one
+    is not 0 at any point: one term of one picture.
     """
-    whole, known = pictures[0]
-    for picture, mask in pictures[1:]:
-        whole = torch.where(known > 0, whole, picture)
-        known = torch.maximum(known, mask)
+    whole, known = pictures[0], weights[0]
+    for picture, more in zip(pictures[1:], weights[1:], strict=True):
+        whole, known = torch.where(known > 0, whole, picture), torch.where(known > 0, known, more)
     return whole, known
 
 

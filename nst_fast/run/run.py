@@ -179,7 +179,9 @@ class Run(Observer):
             objective, evaluator = self.layout.evaluator(
                 self.batch, self.report.choice, plan, self.observer, self.report.opened
             )
-            stepper = make_stepper(evaluator, own, options, resized_moments(moments, plan.strip), plan.strip)
+            near = self.batch.problems[0].continuation is not None
+            moments = resized_moments(moments, plan.strip)
+            stepper = make_stepper(evaluator, own, options, moments, plan.strip, near=near)
         average = IterateAverage(own, options.average_decay) if options.average_decay else None
         self.rules.next_scale(first)
         floor = self.layout.ranks.maximum(objective.rounding(scale.height, scale.width).tolist())
