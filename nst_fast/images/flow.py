@@ -23,7 +23,7 @@ COLORS = 8  # bins of each channel in the histograms of a cut
 LOST, LOST_WITH_COLORS, OTHER_COLORS = 0.75, 0.35, 0.35
 
 STILL = 100.0  # the trust in a point that has not changed, in units of that in one that has moved
-WINDOW, TINY = 5, 0.1 / 255  # the pixels around a point that say so, and a difference that is none
+WINDOW, TINY = 3, 0.1 / 255  # the pixels around a point that say so, and a difference that is none
 
 Estimate = Callable[[Tensor, Tensor], Tensor]
 

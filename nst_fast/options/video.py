@@ -21,6 +21,7 @@ VIDEO_FIXED = (
     *("file_quality", "bit_depth", "metadata"),
 )
 KEYED = ("strength", "style_weight", "content_weight", "style_weight_each")  # what may change over a film
+FRAME_PATIENCE = 5  # a frame that follows others ends when so many steps have not gained `min_improvement`
 FIRST_SHARE = 3  # a scene's first frame has so many times the steps of the others
 
 Numbers = tuple[float, ...]
@@ -99,7 +100,7 @@ class VideoConfig(StylizeConfig):
     """Film."""
 
     temporal_weight: float = option(
-        200.0,
+        100.0,
         "Weight of a loss on what changes between frames but for the motion of the scene; 0 leaves the start alone.",
         minimum=0,
     )
@@ -134,8 +135,8 @@ class VideoConfig(StylizeConfig):
 
     def following(self, seconds: float) -> StylizeConfig:
         """The options of a frame that follows others: it starts near its end, at its final size."""
-        steps = self.frame_steps or max(1, self.steps // FIRST_SHARE)
-        return self.still(seconds).replace(scales=1, steps=steps)
+        found, steps = self.still(seconds), self.frame_steps or max(1, self.steps // FIRST_SHARE)
+        return found.replace(scales=1, steps=steps, patience=found.patience_steps or FRAME_PATIENCE)
 
     def contradictions(self) -> list[str]:
         problems = []
