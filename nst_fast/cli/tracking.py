@@ -12,7 +12,7 @@ import typer
 from nst_fast.cli.options import PANEL
 from nst_fast.distributed import process_rank
 from nst_fast.errors import UsageError, nearest
-from nst_fast.system.files import check_writable
+from nst_fast.system.files import check_writable, shown, user_path
 
 if TYPE_CHECKING:
     from nst_fast.cli.display import Display
@@ -40,8 +40,8 @@ FilmKind = Annotated[
     str | None,
     typer.Option(
         "--film",
-        help="Also write how the picture came about: OUT-film.gif, or a contact sheet, OUT-film.png.",
-        metavar="gif|sheet",
+        help="Also write how the picture came about: OUT-film.gif, a contact sheet, OUT-film.png, or a film, out.mp4.",
+        metavar="gif|sheet|FILE",
         rich_help_panel=PANEL,
     ),
 ]
@@ -54,18 +54,34 @@ def followers(
     """The trackers that write a file beside the picture, by name, each with its file.
 
     Raises:
-        UsageError: an unknown kind of film, or one of several processes, each of which has a part of the picture.
+        UsageError: a film that cannot be written, or one of several processes, each of which has a part of the picture.
         OutputError: a file cannot be written.
     """
-    if film is not None and film not in FILMS:
-        raise UsageError(f"`film` {film!r}: must be one of {', '.join(FILMS)}", nearest(film, FILMS))
-    if film is not None and not process_rank().alone:
-        raise UsageError("`film`: the processes of torchrun have parts of the picture each", "Leave it out")
     found = [("LossTable", output.with_name(f"{output.stem}-losses.csv"))] if csv else []
-    found += [("Film", output.with_name(f"{output.stem}-film{FILMS[film]}"))] if film is not None else []
+    found += [("Film", output.with_name(f"{output.stem}-film{FILMS[film]}"))] if film in FILMS else []
     for _, path in found:
         check_writable(path, overwrite=overwrite, inputs=inputs)
-    return found
+    if film is None:
+        return found
+    if not process_rank().alone:
+        raise UsageError("`film`: the processes of torchrun have parts of the picture each", "Leave it out")
+    if film in FILMS:
+        return found
+    if not Path(film).suffix:
+        message = f"`film` {film!r}: must be one of {', '.join(FILMS)}, or a file as out.mp4"
+        raise UsageError(message, nearest(film, FILMS))
+    return [*found, ("TimeLapse", checked_film(user_path(film), output, overwrite, inputs))]
+
+
+def checked_film(film: Path, output: Path, overwrite: bool, inputs: Sequence[Path]) -> Path:
+    """The file of a film of the run. Raises what :func:`followers` raises."""
+    from nst_fast.run.outputs import OutputFiles
+    from nst_fast.run.trackers import TimeLapse
+
+    if film.absolute() in {path.absolute() for path in OutputFiles(output).ends_with}:
+        raise UsageError(f"`film` {shown(film)} is the name of another output", "Give it a name of its own")
+    TimeLapse.check(film, overwrite=overwrite, inputs=inputs)
+    return film
 
 
 @contextmanager
@@ -77,12 +93,13 @@ def tracked(
     Raises:
         UsageError: an unknown tracker, or one whose package is not installed.
     """
-    from nst_fast.run.trackers import SERVICES, Film, LossTable, Observers, TensorBoard, Tracker
+    from nst_fast.run.trackers import SERVICES, Film, LossTable, Observers, TensorBoard, TimeLapse, Tracker
 
     if tracker is not None and tracker not in SERVICES:
         raise UsageError(f"`tracker` {tracker!r}: must be one of {', '.join(SERVICES)}", nearest(tracker, SERVICES))
     with ExitStack() as stack:
-        kinds: dict[str, type[LossTable | Film]] = {"LossTable": LossTable, "Film": Film}
+        kinds: dict[str, type[LossTable | Film | TimeLapse]]
+        kinds = {"LossTable": LossTable, "Film": Film, "TimeLapse": TimeLapse}
         trackers: list[Tracker] = [kinds[name](path, display.note) for name, path in files]
         trackers += [TensorBoard(log_dir, display.note)] if log_dir is not None else []
         trackers += [SERVICES[tracker](display.note)] if tracker is not None else []

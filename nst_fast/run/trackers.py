@@ -1,4 +1,4 @@
-"""Observers that keep a run's losses where people compare runs: TensorBoard, Weights & Biases, MLflow, a table.
+"""Observers that keep a run's losses where people compare runs: TensorBoard, Weights & Biases, MLflow, a table; films.
 
 Each is a :class:`Tracker`, which is given figures at the events of a run: every few steps, and at least twice a second.
 """
@@ -9,8 +9,13 @@ import csv
 import io
 import math
 import os
+import queue
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,18 +23,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nst_fast.errors import UsageError
+from nst_fast.errors import OutputError, UsageError
 from nst_fast.images import encode_image, from_uint8, resize, to_uint8
+from nst_fast.images.film import FilmInfo, Frame, Pixels, check_film_output, film_files, write_film
 from nst_fast.images.sheet import Cell, contact_sheet
 from nst_fast.run.guard import GUARD_STEPS
 from nst_fast.run.observer import Observer, StepEvent
 from nst_fast.run.outputs import Pastiche
 from nst_fast.run.record import RunRecord
-from nst_fast.system.files import make_folder, write_atomic
+from nst_fast.system.files import check_all_writable, make_folder, write_atomic
 
 FRAMES = 24  # of a film
 FILM_SIDE = 512  # of a frame, the longer
 FRAME_MS, LAST_FRAME_MS = 120, 2000
+LAPSE_FRAMES = 200  # of a film of the run, at most
+LAPSE_SIDE = 1080
+LAPSE_SECONDS = 4  # which it lasts at least, as far as its rate allows
+LAPSE_RATES = (5, 25)  # frames per second
+HOLD_SECONDS = 2  # of the result
+QUEUED = 16  # pictures by which the encoder may be behind before the run waits
 MLFLOW_TEXT = 500  # characters of a parameter
 
 
@@ -38,6 +50,11 @@ class Observers(Observer):
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self.observers = observers
+
+    @property
+    def every(self) -> int:  # type: ignore[override]  # known once the run has started
+        """Steps at which each has the events that it asks for."""
+        return math.gcd(*(observer.every for observer in self.observers))
 
     def started(self, record: RunRecord) -> None:
         for observer in self.observers:
@@ -252,6 +269,91 @@ class Film(Tracker):
         frames.append((pastiche.record.steps, last))
         data = animation(frames) if self._path.suffix == ".gif" else sheet_of(frames)
         write_atomic(self._path, data)
+
+
+class TimeLapse(Tracker):
+    """The run as a film (MP4, WebM, GIF and others), encoded by a thread of its own while the run goes on.
+
+    A picture every so many steps, such that there are at most :data:`LAPSE_FRAMES`, each enlarged to the final size, at
+    most :data:`LAPSE_SIDE` pixels; then the result, for :data:`HOLD_SECONDS`. A run that stops early has a shorter
+    film, a resumed one begins where it was resumed; one that fails leaves none.
+    """
+
+    title = "the film"
+
+    @staticmethod
+    def check(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+        """Raise, before the run, :class:`UsageError` or :class:`OutputError` for a film that could not be written."""
+        check_film_output(path, FilmInfo((16, 16), (Fraction(0),), Fraction(1), Fraction(1)))
+        check_all_writable(film_files(path) or [path], overwrite, inputs)
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        super().__init__(say)
+        self._path = path
+        self._pictures: queue.Queue[Pixels | None] = queue.Queue(QUEUED)
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._complete = False
+
+    def started(self, record: RunRecord) -> None:
+        self._end(complete=False)  # a run that begins anew, after it ran out of memory
+        steps, shrink = record.options["steps"], min(1.0, LAPSE_SIDE / max(record.size))
+        self.every = math.ceil(steps / LAPSE_FRAMES)
+        count = math.ceil(steps / self.every)
+        slowest, fastest = LAPSE_RATES
+        rate = Fraction(min(fastest, max(slowest, round(count / LAPSE_SECONDS))))
+        times = tuple(at / rate for at in range(count + int(HOLD_SECONDS * rate)))
+        width, height = (max(1, round(side * shrink)) for side in record.size)
+        info = FilmInfo((height, width), times, rate, len(times) / rate)
+        self._thread = threading.Thread(target=self._encode, args=(info,), name="film", daemon=True)
+        self._thread.start()
+
+    def event(self, event: StepEvent) -> None:
+        if event.step % self.every == 0 and event.step < event.steps:
+            self._guarded(lambda: self._put(to_uint8(event.pastiche[:1].nan_to_num())))
+
+    def result(self, pastiche: Pastiche) -> None:
+        self._put(to_uint8(pastiche.image))
+        self._end(complete=True)
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._end(complete=False)
+
+    def _put(self, picture: Pixels | None) -> None:
+        """Give the encoder a picture, once it is not too far behind; None ends the film."""
+        while self._thread is not None and self._thread.is_alive():
+            with suppress(queue.Full):
+                self._pictures.put(picture, timeout=0.1)
+                return
+        if self._error is not None:
+            raise self._error
+
+    def _end(self, *, complete: bool) -> None:
+        thread, self._complete = self._thread, complete
+        if thread is not None:
+            with suppress(Exception):  # the encoder's; it has ended, then
+                self._put(None)
+            thread.join()
+            self._thread = None
+
+    def _encode(self, info: FilmInfo) -> None:
+        frames = (Frame(index, *each) for index, each in enumerate(zip(info.times, self._pixels(info), strict=False)))
+        try:
+            write_film(self._path, frames, info, may_end_early=True)
+        except Exception as error:  # of any type: it is raised in the run's thread
+            self._error = error
+
+    def _pixels(self, info: FilmInfo) -> Iterator[Pixels]:
+        """The pictures as they come, then the last one for a while."""
+        height, width = info.size
+        while (picture := self._pictures.get()) is not None:
+            last = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+            yield last
+        if not self._complete:
+            raise OutputError("the run has no result")
+        yield from repeat(last, int(HOLD_SECONDS * info.rate) - 1)
 
 
 def animation(frames: Sequence[tuple[int, NDArray[np.uint8]]]) -> bytes:

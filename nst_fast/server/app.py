@@ -41,12 +41,14 @@ RunId = Annotated[str, InPath(pattern=r"^[0-9a-f]{16}$")]
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": models.Failure, "description": text}
     for status, text in (
+        (400, "The body cannot be read"),
         (401, "The token is missing"),
         (403, "A foreign host or origin"),
         (404, "There is no such thing"),
         (409, "Not in this state"),
         (413, "Too large"),
         (422, "What the command line refuses too"),
+        (503, "The server is ending"),
     )
 }
 FORM = {

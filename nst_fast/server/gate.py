@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import ipaddress
 import os
@@ -131,6 +132,11 @@ class Gate:
 
         try:
             await self.passed(scope, receive, answer)
+        except asyncio.CancelledError:  # the server ends, and has waited for this answer long enough
+            if not begun:
+                await refusal(RequestError(503, "the server is ending", "Ask again when it runs"))(
+                    scope, receive, answer
+                )
         except Exception as error:
             if os.environ.get("NST_FAST_DEBUG"):
                 traceback.print_exception(error)

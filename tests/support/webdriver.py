@@ -51,6 +51,23 @@ class Browser:
         moves = [{"type": kind, "value": key} for key in pressed for kind in ("keyDown", "keyUp")]
         call("POST", f"{self._base}/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": moves}]})
 
+    def drag(self, selector: str, *places: tuple[float, float]) -> None:
+        """Press a mouse's button in an element, move through places in it, and let go.
+
+        Args:
+            places: shares of the element's width and height.
+        """
+        x, y, width, height = self.run(
+            f"const box = document.querySelector('{selector}').getBoundingClientRect();"
+            "return [box.x, box.y, box.width, box.height]"
+        )
+        moves = [
+            {"type": "pointerMove", "duration": 20, "x": round(x + right * width), "y": round(y + down * height)}
+            for right, down in places
+        ]
+        actions = [moves[0], {"type": "pointerDown", "button": 0}, *moves[1:], {"type": "pointerUp", "button": 0}]
+        call("POST", f"{self._base}/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": actions}]})
+
     def devtools(self, command: str, **parameters: Any) -> Any:
         """A command of the DevTools protocol."""
         return call("POST", f"{self._base}/goog/cdp/execute", {"cmd": command, "params": parameters})

@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -47,22 +48,29 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@contextmanager
+def served(folder: Path, log: Path, port: str = "0") -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`nst-fast ui` on a folder, while the block lasts: its address and its process."""
+    if importlib.util.find_spec("uvicorn") is None:
+        pytest.skip("no uvicorn: pip install fastapi uvicorn python-multipart")
+    command = [sys.executable, "-m", "nst_fast", "ui", "--no-browser", "--port", port, "--folder", str(folder)]
+    with log.open("a") as sink, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        try:
+            yield address, process
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where `nst-fast ui` serves its page."""
-    if importlib.util.find_spec("uvicorn") is None:
-        pytest.skip("no uvicorn: pip install fastapi uvicorn python-multipart")
     folder = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "nst_fast", "ui", "--no-browser", "--port", "0", "--folder", str(folder)]
-    log = tmp_path_factory.mktemp("log") / "stderr"
-    with log.open("w") as sink, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        with urllib.request.urlopen(f"{address}api/samples", timeout=300):  # drawn now, and not as a test ends
-            yield address
-        process.terminate()
-        process.communicate(timeout=60)
-    assert "Traceback" not in log.read_text(), log.read_text()
+    with served(folder, tmp_path_factory.mktemp("log") / "stderr") as (address, _):
+        yield address
 
 
 @pytest.fixture
@@ -239,6 +247,22 @@ def test_a_reload_rejoins_and_a_second_tab_is_queued_and_sees_its_place(
     wait_for(browser, "^Stopped after")
 
 
+def test_a_page_that_is_open_sees_its_run_go_on_after_the_server_was_killed(pictures: Path, tmp_path: Path) -> None:
+    folder, log = tmp_path / "runs", tmp_path / "stderr"
+    with chromium(tmp_path) as browser:
+        with served(folder, log) as (address, process):
+            browser.open(address)
+            ready(browser)
+            choose(browser, pictures, **{**LONG, "image_size": 64, "steps": 400}, checkpoint_every=10, optimizer="adam")
+            browser.click("#start")
+            wait_for(browser, "^Step [2-9][0-9]")
+            process.kill()
+        with served(folder, log, str(urlsplit(address).port)):
+            wait_for(browser, "^Done: 400 steps")
+            assert "going on after step" in shown(browser)["notes"][0]
+            assert "going on after step" in browser.run("return document.getElementById('run-notes').innerText")
+
+
 def test_an_error_is_said_where_its_option_is_set(browser: Browser, pictures: Path, tmp_path: Path) -> None:
     choose(browser, pictures, style_taps="relu1_1:much")
     browser.wait("return document.getElementById('fault-style_taps')?.textContent.includes('much')", 30)
@@ -367,6 +391,46 @@ def test_a_mask_is_painted_by_keyboard_and_the_run_has_it(browser: Browser, pict
         f"fetch('api/uploads/{run['options']['content_mask']}/about').then(answer => answer.json())"
     )
     assert (mask["width"], mask["height"]) == (160, 120)
+
+
+def test_a_pasted_picture_and_masks_drawn_with_the_mouse_are_what_the_run_has(browser: Browser, pictures: Path) -> None:
+    choose(browser, pictures, **TINY)
+    browser.evaluate(
+        "fetch(document.querySelector('#styles li img').src).then(answer => answer.blob()).then(blob => {"
+        "const files = new DataTransfer(); files.items.add(new File([blob], 'pasted.webp', {type: 'image/webp'}));"
+        "document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: files}))})"
+    )
+    browser.wait("return document.querySelectorAll('#styles li').length === 2", 60)
+    browser.run("document.getElementById('masks').open = true")
+    drawn(browser, "mask-region")
+    browser.wait("return document.getElementById('mask-region-style')", 20)
+    browser.run(
+        "const choice = document.getElementById('mask-region-style'); choice.selectedIndex = 2;"
+        "choice.dispatchEvent(new Event('change'))"
+    )
+    drawn(browser, "mask-style-0")
+    browser.wait("return document.getElementById('mask-style-0-clear')", 20)
+    browser.click("#start")
+    wait_for(browser, "^Done")
+    options = shown(browser)["options"]
+    assert len(options["style_mask"].split(";")) == 2
+    region = browser.evaluate(f"fetch('api/uploads/{options['region'].split('=')[0]}').then(a => a.status)")
+    assert region == 200
+
+
+def drawn(browser: Browser, mask: str) -> None:
+    """Draw a stroke across the picture of a mask, and take it."""
+    browser.run(f"document.getElementById('{mask}-paint').click()")
+    there = "document.activeElement.id === 'brush-canvas' && document.getElementById('brush-picture').naturalWidth"
+    browser.wait(f"return {there}", 20)
+    browser.drag("#brush-canvas", (0.2, 0.3), (0.5, 0.3), (0.8, 0.3))
+    rows = browser.run(
+        "const canvas = document.getElementById('brush-canvas'), { width, height } = canvas;"
+        "const alpha = (x, y) => canvas.getContext('2d').getImageData(x * width, y * height, 1, 1).data[3];"
+        "return [alpha(0.35, 0.3), alpha(0.7, 0.3), alpha(0.5, 0.9)]"
+    )
+    assert rows == [255, 255, 0]
+    browser.run("document.querySelector('#brush menu .primary').click()")
 
 
 # --- how it looks, and to whom ----------------------------------------------------------------------------------------

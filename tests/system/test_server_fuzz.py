@@ -77,6 +77,12 @@ def check(answer: httpx.Response, operation: dict[str, Any]) -> None:
         )
 
 
+def test_a_body_that_is_no_text_is_refused_as_described(client: httpx.Client, known: dict[str, Any]) -> None:
+    """What Schemathesis has found."""
+    answer = client.post("/api/runs", content=b"\xff", headers={"content-type": "application/json"})
+    check(answer, known["api"]["paths"]["/api/runs"]["post"])
+
+
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_request_is_answered_by_a_fault(client: httpx.Client, known: dict[str, Any], data: st.DataObject) -> None:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from nst_fast.images.film.facts import Film, FilmInfo, Frame, Pixels
 from nst_fast.images.film.reading import open_film
-from nst_fast.images.film.writing import check_film_output, write_film
+from nst_fast.images.film.writing import check_film_output, film_files, write_film
 
-__all__ = ["Film", "FilmInfo", "Frame", "Pixels", "check_film_output", "open_film", "write_film"]
+__all__ = ["Film", "FilmInfo", "Frame", "Pixels", "check_film_output", "film_files", "open_film", "write_film"]

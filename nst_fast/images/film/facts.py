@@ -109,19 +109,21 @@ class Part:
     start: float | None = None
     end: float | None = None
 
-    def __post_init__(self) -> None:
-        if (self.start or 0) < 0 or (self.end is not None and self.end <= (self.start or 0)):
-            message = f"a part of a film from {self.start or 0:g} s to {self.end:g} s" if self.end is not None else ""
-            raise UsageError(message or f"a part of a film from {self.start:g} s", "Give times in order, from 0 on")
-
     def of(self, times: Sequence[Fraction], duration: Fraction, name: str) -> tuple[int, int]:
         """The index of the first frame and that behind the last; ``times`` count from the film's first frame.
 
         A frame belongs to the part if it begins in it.
+
+        Raises:
+            UsageError: the end is not behind the start.
+            InputError: the film has no such frame.
         """
-        first = bisect_left(times, Fraction(self.start or 0))
-        stop = len(times) if self.end is None else bisect_left(times, Fraction(self.end))
+        start = Fraction(str(self.start or 0))  # 0.1 as it is written, not as a float holds it
+        end = duration if self.end is None else Fraction(str(self.end))
+        if not 0 <= start < (end if self.end is not None else start + 1):
+            raise UsageError(f"a part of a film from {float(start):g} s to {float(end):g} s", "Give times in order")
+        first, stop = bisect_left(times, start), bisect_left(times, end)
         if first >= stop:
-            where = f"between {self.start or 0:g} s and {float(duration) if self.end is None else self.end:g} s"
-            raise InputError(f"{name} has no frame {where}", f"It is {float(duration):.3f} s long")
+            message = f"{name} has no frame that begins between {float(start):g} s and {float(end):g} s"
+            raise InputError(message, f"It is {float(duration):.3f} s long")
         return first, stop

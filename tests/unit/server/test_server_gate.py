@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("uvicorn", reason="no server: pip install 'nst-fast[ui]'")
 
-from served import in_process, upload
+from served import PATIENCE, in_process, upload
+from starlette.types import Message, Receive, Scope, Send
 
 from nst_fast.errors import UsageError
 from nst_fast.server import gate
@@ -108,3 +110,26 @@ def test_a_fault_is_one_line_without_a_traceback(tmp_path: Path, monkeypatch: py
         assert answer.status_code == 500
         assert answer.json()["error"]["message"] == "ZeroDivisionError: of this test"
         assert client.get("/api/runs").status_code == 200
+
+
+def test_an_answer_that_the_ending_server_does_not_wait_for_is_a_refusal(tmp_path: Path) -> None:
+    sent: list[Message] = []
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(PATIENCE)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def ended() -> None:
+        scope = {"type": "http", "method": "GET", "path": "/api/samples", "headers": [(b"host", b"127.0.0.1")]}
+        answer = asyncio.create_task(gate.Gate(slow, Doors(), pytest.fail)(scope, receive, send))
+        await asyncio.sleep(0)
+        answer.cancel()
+        await answer
+
+    asyncio.run(ended())
+    assert sent[0]["status"] == 503 and b"ending" in sent[1]["body"]

@@ -152,6 +152,7 @@ ALLOWED = {
     "nst_fast/server/uploads.py: replace": "an upload that has come in whole and could be read gets its name",
     "nst_fast/server/runs.py: rmtree": "a run that its user deletes",
     "nst_fast/jobs/manifest.py: open": "appends one line under a lock; a line that was cut is found by its end",
+    "nst_fast/images/film/writing.py: open": "PyAV, on a stream that files.py gives",
     "nst_fast/cli/console.py: open": "the null device, for a stream that is closed",
     "nst_fast/system/machine.py: write_text": "a switch of the kernel, no file",
     "nst_fast/onnx/bundle_files/run.py: save": "a program of its own, which replaces its picture by itself",
