@@ -6,6 +6,7 @@ another. Needs the extra ``video``.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ def dense_inverse_search(first: Tensor, second: Tensor) -> Tensor:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        found = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(before, after, None)
+        found = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(before, after, None)
     finally:
         cv2.setNumThreads(threads)
     return torch.from_numpy(found).permute(2, 0, 1)[None]
@@ -74,8 +75,14 @@ def raft(device: torch.device) -> Estimate:
 
 
 def estimator(name: str, device: torch.device) -> Estimate:
-    """The estimator of an option ``flow``."""
-    return raft(device) if name == "raft" else dense_inverse_search
+    """The estimator of an option ``flow``. Raises :class:`UsageError` where it is not installed."""
+    if name == "raft":
+        return raft(device)
+    if importlib.util.find_spec("cv2") is None:
+        raise UsageError(
+            "`flow` dis: motion is found by OpenCV, which is not installed", "`pip install nst-fast[video]`"
+        )
+    return dense_inverse_search
 
 
 def warp(image: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:

@@ -6,15 +6,17 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 
 from nst_fast import __version__
 from nst_fast.errors import InputError, UsageError
 from nst_fast.images import encode_image, from_uint8, to_uint8
-from nst_fast.images.film import Film, check_film_output, open_film, write_film
+from nst_fast.images.film import Film, check_film_output, film_files, open_film, write_film
+from nst_fast.images.film.sequences import is_pattern
 from nst_fast.images.sheet import Cell, contact_sheet
+from nst_fast.images.sources import open_source
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.jobs.video_folder import Facts, VideoFolder, provenance
 from nst_fast.jobs.video_frames import FrameMaker, find_scenes
@@ -22,7 +24,7 @@ from nst_fast.options.video import VideoConfig
 from nst_fast.run.problem import check_styles, files_read
 from nst_fast.run.provenance import Provenance
 from nst_fast.run.scales import plan_scales
-from nst_fast.system.files import check_writable, lock, sha256_of, write_atomic
+from nst_fast.system.files import check_all_writable, check_writable, lock, sha256_bytes, sha256_of, write_atomic
 from nst_fast.system.machine import describe_machine, resolve_device
 from nst_fast.system.rounding import rounded
 
@@ -48,14 +50,28 @@ class VideoRequest:
     overwrite: bool = False
     keep_frames: bool = False
 
+    def beside(self, ending: str) -> Path:
+        """A path beside the film, or the folder of numbered pictures, with its name without suffix and an ending."""
+        output = self.output.absolute().parent if is_pattern(self.output) else self.output
+        return output.with_name(output.stem + ending)
+
     @property
     def record(self) -> Path:
-        return self.output.with_suffix(".json")
+        return self.beside(".json")
 
     @property
     def sheet(self) -> Path:
         """Of the preview."""
-        return self.output.with_name(f"{self.output.stem}-preview.png")
+        return self.beside("-preview.png")
+
+    @property
+    def folder(self) -> VideoFolder:
+        return VideoFolder(self.beside("-frames"))
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return files_read(self.config, [*film_files(self.film), *self.styles])
 
 
 @dataclass(frozen=True)
@@ -87,15 +103,16 @@ def run_video(request: VideoRequest, observer: JobObserver) -> VideoResult:
         OutputError: before any work, if something would be replaced; later, if writing fails.
         BusyError: another process makes this film.
     """
-    started, folder = time.perf_counter(), VideoFolder.beside(request.output)
-    with opened(request, observer) as film, lock(request.output):
+    started, folder = time.perf_counter(), request.folder
+    with opened(request, observer) as film, lock(request.record):
         maker = FrameMaker(film, request.styles, request.config, folder, observer)
-        wanted, count = plan_of(request, film, maker), request.config.passes * len(film.info.times)
+        wanted, count = plan_of(request, film, maker), Pace(maker).count
         if is_finished(request, wanted):
             observer.note("finished before, kept")
             return VideoResult(count, count, 0, 0.0)
         continues = folder.continues(wanted, overwrite=request.overwrite)
-        check_outputs(request, [request.output, request.record], overwrite=request.overwrite or continues)
+        outputs = [*film_files(request.output), request.record]
+        check_all_writable(outputs, request.overwrite or continues, request.inputs)
         if not continues:
             folder.begin(wanted)
         done, made = paint(maker, observer)
@@ -105,13 +122,14 @@ def run_video(request: VideoRequest, observer: JobObserver) -> VideoResult:
 
 
 def preview_video(request: VideoRequest, observer: JobObserver) -> VideoResult:
-    """Three frames by themselves on a sheet, and how long the whole film would take. The errors of :func:`run_video`."""
+    """Three frames by themselves on a sheet, and how long the film would take. The errors of :func:`run_video`."""
     started = time.perf_counter()
     with opened(request, observer) as film:
-        maker = FrameMaker(film, request.styles, request.config, VideoFolder.beside(request.output), observer)
+        maker = FrameMaker(film, request.styles, request.config, request.folder, observer)
         maker.scenes = find_scenes(film, request.config, maker.estimate)
-        check_outputs(request, [request.sheet], overwrite=True)
-        last, rows, pace = len(film.info.times) - 1, ([], []), Pace(maker)
+        check_writable(request.sheet, overwrite=True, inputs=request.inputs)
+        last, pace = len(film.info.times) - 1, Pace(maker)
+        rows: tuple[list[Cell], list[Cell]] = ([], [])
         for index in dict.fromkeys((0, last // 2, last)):
             begun = time.perf_counter()
             problem, pastiche = maker.painted(0, index, f"frame {index + 1}")
@@ -132,8 +150,11 @@ def opened(request: VideoRequest, observer: JobObserver) -> Film:
     config = request.config
     if not request.styles:
         raise UsageError("no style image was given", "Name at least one")
+    for path in request.styles:
+        open_source(path).close()
     film = open_film(request.film, start=config.start, end=config.end, max_megapixels=config.max_megapixels)
-    check_film_output(request.output, film.info)
+    film.info = replace(film.info, alpha=film.info.alpha and config.transparency == "keep")
+    check_film_output(request.output, film.info, request.film if film.info.audio else None)
     for moment in (0.0, float(film.info.duration)):
         check_styles(config.still(moment), request.film, request.styles)
     for note in film.info.notes:
@@ -153,20 +174,21 @@ def plan_of(request: VideoRequest, film: Film, maker: FrameMaker) -> Provenance:
     return provenance(config, digest.hexdigest(), request.styles, weights["sha256"])
 
 
-def check_outputs(request: VideoRequest, paths: Sequence[Path], *, overwrite: bool) -> None:
-    """Raise :class:`OutputError` unless these files can be written, and are none that is read."""
-    for path in paths:
-        check_writable(path, overwrite, files_read(request.config, [request.film, *request.styles]))
-
-
 def is_finished(request: VideoRequest, wanted: Provenance) -> bool:
     """Whether the film is there, whole, and as this call would make it."""
     try:
         record = json.loads(request.record.read_text("utf-8"))
         found = Provenance(**record["provenance"])
-        return bool(record["output_sha256"] == sha256_of(request.output)) and not wanted.differences(found)
+        return bool(record["output_sha256"] == hash_of(request.output)) and not wanted.differences(found)
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return False
+
+
+def hash_of(output: Path) -> str:
+    """Of a film's file, or of the hashes of its numbered pictures."""
+    if not is_pattern(output):
+        return sha256_of(output)
+    return sha256_bytes("".join(map(sha256_of, film_files(output))).encode())
 
 
 def paint(maker: FrameMaker, observer: JobObserver) -> tuple[int, int]:
@@ -196,7 +218,7 @@ def write(request: VideoRequest, film: Film, maker: FrameMaker, wanted: Provenan
         "schema": SCHEMA,
         "nst_fast": __version__,
         "output": request.output.name,
-        "output_sha256": sha256_of(request.output),
+        "output_sha256": hash_of(request.output),
         "provenance": asdict(wanted),
         "machine": describe_machine(),
         "scenes": [[scene.start, scene.stop] for scene in maker.scenes],
@@ -212,11 +234,10 @@ class Pace:
 
     def __init__(self, maker: FrameMaker) -> None:
         self.maker = maker
-        self.seconds: dict[bool, list[float]] = {False: [], True: []}
-        self.done = 0
+        self.seconds: dict[bool, list[float]] = {False: [], True: []}  # of frames by themselves; that follow others
+        self.count = len(maker.film.info.times) * maker.config.passes
 
     def add(self, number: int, index: int, seconds: float) -> None:
-        self.done += 1
         self.seconds[self.maker.follows(number, index)].append(seconds)
 
     def title(self, number: int, index: int) -> str:
@@ -230,14 +251,13 @@ class Pace:
     @property
     def left(self) -> str:
         """About how long the rest takes."""
-        stills, total = len(self.seconds[False]), len(self.maker.film.info.times) * self.maker.config.passes
-        return f"{self._time(len(self.maker.scenes) - stills, total - len(self.maker.scenes) - len(self.seconds[True]))} left"
+        stills = len(self.maker.scenes)
+        return f"{self._time(stills - len(self.seconds[False]), self.count - stills - len(self.seconds[True]))} left"
 
     @property
     def whole(self) -> str:
         """About how long the film takes."""
-        total = len(self.maker.film.info.times) * self.maker.config.passes
-        return self._time(len(self.maker.scenes), total - len(self.maker.scenes))
+        return self._time(len(self.maker.scenes), self.count - len(self.maker.scenes))
 
     def _time(self, stills: int, following: int) -> str:
         """Of frames by themselves, and that follow others; at most, as long as none of these was made."""

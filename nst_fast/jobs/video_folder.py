@@ -51,10 +51,6 @@ class VideoFolder:
 
     path: Path
 
-    @classmethod
-    def beside(cls, output: Path) -> VideoFolder:
-        return cls(output.with_name(f"{output.stem}-frames"))
-
     def continues(self, wanted: Provenance, *, overwrite: bool) -> bool:
         """Whether the folder has frames of this film.
 
@@ -128,9 +124,11 @@ class VideoFolder:
             path = self._file(number, index, ".png")
             try:
                 with Image.open(path) as image:
-                    yield Frame(index, time, np.array(image))
+                    yield Frame(index, time, np.array(image.convert("RGBA" if info.alpha else "RGB")))
             except OSError as error:
-                raise InputError(f"{shown(path)} cannot be read: {error}", "Remove its .json: it is made again") from None
+                raise InputError(
+                    f"{shown(path)} cannot be read: {error}", "Remove its .json: it is made again"
+                ) from None
 
     def _file(self, number: int, index: int, suffix: str) -> Path:
         return self.path / f"pass-{number}" / f"{index:06d}{suffix}"

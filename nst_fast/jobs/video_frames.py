@@ -1,7 +1,7 @@
 """The frames of a film, one after another, each an ordinary run that begins with what is known of its neighbours.
 
-Ruder, Dosovitskiy & Brox 2016, "Artistic style transfer for videos" (arXiv:1604.08610): sections 5.1 (start), 5.2 (short
-and long term), 5.3 (passes).
+Ruder, Dosovitskiy & Brox 2016, "Artistic style transfer for videos" (arXiv:1604.08610): sections 5.1 (start), 5.2
+(short and long term), 5.3 (passes).
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class FrameMaker:
 
         Its model is the first frame of its scene, or the first one since an option had another value by ``key``.
         """
-        times, keys = self.film.info.times, self.config.key
+        times, keys = [float(time) for time in self.film.info.times], self.config.key
         model, values = self.scene(index).start, keys.at(times[index])
         model = max([model, *(at + 1 for at in range(model, index) if keys.at(times[at]) != values)])
         facts = self.folder.facts(1, model) if model < index else None

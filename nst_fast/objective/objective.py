@@ -60,7 +60,7 @@ class Temporal:
     def to(self, device: torch.device, dtype: torch.dtype) -> Temporal:
         return Temporal(self.image.to(device, dtype), self.weights.to(device, dtype))
 
-    def derivative(self, image: Tensor, region: tuple[slice, ...] = (...,)) -> tuple[Tensor, Tensor]:
+    def derivative(self, image: Tensor, region: tuple[slice, ...] = ()) -> tuple[Tensor, Tensor]:
         """The term [B] of a region of an image, and its gradient there."""
         own, target, weights = image[region], self.image[region], self.weights[region]
         return losses.temporal_loss(own, target, weights), 2 * weights * (own - target)

@@ -15,10 +15,10 @@ from nst_fast.options.declaration import declared, option
 from nst_fast.options.regions import SEPARATOR
 from nst_fast.options.values import Parsed, Shares
 
-# What is of single pictures, and no flag of a film: snapshots, checkpoints, the monitor, files and log lines of a still.
+# What is of single pictures, and no flag of a film.
 VIDEO_FIXED = (
     *("save_every", "save_format", "checkpoint_every", "monitor_every", "monitor_provider", "time_budget"),
-    *("file_quality", "bit_depth", "metadata"),
+    *("bit_depth", "metadata"),
 )
 KEYED = ("strength", "style_weight", "content_weight", "style_weight_each")  # what may change over a film
 FRAME_PATIENCE = 5  # a frame that follows others ends when so many steps have not gained `min_improvement`
@@ -108,7 +108,10 @@ class VideoConfig(StylizeConfig):
         0, "Steps at most of a frame that follows others; 0: a third of `steps`.", minimum=0, maximum=1_000_000
     )
     passes: int = option(
-        1, "Passes through each scene, forward and backward by turns; more even out what differs.", minimum=1, maximum=100
+        1,
+        "Passes through each scene, forward and backward by turns; more even out what differs.",
+        minimum=1,
+        maximum=100,
     )
     flow: str = option(
         "dis",

@@ -368,8 +368,7 @@ def load_problem(
     check_standard_input(config, [content, *styles])
     device, phases = resolve_device(config.device), Phases()
     with phases("pictures"):
-        loaded = content is None or isinstance(content, LoadedImage)
-        content_image = content if loaded else read_content(content, config)
+        content_image = read_content(content, config) if isinstance(content, Source) else content
         if size is None:
             side = config.image_size
             shape = (1, 3, side, side) if content_image is None else content_image.tensor.shape
