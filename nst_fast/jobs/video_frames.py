@@ -7,6 +7,7 @@ Ruder, Dosovitskiy & Brox 2016, "Artistic style transfer for videos" (arXiv:1604
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -153,9 +154,11 @@ class FrameMaker:
             return None
         back, scene, enough = (-1 if number % 2 else 1), self.scene(index), self.enough(index)
         others = [index + back * lag for lag in LAGS if index + back * lag in scene]
-        if not others:
+        if not others:  # the end of a scene, where a pass begins, stays
             itself = self.folder.state(number - 1, index)
-            return Continuation(itself, torch.ones_like(itself[:, :1]), itself, torch.ones_like(itself[:, :1]), enough)
+            return Continuation(
+                itself, torch.ones_like(itself[:, :1]), itself, torch.ones_like(itself[:, :1]), math.inf
+            )
         frame = self.contents[index].tensor
         motions = [motion_to(self.contents[other].tensor, frame, self.estimate) for other in others]
         still = torch.stack([motion.still for motion in motions]).amin(0)  # slow motion shows over several frames alone
