@@ -68,7 +68,7 @@ def main() -> None:
         killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
     frames = len(list((folder / "killed-frames").glob("pass-1/*.json")))
     run_video(request, JobObserver())
-    print(json.dumps({"killed": killed, "frames": frames}))
+    sys.stdout.write(json.dumps({"killed": killed, "frames": frames}))
 
 
 if __name__ == "__main__":

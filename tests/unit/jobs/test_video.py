@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -176,7 +177,7 @@ def test_a_key_changes_the_strength_over_the_film(tmp_path: Path, style: Path) -
     made(film, style, tmp_path / "out.png", keep_frames=True, key="0:strength=0;0.12:strength=1", steps=24)
     away = np.abs(frames_in(tmp_path / "out-frames").astype(float) - clip.frames).mean((1, 2, 3))
     assert away[0] < 1
-    assert all(later > earlier for earlier, later in zip(away, away[1:3], strict=False))
+    assert all(later > earlier for earlier, later in itertools.pairwise(away[:4]))
     assert away[3] > 5
 
 
