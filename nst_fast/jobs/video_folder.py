@@ -81,8 +81,8 @@ class VideoFolder:
             delete_folder(folder)
         for path in (self.path / "scenes.json", self.plan):
             remove(path)
-        with suppress(OSError):  # not there, or the user has put something into it
-            self.path.rmdir()
+        if self.path.is_dir() and not any(self.path.iterdir()):  # else there is something of the user's
+            delete_folder(self.path)
 
     @property
     def plan(self) -> Path:
