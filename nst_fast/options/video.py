@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from nst_fast.errors import UsageError
-from nst_fast.options.commands import default
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared, option
 from nst_fast.options.regions import SEPARATOR
@@ -128,8 +127,6 @@ class VideoConfig(StylizeConfig):
     )
     start: Moment | None = option(None, "Begin at this time of the film, as 2.5s or 1m.", metavar="TIME")
     end: Moment | None = option(None, "End at this time of the film.", metavar="TIME")
-    # What differs between frames must be what moves, not the outcome of a trial of speed.
-    precision: str = default("precision", "fp32")
 
     def still(self, seconds: float) -> StylizeConfig:
         """The options of a frame at a time of the film, as of a picture by itself."""

@@ -129,7 +129,7 @@ class WholePicture:
                 observer.note(
                     f"TensorRT builds an engine for {scale.width}x{scale.height}, in minutes, if it is not in the cache"
                 )
-            evaluate = make_evaluator(config, choice, batch.encoder, objective, opened)
+            evaluate = make_evaluator(config, choice, batch.encoder, objective, opened, batch.problems[0].kept)
         release_freed_memory()  # building the targets left holes in the heap
 
         def in_smaller_tiles() -> Evaluator:

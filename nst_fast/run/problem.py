@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nst_fast.engines import Kept
 from nst_fast.engines.checked_kernels import begin_kernels
 from nst_fast.errors import UsageError
 from nst_fast.images import NO_BORDERS, Crop, LoadedImage
@@ -37,6 +38,7 @@ class Networks:
 
     def __init__(self) -> None:
         self.targets = TargetCache()
+        self.kept: Kept = {}
         self._made: dict[tuple[object, ...], tuple[Encoder, dict[str, str]]] = {}
         self._weights: dict[tuple[str, str], Weights] = {}
 
@@ -96,6 +98,7 @@ class Problem:
         phases: where the time went so far.
         continuation: of a frame of a film that follows others; there is then one scale.
         runs: about how many there are alike, which share what takes time to start.
+        kept: networks that they share.
     """
 
     config: StylizeConfig
@@ -111,6 +114,7 @@ class Problem:
     phases: Phases = field(default_factory=Phases)
     continuation: Continuation | None = None
     runs: int = 1
+    kept: Kept | None = None
 
     @property
     def scales(self) -> list[Scale]:
@@ -386,7 +390,7 @@ def load_problem(
     with phases("weights"):
         encoder, weights = networks.encoder(config, config.taps, device)
     given = (config, content_image, style_images, *size, encoder, weights, device, networks.targets)
-    problem = Problem(*given, masks=masks, phases=phases, runs=runs)
+    problem = Problem(*given, masks=masks, phases=phases, runs=runs, kept=networks.kept if runs > 1 else None)
     check_weighed(problem)
     return problem
 

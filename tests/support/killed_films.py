@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
     "style_taps": "relu1_1,relu2_1",
     "image_size": 48,
     "device": "cpu",
+    "precision": "fp32",
     "convolution": "direct",
     "steps": 12,
 }
