@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -169,6 +171,28 @@ def test_a_film_killed_ten_times_is_the_same_film(tmp_path: Path, style: Path) -
     made(film, style, tmp_path / "whole.mp4")
     assert (tmp_path / "killed.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
     assert not (tmp_path / "killed-frames").exists()
+
+
+def test_a_disk_that_fills_up_costs_one_frame(
+    tmp_path: Path, style: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film, output = write_clip(tmp_path / "in.mp4", made_clip(4, (36, 48))), tmp_path / "out.mp4"
+    replace, left = os.replace, iter(range(9))
+
+    def filling(*given: Any) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", filling)
+        with pytest.raises(OutputError, match="no space left"):
+            made(film, style, output)
+    done = len(facts_in(tmp_path / "out-frames"))
+    assert 0 < done < 4
+    assert made(film, style, output).made == 4 - done
+    made(film, style, tmp_path / "whole.mp4")
+    assert output.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
 def test_a_key_changes_the_strength_over_the_film(tmp_path: Path, style: Path) -> None:
