@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nst_fast.errors import NstFastError
 
 if TYPE_CHECKING:
-    from nst_fast.api import Listeners, Observer, Pastiche, ProgressBar, resume, stylize, stylize_together
+    from nst_fast.api import Listeners, Observer, Pastiche, ProgressBar, resume, stylize, stylize_together, texture
     from nst_fast.jury.evaluation import Evaluation, Scores, evaluate
     from nst_fast.options.config import StylizeConfig
     from nst_fast.run.problem import Networks
@@ -36,6 +36,7 @@ __all__ = [
     "resume",
     "stylize",
     "stylize_together",
+    "texture",
 ]
 
 

@@ -16,6 +16,7 @@ from nst_fast.distributed.group import Ranks
 from nst_fast.errors import OutputError, ResumeError, UsageError
 from nst_fast.images import check_output_suffix
 from nst_fast.images.given import Picture, Source, source_of, sources_of
+from nst_fast.options.commands import TextureConfig
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import known
 from nst_fast.options.layers import find_preset
@@ -37,6 +38,7 @@ from nst_fast.run.resumption import (
     picture_of,
 )
 from nst_fast.run.run import run
+from nst_fast.run.scales import checked_size
 from nst_fast.run.together import check_joinable, run_together
 from nst_fast.system.files import lock, shown
 from nst_fast.system.isolation import own_state
@@ -171,6 +173,37 @@ def output_files(outputs: Sequence[str | Path] | None, count: int, config: Styli
         message = f"{len(files)} outputs for {count} content images"
         raise UsageError(message, "Name one for each, all different, also without their suffixes")
     return [*files]
+
+
+@own_state()
+def texture(
+    style: Picture | Sequence[Picture],
+    size: tuple[int, int],
+    config: TextureConfig | Mapping[str, object] | None = None,
+    *,
+    listeners: Observer | None = None,
+    networks: Networks | None = None,
+    **options: object,
+) -> Pastiche:
+    """Make a texture with the look of one or more style images and no scene, from noise (Gatys et al. 2015).
+
+    Args:
+        style, listeners, networks: as for :func:`stylize`.
+        size: height and width in pixels; sides that join (``seamless``) become multiples of a cell.
+        config: every option, or a mapping of some; by default those of ``nst-fast texture``.
+        **options: fields that differ from ``config``, as ``seamless="xy"``; ``image_size`` is the longest side of the
+            style image.
+
+    Raises:
+        NstFastError: as :func:`stylize` does.
+    """
+    styles, chosen = sources_of(style), TextureConfig.of(config).replace(**options)
+    if not styles:
+        raise UsageError("no style image was given", "Name at least one")
+    listeners, networks = instance(Observer, listeners, Listeners()), instance(Networks, networks, Networks())
+    return saved(
+        run(load_problem(chosen, None, styles, networks, size=checked_size(size)), None, listeners, None), None
+    )
 
 
 @own_state()
@@ -349,4 +382,5 @@ __all__ = [
     "stylize",
     "stylize_together",
     "sums_by_kind",
+    "texture",
 ]

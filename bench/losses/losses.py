@@ -3,6 +3,7 @@
 A look is a set of options, see :data:`LOOKS`. All looks of a pair get as many steps as take the time that ``gram``
 needs for ``--steps``, or ``--seconds``, at the pace of a step at the final size in processor seconds: what else the
 machine does changes no picture. Pictures and paces that are there are kept, so an interrupted comparison continues.
+``--only-paces`` ends with the paces: a step's share of the whole, drawing new directions included.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from typing import Any
 import torch
 
 from nst_fast import StylizeConfig, __version__, evaluate, stylize
-from nst_fast.engines.fast import FastEvaluator
+from nst_fast.engines import Evaluator, choose, make_evaluator
 from nst_fast.errors import NstFastError
 from nst_fast.images import from_uint8, load_image, save_image, to_uint8
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
+from nst_fast.jury.columns import COMPARED, CONTENT, STYLE
+from nst_fast.objective.objective import Objective
 from nst_fast.run.problem import Networks, load_problem
 from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import describe_machine
@@ -37,6 +40,7 @@ LOOKS: dict[str, dict[str, object]] = {
     "moments": {"style_loss": "moments"},
     "wasserstein": {"style_loss": "wasserstein"},
     "sliced": {"style_loss": "sliced"},
+    "sliced-new": {"style_loss": "sliced", "sliced_directions": "new", "optimizer": "adam"},
     "nearest": {"style_loss": "nearest"},
     "remd": {"style_loss": "remd"},
     "histogram": {"histogram_weight": 0.5},
@@ -44,14 +48,6 @@ LOOKS: dict[str, dict[str, object]] = {
     "edges": {"edge_weight": 0.2},
     "mixed-nearest": {"style_taps": f"{SHALLOW}relu3_1:1:nearest,relu4_1:1:nearest,relu5_1:0.1:nearest"},
     "mixed-remd": {"style_taps": f"{SHALLOW}relu3_1:1:remd,relu4_1:1:remd,relu5_1:0.1:remd"},
-}
-STYLE, CONTENT = "style_swd", "content_relu4_3"
-SHOWN = {
-    STYLE: "style SWD ↓",
-    "style_gram": "style Gram ↓",
-    CONTENT: "content ↓",
-    "content_ssim": "SSIM ↑",
-    "chroma_noise": "chroma noise ↓",
 }
 TURNS = 3  # timed evaluations of each look, after one that is not
 Pair = tuple[str, str]
@@ -96,12 +92,13 @@ def measure_paces(work: Work) -> dict[str, float]:
     if missing:
         networks, evaluators = Networks(), {}
         for look in dict.fromkeys(["gram", *missing]):
-            problem = load_problem(work.config(look), *_one_style(work.files(work.pairs[0])), networks)
-            scale = problem.scales[-1]
-            evaluators[look] = (
-                FastEvaluator(problem.encoder, problem.objective_at(scale)),
-                problem.start_at(scale),
+            config = work.config(look)
+            problem = load_problem(config, *_one_style(work.files(work.pairs[0])), networks)
+            objective = problem.objective_at(problem.scales[-1])
+            evaluate_step = make_evaluator(
+                config, choose(config, problem.encoder, problem.device), problem.encoder, objective
             )
+            evaluators[look] = (evaluate_step, objective, problem.start_at(problem.scales[-1]))
         taken = turns(evaluators)
         base = known.get("gram", taken["gram"])  # ratios: another day may be slower
         known |= {look: base * taken[look] / taken["gram"] for look in missing}
@@ -113,12 +110,13 @@ def _one_style(files: tuple[Path, Path]) -> tuple[Path, list[Path]]:
     return files[0], [files[1]]
 
 
-def turns(evaluators: Mapping[str, tuple[FastEvaluator, torch.Tensor]]) -> dict[str, float]:
+def turns(evaluators: Mapping[str, tuple[Evaluator, Objective, torch.Tensor]]) -> dict[str, float]:
     taken: dict[str, list[float]] = {look: [] for look in evaluators}
     for turn in range(1 + TURNS):
-        for look, (evaluator, picture) in evaluators.items():
+        for look, (evaluate_step, objective, picture) in evaluators.items():
             started = time.process_time()
-            evaluator(picture)
+            objective.begin_step(0, turn)
+            evaluate_step(picture)
             if turn:
                 taken[look].append(time.process_time() - started)
     return {look: statistics.median(times) for look, times in taken.items()}
@@ -140,22 +138,27 @@ def paint(work: Work, steps: Mapping[str, int]) -> None:
 
 
 def score(work: Work, steps: Mapping[str, int], paces: Mapping[str, float]) -> dict[str, Any]:
-    """Plain data: a row per pair and look, then a row of means per look, relative to those of ``gram``."""
+    """Plain data: a row per pair and look, a row of means per look, relative to those of ``gram``."""
     rows: list[dict[str, Any]] = []
     for pair in work.pairs:
         judged = evaluate(*work.files(pair), [work.picture(look, pair) for look in work.looks])
         for look, scores in zip(work.looks, judged.pictures, strict=True):
             rows.append({"pair": title(pair), "look": look, "steps": steps[look], **scores.as_dict()["scores"]})
+    description = f"{len(work.pairs)} pairs at {work.size} px, equal time: gram {steps['gram']} steps"
+    means = [summary(look, rows, paces) for look in work.looks]
+    return {**facts(work, paces, description), "rows": rows, "summary": means}
+
+
+def facts(work: Work, paces: Mapping[str, float], description: str) -> dict[str, Any]:
+    """What was measured, and on what."""
     return {
         "schema": "nst-fast/losses/1",
         "nst_fast": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "description": f"{len(work.pairs)} pairs at {work.size} px, equal time: gram {steps['gram']} steps",
+        "description": description,
         "machine": describe_machine(),
         "looks": {look: {name: str(value) for name, value in LOOKS[look].items()} for look in work.looks},
         "processor_seconds_per_step": {look: paces[look] for look in work.looks},
-        "rows": rows,
-        "summary": [summary(look, rows, paces) for look in work.looks],
     }
 
 
@@ -168,7 +171,7 @@ def summary(look: str, rows: Sequence[Mapping[str, Any]], paces: Mapping[str, fl
         "pace": paces[look] / paces["gram"],
         "steps": next(iter(own.values()))["steps"],
     }
-    for name in SHOWN:
+    for name in COMPARED:
         found[name] = statistics.geometric_mean([row[name] for row in own.values()])
     for short, name in (("style_better", STYLE), ("content_better", CONTENT)):
         found[short] = sum(row[name] < gram[pair][name] for pair, row in own.items())
@@ -176,12 +179,12 @@ def summary(look: str, rows: Sequence[Mapping[str, Any]], paces: Mapping[str, fl
 
 
 def to_markdown(data: Mapping[str, Any]) -> str:
-    names = ["loss", "step, x gram", "steps", *SHOWN.values(), "style better", "content better"]
+    names = ["loss", "step, x gram", "steps", *COMPARED.values(), "style better", "content better"]
     lines = [f"{data['description']}; geometric means over the pairs.", "", f"| {' | '.join(names)} |"]
     lines.append(f"| --- |{' ---: |' * (len(names) - 1)}")
     pairs = len({row["pair"] for row in data["rows"]})
     for each in data["summary"]:
-        figures = [f"{each['pace']:.2f}", str(each["steps"]), *(f"{each[name]:.4f}" for name in SHOWN)]
+        figures = [f"{each['pace']:.2f}", str(each["steps"]), *(f"{each[name]:.4f}" for name in COMPARED)]
         wins = [f"{each[name]} of {pairs}" for name in ("style_better", "content_better")]
         lines.append(f"| {' | '.join([each['look'], *figures, *wins])} |")
     return "\n".join(lines) + "\n"
@@ -209,6 +212,7 @@ def parse() -> argparse.Namespace:
     add("--size", type=int, default=0, help="longest side in pixels, by default that of the pairs' file")
     add("--steps", type=int, default=150, help="of gram; the others get as many as take the same time")
     add("--seconds", type=float, default=0.0, help="of processor time for every picture, instead of --steps")
+    add("--only-paces", action="store_true", help="measure steps, paint nothing")
     add("--results", type=Path, help="write NAME.json, .md and .jpg here, a path without suffix")
     return parser.parse_args()
 
@@ -220,8 +224,13 @@ def main() -> int:
     looks = list(dict.fromkeys(["gram", *given.losses]))
     work = Work(given.images.resolve(), given.output.resolve(), given.size or data["size"], pairs, looks)
     work.folder.mkdir(parents=True, exist_ok=True)
+    results = given.results or work.folder / "losses"
     try:
         paces = measure_paces(work)
+        if given.only_paces:
+            found = facts(work, paces, f"steps at {work.size} px, default taps, {title(pairs[0])}")
+            write_atomic(results.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode())
+            return 0
         seconds = given.seconds or given.steps * paces["gram"]
         steps = {look: max(1, round(seconds / paces[look])) for look in looks}
         paint(work, steps)
@@ -229,7 +238,6 @@ def main() -> int:
     except NstFastError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    results = given.results or work.folder / "losses"
     write_atomic(results.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode())
     write_atomic(results.with_suffix(".md"), to_markdown(found).encode())
     save_sheet(work, results.with_suffix(".jpg"), 192)

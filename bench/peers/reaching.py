@@ -14,11 +14,12 @@ import torch
 from painting import Comparison, Pair, painted, run_of, say
 from programs import OURS, Program
 from racing import our_program, renamed
-from scoring import CONTENT, MARGIN, STYLE
+from scoring import MARGIN
 
 from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.images import load_image
 from nst_fast.images.given import source_of
+from nst_fast.jury.columns import CONTENT, STYLE
 from nst_fast.jury.judge import Panel
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.problem import Networks, load_problem

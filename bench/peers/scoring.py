@@ -15,16 +15,9 @@ from programs import OURS
 from nst_fast import __version__, evaluate
 from nst_fast.images import from_uint8, load_image, save_image, to_uint8
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
+from nst_fast.jury.columns import COMPARED, CONTENT, STYLE
 from nst_fast.system.machine import describe_machine
 
-STYLE, CONTENT = "style_swd", "content_relu4_3"
-SHOWN = {
-    STYLE: "style SWD ↓",
-    "style_gram": "style Gram ↓",
-    CONTENT: "content ↓",
-    "content_ssim": "SSIM ↑",
-    "chroma_noise": "chroma noise ↓",
-}
 MARGIN = 1.03  # one measure may be worse by so much where the other is better
 Row = dict[str, Any]
 
@@ -97,12 +90,12 @@ def to_csv(rows: Sequence[Row]) -> str:
 def to_markdown(data: Mapping[str, Any]) -> str:
     """The table of all rows, then the counts."""
     lines = [
-        f"| pair | program | {' | '.join(SHOWN.values())} | steps | seconds | nst-fast is better on |",
-        f"| --- | --- |{' ---: |' * (len(SHOWN) + 2)} --- |",
+        f"| pair | program | {' | '.join(COMPARED.values())} | steps | seconds | nst-fast is better on |",
+        f"| --- | --- |{' ---: |' * (len(COMPARED) + 2)} --- |",
     ]
     last = ""
     for row in data["rows"]:
-        figures = [f"{row[name]:.4f}" for name in SHOWN]
+        figures = [f"{row[name]:.4f}" for name in COMPARED]
         named = ["" if row["pair"] == last else row["pair"], row["program"]]
         cells = [*named, *figures, f"{row['steps']}", f"{row['seconds']:.0f}", row.get("ours_better", "")]
         lines.append(f"| {' | '.join(cells)} |")

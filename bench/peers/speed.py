@@ -19,11 +19,11 @@ from painting import Comparison, Pair, paint, say, title
 from programs import OURS, PROGRAMS, Program
 from racing import IN_FP32, Race, has_bf16, renamed
 from reaching import LOSS, OBJECTIVES, Judge, by_default, flags, reach, to_loss, to_scores, with_recipe
-from scoring import CONTENT, STYLE
 
 from nst_fast import __version__
 from nst_fast.benchmark.report import file_stem
 from nst_fast.errors import NstFastError
+from nst_fast.jury.columns import CONTENT, STYLE
 from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import describe_machine
 from nst_fast.system.rounding import rounded

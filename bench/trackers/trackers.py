@@ -35,7 +35,7 @@ from nst_fast.run.guard import GUARD_STEPS
 from nst_fast.run.observer import StepEvent
 from nst_fast.run.outputs import Pastiche
 from nst_fast.run.record import RunRecord
-from nst_fast.run.trackers import LossTable, MLflow, TensorBoard, WeightsAndBiases
+from nst_fast.run.trackers import LossTable, MLflow, TensorBoard, TimeLapse, WeightsAndBiases
 from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import describe_machine
 
@@ -44,7 +44,7 @@ STEPS = 150  # of the run that a slow-down is given for
 Row = dict[str, float]
 Follower = contextlib.AbstractContextManager[Observer]
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"TensorBoard": "tensorboard", "MLflow": "mlflow", "Weights & Biases": "wandb"}
+PACKAGES = {"--film out.mp4": "av", "TensorBoard": "tensorboard", "MLflow": "mlflow", "Weights & Biases": "wandb"}
 
 
 def say(text: str) -> None:
@@ -66,6 +66,7 @@ def followers(folder: Path) -> dict[str, Callable[[], Follower]]:
         "none": lambda: contextlib.nullcontext(Observer()),
         "--progress json": as_json,
         "--csv": lambda: LossTable(folder / "losses.csv", say),
+        "--film out.mp4": lambda: TimeLapse(folder / "out.mp4", say),
         "TensorBoard": lambda: TensorBoard(folder / "tensorboard", say),
         "MLflow": lambda: MLflow(say),
         "Weights & Biases": lambda: WeightsAndBiases(say),

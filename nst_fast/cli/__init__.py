@@ -54,6 +54,8 @@ def options(
 def main() -> NoReturn:
     """Run the command line; every error of ours ends as one line on stderr and its exit code."""
     prepare_streams()
+    if "_NST_FAST_COMPLETE" in os.environ:  # set by the shell: Typer would wrap descriptions, each line a value to it
+        os.environ["TERMINAL_WIDTH"] = "10000"
     os.environ.setdefault("MPLCONFIGDIR", str(cache_dir("matplotlib")))  # else it keeps its cache in the home folder
     try:
         code = app(standalone_mode=False)

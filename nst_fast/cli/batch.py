@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nst_fast.cli.completion import words
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import Json, at_least_one, overwrites, takes
 from nst_fast.cli.signals import Stop, graceful_stop
@@ -27,6 +28,14 @@ Styles = Annotated[
 Folder = Annotated[
     str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write to.", show_default=False)
 ]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Of the outputs: png, jpg, webp, avif, tif or bmp.",
+        autocompletion=words("png", "jpg", "webp", "avif", "tif", "bmp"),
+    ),
+]
 Part = Annotated[
     str, typer.Option("--shard", help="Do only this part, as 2/5: the second of five parts.", metavar="I/N")
 ]
@@ -36,6 +45,12 @@ Together = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option("--workers", parser=at_least_one("workers"), help="Processes that make pictures.", metavar="N"),
+]
+Place = Annotated[
+    str,
+    typer.Option(
+        "--on", help="Where pictures are made: local, or ray (a cluster).", autocompletion=words("local", "ray")
+    ),
 ]
 Gpus = Annotated[
     float | None, typer.Option("--gpus-per-worker", min=0.0, help="Of a Ray worker; by default 1, if there are any.")
@@ -49,11 +64,11 @@ def batch(
     inputs: Inputs,
     style: Styles,
     folder: Folder,
-    kind: Annotated[str, typer.Option("--format", help="Of the outputs: png, jpg, webp, avif, tif or bmp.")] = "png",
+    kind: Format = "png",
     shard: Part = "1/1",
     together: Together = 1,
     workers: Workers = None,
-    on: Annotated[str, typer.Option("--on", help="Where pictures are made: local, or ray (a cluster).")] = "local",
+    on: Place = "local",
     address: Annotated[str, typer.Option("--address", help="Of the Ray cluster's head.", show_default=False)] = "",
     gpus_per_worker: Gpus = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking for new pictures until stopped.")] = False,

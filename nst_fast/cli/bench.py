@@ -11,12 +11,13 @@ import typer
 
 from nst_fast.benchmark.compare import CompareConfig
 from nst_fast.benchmark.scenarios import BenchConfig
+from nst_fast.cli.commands import Command, Group
 from nst_fast.cli.console import TABLE_WIDTH, Messages, emit, emit_json
 from nst_fast.cli.options import JsonFile, Quiet, expanding, overwrites, path_of, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.errors import PartialError, UsageError
 
-app = typer.Typer(invoke_without_command=True)  # bare, it measures
+app = typer.Typer(cls=Group, invoke_without_command=True, add_completion=False)  # bare, it measures
 
 
 @app.callback()
@@ -75,7 +76,7 @@ def refuse_options_before(context: typer.Context) -> None:
         raise UsageError(f"{named} before {context.invoked_subcommand}", "Options of a command come after its name")
 
 
-@app.command()
+@app.command(cls=Command)
 @expanding
 @takes(CompareConfig)
 def compare(

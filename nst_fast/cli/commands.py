@@ -42,12 +42,12 @@ COMPUTING = frozenset(
 
 
 def value_of(parameter: Any, context: Any, value: Any) -> Any:
-    """What the text given for a parameter becomes; what is not given stays None.
+    """What the text given for a parameter becomes; what is not given stays None, and text where a shell completes.
 
     Typer would make a validator of pydantic for each of them, which takes 0.2 s for the 90 options of stylize.
     """
     absent = value is None and not parameter.required
-    return None if absent else type(parameter).process_value(parameter, context, value)
+    return value if absent or context.resilient_parsing else type(parameter).process_value(parameter, context, value)
 
 
 class OnlyWhatIsGiven:
@@ -78,7 +78,7 @@ class Commands(Group):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in COMMANDS:
             wait_briefly()
-            if args[0] in COMPUTING and not {"--help", "-h"} & set(args):
+            if args[0] in COMPUTING and not ctx.resilient_parsing and not {"--help", "-h"} & set(args):
                 open_libraries()
             self.commands[args[0]] = made(args[0])
         return super().resolve_command(ctx, args)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nst_fast.cli.completion import words
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import Json, Quiet, overwrites, takes
 from nst_fast.errors import UsageError
 from nst_fast.options.config import ExportConfig
+from nst_fast.options.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from nst_fast.onnx.checked_export import CheckedModel
@@ -43,7 +45,11 @@ def export(
     ] = None,
     provider: Annotated[
         list[str] | None,
-        typer.Option("--provider", help="Prove parity on this ONNX Runtime provider; may be given again. [cpu]"),
+        typer.Option(
+            "--provider",
+            help="Prove parity on this ONNX Runtime provider; may be given again. [cpu]",
+            autocompletion=words(*PROVIDERS),
+        ),
     ] = None,
     bundle: Annotated[
         Path | None,

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nst_fast.cli.console import Messages, with_flags
+from nst_fast.cli import completion
+from nst_fast.cli.console import PROGRESS, Messages, with_flags
 from nst_fast.errors import UsageError
 from nst_fast.options.declaration import Declared, Options, declared
 from nst_fast.options.layers import Layer, environment_layer, file_layer, find_preset, laid_over
@@ -33,6 +34,7 @@ ShownProgress = Annotated[
         "--progress",
         help="'json' writes what happens to standard error as JSON, one object per line (docs/tracking.md).",
         metavar="auto|json",
+        autocompletion=completion.words(*PROGRESS),
         rich_help_panel=PANEL,
     ),
 ]
@@ -182,6 +184,7 @@ def recipe_parameters() -> list[inspect.Parameter]:
         help="A recipe by name, see `nst-fast presets`; other options override its values.",
         metavar="NAME",
         show_default=False,
+        autocompletion=completion.presets,
     )
     replayed = typer.Option(
         "--from",
@@ -198,7 +201,13 @@ def recipe_parameters() -> list[inspect.Parameter]:
         rich_help_panel=PANEL,
     )
     steps = ", ".join(f"{name} {values['steps']}" for name, values in QUALITIES.items())
-    quality = typer.Option("--quality", help=f"Speed or finish, by steps: {steps}.", metavar="NAME", show_default=False)
+    quality = typer.Option(
+        "--quality",
+        help=f"Speed or finish, by steps: {steps}.",
+        metavar="NAME",
+        show_default=False,
+        autocompletion=completion.words(*QUALITIES),
+    )
     return [
         inspect.Parameter("quality", KEYWORD, default=None, annotation=Annotated[str | None, quality]),
         inspect.Parameter("preset", KEYWORD, default=None, annotation=Annotated[str | None, preset]),
@@ -218,6 +227,7 @@ def parameter_of(item: Declared) -> inspect.Parameter:
         show_default=False,  # Typer would show None: what is not given must stay apart from what is
         metavar=item.option.metavar or ({int: "INTEGER", float: "FLOAT"}.get(item.kind)),
         rich_help_panel=None if item.name in FIRST else item.group,
+        autocompletion=completion.completion_of(item),
     )
     kind: Any = list[str] if item.option.repeatable else item.kind
     annotation: Any = Annotated[kind | None, described]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nst_fast.cli.completion import words
 from nst_fast.cli.console import emit, emit_json
 from nst_fast.cli.options import Json, overwrites
 from nst_fast.errors import UsageError
@@ -18,7 +19,12 @@ def plot(
     terms: Annotated[
         str, typer.Option("--terms", help="Losses to draw, side by side: total, content, style, tv.", metavar="TERMS")
     ] = "total",
-    against: Annotated[str, typer.Option("--against", help="What runs to the right: step or seconds.")] = "step",
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against", help="What runs to the right: step or seconds.", autocompletion=words("step", "seconds")
+        ),
+    ] = "step",
     beside: Annotated[bool, typer.Option("--beside", help="Each picture with its loss curve beside it.")] = False,
     overwrite: Annotated[bool, overwrites("OUTPUT if it exists")] = False,
     as_json: Json = False,

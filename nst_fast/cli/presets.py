@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nst_fast.cli import completion
 from nst_fast.cli.console import emit, emit_json
 from nst_fast.cli.options import Json
 from nst_fast.options.config import StylizeConfig
@@ -17,7 +18,10 @@ SCHEMA = "nst-fast/presets/1"
 
 
 def presets(
-    name: Annotated[str | None, typer.Argument(help="Show every value of this preset.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show every value of this preset.", show_default=False, autocompletion=completion.presets),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the recipes that --preset takes, or every value of one and where it comes from.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nst_fast.cli import completion
 from nst_fast.cli.console import Messages
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.series import run_and_conclude
@@ -20,7 +21,13 @@ def reconstruct(
     messages: Messages,
     content: Annotated[Path, typer.Argument(help="The picture to reconstruct.", show_default=False)],
     taps: Annotated[
-        str, typer.Option("--taps", help="One picture for each of these taps: TAP,...", metavar="TAPS")
+        str,
+        typer.Option(
+            "--taps",
+            help="One picture for each of these taps: TAP,...",
+            metavar="TAPS",
+            autocompletion=completion.taps(),
+        ),
     ] = "relu1_2,relu2_2,relu3_4,relu4_4,relu5_4",
     seeds: Annotated[
         str, typer.Option("--seeds", help="One picture per tap for each of these seeds: SEED,...", metavar="SEEDS")

@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
+from nst_fast.cli.completion import words
 from nst_fast.cli.console import emit, emit_json
 from nst_fast.cli.options import Json
-from nst_fast.network.taps import channels_of, layer_names, tap_size
+from nst_fast.network.taps import CONVS_PER_BLOCK, channels_of, layer_names, tap_size
 from nst_fast.options.config import EncoderOptions
 
 
 def taps(
-    network: Annotated[str, typer.Option("--network", help="vgg16 or vgg19.")] = EncoderOptions().network,
+    network: Annotated[
+        str, typer.Option("--network", help="vgg16 or vgg19.", autocompletion=words(*CONVS_PER_BLOCK))
+    ] = EncoderOptions().network,
     weights: Annotated[
         str | None, typer.Option("--weights", help="List only the taps that this file can serve.", metavar="SOURCE")
     ] = None,

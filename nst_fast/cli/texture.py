@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from nst_fast.cli import completion
 from nst_fast.cli.console import Messages
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.series import run_and_conclude
 from nst_fast.cli.startup import loading
 from nst_fast.options.commands import TEXTURE_FIXED, TextureConfig
+from nst_fast.options.style import STYLE_LOSSES
 
 
 @takes(TextureConfig, without=TEXTURE_FIXED)
@@ -25,6 +27,7 @@ def texture(
             "--style-taps",
             help="Taps of the style loss: TAP[:WEIGHT],...; several sets, one picture each, are parted by semicolons.",
             metavar="TAPS",
+            autocompletion=completion.taps(STYLE_LOSSES),
         ),
     ] = str(TextureConfig().style_taps),
     cumulative: Annotated[

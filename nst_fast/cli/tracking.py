@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nst_fast.cli.completion import words
 from nst_fast.cli.options import PANEL
 from nst_fast.distributed import process_rank
 from nst_fast.errors import UsageError, nearest
@@ -27,7 +28,11 @@ LogDir = Annotated[
 TrackerName = Annotated[
     str | None,
     typer.Option(
-        "--tracker", help="Report the run to Weights & Biases or MLflow.", metavar="wandb|mlflow", rich_help_panel=PANEL
+        "--tracker",
+        help="Report the run to Weights & Biases or MLflow.",
+        metavar="wandb|mlflow",
+        rich_help_panel=PANEL,
+        autocompletion=words("wandb", "mlflow"),
     ),
 ]
 Table = Annotated[
@@ -35,7 +40,7 @@ Table = Annotated[
     typer.Option("--csv", help="Also write OUT-losses.csv, the losses of every step.", rich_help_panel=PANEL),
 ]
 
-
+FILMS = {"gif": ".gif", "sheet": ".png"}
 FilmKind = Annotated[
     str | None,
     typer.Option(
@@ -43,9 +48,9 @@ FilmKind = Annotated[
         help="Also write how the picture came about: OUT-film.gif, a contact sheet, OUT-film.png, or a film, out.mp4.",
         metavar="gif|sheet|FILE",
         rich_help_panel=PANEL,
+        autocompletion=words(*FILMS),
     ),
 ]
-FILMS = {"gif": ".gif", "sheet": ".png"}
 
 
 def followers(

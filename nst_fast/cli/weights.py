@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nst_fast.cli.commands import Command, Group
+from nst_fast.cli.completion import words
 from nst_fast.cli.console import Messages, emit, emit_json
 from nst_fast.cli.options import expanding
 from nst_fast.errors import UsageError, VerificationError
@@ -97,7 +98,10 @@ def as_dict(held: WeightFile) -> dict[str, str]:
 @app.command(cls=Command)
 def fetch(
     network: Annotated[
-        list[str] | None, typer.Argument(help="vgg19 or vgg16. (default vgg19)", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            help="vgg19 or vgg16. (default vgg19)", show_default=False, autocompletion=words(*CONVS_PER_BLOCK)
+        ),
     ] = None,
     mirror: Annotated[
         list[str] | None,

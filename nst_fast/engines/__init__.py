@@ -47,11 +47,6 @@ def make_evaluator(
     set_float32_arithmetic(choice.precision)
     if choice.engine == "eager":
         return EagerEvaluator(encoder, objective)
-    if choice.engine == "ort" and not objective.guides.plain:
-        raise UsageError(
-            "`engine` ort: its graph counts all pixels alike, and here masks or alpha weigh them",
-            "Use `engine` fast; without masks `transparency` background will do",
-        )
     if choice.engine == "ort":
         from nst_fast.engines.ort import OrtEvaluator  # and with it onnx and ONNX Runtime
 

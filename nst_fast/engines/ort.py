@@ -154,19 +154,21 @@ class PreparedGraph:
         size = (pastiche.shape[2], pastiche.shape[3])
         precision = "fp32" if engine.precision == "tf32" else engine.precision
         for_cpu = engine.provider_of(device) == "cpu" and precision == "fp32"
-        self.spec = StepGraph(engine.encoder, engine.objective.options, precision, adam, size, for_cpu)
+        objective, encoder = engine.objective, engine.encoder
+        masked = (objective.guides, objective.style_terms)
+        self.spec = StepGraph(encoder, objective.options, precision, adam, size, for_cpu, *masked)
         self.device, self.capture = device, capture
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":  # launches on PyTorch's default stream cannot be captured
             own = torch.cuda.Stream(device) if capture else None  # type: ignore[no-untyped-call]  # torch's
             self.stream = own or torch.cuda.current_stream(device)
         self.session = engine.open(self.spec, device, self.stream, capture)
-        feeds = constant_feeds(self.spec, engine.objective.targets, size)
+        feeds = constant_feeds(self.spec, objective.targets, size)
         self.constant = {name: torch.from_numpy(array).to(device) for name, array in feeds.items()}
         self.scale: Tensor | None = None
         if self.spec.precision == "fp16":
             self.scale = self.constant[GRADIENT_SCALE] = torch.full((1,), LARGEST_SCALE, device=device)
-        self.term_names = self.spec.options.term_names
+        self.term_names = objective.term_names
         self.losses = torch.empty(len(self.term_names), device=device)
         self.total = torch.empty(1, device=device)
         self.gradient = torch.empty(pastiche.shape, device=device)

@@ -10,19 +10,16 @@ from typing import cast
 from nst_fast.errors import UsageError
 from nst_fast.jobs.series import Axes, Inputs, Series, make_series, parse_seeds, picture_labels
 from nst_fast.options.commands import TextureConfig
-from nst_fast.run.scales import seamless_size
+from nst_fast.run.scales import checked_size, seamless_size
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """``384x256`` (width x height) -> (256, 384), height first as in tensors. Raises :class:`UsageError`."""
     width, _, height = text.lower().partition("x")
     try:
-        size = int(height), int(width)
+        return checked_size((int(height), int(width)))
     except ValueError:
         raise UsageError(f"`size` {text!r} is no size", "Write WIDTHxHEIGHT, as 384x256") from None
-    if min(size) < 16 or max(size) > 32768:
-        raise UsageError(f"`size` {text}: each side must be from 16 to 32768 pixels")
-    return size
 
 
 def tap_sets(text: str, *, cumulative: bool) -> list[str]:

@@ -30,6 +30,11 @@ class Column:
     source: str
     what: str
 
+    @property
+    def title(self) -> str:
+        """The heading in one line, with an arrow that says which way is better."""
+        return f"{self.heading} {'↓' if self.better == LOWER else '↑'}".replace("\n", " ")
+
     def as_dict(self) -> dict[str, str]:
         """All but the heading."""
         return {name: value for name, value in vars(self).items() if name != "heading"}
@@ -110,3 +115,6 @@ COLUMNS = (
     ),
 )
 HEADLINE = tuple(column for column in COLUMNS if column.heading)  # of the table for people: means, not single taps
+STYLE, CONTENT = "style_swd", f"content_{CONTENT_TAP}"
+# Of tables that compare many pictures: name -> title.
+COMPARED = {column.name: column.title for column in HEADLINE if column.name not in ("content_lpips", "clipped")}

@@ -24,6 +24,8 @@ WEIGHT_COPIES = 2  # as measured before the encoder shared the loaded ones; a re
 WHOLE_COPIES = 5  # of a tap's features in float32, while a loss that compares positions is differentiated
 PREPARED_COPIES = 2  # the fast engine keeps every weight in its own layout, and flipped
 WINOGRAD_COPIES = 8  # both, where they are transformed for Winograd's algorithm: 36 numbers for 9
+SESSION_COPIES = 6  # ONNX Runtime's session on a CPU: of the file, of its constants, and in its own layout; fitted
+SESSION_WINOGRAD_PIXELS = 200 * 150  # of pictures from which its graph has transformed weights too; fitted
 WINOGRAD_FIXED = 350 * MIB  # Numba, the threads' blocks, and holes: fitted to a run of 256 pixels
 
 

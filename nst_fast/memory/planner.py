@@ -19,6 +19,8 @@ from nst_fast.memory.footprint import (
     MIB,
     PRECISION_BYTES,
     PREPARED_COPIES,
+    SESSION_COPIES,
+    SESSION_WINOGRAD_PIXELS,
     WEIGHT_COPIES,
     WINOGRAD_COPIES,
     WINOGRAD_FIXED,
@@ -59,6 +61,7 @@ class MemoryTask:
         pictures: how many pastiches of this size are optimised together.
         masks: of the pastiche, of regions and of what counts.
         winograd: whether layers are convolved by Winograd's algorithm.
+        device: where it is computed.
     """
 
     config: StylizeConfig
@@ -70,6 +73,7 @@ class MemoryTask:
     pictures: int = 1
     masks: int = 0
     winograd: bool = False
+    device: str = "cpu"
 
     @property
     def pixels(self) -> int:
@@ -89,6 +93,15 @@ class MemoryTask:
     def family(self) -> str:
         """Whose code decides the memory: compiled is the fast engine, fused."""
         return "fast" if self.engine in ("fast", "compiled") else "eager"
+
+    @property
+    def weight_copies(self) -> float:
+        """How often the weights are in memory."""
+        if self.engine == "ort" and self.device == "cpu":
+            transformed = self.precision == "fp32" and self.pixels >= SESSION_WINOGRAD_PIXELS
+            return WEIGHT_COPIES + SESSION_COPIES + (WINOGRAD_COPIES if transformed else 0)
+        prepared = PREPARED_COPIES * self.size / 4 if self.family == "fast" else 0.0
+        return WEIGHT_COPIES + prepared + (WINOGRAD_COPIES if self.winograd else 0)
 
     @property
     def update_bytes(self) -> int:
@@ -199,10 +212,8 @@ def may_use_winograd(config: StylizeConfig, device: str) -> bool:
 def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halve: bool) -> MemoryPlan:
     """The plan with a given tiling, and the memory that it takes."""
     config, pixels = task.config, task.pixels
-    copies = WEIGHT_COPIES + (PREPARED_COPIES * task.size / 4 if task.family == "fast" else 0.0)
-    copies += WINOGRAD_COPIES if task.winograd else 0
     fixed = FIXED[config.optimizer] + (WINOGRAD_FIXED if task.winograd else 0)
-    network = fixed + copies * weight_bytes(config.network, config.taps)
+    network = fixed + task.weight_copies * weight_bytes(config.network, config.taps)
     styles = sum(height * width for height, width in task.styles)
     step = task.step_bytes(tiled=not tiling.whole)
     style = forward_bytes(config.network, config.taps) if tiling.whole else step  # while targets are built

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nst_fast.network.taps import channels_of
 from nst_fast.objective import losses
+from nst_fast.objective.guides import PLAIN, Guides
 from nst_fast.objective.style import SCALES
 from nst_fast.options.config import ObjectiveOptions
 
@@ -36,16 +37,17 @@ class Coefficient:
     power: int
     relative: bool
 
-    def value(self, positions: int, target: NDArray[Any]) -> float:
-        """The coefficient for a tap of so many positions and a target: features, or a mean Gram."""
+    def value(self, positions: float, target: NDArray[Any], weights: NDArray[Any] | None = None) -> float:
+        """The coefficient for a tap of so many positions, weighed or not, and a target: features, or a mean Gram."""
         energy = 1.0
         if self.relative:
-            energy = max(float(np.square(target, dtype=np.float64).sum()), SMALLEST_ENERGY)
+            squares = np.square(target, dtype=np.float64)
+            energy = max(float((squares if weights is None else squares * weights).sum()), SMALLEST_ENERGY)
         return self.factor * float(positions) ** self.power / energy
 
 
-def coefficients(options: ObjectiveOptions) -> dict[str, Coefficient]:
-    """Term -> coefficient, for every content and style tap."""
+def coefficients(options: ObjectiveOptions, guides: Guides = PLAIN) -> dict[str, Coefficient]:
+    """Term -> coefficient, for every content and style tap, and every region of the guides."""
     content, style = options.content_normalization, options.style_normalization
 
     def content_factor(channels: int, positions: int) -> float:
@@ -57,9 +59,9 @@ def coefficients(options: ObjectiveOptions) -> dict[str, Coefficient]:
 
     found = {}
     for tap, weight in options.content_tap_weights.items():
-        whole = options.content_weight * weight
+        whole = options.content_weight * weight * guides.content_factor
         found[f"content/{tap}"] = _coefficient(content_factor, channels_of(tap), whole, content == "relative")
-    for name, term in options.style_terms.items():
+    for name, term in guides.terms(options).items():
         found[name] = _coefficient(style_factor, channels_of(term.tap), term.weight, style == "relative")
         if term.loss != "gram":  # relative by itself
             found[name] = Coefficient(term.weight * SCALES[term.loss], 0, False)

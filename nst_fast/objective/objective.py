@@ -15,7 +15,7 @@ from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
 from nst_fast.objective.guides import PLAIN, Guides, StylePart, style_parts
 from nst_fast.objective.samples import SelfSimilarity
-from nst_fast.objective.style import blended, distance_to, measure_style, measure_target, shares
+from nst_fast.objective.style import SampledDistance, blended, distance_to, measure_style, measure_target, shares
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.options.style import StyleTerm
 
@@ -40,6 +40,10 @@ class Edges:
     def of(cls, image: Tensor, wraps: Wraps = NO_WRAP) -> Edges:
         energy = losses.tv_loss(image, losses.edge_colors().to(image), wraps)
         return cls(image, energy + torch.finfo(image.dtype).tiny)
+
+    def colors(self, weight: float) -> Tensor:
+        """The matrix [B, 3, 3] of which total variation of the difference to the content is the term of edges."""
+        return losses.edge_colors().to(self.image) * (weight / self.energy[:, None, None])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Edges:
         return Edges(self.image.to(device, dtype), self.energy.to(device, dtype))
@@ -178,7 +182,8 @@ class Objective:
         # A region, of the pastiche or of the style, may have no cell at a deep tap.
         self.style_terms = {name: term for name, term in guides.terms(options).items() if name in targets.style}
         self.tv_colors = self._tv_colors()
-        self.edge_colors = self._edge_colors()
+        edges = targets.edges
+        self.edge_colors = edges.colors(options.edge_weight) if edges is not None else None
         self.distances = {
             name: distance_to(term, targets.style[name], options) for name, term in self.style_terms.items()
         }
@@ -199,13 +204,6 @@ class Objective:
         colors = losses.tv_colors(self.options.tv_weight, self.options.chroma_tv_weight)
         return colors.to(target.device, torch.promote_types(target.dtype, torch.float32))  # content may have 16 bits
 
-    def _edge_colors(self) -> Tensor | None:
-        """The matrix [B, 3, 3] of which total variation of the difference to the content is the term of edges."""
-        edges = self.targets.edges
-        if edges is None:
-            return None
-        return losses.edge_colors().to(edges.image) * (self.options.edge_weight / edges.energy[:, None, None])
-
     def pixel_terms(self, image: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """The terms that are total variations: a picture, whose derivative by the image is 1, and its colours.
 
@@ -217,6 +215,13 @@ class Objective:
         if self.tv_colors is not None:
             found["tv"] = (image, self.tv_colors)
         return found
+
+    def begin_step(self, seed: int, step: int) -> None:
+        """Make the objective that of a step, after so many updates of a run; only ``sliced_directions`` new differs."""
+        if self.options.sliced_directions == "new":
+            for distance in self.distances.values():
+                if isinstance(distance, SampledDistance):
+                    distance.draw(seed, step)
 
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
         return measure(features, self.content_taps, self.style_terms.values(), self.guides)

@@ -90,8 +90,7 @@ def distance_to(term: StyleTerm, target: Tensor, options: ObjectiveOptions) -> D
     if term.loss == "wasserstein":
         root = target_root(target)
         return lambda statistic, positions: SCALES["wasserstein"] * wasserstein_loss(statistic, target, root)
-    sampled_loss = sampled_distance(term, target)
-    return lambda features, positions: SCALES[term.loss] * sampled_loss(features)
+    return SampledDistance(term, target)
 
 
 def gram_distance(gram: Tensor, target: Tensor, options: ObjectiveOptions, positions: float) -> Tensor:
@@ -99,9 +98,23 @@ def gram_distance(gram: Tensor, target: Tensor, options: ObjectiveOptions, posit
     return losses.style_loss(gram, target, options.style_normalization, factor, positions)
 
 
-def sampled_distance(term: StyleTerm, target: Tensor) -> Callable[[Tensor], Tensor]:
-    if term.loss == "sliced":
-        return Sliced(target, directions(target.shape[1], target))
-    if term.loss == "histogram":
-        return Sliced(target, torch.eye(target.shape[1]).to(target))
-    return Nearest(target) if term.loss == "nearest" else RelaxedTransport(target)
+class SampledDistance:
+    """The loss of a term whose statistic are the features, as a :data:`Distance`."""
+
+    def __init__(self, term: StyleTerm, target: Tensor) -> None:
+        self.scale, self.drawn = SCALES[term.loss], term.loss == "sliced"
+        if self.drawn:
+            self.loss: Sliced | Nearest = Sliced(target, directions(target.shape[1], target))
+        elif term.loss == "histogram":
+            self.loss = Sliced(target, torch.eye(target.shape[1]).to(target))
+        else:
+            self.loss = Nearest(target) if term.loss == "nearest" else RelaxedTransport(target)
+
+    def __call__(self, features: Tensor, positions: float) -> Tensor:
+        return self.scale * self.loss(features)
+
+    def draw(self, seed: int, step: int) -> None:
+        """The directions of a step, where there are any."""
+        if self.drawn and isinstance(self.loss, Sliced):
+            along = self.loss.along
+            self.loss.turn(directions(along.shape[1], along, [seed, step]))

@@ -43,7 +43,7 @@ def write_bundle(
         note: receives one sentence before each export.
 
     Raises:
-        UsageError: not a step graph in fp32.
+        UsageError: not a step graph in fp32, or one that the bundle's programs cannot feed.
         OutputError: the folder cannot be written, or holds a bundle already.
         VerificationError: a model is out of tolerance.
     """
@@ -52,8 +52,8 @@ def write_bundle(
             f"a bundle of `graph` {options.graph} `precision` {options.precision}",
             "Use `graph` step `precision` fp32",
         )
-    if any(options.wraps):
-        raise UsageError("a bundle of `seamless` models: its run.py knows no seam", "Leave `seamless` out")
+    if any(options.wraps) or options.edge_weight:
+        raise UsageError("a bundle with `seamless` or `edge_weight`: its run.py knows neither", "Leave them out")
     folder = user_path(folder)
     present = [name for name in (*MODELS, MANIFEST, *COPIED) if (folder / name).exists()]
     if present and not overwrite:

@@ -137,6 +137,7 @@ def identity_of(options: ExportConfig, weights_sha256: str) -> dict[str, Any]:
         "precision": options.precision,
         # Which kind, not whether: the models that took no matrix of colours say True.
         "tv": "colors" if options.has_gradient and options.has_tv else False,
+        **({"edges": True} if options.has_gradient and options.edge_weight else {}),
         "adam": asdict(AdamConstants()) if options.graph == "step" else None,
         "weights_sha256": weights_sha256,
     }

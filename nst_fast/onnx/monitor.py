@@ -77,14 +77,16 @@ class Monitor:
     Args:
         session: of an ``objective`` graph with the objective's taps, see :mod:`nst_fast.onnx.export`.
         objective: the loop's; its targets are copied to the CPU in float32.
+        seed: of the run.
 
     Attributes:
         dropped: how many snapshots were not evaluated.
         warnings: what went wrong so far, one sentence each.
     """
 
-    def __init__(self, session: Session | CachedSession, objective: Objective) -> None:
+    def __init__(self, session: Session | CachedSession, objective: Objective, seed: int = 0) -> None:
         self.session = session
+        self.seed = seed
         self.dropped = 0
         self.warnings: list[str] = []
         self._objective = Objective(objective.options, objective.targets.to(torch.device("cpu"), torch.float32))
@@ -158,6 +160,7 @@ class Monitor:
         outputs = [self.session.run(image[None].contiguous().numpy()) for image in pastiche]
         height, width = pastiche.shape[2:]
         styles = self._objective.style_terms.values()
+        self._objective.begin_step(self.seed, step)
         terms = self._objective.terms(as_statistics(outputs, styles, height, width), pastiche)
         means = {name: float(term.mean()) for name, term in terms.items()}
         total = float(torch.stack(list(terms.values())).sum(0).mean())
@@ -183,14 +186,14 @@ def open_monitor(
     """
     exported = ExportConfig.serving(objective.options)
     if config.monitor_provider == "cpu" and (path := cached_path(exported, weights_sha256)).exists():
-        return Monitor(CachedSession(path), objective)
+        return Monitor(CachedSession(path), objective, config.seed)
     if not config.allow_fallback:
         check_provider(config.monitor_provider)
     found = find_or_export(exported, note, (encoder, weights_sha256))
     session = make_session(found.model, config.monitor_provider, allow_fallback=config.allow_fallback)
     for sentence in session.warnings:
         note(sentence)
-    return Monitor(session, objective)
+    return Monitor(session, objective, config.seed)
 
 
 def as_statistics(

@@ -26,6 +26,8 @@ INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche c
 
 TYPICAL_COLORS = 4  # of a map
 WEIGHTS = ("auto", "original", "imagenet")  # sources of weights that are no files, beside random[:SEED]
+WEIGHTS_METAVAR = "|".join([*WEIGHTS, "random[:SEED]", "FILE"])
+DEVICE_METAVAR = "auto|cpu|cuda[:N]|rocm|mps|xpu"
 
 
 def weighted_taps(taps: Mapping[str, float], weight: float) -> dict[str, float]:
@@ -81,7 +83,10 @@ class ControlOptions(Options):
         1.0, "How much style is applied; 0 is the content image itself, 1 the weights as given.", minimum=0, maximum=1
     )
     style_weight_each: Shares = option(
-        "", "Blend weights of several style images, in their order: NUMBER,...; by default equal.", metavar="NUMBERS"
+        "",
+        "Blend weights of several style images, in their order: NUMBER,...; by default equal. Further ones, one for "
+        "each `region`, take the place of the regions' own.",
+        metavar="NUMBERS",
     )
 
     @property
@@ -287,7 +292,7 @@ class EncoderOptions(Options):
         "Its weights: 'original' (VGG-19 as published, installed with the program), 'imagenet' (torchvision's, "
         "downloaded once), a .safetensors or .pth file, 'random[:SEED]', or 'auto': original for vgg19, imagenet for "
         "vgg16.",
-        metavar="SOURCE",
+        metavar=WEIGHTS_METAVAR,
         names_file=True,
     )
     pooling: str = option("max", "Pooling between blocks; average pooling is rescaled.", choices=("max", "average"))
@@ -343,6 +348,11 @@ class ObjectiveOptions(EncoderOptions):
     )
     style_loss: str = option(
         "gram", "What style is, at taps that name no loss of their own; see docs/objective.md.", choices=STYLE_LOSSES
+    )
+    sliced_directions: str = option(
+        "fixed",
+        "Directions of `style_loss` sliced: the same at every step, or new ones, drawn from `seed`, as Adam can have.",
+        choices=("fixed", "new"),
     )
     content_loss: str = option(
         "features", "What content is, at taps that name no loss of their own.", choices=CONTENT_LOSSES
@@ -402,16 +412,13 @@ class ObjectiveOptions(EncoderOptions):
 
     @property
     def whole_losses(self) -> list[str]:
-        """The losses that need the whole picture in one piece, as messages name them."""
+        """The losses that need the whole picture in one piece, and that no graph with a gradient has, as messages name
+        them.
+        """
         found = [f"`style_loss` {term.loss}" for term in self.style_terms.values() if not term.additive]
         found = ["`histogram_weight`" if name.endswith("histogram") else name for name in found]
         found += [f"`content_loss` {loss}" for loss in self.content_losses.values() if loss != "features"]
         return list(dict.fromkeys(found))
-
-    @property
-    def ungraphed_losses(self) -> list[str]:
-        """The losses that graphs with a gradient, and so the engine ``ort``, do not have, as messages name them."""
-        return self.whole_losses + (["`edge_weight`"] if self.edge_weight else [])
 
     @property
     def has_tv(self) -> bool:
@@ -422,14 +429,6 @@ class ObjectiveOptions(EncoderOptions):
     def taps(self) -> list[str]:
         """Every tap that the objective needs, without repeats."""
         return list(dict.fromkeys([*self.content_tap_weights, *self.style_tap_weights]))
-
-    @property
-    def term_names(self) -> list[str]:
-        """The weighted terms of the objective, in their order."""
-        names = [f"content/{tap}" for tap in self.content_tap_weights]
-        names += self.style_terms
-        names += ["edges"] if self.edge_weight else []
-        return [*names, "tv"] if self.has_tv else names
 
     def contradictions(self) -> list[str]:
         check_taps(self.network, [*self.content_taps, *self.style_taps])
@@ -524,9 +523,7 @@ class OptimizerOptions(Options):
 class DeviceOptions(Options):
     """Device."""
 
-    device: str = option(
-        "auto", "Where gradients are computed: auto, cpu, cuda, cuda:1, rocm, mps, xpu.", metavar="DEVICE"
-    )
+    device: str = option("auto", "Where gradients are computed.", metavar=DEVICE_METAVAR)
     engine: str = option(
         "auto",
         "How a step is computed: plainly ('eager'), by the fast engine, that compiled, or by ONNX Runtime ('ort').",
@@ -645,12 +642,18 @@ class StylizeConfig(
         return self.as_dict() | {name: bare_name(path) for name, path in self.files.items()} | masks
 
     def contradictions(self) -> list[str]:
-        if self.engine == "ort" and self.ungraphed_losses:
-            return [f"`engine` ort: has no {', '.join(self.ungraphed_losses)}; use `engine` fast, or {IN_PARTS}"]
+        if self.engine == "ort" and self.whole_losses:
+            return [f"`engine` ort: has no {', '.join(self.whole_losses)}; use `engine` fast, or {IN_PARTS}"]
         if self.whole_losses and (self.tile_size or self.on_oom == "tile"):
             name = f"`tile_size` {self.tile_size}" if self.tile_size else "`on_oom` tile"
             return [
                 f"{name}: {', '.join(self.whole_losses)} needs the whole picture in one piece; in tiles: {IN_PARTS}"
+            ]
+        sliced = any(term.loss == "sliced" for term in self.style_terms.values())
+        if self.sliced_directions == "new" and sliced and self.optimizer == "lbfgs":
+            return [
+                "`sliced_directions` new: `optimizer` lbfgs needs one function to minimise, and this is another one at "
+                "every step; use `optimizer` adam, or `sliced_directions` fixed"
             ]
         if self.strength < 1 and not self.content_tap_weights:
             return [f"`strength` {self.strength:g}: needs a content loss, which style is weighed against"]
@@ -693,8 +696,8 @@ class ExportConfig(ObjectiveOptions):
         return self.graph in ("gradient", "step")
 
     def contradictions(self) -> list[str]:
-        if self.has_gradient and self.ungraphed_losses:
-            return [f"`graph` {self.graph}: has no {', '.join(self.ungraphed_losses)}, but {IN_PARTS}"]
+        if self.has_gradient and self.whole_losses:
+            return [f"`graph` {self.graph}: has no {', '.join(self.whole_losses)}, but {IN_PARTS}"]
         if self.precision == "fp16" and not self.has_gradient:
             return [f"`precision` fp16 with `graph` {self.graph}: only gradient and step have it"]
         return super().contradictions()

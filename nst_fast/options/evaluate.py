@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from nst_fast.options.config import DeviceOptions, ImageOptions, StylizeConfig
+from nst_fast.options.config import DEVICE_METAVAR, WEIGHTS_METAVAR, DeviceOptions, ImageOptions, StylizeConfig
 from nst_fast.options.declaration import Options, option
 
 
@@ -16,10 +16,10 @@ class EvaluateConfig(Options):
     weights: str = option(
         "original",
         "The weights of the VGG-19 of all features, as in `nst-fast stylize`; scores compare under one file only.",
-        metavar="SOURCE",
+        metavar=WEIGHTS_METAVAR,
         names_file=True,
     )
-    device: str = option(DeviceOptions.device, "Where features are computed: auto, cpu, cuda, cuda:1, rocm, mps, xpu.")
+    device: str = option(DeviceOptions.device, "Where features are computed.", metavar=DEVICE_METAVAR)
     style_scale: float = option(
         ImageOptions.style_scale,
         "Longest side of the style image, as a fraction of the picture's.",

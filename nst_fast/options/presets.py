@@ -62,7 +62,7 @@ PLAIN = {
     **usual("not part of the recipe", tv_weight=0.0, smooth_every=0, noise=0.0, color="none", denoise=0.0),
     **usual("not part of the recipe", average_decay=0.0, chroma_tv_weight=0.0),
     **usual("not part of the recipe", histogram_weight=0.0, edge_weight=0.0),
-    **usual("Gatys et al. 2016", style_loss="gram", content_loss="features"),
+    **usual("Gatys et al. 2016", style_loss="gram", content_loss="features", sliced_directions="fixed"),
     **usual("one size throughout", scales=1, style_scale=1.0, content_fit="keep", style_fit="keep"),
     **usual("not part of the recipe: a style image is taken as it is", style_crop="none"),
     **usual("not part of the recipe: a picture ends at its sides", seamless="none"),

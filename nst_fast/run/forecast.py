@@ -43,8 +43,16 @@ def memory_of(config: StylizeConfig, size: Size, styles: Sequence[Size]) -> Memo
         DeviceError: there is no such device.
     """
     choice, device = without_trial(config), str(resolve_device(config.device))
-    winograd, masks = may_use_winograd(config, device), config.mask_count
-    task = MemoryTask(config, choice.engine, choice.precision, *size, tuple(styles), winograd=winograd, masks=masks)
+    task = MemoryTask(
+        config,
+        choice.engine,
+        choice.precision,
+        *size,
+        tuple(styles),
+        masks=config.mask_count,
+        winograd=may_use_winograd(config, device),
+        device=device,
+    )
     return make_plan(task, budget_of(config, device))
 
 

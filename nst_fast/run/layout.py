@@ -270,10 +270,17 @@ def task_of(batch: Batch, choice: Choice, scale: Scale) -> MemoryTask:
     """What decides the memory of one scale."""
     sizes = [image.tensor.shape[2:] for image in batch.styles]
     styles = tuple((round(height * scale.fraction), round(width * scale.fraction)) for height, width in sizes)
-    shape, winograd = (scale.height, scale.width), bool(choice.winograd)
-    masks = len(batch.problems[0].masks.regions) + batch.problems[0].guided
     return MemoryTask(
-        batch.config, choice.engine, choice.precision, *shape, styles, batch.count, masks=masks, winograd=winograd
+        batch.config,
+        choice.engine,
+        choice.precision,
+        scale.height,
+        scale.width,
+        styles,
+        batch.count,
+        masks=len(batch.problems[0].masks.regions) + batch.problems[0].guided,
+        winograd=bool(choice.winograd),
+        device=str(batch.device),
     )
 
 

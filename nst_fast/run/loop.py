@@ -15,7 +15,7 @@ from nst_fast.optimizers import Stepper, learning_rate_at, smooths_at
 from nst_fast.options.config import OptimizerOptions
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery
-from nst_fast.run.observer import Observer, StepEvent
+from nst_fast.run.observer import LoopObserver, StepEvent
 from nst_fast.system.machine import peak_memory_mib
 
 EVENT_SECONDS = 0.5  # the progress display is fed at least this often
@@ -100,8 +100,9 @@ def optimize(
     *,
     due: Callable[[int], bool],
     elapsed: Callable[[], float],
-    observer: Observer | None = None,
+    observer: LoopObserver | None = None,
     average: IterateAverage | None = None,
+    begin_step: Callable[[int, int], None] = lambda seed, step: None,
 ) -> Iterator[StepEvent]:
     """Run the loop; yield an event at every step that is due, and one when the run ends.
 
@@ -109,23 +110,23 @@ def optimize(
 
     Args:
         guard: keeps the best picture; steps in when an event shows a divergence.
-        history: receives the terms of every step.
+        history, average: receive the terms of every step, and every iterate.
         options: learning rate and smoothing by step.
-        due: step -> whether to report.
-        elapsed: seconds since the run began.
+        due, elapsed: step -> whether to report; seconds since the run began.
         observer: may stop the run; is notified of recoveries and of every evaluation.
-        average: takes in every iterate.
+        begin_step: called with seed and step before a step is evaluated.
 
     Raises:
         NumericsError: the run diverged once more than the guard tries; the pastiche is then the best picture.
     """
-    observer = observer or Observer()
+    observer = observer or LoopObserver()
 
     def rate_at(step: int) -> float:
         return learning_rate_at(options, step) * guard.learning_rate_factor
 
     begin = span.first + span.done
     for step in range(begin, span.first + span.steps + span.last):
+        begin_step(options.seed, step)
         evaluation = stepper.evaluate(rate_at(step))
         history.append(evaluation)
         guard.observe(step, stepper.pastiche, evaluation)
@@ -171,7 +172,7 @@ def smooth(stepper: Stepper, guard: Guard, average: IterateAverage | None) -> No
 
 
 def recover(
-    stepper: Stepper, guard: Guard, recovery: Recovery, observer: Observer, average: IterateAverage | None
+    stepper: Stepper, guard: Guard, recovery: Recovery, observer: LoopObserver, average: IterateAverage | None
 ) -> None:
     """Return to the best picture; give up, with that picture in place, when that has been tried often enough."""
     stepper.restart_from(guard.best)

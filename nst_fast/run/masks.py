@@ -84,7 +84,8 @@ def load_masks(
     regions = dict(zip(names, map(of_pastiche, config.region.masks), strict=True))
     name = REST if regions else EVERYWHERE
     parts = [{name: mask} for mask in used] + [{region: None} for region in names]
-    weights = dict(zip(names, config.region.weights, strict=True))
+    each = (config.blend_weights or [])[own:] or config.region.weights
+    weights = dict(zip(names, each, strict=True))
     return checked(Masks(content_mask, regions, weights, parts, tuple(notes)), content, styles)
 
 

@@ -71,18 +71,22 @@ class Observer:
     def detail(self, text: str) -> None:
         """One sentence on how the run is computed: engine, precision, memory plan. Shown with ``--verbose``."""
 
-    def recovered(self, recovery: Recovery) -> None:
-        """The run has returned to its best picture after a divergence."""
-
-    def evaluated(self, step: int, stopping: bool) -> None:
-        """The pastiche after ``step`` updates is evaluated; ``stopping``: the run ends here because of :meth:`stop`."""
-
     def finished(self, pastiche: Pastiche) -> None:
         """The run has this result, also when it was stopped or has diverged; of a batch, one call for each picture."""
 
     def stop(self) -> bool:
         """Asked once a step; True ends the run in good order, with the picture it has."""
         return False
+
+
+class LoopObserver(Observer):
+    """Follows the loop of a run, as the run itself does."""
+
+    def recovered(self, recovery: Recovery) -> None:
+        """The loop has returned to its best picture after a divergence."""
+
+    def evaluated(self, step: int, stopping: bool) -> None:
+        """The pastiche after ``step`` updates is evaluated; ``stopping``: the loop ends here, by :meth:`stop`."""
 
 
 class Listeners(Observer):

@@ -190,8 +190,8 @@ class Problem:
     @property
     def style_weights(self) -> list[float] | None:
         """Of the styles in their blends; those of regions are alone in theirs."""
-        blend = self.config.blend_weights
-        return [*blend, *[1.0] * len(self.config.region.styles)] if blend is not None else None
+        blend, own = self.config.blend_weights, len(self.own_styles)
+        return [*blend[:own], *[1.0] * len(self.config.region.styles)] if blend is not None else None
 
     def _style_sizes(self, scale: Scale) -> list[tuple[int, int]]:
         shapes = [style.tensor.shape[2:] for style in self.styles]
@@ -421,11 +421,19 @@ def check_styles(config: StylizeConfig, content: Source | LoadedImage | None, st
 
 
 def check_blend(config: StylizeConfig, styles: int) -> None:
-    """Raise :class:`UsageError` where there are other blend weights than style images."""
-    blend = config.blend_weights
-    if blend is not None and len(blend) != styles:
-        message = f"`style_weight_each` {config.style_weight_each}: {len(blend)} weights for {styles} style images"
-        raise UsageError(message, "Give one weight per style image, in their order")
+    """Raise :class:`UsageError` where blend weights are not one for each style image, and maybe one for each region."""
+    blend, regions = config.blend_weights, len(config.region.masks)
+    if blend is None:
+        return
+    if len(blend) not in (styles, styles + regions):
+        also = f" and {regions} regions" if regions else ""
+        message = (
+            f"`style_weight_each` {config.style_weight_each}: {len(blend)} weights for {styles} style images{also}"
+        )
+        raise UsageError(message, "Give one weight per style image, in their order, then one per region or none")
+    if not sum(blend[:styles]):
+        message = f"`style_weight_each` {config.style_weight_each}: leaves no style for what is in no region"
+        raise UsageError(message, "Give one of the style images a weight above 0")
 
 
 def check_standard_input(config: StylizeConfig, sources: Sequence[Source | LoadedImage | None]) -> None:

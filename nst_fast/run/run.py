@@ -23,7 +23,7 @@ from nst_fast.run.checkpoint import Checkpoint, CheckpointWriter
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery, StopRules
 from nst_fast.run.layout import Layout, ScalePlan, SharedPicture, WholePicture
 from nst_fast.run.loop import EventClock, LossHistory, Span, optimize, row_of
-from nst_fast.run.observer import Listeners, Observer, StepEvent
+from nst_fast.run.observer import Listeners, LoopObserver, Observer, StepEvent
 from nst_fast.run.out_of_memory import memory_errors
 from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Batch, Problem, at_size
@@ -63,7 +63,7 @@ def run(
     return pastiche
 
 
-class Run(Observer):
+class Run(LoopObserver):
     """A run over all scales. It follows its own loop as an observer, and reports to the caller's.
 
     Args:
@@ -231,6 +231,7 @@ class Run(Observer):
             elapsed=self.elapsed,
             observer=self,
             average=stage.average,
+            begin_step=stage.objective.begin_step,
         )
         verdict = ""
         # Only the last scale, if it is whole, is monitored; the first event does not wait for the monitor.

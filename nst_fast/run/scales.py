@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
+from nst_fast.errors import UsageError
 from nst_fast.network.taps import smallest_side
 from nst_fast.options.config import ObjectiveOptions, ScaleOptions
 
+SMALLEST, LARGEST = 16, 32768  # side of a picture, in pixels
 LEAST_GROWTH = 0.25  # of a scale factor, as a power: a final size closer to the coarsest needs no scale between
 
 # Pixels times steps after which kernels pay that take time to start. Beside an H200 Triton took 0.6 s, its kernels in
@@ -38,6 +40,14 @@ class Scale:
     fraction: float
     first: int
     steps: int
+
+
+def checked_size(size: object) -> tuple[int, int]:
+    """Height and width in pixels, as a user gives them. Raises :class:`UsageError` for what they cannot be."""
+    sides = tuple(size) if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or not all(type(side) is int and SMALLEST <= side <= LARGEST for side in sides):
+        raise UsageError(f"`size` {size!r}: height and width must be whole numbers from {SMALLEST} to {LARGEST}")
+    return sides
 
 
 def seamless_size(options: ObjectiveOptions, height: int, width: int) -> tuple[int, int]:

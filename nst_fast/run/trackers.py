@@ -296,10 +296,9 @@ class TimeLapse(Tracker):
         self._complete = False
 
     def started(self, record: RunRecord) -> None:
-        self._end(complete=False)  # a run that begins anew, after it ran out of memory
         steps, shrink = record.options["steps"], min(1.0, LAPSE_SIDE / max(record.size))
         self.every = math.ceil(steps / LAPSE_FRAMES)
-        count = math.ceil(steps / self.every)
+        count = steps // self.every + 1
         slowest, fastest = LAPSE_RATES
         rate = Fraction(min(fastest, max(slowest, round(count / LAPSE_SECONDS))))
         times = tuple(at / rate for at in range(count + int(HOLD_SECONDS * rate)))
@@ -309,7 +308,7 @@ class TimeLapse(Tracker):
         self._thread.start()
 
     def event(self, event: StepEvent) -> None:
-        if event.step % self.every == 0 and event.step < event.steps:
+        if event.step % self.every == 0:
             self._guarded(lambda: self._put(to_uint8(event.pastiche[:1].nan_to_num())))
 
     def result(self, pastiche: Pastiche) -> None:

@@ -15,7 +15,8 @@ from nst_fast.options.config import ExportConfig
 SHALLOW = {"weights": "random:0", "content_taps": "pool1", "style_taps": "relu1_1"}
 TV = ({"tv_weight": 0.0, "chroma_tv_weight": 0.0}, {"tv_weight": 1.0, "chroma_tv_weight": 1.0})
 OTHERS = [{"graph": graph} for graph in ("encoder", "objective", "gradient")]
-VARIANTS = OTHERS + [
+EVERY_LOSS = {"graph": "gradient", "style_loss": "wasserstein", "edge_weight": 1.0}
+VARIANTS = [*OTHERS, EVERY_LOSS] + [
     {"graph": "step", "pooling": pooling, "padding": padding, "precision": precision, **tv}
     for pooling, padding, precision, tv in itertools.product(
         ("max", "average"), ("zeros", "replicate", "reflect"), ("fp32", "fp16"), TV

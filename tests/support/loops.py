@@ -14,7 +14,7 @@ from nst_fast.options.config import OptimizerOptions
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.guard import Guard, Recovery
 from nst_fast.run.loop import LossHistory, Span, optimize
-from nst_fast.run.observer import Observer, StepEvent
+from nst_fast.run.observer import LoopObserver, StepEvent
 
 
 def bowl(pastiche: Tensor) -> Evaluation:
@@ -35,7 +35,7 @@ class Spiking(TorchStepper):
 
 
 @dataclass
-class Followed(Observer):
+class Followed(LoopObserver):
     """An observer that keeps recoveries, and stops at a step."""
 
     stop_at: int | None = None

@@ -26,7 +26,13 @@ TINY_CELL = 'SIZE, STEPS, WEIGHTS, OUTPUT = 64, 2, "random:0", {output!r}'
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "agg",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     return subprocess.run(
         [sys.executable, *map(str, command)],
         capture_output=True,
@@ -225,7 +231,7 @@ def test_the_citation_names_this_version_and_the_paper() -> None:
 def community_files() -> list[Path]:
     named = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CITATION.cff", ".pre-commit-config.yaml")]
     hidden = [path for path in (ROOT / ".github").rglob("*") if path.is_file()]
-    examples = [path for path in EXAMPLES.iterdir() if path.suffix in (".py", ".ipynb", ".md")]
+    examples = [path for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".ipynb", ".md")]
     return sorted([*named, *hidden, *examples])
 
 
@@ -236,3 +242,60 @@ def test_community_files_name_no_machine_and_no_address_and_their_links_lead_som
     assert not re.search(r"[\w.]+@[\w-]+\.[a-z]", text)
     for target in re.findall(r"\]\(([^)#]+)\)", text) if path.suffix == ".md" else []:
         assert (path.parent / target).exists(), target
+
+
+def test_a_space_has_the_header_and_the_files_that_it_needs() -> None:
+    folder = EXAMPLES / "gradio"
+    header = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    assert (header["sdk"], header["app_file"], header["license"]) == ("gradio", "app.py", "mit")
+    assert header["sdk_version"].startswith("6.")
+    assert (folder / header["app_file"]).exists()
+    assert (folder / "requirements.txt").read_text().split() == [f"nst-fast[cpu]>={__version__.rpartition('.')[0]}"]
+
+
+# Gradio leaves sockets and event loops open: it has a process of its own.
+SPACE = """
+import json, sys, threading
+import app
+from PIL import Image
+
+pair = Image.fromarray(app.draw_content(48)), Image.fromarray(app.draw_style(48))
+options = {"preset": "bold", "image_size": 32, "steps": 3, "weights": "random:0", "engine": "eager", "monitor_every": 0}
+config = app.page().get_config_file()
+first = None
+for shown, state in app.paint(*pair, **options):
+    first = first or shown
+    record = Image.open(shown).info["nst-fast"] if isinstance(shown, str) else "null"
+errors = []
+for given in ({"image_size": 2}, {"content": None}):
+    try:
+        list(app.paint(**{"content": pair[0], "style": pair[1], **options, **given}))
+    except app.gr.Error as error:
+        errors.append(error.message)
+endless = app.paint(*pair, **{**options, "steps": 1_000_000})
+next(endless)
+(painting,) = [thread for thread in threading.enumerate() if "(run)" in thread.name]
+endless.close()
+painting.join(60)
+print(json.dumps({
+    "labels": [each["props"].get("label") for each in config["components"]],
+    "first": first.size, "state": state, "record": json.loads(record),
+    "errors": errors, "still painting": painting.is_alive(),
+}))
+"""
+
+
+def test_the_page_of_the_space_shows_the_picture_as_it_grows_and_stops_when_its_visitor_leaves(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed: its packages are in no extra")
+    (tmp_path / "app.py").write_text((EXAMPLES / "gradio" / "app.py").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "probe.py").write_text(SPACE)
+    done = run("probe.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"Content", "Style", "Pastiche", "Look", "Steps", "Strength", "Seed"} <= set(found["labels"])
+    assert found["first"] == [32, 24]
+    assert found["state"].startswith("complete: 3 steps in ")
+    assert (found["record"]["options"]["steps"], found["record"]["options"]["style_weight"]) == (3, 20.0)
+    assert "from 16 to 32768" in found["errors"][0]
+    assert found["errors"][1] == "Give a content and a style picture"
+    assert not found["still painting"]

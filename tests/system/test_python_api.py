@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nst_fast import Listeners, StylizeConfig, evaluate, resume, stylize, stylize_together
+from nst_fast import Listeners, StylizeConfig, evaluate, resume, stylize, stylize_together, texture
 from nst_fast.errors import InputError, ResumeError, UsageError
 from nst_fast.options.evaluate import EvaluateConfig
 from nst_fast.options.layers import find_preset
@@ -54,6 +54,19 @@ def test_arrays_are_scored_as_their_files(pair: tuple[Path, Path], arrays: Array
     files = evaluate(*pair, pair[0], weights="random:0").pictures[0]
     assert in_memory.scores == files.scores
     assert str(in_memory.picture) == "array"
+
+
+def test_a_texture_has_the_size_and_the_options_that_are_given(pair: tuple[Path, Path], arrays: Arrays) -> None:
+    options = {name: value for name, value in TINY.items() if name != "content_taps"}
+    made = texture(arrays[1], (32, 48), seamless="x", **options)
+    assert made.image.shape == (1, 3, 32, 48)
+    assert (made.record.inputs["content"], made.record.options["content_weight"]) == (None, 0.0)
+    assert torch.equal(made.image, texture(pair[1], (32, 48), {"seamless": "x"}, **options).image)
+    for size in ((32, 4), (32,), "ab", (32.5, 32), 32):
+        with pytest.raises(UsageError, match="height and width"):
+            texture(arrays[1], size, **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no style image"):
+        texture([], (32, 32), **options)
 
 
 def test_a_run_of_arrays_is_resumed_when_they_are_given_again(arrays: Arrays, tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ _HD_HEIGHT = 720  # from here on colours that do not say so are BT.709, below BT
 # BICUBIC | FULL_CHR_H_INT | ACCURATE_RND | BITEXACT of libswscale: colours of 4:2:0 between pixels, the same anywhere
 SCALING = 4 | 0x2000 | 0x40000 | 0x80000
 
-_REORDERED = 16  # frames by which the order of decoding differs, at most, from that of showing
 _OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "ENCODER", "DURATION")
 
 
@@ -54,7 +53,7 @@ def open_container(path: Path, part: Part, limits: Limits) -> Film:
         _check_colors(stream.codec_context, name)
         clock = _clock(path, container, stream, name)
         first, stop = part.of([at - clock[0] for at in clock[:-1]], clock[-1] - clock[0], name)
-        info = _info(container, stream, clock[first : stop + 1])
+        info = _info(container, stream, clock[first : stop + 1], name)
     sound = (clock[first] if first else None, clock[stop] if stop < len(clock) - 1 else None)
     return Film(replace(info, sound=sound), first, partial(_read, path, limits, clock))
 
@@ -94,9 +93,8 @@ def _pictures(container: Any, name: str, limits: Limits) -> Any:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
                 raise InputError(f"{name} is of a kind that this PyAV cannot decode", _REMEDY)
-            stream.codec_context.options = {
-                "max_pixels": str(int(limits.max_megapixels * 1e6))
-            }  # whatever a header says
+            # Whatever a header says.
+            stream.codec_context.options = {"max_pixels": str(int(limits.max_megapixels * 1e6))}
             return stream
     raise InputError(f"{name} has no pictures" + ", only sound" * bool(container.streams.audio), "Give a film")
 
@@ -109,12 +107,12 @@ def _check_colors(codec: Any, name: str) -> None:
         raise InputError(message, f"Convert it first: `ffmpeg -i IN -vf {_TONE_MAP} -c:a copy OUT.mp4`")
 
 
-def _info(container: Any, stream: Any, clock: Sequence[Fraction]) -> FilmInfo:
+def _info(container: Any, stream: Any, clock: Sequence[Fraction], name: str) -> FilmInfo:
     """The facts of a part whose frames begin and end at these times of the file's clock."""
     container.seek(0)
     frame = next(_decoded(container, stream), None)
     if frame is None:
-        raise InputError(f"{shown(container.name)} has no frame that can be decoded", _REMEDY)
+        raise InputError(f"{name} has no frame that can be decoded", _REMEDY)
     pixels, begin = _upright(frame, _has_alpha(stream)), clock[0]
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     return FilmInfo(
@@ -226,10 +224,8 @@ def _read(path: Path, limits: Limits, clock: Sequence[Fraction], first: int, sto
         stream = _pictures(container, name, limits)
         alpha, size = _has_alpha(stream), None
         if _is_indexed(container, stream):
-            container.seek(int(clock[max(0, first - _REORDERED)] / stream.time_base), stream=stream)
+            container.seek(int(clock[first] / stream.time_base), stream=stream)
         for at, frame in _timed(container, stream):
-            if wanted == stop:
-                return
             if at < clock[wanted]:
                 continue
             if at != clock[wanted] or frame.is_corrupt:
@@ -240,5 +236,6 @@ def _read(path: Path, limits: Limits, clock: Sequence[Fraction], first: int, sto
                 raise InputError(f"{name}: the size of its frames changes at {float(at):.3f} s", _REMEDY)
             yield pixels
             wanted += 1
-    if wanted < stop:
-        raise InputError(f"{name}: the frame at {float(clock[wanted]):.3f} s is damaged or missing", _REMEDY)
+            if wanted == stop:
+                return
+    raise InputError(f"{name}: the frame at {float(clock[wanted]):.3f} s is damaged or missing", _REMEDY)

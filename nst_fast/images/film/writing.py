@@ -45,9 +45,8 @@ KINDS = {
     ".mkv": replace(_H264, container="matroska", base=_MILLISECOND),
     ".mov": Kind("mov", "prores_ks", "yuv444p10le", "yuva444p10le"),
     ".webm": Kind("webm", "libvpx-vp9", "yuv420p", "yuva420p", base=_MILLISECOND),
-    ".gif": Kind(
-        "gif", "gif", "pal8", "pal8", sound=False, base=Fraction(1, 100), shortest=2
-    ),  # players slow down what is faster
+    # Players slow down frames of less than 0.02 s.
+    ".gif": Kind("gif", "gif", "pal8", "pal8", sound=False, base=Fraction(1, 100), shortest=2),
     ".png": _APNG,
     ".apng": _APNG,
     ".webp": Kind("webp", "libwebp_anim", "bgra", "bgra", sound=False, base=_MILLISECOND),
@@ -71,9 +70,8 @@ def check_film_output(path: AnyPath, info: FilmInfo, audio: Path | None = None) 
     check_installed(name)
     kind = KINDS[path.suffix.lower()]
     if info.alpha and kind.alpha is None:
-        raise UsageError(
-            f"{name}: this kind holds no alpha", "Use .mov, .webm, .png or .webp, or `transparency` background"
-        )
+        remedy = "Use .mov, .webm, .png or .webp, or `transparency` background"
+        raise UsageError(f"{name}: this kind holds no alpha", remedy)
     import av
 
     try:
@@ -83,7 +81,8 @@ def check_film_output(path: AnyPath, info: FilmInfo, audio: Path | None = None) 
     try:
         _try(kind, info, audio)
     except (av.FFmpegError, ValueError) as error:
-        raise UsageError(f"{name}: this kind cannot hold the sound as it is", "Use .mkv, which holds any") from error
+        remedy = "Use .mkv, which holds any, or take the sound off: `ffmpeg -i IN -an -c copy OUT`"
+        raise UsageError(f"{name}: this kind cannot hold the sound as it is", remedy) from error
 
 
 def film_files(path: AnyPath) -> list[Path]:
@@ -168,9 +167,7 @@ class _Clock:
     def __init__(self, info: FilmInfo, kind: Kind, early: Fraction) -> None:
         exact = math.lcm(*(at.denominator for at in (*info.times, info.duration)))
         self.base = kind.base or (Fraction(1, exact) if exact <= _FINEST else _COARSE)
-        if early:
-            self.base /= math.ceil(self.base / _MILLISECOND)
-        first = round(early / self.base)
+        first = math.ceil(early / self.base)
         self.delay = first * self.base
         self.begins: dict[int, int] = {}
         last = first - kind.shortest
@@ -251,8 +248,8 @@ def _options(kind: Kind, quality: int, alpha: bool) -> dict[str, str]:
     """Of encoders: their own scales of quality, on which 95 is hard to tell from the frames."""
     if kind.codec == "libx264":
         return {"crf": str(round(51 - 0.37 * quality))}
-    if kind.codec == "libvpx-vp9":  # without alternative frames: with them alpha is lost
-        return {"crf": str(round(63 - 0.45 * quality)), "row-mt": "1"} | ({"auto-alt-ref": "0"} if alpha else {})
+    if kind.codec == "libvpx-vp9":
+        return {"crf": str(round(63 - 0.45 * quality)), "row-mt": "1"}
     if kind.codec == "prores_ks":
         return {"profile": "4444", "alpha_bits": "16" if alpha else "0"}
     return {"quality": str(quality)} if kind.codec == "libwebp_anim" else {}
@@ -284,9 +281,8 @@ def _picture(pixels: Pixels, kind: Kind) -> Any:
 def _with_palette(pixels: Pixels) -> tuple[Pixels, Pixels]:
     """Indices [H, W] and their colours [256, 4], alpha first; 255 of a frame's own colours, errors spread."""
     picture = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
-    palette = picture.quantize(
-        _CLEAR, Image.Quantize.FASTOCTREE
-    )  # truer than the median cut, and a hundred times as fast
+    # Truer than the median cut, and a hundred times as fast.
+    palette = picture.quantize(_CLEAR, Image.Quantize.FASTOCTREE)
     indices = np.array(picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
     colors = np.zeros((256, 4), np.uint8)
     given = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)[:_CLEAR]

@@ -142,17 +142,28 @@ def inner_product(graph: GraphWriter, x: Value, y: Value) -> Value:
     return graph.op("Reshape", graph.op("ReduceSum", graph.op("Mul", x, y), keepdims=1), graph.integers([1]))
 
 
-def gram_matrix(graph: GraphWriter, features: Value, channels: int, inverse_positions: Value) -> Value:
-    """G = F Fᵀ / (h w), [1, C, C]: the mean over positions, with 1 / (h w) as an input."""
-    rows = graph.op("Reshape", features, graph.integers([1, channels, -1]))
-    gram = graph.op("MatMul", rows, graph.op("Transpose", rows, perm=[0, 2, 1]))
+def gram_matrix(
+    graph: GraphWriter, features: Value, channels: int, inverse_positions: Value, counted: Value | None = None
+) -> Value:
+    """G = F Fᵀ / (h w), [1, C, C]: the mean over positions, with 1 / (h w) as an input.
+
+    ``counted``: the features times the weights w of their positions, if these differ; then the input is 1 / sum w.
+    """
+    rows = _rows(graph, features, channels)
+    left = rows if counted is None else _rows(graph, counted, channels)
+    gram = graph.op("MatMul", left, graph.op("Transpose", rows, perm=[0, 2, 1]))
     return graph.op("Mul", gram, inverse_positions)
 
 
-def mean_features(graph: GraphWriter, features: Value, channels: int, inverse_positions: Value) -> Value:
-    """m, the mean over positions, [1, C, 1]."""
-    rows = graph.op("Reshape", features, graph.integers([1, channels, -1]))
+def mean_features(graph: GraphWriter, counted: Value, channels: int, inverse_positions: Value) -> Value:
+    """m, the mean over positions, [1, C, 1]; ``counted``: features, times their weights if these differ."""
+    rows = _rows(graph, counted, channels)
     return graph.op("Mul", graph.op("ReduceSum", rows, graph.integers([2]), keepdims=1), inverse_positions)
+
+
+def _rows(graph: GraphWriter, features: Value, channels: int) -> Value:
+    """[1, C, h w]."""
+    return graph.op("Reshape", features, graph.integers([1, channels, -1]))
 
 
 def split_moments(graph: GraphWriter, moments: Value, channels: int) -> tuple[Value, Value]:
@@ -169,6 +180,8 @@ def gram_gradient(
     dm: Value | None = None,
 ) -> Value:
     """dF = (dG + dGᵀ) F / (h w) = 2 dG F / (h w), since dG is symmetric: one product; + dm / (h w).
+
+    Where positions have weights, 1 / sum w takes the place of 1 / (h w), and the result is still to be multiplied by w.
 
     A product over channels at every position is a 1x1 convolution, and as such keeps the shape of a feature map; a
     MatMul would need the height and the width to go back to it.

@@ -2,12 +2,12 @@
 
 The gradient graph: the pastiche in; its gradient, its loss terms and their total out. The step graph: pastiche and
 Adam's state in; the next pastiche, the next state, and the losses of the pastiche that came in, out. Targets, weights
-of the terms and all that depends on the size are inputs, so one file serves every style, normalisation and size.
+of the terms masks and all that depends on the size are inputs, so one file serves every style, normalisation and size.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,7 @@ from nst_fast.network.taps import channels_of, cut, halvings_of, tap_size
 from nst_fast.network.vgg import AVERAGE_POOLING_SCALE, Encoder, Normalize
 from nst_fast.objective import losses
 from nst_fast.objective.coefficients import coefficients
+from nst_fast.objective.guides import PLAIN, Guides
 from nst_fast.objective.objective import Statistics
 from nst_fast.objective.style import statistic_size
 from nst_fast.onnx.graph import cpu, gaussians, rules, winograd
@@ -27,9 +28,8 @@ from nst_fast.onnx.graph.writer import FLOATS, INT64, Array, GraphWriter, Value,
 from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
 from nst_fast.options.style import StyleTerm
 
-CONTENT_TARGET, GRAM_TARGET = "target/content/", "target/gram/"
-WEIGHT, INVERSE_POSITIONS, PADS = "weight/", "inverse_positions/", "pads/"
-TV_COLORS, TV_DOWN, TV_RIGHT = WEIGHT + "tv/colors", WEIGHT + "tv/down", WEIGHT + "tv/right"
+CONTENT_TARGET, GRAM_TARGET, EDGES_TARGET = "target/content/", "target/gram/", "target/edges"
+WEIGHT, INVERSE_POSITIONS, MASK, PADS = "weight/", "inverse_positions/", "mask/", "pads/"
 GRADIENT_SCALE = "gradient_scale"
 # Every operator that the graphs may use; ONNX Runtime's CPU, CUDA and WebGPU providers and TensorRT have them all.
 OPERATORS = frozenset(
@@ -64,6 +64,8 @@ class StepGraph:
         adam: makes a step graph; None makes a gradient graph.
         size: height and width, when they are known; otherwise the graph takes any.
         for_cpu: in the form that ONNX Runtime's CPU provider runs fastest; needs the size.
+        guides: which regions there are, and which terms have a mask; its values are inputs of the graph.
+        style_terms: those of the guides that have a target, :attr:`Objective.style_terms`; None is all of them.
     """
 
     encoder: Encoder
@@ -72,6 +74,13 @@ class StepGraph:
     adam: AdamConstants | None = None
     size: tuple[int, int] | None = None
     for_cpu: bool = False
+    guides: Guides = PLAIN
+    style_terms: Mapping[str, StyleTerm] | None = None
+
+    @property
+    def styles(self) -> Mapping[str, StyleTerm]:
+        """The terms of style by their names."""
+        return self.guides.terms(self.options) if self.style_terms is None else self.style_terms
 
     @property
     def layers(self) -> list[str]:
@@ -98,26 +107,43 @@ def constant_feeds(spec: StepGraph, targets: Statistics, size: tuple[int, int]) 
         targets: of one picture.
         size: height and width of the pastiche.
     """
-    options, (height, width) = spec.options, size
+    options, guides, (height, width) = spec.options, spec.guides, size
     kind = FLOATS[spec.state_precision]
-    positions = {tap: math.prod(tap_size(tap, height, width)) for tap in options.taps}
-    feeds = {INVERSE_POSITIONS + tap: np.array([1 / positions[tap]], kind) for tap in options.style_tap_weights}
+    feeds: dict[str, Array] = {}
     if spec.size is None:
         pools = [layer for layer in spec.layers if layer.startswith("pool")]
         feeds |= {PADS + pool: np.array(odd_pads(pool, height, width), np.int64) for pool in pools}
-    tensors = {f"content/{tap}": (CONTENT_TARGET + tap, target) for tap, target in targets.content.items()}
-    tensors |= {name: (GRAM_TARGET + term.tap, targets.style[name]) for name, term in options.style_terms.items()}
-    of_term = coefficients(options)
-    for term, (name, target) in tensors.items():
-        feeds[name] = to_array(target).astype(kind)
-        value = of_term[term].value(positions[term.partition("/")[2]], feeds[name])
+    of_term = coefficients(options, guides)
+    for tap, target in targets.content.items():
+        term, positions = f"content/{tap}", guides.content_size(tap, size) / channels_of(tap)
+        feeds |= term_feeds(CONTENT_TARGET + tap, term, target, guides.content_at(tap), kind)
+        value = of_term[term].value(positions, feeds[CONTENT_TARGET + tap], feeds.get(MASK + term))
         feeds[WEIGHT + term] = np.array([value], kind)
-    if options.has_tv:
-        colors = losses.tv_colors(options.tv_weight, options.chroma_tv_weight)
-        feeds[TV_COLORS] = to_array(colors).reshape(3, 3, 1, 1).astype(kind)
-        for name, count in zip((TV_DOWN, TV_RIGHT), losses.tv_counts(3, height, width, options.wraps), strict=True):
-            feeds[name] = np.array([1 / count], kind)
+    for name, style in spec.styles.items():
+        place, positions = place_of(style), guides.positions(style, size)
+        feeds |= term_feeds(GRAM_TARGET + place, name, targets.style[name], guides.at(style), kind)
+        feeds[INVERSE_POSITIONS + place] = np.array([1 / positions], kind)
+        feeds[WEIGHT + name] = np.array([of_term[name].value(positions, feeds[GRAM_TARGET + place])], kind)
+    colors_of = {"tv": losses.tv_colors(options.tv_weight, options.chroma_tv_weight)} if options.has_tv else {}
+    if targets.edges is not None:
+        feeds[EDGES_TARGET] = to_array(targets.edges.image).astype(kind)
+        colors_of["edges"] = targets.edges.colors(options.edge_weight)
+    for name, colors in colors_of.items():
+        feeds[f"{WEIGHT}{name}/colors"] = to_array(colors).reshape(3, 3, 1, 1).astype(kind)
+        for axis, count in zip(("down", "right"), losses.tv_counts(3, height, width, options.wraps), strict=True):
+            feeds[f"{WEIGHT}{name}/{axis}"] = np.array([1 / count], kind)
     return feeds
+
+
+def term_feeds(name: str, term: str, target: Tensor, mask: Tensor | None, kind: Any) -> dict[str, Array]:
+    """The target of a term under its name, and its mask if it has one."""
+    found = {name: to_array(target).astype(kind)}
+    return found if mask is None else found | {MASK + term: to_array(mask).astype(kind)}
+
+
+def place_of(term: StyleTerm) -> str:
+    """``TAP`` or ``TAP/REGION``, as inputs are named."""
+    return term.name.partition("/")[2]
 
 
 def odd_pads(pool: str, height: int, width: int) -> list[int]:
@@ -159,11 +185,14 @@ class _Author:
         self.scale = graph.input(GRADIENT_SCALE, [1]) if self.half else None
         for tap in spec.options.content_tap_weights:
             self._content_loss(tap)
-        for term in spec.options.style_terms.values():
+        for term in spec.styles.values():
             self._style_loss(term)
         gradient = self._backward()
+        if spec.options.edge_weight:
+            change = graph.op("Sub", pastiche, graph.input(EDGES_TARGET, self._image_shape()))
+            gradient = graph.op("Add", gradient, self._variation("edges", change))
         if spec.options.has_tv:
-            gradient = graph.op("Add", gradient, self._tv_loss(pastiche))
+            gradient = graph.op("Add", gradient, self._variation("tv", pastiche))
         if spec.adam:
             self._adam(spec.adam, pastiche, state, gradient)
         self._outputs(gradient)
@@ -257,38 +286,47 @@ class _Author:
         return [int(mode == "zeros") for mode in self._modes(layer)]
 
     def _content_loss(self, tap: str) -> None:
-        """term = weight · sum d², d = features - target; the gradient is 2 weight d."""
-        graph = self.graph
+        """term = weight · sum w d², d = features - target, w the mask or 1; the gradient is 2 weight w d."""
+        graph, name = self.graph, f"content/{tap}"
+        mask = self._mask(name, tap) if self.spec.guides.content is not None else None
         target = graph.input(CONTENT_TARGET + tap, [1, channels_of(tap), *self.spec.extents(tap)])
-        weight = graph.input(f"{WEIGHT}content/{tap}", [1])
-        with graph.scope(f"content/{tap}"):
+        weight = graph.input(WEIGHT + name, [1])
+        with graph.scope(name):
             difference = graph.op("Sub", self._statistics(tap), target)
-            self.terms[f"content/{tap}"] = graph.op("Mul", rules.squared_sum(graph, difference), weight)
-            self._seed(tap, graph.op("Mul", difference, self._slope(weight)))
+            counted = graph.op("Mul", difference, mask) if mask else difference
+            squares = rules.inner_product(graph, difference, counted) if mask else rules.squared_sum(graph, difference)
+            self.terms[name] = graph.op("Mul", squares, weight)
+            self._seed(tap, graph.op("Mul", counted, self._slope(weight)))
+
+    def _mask(self, term: str, tap: str) -> Value:
+        return self.graph.input(MASK + term, [1, 1, *self.spec.extents(tap)])
 
     def _style_loss(self, term: StyleTerm) -> None:
         """The term, and from its gradient with respect to the statistic that with respect to the features."""
         graph, tap = self.graph, term.tap
         channels = channels_of(tap)
-        target = graph.input(GRAM_TARGET + tap, [1, *statistic_size(term, channels)])
+        target = graph.input(GRAM_TARGET + place_of(term), [1, *statistic_size(term, channels)])
         weight = graph.input(WEIGHT + term.name, [1])
-        inverse_positions = graph.input(INVERSE_POSITIONS + tap, [1])
+        inverse_positions = graph.input(INVERSE_POSITIONS + place_of(term), [1])
+        mask = self._mask(term.name, tap) if self.spec.guides.regions[term.region] is not None else None
         with graph.scope(term.name):
             features = self._statistics(tap)
-            gram = rules.gram_matrix(graph, features, channels, inverse_positions)
+            counted = graph.op("Mul", features, mask) if mask else None
+            gram = rules.gram_matrix(graph, features, channels, inverse_positions, counted)
             dm: Value | None = None
             if term.loss == "gram":
                 difference = graph.op("Sub", gram, target)
                 value, dg = rules.squared_sum(graph, difference), graph.op("Mul", difference, self._slope(weight))
             else:
-                mean = rules.mean_features(graph, features, channels, inverse_positions)
+                mean = rules.mean_features(graph, counted or features, channels, inverse_positions)
                 loss = gaussians.LOSSES[term.loss]
                 style = rules.split_moments(graph, target, channels)
                 value, by_gram, by_mean = loss(graph, (gram, mean), style, channels)
                 slope = graph.op("Mul", weight, self.scale) if self.scale else weight
                 dg, dm = graph.op("Mul", by_gram, slope), graph.op("Mul", by_mean, slope)
             self.terms[term.name] = graph.op("Mul", value, weight)
-            self._seed(tap, rules.gram_gradient(graph, features, channels, dg, inverse_positions, dm))
+            gradient = rules.gram_gradient(graph, features, channels, dg, inverse_positions, dm)
+            self._seed(tap, graph.op("Mul", gradient, mask) if mask else gradient)
 
     def _statistics(self, tap: str) -> Value:
         return self._cast(self.features[tap], self.spec.state_precision)
@@ -303,24 +341,24 @@ class _Author:
         present = self.seeds.get(tap)
         self.seeds[tap] = self.graph.op("Add", present, gradient) if present else gradient
 
-    def _tv_loss(self, pastiche: Value) -> Value:
+    def _variation(self, name: str, picture: Value) -> Value:
         """The term is put among the terms; returned is its gradient with respect to the pixels.
 
         term = weight · sum of dᵀ M d, d = differences of neighbours; as M is symmetric, the gradient is 2 weight M d.
         """
         graph = self.graph
         terms, gradients = [], []
-        colors = graph.input(TV_COLORS, [3, 3, 1, 1])
-        with graph.scope("tv"):
-            axes = zip((TV_DOWN, TV_RIGHT), (ROWS, COLUMNS), self.spec.options.wraps, strict=True)
-            for name, axis, wraps in axes:
-                weight = graph.input(name, [1])
-                difference = rules.neighbour_difference(graph, pastiche, axis, wraps=wraps)
+        colors = graph.input(f"{WEIGHT}{name}/colors", [3, 3, 1, 1])
+        with graph.scope(name):
+            axes = zip(("down", "right"), (ROWS, COLUMNS), self.spec.options.wraps, strict=True)
+            for direction, axis, wraps in axes:
+                weight = graph.input(f"{WEIGHT}{name}/{direction}", [1])
+                difference = rules.neighbour_difference(graph, picture, axis, wraps=wraps)
                 mixed = graph.op("Conv", difference, colors, kernel_shape=[1, 1])
                 terms.append(graph.op("Mul", rules.inner_product(graph, difference, mixed), weight))
                 seed = graph.op("Mul", mixed, graph.op("Mul", weight, graph.number(2)))
                 gradients.append(rules.neighbour_difference_gradient(graph, seed, axis, wraps=wraps))
-            self.terms["tv"] = graph.op("Add", *terms)
+            self.terms[name] = graph.op("Add", *terms)
             return graph.op("Add", *gradients)
 
     def _backward(self) -> Value:
@@ -381,7 +419,7 @@ class _Author:
 
     def _outputs(self, gradient: Value) -> None:
         graph = self.graph
-        terms = graph.op("Concat", *(self.terms[name] for name in self.spec.options.term_names), axis=0)
+        terms = graph.op("Concat", *self.terms.values(), axis=0)
         total = graph.op("ReduceSum", terms, keepdims=1)
         graph.output("losses", terms, [len(self.terms)])
         graph.output("total", total, [1])

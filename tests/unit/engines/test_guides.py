@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from narrow_networks import crop_network, few_channels, narrow, pictures
+from soft_masks import pastiche_guides, style_guides
 from thread_ranks import ThreadRanks, run_ranks
 from torch import Tensor
 
@@ -32,32 +33,11 @@ def narrow_everywhere() -> Iterator[None]:
         yield
 
 
-def masks(height: int, width: int, count: int) -> list[Tensor]:
-    """Soft masks that add up to at most 1."""
-    generator = torch.Generator().manual_seed(height)
-    drawn = torch.rand((count + 1, 1, height, width), dtype=torch.float64, generator=generator).cumsum(0)
-    return list((drawn[:-1] / drawn[-1]).diff(dim=0, prepend=torch.zeros(1, 1, height, width)).split(1))
-
-
-def pastiche_guides() -> Guides:
-    left, right, content = masks(*SIZE, 3)
-    return Guides(content, {"left": left, "rest": right}, {"left": 0.7, "rest": 0.4}, 0.8)
-
-
-def style_guides() -> list[Guides]:
-    """The first style is of the one region, the second a part of both, with another weight in each."""
-    one, other, third = masks(*STYLE_SIZE, 3)
-    return [
-        Guides(None, {"left": one}, {"left": 1.0}),
-        Guides(None, {"left": other, "rest": third}, {"left": 3.0, "rest": 1.0}),
-    ]
-
-
 def objective(options: ObjectiveOptions) -> tuple[Objective, Tensor]:
     content, pastiche = pictures(*SIZE, 2)
     styles = pictures(*STYLE_SIZE, 2)
-    targets = build_targets(narrow(options), options, content, styles, [1.0, 2.0], style_guides())
-    return Objective(options, targets, pastiche_guides()), pastiche
+    targets = build_targets(narrow(options), options, content, styles, [1.0, 2.0], style_guides(STYLE_SIZE))
+    return Objective(options, targets, pastiche_guides(SIZE)), pastiche
 
 
 def check(found: Evaluation, expected: Evaluation) -> None:
@@ -101,8 +81,8 @@ def test_tiles_and_ranks_give_the_gradient_of_the_whole(grid: tuple[int, int], r
 
     def work(me: ThreadRanks | SingleRank) -> Evaluation:
         strip = make_strip(me, options.network, options.taps, *SIZE, grid)
-        targets = tiled_targets(network, options, strip, content, styles, [1.0, 2.0], style_guides())
-        found = TiledEvaluator(network, Objective(options, targets, pastiche_guides()), strip)(strip.own(pastiche))
+        targets = tiled_targets(network, options, strip, content, styles, [1.0, 2.0], style_guides(STYLE_SIZE))
+        found = TiledEvaluator(network, Objective(options, targets, pastiche_guides(SIZE)), strip)(strip.own(pastiche))
         return Evaluation(found.total, found.terms, strip.whole(found.gradient))
 
     for found in run_ranks(ranks, work):

@@ -280,6 +280,20 @@ def test_blends_are_a_row_of_the_sheet_from_one_style_to_the_other(pictures: Pat
         assert sheet.width > 3 * 32
 
 
+def test_weights_of_regions_are_a_row_of_the_sheet(pictures: Path, tmp_path: Path) -> None:
+    mask = np.zeros((24, 32), np.uint8)
+    mask[:, :16] = 255
+    Image.fromarray(mask).save(pictures / "left.png")
+    config = TINY.replace(region=[(pictures / "left.png", pictures / "three.png")])
+    vary = ["style-weight-each=1,0;1,1;1,4"]
+    series = plan_sweep([pictures / "one.png"], [pictures / "wave.png"], vary, config)
+    outcomes = run_series(series, tmp_path / "regions", JobObserver())
+    terms = [outcome.record["losses"]["style/relu1_1/1"] for outcome in outcomes if outcome.record is not None]
+    assert terms[0] == 0 < terms[2] / 4 < terms[1]  # the larger its weight, the nearer it is to its style
+    with Image.open(tmp_path / "regions" / "sheet.png") as sheet:
+        assert sheet.width > 3 * 32
+
+
 def test_weights_of_a_blend_that_are_not_one_for_each_style_are_refused(pictures: Path, tmp_path: Path) -> None:
     series = plan_sweep([pictures / "one.png"], [pictures / "wave.png"], ["style-weight-each=1,0;0,1"], TINY)
     with pytest.raises(UsageError, match="2 weights for 1 style images"):

@@ -173,9 +173,7 @@ def test_a_film_killed_ten_times_is_the_same_film(tmp_path: Path, style: Path) -
     assert not (tmp_path / "killed-frames").exists()
 
 
-def test_a_disk_that_fills_up_costs_one_frame(
-    tmp_path: Path, style: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_up_costs_one_frame(tmp_path: Path, style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film, output = write_clip(tmp_path / "in.mp4", made_clip(4, (36, 48))), tmp_path / "out.mp4"
     replace, left = os.replace, iter(range(9))
 

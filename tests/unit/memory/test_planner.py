@@ -174,3 +174,18 @@ def test_winograd_costs_its_weights_and_is_left_where_they_would_be_much_of_the_
     assert not planner.may_use_winograd(config.replace(convolution="direct"), "cpu")
     assert not planner.may_use_winograd(config.replace(precision="bf16"), "cpu")
     assert not planner.may_use_winograd(config.replace(max_memory="2GiB"), "cpu")
+
+
+def test_a_session_on_a_cpu_has_the_weights_several_times_and_transformed_for_larger_pictures() -> None:
+    config = StylizeConfig()
+    weights = weight_bytes(config.network, config.taps)
+
+    def network_bytes(engine: str, height: int, width: int, device: str) -> int:
+        task = MemoryTask(config, engine, "fp32", height, width, device=device)
+        tiling = make_tiling(config.network, config.taps, height, width, (1, 1))
+        return predict(task, tiling, 2**40, history=5, halve=False).parts["network"]
+
+    for height, width, copies in ((48, 64, 6), (384, 512, 6 + 8)):
+        more = network_bytes("ort", height, width, "cpu") - network_bytes("eager", height, width, "cpu")
+        assert more == copies * weights
+        assert network_bytes("ort", height, width, "cuda:0") == network_bytes("eager", height, width, "cuda:0")

@@ -85,3 +85,18 @@ def test_targets_hold_only_what_is_weighted(
     options = ObjectiveOptions(content_taps="relu2_1", style_taps="relu1_1", content_weight=content_weight)
     targets = build_targets(shallow_encoder, options, picture, [picture])
     assert list(targets.content) == (["relu2_1"] if content_weight else [])
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_step_has_directions_of_its_own_where_new_ones_are_asked_for(
+    new: bool, shallow_encoder: Encoder, picture: torch.Tensor
+) -> None:
+    options = OPTIONS.replace(style_loss="sliced", sliced_directions="new" if new else "fixed")
+    made = Objective(options, build_targets(shallow_encoder, options, picture, [picture.flip(3) ** 2]))
+    features = shallow_encoder(picture)
+    found = []
+    for seed, step in [(0, 0), (0, 1), (1, 0), (0, 0)]:
+        made.begin_step(seed, step)
+        found.append(float(made.terms(made.measure(features), picture)["style/relu2_1"]))
+    assert found[0] == found[3]
+    assert len(set(found)) == (3 if new else 1)

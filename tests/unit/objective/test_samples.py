@@ -56,6 +56,19 @@ def test_directions_are_orthonormal_and_always_the_same() -> None:
     assert torch.equal(basis, directions(16, basis))
 
 
+@pytest.mark.parametrize("style_size", [(9, 14), (5, 8)])
+def test_turned_directions_are_those_of_a_loss_made_with_them(style_size: tuple[int, int]) -> None:
+    style, like = rows(features(2, *style_size)), torch.zeros(1, dtype=torch.float64)
+    other, again = (directions(6, like, [7, step]) for step in (3, 4))
+    assert not torch.equal(other, again) and torch.equal(other, directions(6, like, [7, 3]))
+    turned = Sliced(style, directions(6, like))
+    first, address = turned(features(1)), turned.levels.data_ptr()
+    turned.turn(other)
+    assert torch.equal(turned(features(1)), Sliced(style, other)(features(1)))
+    assert not torch.equal(turned(features(1)), first)
+    assert turned.levels.data_ptr() == address
+
+
 def test_quantiles_of_a_line_are_on_the_line() -> None:
     line = torch.linspace(0, 1, 101, dtype=torch.float64)[None, None]
     found = quantiles(line, 37)[0, 0]

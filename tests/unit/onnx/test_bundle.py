@@ -162,9 +162,10 @@ def test_a_second_bundle_needs_leave_to_overwrite(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"graph": "objective"}, {"graph": "gradient"}, {"graph": "step", "precision": "fp16"}]
+    "changes",
+    [{"graph": "objective"}, {"graph": "gradient"}, {"precision": "fp16"}, {"edge_weight": 1.0}, {"seamless": "x"}],
 )
-def test_what_cannot_be_a_bundle_is_refused_before_any_work(changes: dict[str, str], tmp_path: Path) -> None:
+def test_what_cannot_be_a_bundle_is_refused_before_any_work(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="bundle"):
-        write_bundle(ExportConfig(**{**OBJECTIVE, **changes}), tmp_path / "bundle")
+        write_bundle(ExportConfig(**{"graph": "step", **OBJECTIVE, **changes}), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

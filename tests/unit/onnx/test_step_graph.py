@@ -11,10 +11,12 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from soft_masks import pastiche_guides, style_guides
 
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.coefficients import coefficients
 from nst_fast.objective.evaluation import EagerEvaluator
+from nst_fast.objective.guides import EVERYWHERE, PLAIN, Guides
 from nst_fast.objective.objective import Objective, Statistics, build_targets
 from nst_fast.onnx.graph import winograd
 from nst_fast.onnx.graph.rules import transposed_weight
@@ -36,14 +38,18 @@ Size = tuple[int, int]
 Arrays = dict[str, Any]
 
 
-def problem(size: Size, **changes: Any) -> tuple[StepGraph, Statistics, torch.Tensor]:
+def problem(
+    size: Size, guides: Guides = PLAIN, of_style: Guides = PLAIN, **changes: Any
+) -> tuple[StepGraph, Statistics, torch.Tensor]:
     """The gradient graph for any size, targets and pastiche, all in float64."""
     options = ObjectiveOptions(**{"weights": "random:1", **SHALLOW, **changes})
     encoder, _ = make_encoder(options.weights, options.network, options.taps, **options.encoder_keywords)
     encoder.double()
     generator = torch.Generator().manual_seed(0)
     content, style, pastiche = (torch.rand(1, 3, *size, dtype=torch.float64, generator=generator) for _ in range(3))
-    return StepGraph(encoder, options, "fp64"), build_targets(encoder, options, content, [style]), pastiche
+    targets = build_targets(encoder, options, content, [style], None, [of_style])
+    style_terms = Objective(options, targets, guides).style_terms
+    return StepGraph(encoder, options, "fp64", guides=guides, style_terms=style_terms), targets, pastiche
 
 
 class ConvTranspose(OpRun):  # type: ignore[misc]
@@ -72,7 +78,10 @@ FORMS = ["any size", "one size", "for the CPU"]
 
 
 def compare(size: Size, *, form: str = "any size", pastiche: torch.Tensor | None = None, **changes: Any) -> set[str]:
-    """Losses and gradient of the graph are those of the eager engine; the graph's operators."""
+    """Losses and gradient of the graph are those of the eager engine; the graph's operators.
+
+    ``changes``: the further arguments of :func:`problem`.
+    """
     spec, targets, random_pastiche = problem(size, **changes)
     spec = dataclasses.replace(spec, size=None if form == "any size" else size, for_cpu=form == "for the CPU")
     pastiche = random_pastiche if pastiche is None else pastiche
@@ -80,10 +89,11 @@ def compare(size: Size, *, form: str = "any size", pastiche: torch.Tensor | None
     onnx.checker.check_model(model, full_check=True)
     assert operators(model) <= (OPERATORS | CPU_OPERATORS if spec.for_cpu else OPERATORS)
     actual = evaluate(model, {"pastiche": pastiche.numpy(), **constant_feeds(spec, targets, size)})
-    expected = EagerEvaluator(spec.encoder, Objective(spec.options, targets))(pastiche)
+    objective = Objective(spec.options, targets, spec.guides)
+    expected = EagerEvaluator(spec.encoder, objective)(pastiche)
     gradient = expected.gradient.numpy()
     np.testing.assert_allclose(actual["gradient"], gradient, rtol=0, atol=TOLERANCE * np.abs(gradient).max())
-    assert spec.options.term_names == list(expected.terms)
+    assert list(expected.terms) == objective.term_names
     np.testing.assert_allclose(actual["losses"], torch.cat(list(expected.terms.values())).numpy(), rtol=TOLERANCE)
     np.testing.assert_allclose(actual["total"], expected.total.numpy(), rtol=TOLERANCE)
     return operators(model)
@@ -144,6 +154,38 @@ def test_losses_of_gaussians_are_exported(loss: str, form: str) -> None:
 def test_total_variation_pixels_as_they_are_and_weighted_taps_are_exported(variation: dict[str, float]) -> None:
     taps = {"content_taps": "relu1_1:0.3", "style_taps": "relu1_2:2,pool1"}
     compare((6, 7), input_normalization="none", **taps, **variation)
+
+
+@pytest.mark.parametrize("seamless", ["none", "xy"])
+@pytest.mark.parametrize("form", FORMS)
+def test_edges_are_exported(seamless: str, form: str) -> None:
+    compare((8, 12), form=form, edge_weight=3.0, chroma_tv_weight=0.0, seamless=seamless)
+    compare((8, 12), form=form, edge_weight=3.0, tv_weight=2.0, seamless=seamless)
+
+
+@pytest.mark.parametrize("loss", ["gram", "moments", "wasserstein"])
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_and_regions_are_inputs_of_the_graph(loss: str, form: str) -> None:
+    size = (19, 22)
+    compare(size, form=form, guides=pastiche_guides(size), of_style=style_guides(size)[1], style_loss=loss)
+
+
+@pytest.mark.parametrize(
+    "normalizations", [("mean", "chw", "mean"), ("half_sum", "none", "sum"), ("size", "none", "gatys")]
+)
+def test_masks_weigh_every_normalisation(normalizations: tuple[str, str, str]) -> None:
+    names = ("content_normalization", "gram_normalization", "style_normalization")
+    guides = {"guides": pastiche_guides((6, 8)), "of_style": style_guides((6, 8))[1]}
+    compare((6, 8), **guides, **dict(zip(names, normalizations, strict=True)), **TINY)
+
+
+def test_a_region_without_a_cell_at_a_tap_and_one_that_is_everywhere_are_exported() -> None:
+    """The corner lies in the margin that pooling leaves out; the alpha of a picture is a mask without a name."""
+    corner = torch.zeros(1, 1, 9, 9, dtype=torch.float64)
+    corner[..., 8:, 8:] = 1
+    both = Guides(None, {"corner": corner, "whole": None}, {"corner": 2.0, "whole": 0.5})
+    compare((9, 9), guides=both, of_style=Guides(None, {"corner": None, "whole": None}, {"corner": 1.0, "whole": 1.0}))
+    compare((9, 9), guides=Guides(1 - corner, {EVERYWHERE: 1 - corner}))
 
 
 @pytest.mark.parametrize("side", ["content", "style"])

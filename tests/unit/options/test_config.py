@@ -55,6 +55,7 @@ def test_defaults_are_valid_and_every_option_has_a_help_text(config_class: type)
         ({"style_crop": (1, 2, 3)}, "not auto, none or four numbers"),
         ({"style_crop": (50, 0, 50, 0)}, "at most 90 together"),
         ({"init": 5}, "`init` 5: must be text"),
+        ({"style_loss": "sliced", "sliced_directions": "new"}, "`sliced_directions` new: `optimizer` lbfgs needs one"),
     ],
 )
 def test_a_bad_value_is_refused_with_flag_value_and_allowed_range(values: dict[str, object], words: str) -> None:

@@ -19,7 +19,7 @@ from nst_fast.objective.losses import gram_matrix
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.regions import MapPair, Masks, Regions
 from nst_fast.run.observer import Listeners
-from nst_fast.run.problem import Networks, Problem, load_problem
+from nst_fast.run.problem import Networks, Problem, check_blend, load_problem
 from nst_fast.run.provenance import Provenance, recorded_options
 from nst_fast.run.record import read_record
 
@@ -77,6 +77,18 @@ def test_a_region_and_the_rest_have_terms_of_their_own_weighed_by_their_part_of_
         "style/relu2_1/1": 12.0,
         "style/relu2_1/rest": 4.0,
     }
+
+
+def test_weights_of_styles_may_go_on_with_those_of_regions(folder: Path) -> None:
+    given = region(folder, ("left.png", "bright.png", 3.0), ("right.png", "dark.png"))
+    made = problem(folder, ("dark.png", "bright.png"), region=given, style_weight_each="1,3,0.5,2", style_weight=8.0)
+    assert made.style_weights == [1.0, 3.0, 1.0, 1.0]
+    assert [terms_of(made)[f"style/relu1_1/{name}"] for name in "12"] == [2.0, 8.0]
+    own = problem(folder, ("dark.png", "bright.png"), region=given, style_weight_each="1,3", style_weight=8.0)
+    assert [terms_of(own)[f"style/relu1_1/{name}"] for name in "12"] == [12.0, 4.0]
+    for weights, words in [("1,2,3", "3 weights for 2 style images and 2 regions"), ("0,0,1,1", "leaves no style")]:
+        with pytest.raises(UsageError, match=words):
+            check_blend(own.config.replace(style_weight_each=weights), 2)
 
 
 @pytest.mark.parametrize(("one", "other"), [("left.png", "right.png"), ("soft.png", "other.png")])
@@ -193,9 +205,26 @@ def test_masks_that_make_no_sense_are_refused_with_a_sentence(
         problem(folder, **options)
 
 
-def test_ort_has_no_masks(folder: Path) -> None:
-    with pytest.raises(UsageError, match="counts all pixels alike"):
-        stylize(folder / "content.png", folder / "dark.png", TINY, engine="ort", content_mask=folder / "left.png")
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_ort_paints_regions_edges_and_what_is_visible_as_eager_does(folder: Path, optimizer: str) -> None:
+    with Image.open(folder / "content.png") as image, Image.open(folder / "other.png") as alpha:
+        Image.merge("RGBA", [*image.convert("RGB").split(), alpha.convert("L")]).save(folder / "cut_out.png")
+    options = {
+        **TINY,
+        "optimizer": optimizer,
+        "learning_rate": 0.1 if optimizer == "lbfgs" else 0.02,
+        "region": region(folder, ("left.png", "bright.png", 2.0)),
+        "content_mask": folder / "soft.png",
+        "edge_weight": 0.5,
+    }
+    found = {
+        engine: stylize(folder / "cut_out.png", folder / "dark.png", {**options, "engine": engine})
+        for engine in ("eager", "ort")
+    }
+    terms, expected = (found[engine].record.losses for engine in ("ort", "eager"))
+    assert list(terms) == list(expected) and {"style/relu1_1/1", "style/relu1_1/rest", "edges"} <= set(terms)
+    assert terms == pytest.approx(expected, rel=1e-3)
+    assert float((found["ort"].image - found["eager"].image).abs().mean()) < 0.2 / 255
 
 
 @pytest.mark.parametrize("losses", [{"style_loss": "sliced"}, {"content_loss": "self-similarity"}])

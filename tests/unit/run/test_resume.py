@@ -159,6 +159,17 @@ def test_checkpoints_do_not_change_the_run(folder: Path, networks: api.Networks)
     assert not list(folder.glob("*.safetensors"))
 
 
+def test_new_directions_at_every_step_are_those_of_the_seed_and_the_step(folder: Path, networks: api.Networks) -> None:
+    pair = (folder / "content.png", folder / "style.png")
+    options = TINY.replace(style_loss="sliced", sliced_directions="new", style_scale=0.8)
+    whole = stylize(*pair, options, networks=networks)
+    output, listeners = folder / "out.png", Listeners(stop=StopAt(7))
+    stylize(*pair, options, checkpoint_every="5", output=output, listeners=listeners, networks=networks)
+    assert torch.equal(resume(output, networks=networks).image, whole.image)
+    for other in (options.replace(seed=1), options.replace(sliced_directions="fixed")):
+        assert not torch.equal(stylize(*pair, other, networks=networks).image, whole.image)
+
+
 def test_the_time_that_counts_goes_on_from_the_checkpoint(interrupted: Path, networks: api.Networks) -> None:
     before = json.loads(interrupted.with_suffix(".json").read_text())["seconds"]
     time.sleep(0.3)
