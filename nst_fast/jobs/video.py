@@ -19,7 +19,7 @@ from nst_fast.images.sheet import Cell, contact_sheet
 from nst_fast.images.sources import open_source
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.jobs.video_folder import Facts, VideoFolder, provenance
-from nst_fast.jobs.video_frames import FrameMaker, find_scenes
+from nst_fast.jobs.video_frames import FrameMaker
 from nst_fast.options.video import VideoConfig
 from nst_fast.run.problem import check_styles, files_read
 from nst_fast.run.provenance import Provenance
@@ -126,7 +126,7 @@ def preview_video(request: VideoRequest, observer: JobObserver) -> VideoResult:
     started = time.perf_counter()
     with opened(request, observer) as film:
         maker = FrameMaker(film, request.styles, request.config, request.folder, observer)
-        maker.scenes = find_scenes(film, request.config, maker.estimate)
+        maker.scenes = maker.found_scenes()
         check_writable(request.sheet, overwrite=True, inputs=request.inputs)
         last, pace = len(film.info.times) - 1, Pace(maker)
         rows: tuple[list[Cell], list[Cell]] = ([], [])

@@ -96,7 +96,11 @@ class FrameMaker:
 
     @functools.cached_property
     def scenes(self) -> list[range]:
-        return self.folder.scenes(lambda: find_scenes(self.film, self.config, self.estimate))
+        return self.folder.scenes(self.found_scenes)
+
+    def found_scenes(self) -> list[range]:
+        self.observer.note(f"looking for cuts in {len(self.film.info.times)} frames")
+        return find_scenes(self.film, self.config, self.estimate)
 
     def order(self) -> Iterator[tuple[int, int]]:
         """Pass and frame of all that is to be made, in their order."""

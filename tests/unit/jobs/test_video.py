@@ -108,7 +108,7 @@ def test_a_film_comes_out_with_its_frames_times_and_sound(tmp_path: Path, style:
     record = json.loads((tmp_path / "out.json").read_text())
     assert [frame["steps"] <= 4 for frame in record["frames"]] == [False, True, True, True, True]
     assert not (tmp_path / "out-frames").exists()
-    assert "at most" in observer.lines[0]
+    assert "at most" in observer.lines[1]
     assert "left" in observer.lines[-1]
     again = Stopping()
     assert run_video(request(film, style, output), again).made == 0
