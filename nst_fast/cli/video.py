@@ -30,6 +30,10 @@ def video(
     keep_frames: Annotated[
         bool, typer.Option("--keep-frames", help="Leave the frames in the folder OUTPUT-frames at the end.")
     ] = False,
+    shard: Annotated[
+        str,
+        typer.Option("--shard", help="Paint only these scenes, as 2/5: from the second on every fifth.", metavar="I/N"),
+    ] = "1/1",
     overwrite: Annotated[bool, overwrites("OUTPUT, and frames that were made otherwise")] = False,
     as_json: Json = False,
 ) -> None:
@@ -39,19 +43,27 @@ def video(
 
     Each frame starts from the one before, moved along the motion of the scene, and is held to it where the motion is
     certain; a cut begins anew. Frames are kept in OUTPUT-frames until the film is whole: interrupted in whatever way,
-    the same command continues. Sound is copied. Wants the extra video.
+    the same command continues. Several processes share a film with --shard; the same command without it then puts it
+    together. Sound is copied. Wants the extra video.
     """
     with loading(messages):
         from nst_fast.cli.display import ManyDisplay
+        from nst_fast.jobs.inputs import Shard
         from nst_fast.jobs.video import VideoRequest, preview_video, run_video
 
     request = VideoRequest(
-        film=film, styles=style, output=output, config=config, overwrite=overwrite, keep_frames=keep_frames
+        film=film,
+        styles=style,
+        output=output,
+        config=config,
+        overwrite=overwrite,
+        keep_frames=keep_frames,
+        shard=Shard.parse(shard),
     )
     with graceful_stop(messages.say) as stop:
         result = (preview_video if preview else run_video)(request, ManyDisplay(messages, stop, config))
     status = "complete" if result.complete else "stopped"
-    written = request.sheet if preview else output
+    written = request.sheet if preview else output if request.whole else request.folder.path
     messages.say(f"{status}: {result.done} of {result.count} frames, {result.made} made now in {result.seconds:.1f} s")
     if result.estimate:
         messages.say(f"the whole film: {result.estimate}")

@@ -17,6 +17,7 @@ from nst_fast.images.film import Film, check_film_output, film_files, open_film,
 from nst_fast.images.film.sequences import is_pattern
 from nst_fast.images.sheet import Cell, contact_sheet
 from nst_fast.images.sources import open_source
+from nst_fast.jobs.inputs import WHOLE, Shard
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.jobs.video_folder import Facts, VideoFolder, provenance
 from nst_fast.jobs.video_frames import FrameMaker
@@ -29,6 +30,7 @@ from nst_fast.system.machine import describe_machine, resolve_device
 from nst_fast.system.rounding import rounded
 
 SCHEMA = "nst-fast/film/1"
+PATIENCE_SECONDS = 60.0  # with another shard that begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class VideoRequest:
         output: the film that is written.
         overwrite: replace ``output``, and frames that were made otherwise.
         keep_frames: leave the folder of frames at the end.
+        shard: make these scenes alone; a call for all of them then puts the film together.
     """
 
     film: Path
@@ -49,6 +52,12 @@ class VideoRequest:
     config: VideoConfig
     overwrite: bool = False
     keep_frames: bool = False
+    shard: Shard = WHOLE
+
+    @property
+    def whole(self) -> bool:
+        """Whether all scenes are asked for."""
+        return self.shard == WHOLE
 
     def beside(self, ending: str) -> Path:
         """A path beside the film, or the folder of numbered pictures, with its name without suffix and an ending."""
@@ -58,6 +67,12 @@ class VideoRequest:
     @property
     def record(self) -> Path:
         return self.beside(".json")
+
+    @property
+    def held(self) -> Path:
+        """What is locked: a film has one maker, or one for each shard."""
+        shard = self.shard
+        return self.record if self.whole else self.beside(f"-frames-{shard.index}-of-{shard.count}")
 
     @property
     def sheet(self) -> Path:
@@ -104,19 +119,21 @@ def run_video(request: VideoRequest, observer: JobObserver) -> VideoResult:
         BusyError: another process makes this film.
     """
     started, folder = time.perf_counter(), request.folder
-    with opened(request, observer) as film, lock(request.record):
-        maker = FrameMaker(film, request.styles, request.config, folder, observer)
-        wanted, count = plan_of(request, film, maker), Pace(maker).count
+    with opened(request, observer) as film, lock(request.held):
+        maker = FrameMaker(film, request.styles, request.config, folder, observer, request.shard)
+        wanted = plan_of(request, film, maker)
         if is_finished(request, wanted):
             observer.note("finished before, kept")
+            count = request.config.passes * len(film.info.times)
             return VideoResult(count, count, 0, 0.0)
-        continues = folder.continues(wanted, overwrite=request.overwrite)
-        outputs = [*film_files(request.output), request.record]
-        check_all_writable(outputs, request.overwrite or continues, request.inputs)
-        if not continues:
-            folder.begin(wanted)
-        done, made = paint(maker, observer)
-        if done == count:
+        with lock(folder.plan, wait=PATIENCE_SECONDS):
+            continues = folder.continues(wanted, overwrite=request.overwrite)
+            outputs = [*film_files(request.output), request.record]
+            check_all_writable(outputs, request.overwrite or continues, request.inputs)
+            if not continues:
+                folder.begin(wanted)
+        done, made, count = *paint(maker, observer), Pace(maker).count
+        if done == count and request.whole:
             write(request, film, maker, wanted)
     return VideoResult(count, done, made, time.perf_counter() - started)
 
@@ -130,7 +147,8 @@ def preview_video(request: VideoRequest, observer: JobObserver) -> VideoResult:
         check_writable(request.sheet, overwrite=True, inputs=request.inputs)
         last, pace = len(film.info.times) - 1, Pace(maker)
         rows: tuple[list[Cell], list[Cell]] = ([], [])
-        for index in dict.fromkeys((0, last // 2, last)):
+        indices = list(dict.fromkeys((0, last // 2, last)))
+        for index in indices:
             begun = time.perf_counter()
             problem, pastiche = maker.painted(0, index, f"frame {index + 1}")
             if pastiche.record.status == "stopped":
@@ -142,7 +160,7 @@ def preview_video(request: VideoRequest, observer: JobObserver) -> VideoResult:
                 row.append(Cell(at, to_uint8(image)))
         if rows[0]:
             write_atomic(request.sheet, encode_image(from_uint8(contact_sheet(rows)), ".png"))
-    return VideoResult(3, len(rows[0]), len(rows[0]), time.perf_counter() - started, pace.whole)
+    return VideoResult(len(indices), len(rows[0]), len(rows[0]), time.perf_counter() - started, pace.whole)
 
 
 def opened(request: VideoRequest, observer: JobObserver) -> Film:
@@ -235,7 +253,8 @@ class Pace:
     def __init__(self, maker: FrameMaker) -> None:
         self.maker = maker
         self.seconds: dict[bool, list[float]] = {False: [], True: []}  # of frames by themselves; that follow others
-        self.count = len(maker.film.info.times) * maker.config.passes
+        self.scenes = len(maker.own_scenes)
+        self.count = sum(map(len, maker.own_scenes)) * maker.config.passes
 
     def add(self, number: int, index: int, seconds: float) -> None:
         self.seconds[self.maker.follows(number, index)].append(seconds)
@@ -251,13 +270,13 @@ class Pace:
     @property
     def left(self) -> str:
         """About how long the rest takes."""
-        stills = len(self.maker.scenes)
-        return f"{self._time(stills - len(self.seconds[False]), self.count - stills - len(self.seconds[True]))} left"
+        stills, following = (len(self.seconds[follows]) for follows in (False, True))
+        return f"{self._time(self.scenes - stills, self.count - self.scenes - following)} left"
 
     @property
     def whole(self) -> str:
         """About how long the film takes."""
-        return self._time(len(self.maker.scenes), self.count - len(self.maker.scenes))
+        return self._time(self.scenes, self.count - self.scenes)
 
     def _time(self, stills: int, following: int) -> str:
         """Of frames by themselves, and that follow others; at most, as long as none of these was made."""

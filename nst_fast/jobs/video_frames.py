@@ -21,6 +21,7 @@ from nst_fast.images import LoadedImage
 from nst_fast.images.film import Film
 from nst_fast.images.flow import Estimate, estimator, is_cut, motion_to, warp
 from nst_fast.images.given import GivenPicture
+from nst_fast.jobs.inputs import WHOLE, Shard
 from nst_fast.jobs.runner import JobObserver, warm_up
 from nst_fast.jobs.video_folder import Facts, VideoFolder
 from nst_fast.options.config import StylizeConfig
@@ -77,19 +78,27 @@ class FrameMaker:
         config: every option.
         folder: the frames that are made.
         observer: of every run.
+        shard: of the scenes, those to be made.
 
     Attributes:
         scenes: the frames of each.
     """
 
     def __init__(
-        self, film: Film, styles: Sequence[Path], config: VideoConfig, folder: VideoFolder, observer: JobObserver
+        self,
+        film: Film,
+        styles: Sequence[Path],
+        config: VideoConfig,
+        folder: VideoFolder,
+        observer: JobObserver,
+        shard: Shard = WHOLE,
     ) -> None:
         self.film = film
         self.styles = styles
         self.config = config
         self.folder = folder
         self.observer = observer
+        self.shard = shard
         self.networks = Networks()
         self.contents = Contents(film, config)
         self.estimate = estimator(config.flow, resolve_device(config.device))
@@ -102,10 +111,15 @@ class FrameMaker:
         self.observer.note(f"looking for cuts in {len(self.film.info.times)} frames")
         return find_scenes(self.film, self.config, self.estimate)
 
+    @property
+    def own_scenes(self) -> list[range]:
+        """Those of the shard."""
+        return self.scenes[self.shard.index - 1 :: self.shard.count]
+
     def order(self) -> Iterator[tuple[int, int]]:
         """Pass and frame of all that is to be made, in their order."""
         for number in range(1, self.config.passes + 1):
-            for scene in self.scenes:
+            for scene in self.own_scenes:
                 yield from ((number, index) for index in (scene if number % 2 else reversed(scene)))
 
     def follows(self, number: int, index: int) -> bool:

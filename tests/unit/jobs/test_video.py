@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from nst_fast.errors import InputError, OutputError, UsageError
 from nst_fast.images.film import open_film
 from nst_fast.images.flow import warp
 from nst_fast.jobs import video_frames
+from nst_fast.jobs.inputs import Shard
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.jobs.video import VideoRequest, VideoResult, preview_video, run_video
 from nst_fast.options.video import VideoConfig
@@ -173,14 +175,25 @@ def test_a_film_killed_ten_times_is_the_same_film(tmp_path: Path, style: Path) -
     assert not (tmp_path / "killed-frames").exists()
 
 
+def test_shards_paint_scenes_and_the_whole_call_puts_them_together(tmp_path: Path, style: Path) -> None:
+    film, output = write_clip(tmp_path / "in.mp4", made_clip(5, (36, 48), cut=3)), tmp_path / "out.mp4"
+    for index, count in ((2, 2), (1, 3)):
+        part = replace(request(film, style, output), shard=Shard(index, 2))
+        result = run_video(part, JobObserver())
+        assert (result.done, result.made, output.exists()) == (count, count, False)
+    assert made(film, style, output).made == 0
+    made(film, style, tmp_path / "whole.mp4")
+    assert output.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
 def test_a_disk_that_fills_up_costs_one_frame(tmp_path: Path, style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film, output = write_clip(tmp_path / "in.mp4", made_clip(4, (36, 48))), tmp_path / "out.mp4"
-    replace, left = os.replace, iter(range(9))
+    put, left = os.replace, iter(range(9))
 
     def filling(*given: Any) -> None:
         if next(left, None) is None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(*given)
+        put(*given)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", filling)
