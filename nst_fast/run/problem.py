@@ -231,7 +231,7 @@ class Problem:
             start = gray(start)
         content = self.content_at(scale)
         start = start if content is None else torch.lerp(content, start, self.config.strength)
-        if (others := self.continuation) is None:
+        if (others := self.continuation) is None or not self.config.style_factor:
             return start
         before = gray(others.start) if self.config.color == "luma" else others.start
         return torch.lerp(start, before.to(start), others.known.to(start))

@@ -216,6 +216,14 @@ def test_a_key_changes_the_strength_over_the_film(tmp_path: Path, style: Path) -
     assert away[3] > 5
 
 
+def test_without_style_every_frame_is_the_contents(tmp_path: Path, style: Path) -> None:
+    clip = made_clip(3, (36, 48), pan=2)
+    film = write_clip(tmp_path / "in.png", clip)
+    made(film, style, tmp_path / "out.png", strength=0.0)
+    with open_film(tmp_path / "out.png") as painted:
+        assert np.array_equal(np.stack([frame.pixels for frame in painted.frames()]), clip.frames)
+
+
 def test_a_later_pass_goes_backward_from_the_end_of_the_scene(tmp_path: Path, style: Path) -> None:
     clip = made_clip(4, (36, 48), pan=2)
     film = write_clip(tmp_path / "in.png", clip)
