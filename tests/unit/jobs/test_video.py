@@ -148,7 +148,7 @@ def test_nothing_of_a_scene_is_in_the_next_one(tmp_path: Path, style: Path) -> N
     assert np.array_equal(frames_in(tmp_path / "all-frames")[3:], frames_in(tmp_path / "end-frames"))
 
 
-@pytest.mark.parametrize("options", [{}, {"passes": 2, "color": "keep"}])
+@pytest.mark.parametrize("options", [{}, {"passes": 2, "color": "keep"}, {"tile_size": 32, "optimizer": "adam"}])
 def test_a_film_that_was_stopped_goes_on_to_the_same_frames(
     tmp_path: Path, style: Path, options: dict[str, Any]
 ) -> None:
