@@ -26,6 +26,8 @@ LOST, LOST_WITH_COLORS, OTHER_COLORS = 0.75, 0.35, 0.35
 STILL = 100.0  # the trust in a point that has not changed, in units of that in one that has moved
 WINDOW, TINY = 3, 0.1 / 255  # the pixels around a point that say so, and a difference that is none
 
+LIGHT_WINDOW, LIGHT = 7, 1.5 / 255  # and those over which noise averages out, and a mean difference that is light
+
 Estimate = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -150,14 +152,17 @@ def unchanged(other: Tensor, frame: Tensor, flow: Tensor) -> Tensor:
     """Where the other frame unmoved is as much like the frame as moved by a short flow [1, 1, H, W]: 1, else 0.
 
     There nothing has moved, and what an estimate says is the motion of neighbours: pictures moved along it again and
-    again would blur and drift.
+    again would blur and drift. Where the light has changed, something has.
     """
-    unmoved, moved = (
-        F.avg_pool2d((frame - each).abs().mean(1, keepdim=True), WINDOW, 1, WINDOW // 2, count_include_pad=False)
-        for each in (other, warp(other, flow))
-    )
+
+    def local(values: Tensor, window: int) -> Tensor:
+        mean = values.mean(1, keepdim=True)
+        return F.avg_pool2d(mean, window, 1, window // 2, count_include_pad=False)
+
+    unmoved, moved = (local((frame - each).abs(), WINDOW) for each in (other, warp(other, flow)))
     short = flow.square().sum(1, keepdim=True) < 1
-    return (short & (unmoved <= 1.1 * moved + TINY)).float()
+    same_light = local(frame - other, LIGHT_WINDOW).abs() <= LIGHT
+    return (short & same_light & (unmoved <= 1.1 * moved + TINY)).float()
 
 
 def motion_boundaries(flow: Tensor) -> Tensor:

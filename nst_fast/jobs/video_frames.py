@@ -31,7 +31,7 @@ from nst_fast.run.problem import Continuation, Networks, Problem, load_problem, 
 from nst_fast.run.run import run
 from nst_fast.system.machine import resolve_device
 
-LAGS = (1, 2, 4)  # to the frames that one is compared with; the nearest that shows a point counts
+LAGS = (1, 2, 4, 8)  # to the frames that one is compared with; the nearest that shows a point counts
 BLEND = 0.5  # of a later pass: the share of the neighbour, moved, in where a frame starts
 ENOUGH = 1.03  # times the loss of its model: a frame is done
 BLOCK = 8  # frames that are read at a time

@@ -137,7 +137,10 @@ def test_a_still_background_stays_as_it_is(tmp_path: Path, style: Path) -> None:
     film = write_clip(tmp_path / "in.png", clip)
     made(film, style, tmp_path / "out.png", keep_frames=True)
     frames = frames_in(tmp_path / "out-frames").astype(float)
-    assert np.abs(frames[-1] - frames[1])[clip.still[0]].mean() < 1
+    near = torch.nn.functional.max_pool2d(torch.from_numpy(~clip.still[:1]).float(), 7, 1, 3)[0].numpy() > 0
+    change = np.abs(frames[-1] - frames[1])
+    assert change[~near].mean() < 0.5
+    assert change[clip.still[0]].mean() < 1.5  # with what is beside the path of the disc
 
 
 def test_nothing_of_a_scene_is_in_the_next_one(tmp_path: Path, style: Path) -> None:
