@@ -31,6 +31,7 @@ import torch
 from nst_fast.cli.info import describe
 from nst_fast.errors import NstFastError
 from nst_fast.images import load_image, read_text, save_image
+from nst_fast.images.film import open_film, write_film
 from nst_fast.network.weights import available_taps, load_weights
 from nst_fast.onnx.export import SCHEMA as MODEL_SCHEMA
 from nst_fast.onnx.export import open_model, sidecar_of
@@ -88,6 +89,23 @@ def odd_target(suffix: str, share: int, make: Callable[[Random], bytes], deep: m
         return chance.choice((m.damaged, deep))(data, chance) if chance.random() < 0.5 else data
 
     return Target(suffix, share, maybe_damaged, (load_small, load_whole, read_text))
+
+
+def film_target(suffix: str) -> Target:
+    return Target(suffix, 1000, lambda chance: m.damaged(m.film(suffix), chance), (read_film, copy_film))
+
+
+def read_film(path: Path) -> None:
+    with open_film(path, max_megapixels=5) as film:
+        for _ in film.frames():
+            pass
+
+
+def copy_film(path: Path) -> None:
+    """A part of a film, with its sound."""
+    with open_film(path, max_megapixels=5, start=0.05) as film:
+        sound = path if film.info.audio else None
+        write_film(path.with_name(f"copy{path.suffix}"), film.frames(), film.info, audio=sound)
 
 
 def load_small(path: Path) -> None:
@@ -192,6 +210,7 @@ TARGETS: dict[str, Target] = {
     ),
     "onnx": Target(".onnx", 1000, lambda chance: m.damaged(m.model(), chance), (run_model,), forge_sidecar),
     "checkpoint": Target(".safetensors", 1500, checkpoint_input, (read_checkpoint,)),
+    **{f"film-{kind}": film_target(f".{kind}") for kind in ("mp4", "mkv", "webm", "gif", "webp")},
 }
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nst_fast.images.film import FilmInfo, Frame, write_film
 from nst_fast.network.weights import random_state
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.record import RunRecord
@@ -54,6 +58,29 @@ def picture(kind: str, variant: int) -> bytes:
     sink = io.BytesIO()
     image.save(sink, kind, **options)
     return sink.getvalue()
+
+
+@cache
+def film(suffix: str) -> bytes:
+    """A sound film of five frames, 48 x 32, with a tone where the kind holds any."""
+    import av
+
+    pixels = (
+        np.stack([np.asarray(Image.open(io.BytesIO(picture("BMP", 0))))] * 5) // np.arange(1, 6)[:, None, None, None]
+    )
+    times = tuple(Fraction(at, 25) for at in range(5))
+    info = FilmInfo((32, 48), times, Fraction(25), Fraction(1, 5))
+    with tempfile.TemporaryDirectory() as folder:
+        path, tone = Path(folder) / f"film{suffix}", Path(folder) / "tone.mka"
+        with av.open(tone, "w") as out:
+            stream = out.add_stream("libopus", rate=48_000)
+            wave = np.sin(np.arange(9600)[None] / 10).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(wave, format="flt", layout="mono")
+            frame.sample_rate = 48_000
+            out.mux([*stream.encode(frame), *stream.encode(None)])
+        frames = [Frame(at, time, pixels[at].astype(np.uint8)) for at, time in enumerate(times)]
+        write_film(path, frames, info, audio=tone)
+        return path.read_bytes()
 
 
 def damaged(data: bytes, chance: Random) -> bytes:

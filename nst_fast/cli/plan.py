@@ -35,7 +35,7 @@ def plan(
     Takes the options of `stylize`. One style image of the same size is assumed.
     Precision 'auto' counts as fp32, which needs the most.
 
-    Example: nst-fast plan 8192x8192 --max-memory 8GiB
+    Example: nst-fast plan 4096x4096 --max-memory 8GiB
     """
     from nst_fast.run.forecast import memory_of
     from nst_fast.run.scales import seamless_size

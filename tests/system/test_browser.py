@@ -118,10 +118,7 @@ def test_the_page_paints_the_picture_that_run_py_paints(bundle: Path, runtime: P
     with served(bundle) as address, chromium(tmp_path) as browser:
         losses = paint(browser, address, bundle)
         actual = levels(saved(browser, tmp_path))
-        (tmp_path / "screenshot.png").write_bytes(browser.screenshot())
         addresses = browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-    if keep := os.environ.get("NST_FAST_SCREENSHOT"):
-        shutil.copy(tmp_path / "screenshot.png", keep)
     assert len(losses) == STEPS
     assert losses[-1] < 0.7 * losses[0]
     outside = [name for name in addresses if not name.startswith((address, "blob:", "data:"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -21,11 +22,12 @@ from nst_fast.cli import app
 from nst_fast.errors import InputError, PartialError
 from nst_fast.images import from_uint8, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
-from nst_fast.options.presets import PRESETS
+from nst_fast.options.presets import BOLD, PRESETS, SKETCH
 
 DOCS = ROOT / "docs"
 FOLDER = DOCS / "pictures"
-NAMES = ("entries", "work", "layouts", "make")
+NAMES = ("entries", "work", "layouts", "make", "page", "bundle_page")
+SCREENSHOTS = {"ui.jpg", "ui-dark.jpg"}  # by page.py
 TINY = """
 [[entry]]
 name = "gallery"
@@ -175,6 +177,35 @@ def test_looks_are_presets_and_every_picture_that_pages_show_is_on_the_list(modu
     assert {look for entry in entries for look in entry.looks} <= set(PRESETS)
     made = {entry.name for entry in entries if entry.show != "pairs"}
     made |= {run.name for entry in entries if entry.show == "pairs" for run in entry.runs(long=False, changes=[])}
-    pages = [DOCS / "gallery.md", DOCS / "seed-systems.md", DOCS.parent / "README.md"]
+    pages = [DOCS / "gallery.md", DOCS / "seed-systems.md", DOCS / "ui.md", DOCS.parent / "README.md"]
     shown = {name for page in pages for name in re.findall(r"\]\((?:docs/)?images/([^)]+)\)", page.read_text())}
-    assert shown - {"ui.jpg"} == {f"{name}.jpg" for name in made}  # that one is a screenshot
+    assert shown == {f"{name}.jpg" for name in made} | SCREENSHOTS
+    others = {path.name for path in (DOCS / "images").iterdir()} - shown
+    scripts = "".join(path.read_text() for path in [*FOLDER.glob("*.py"), FOLDER / "README.md"])
+    assert {name for name in others if name not in scripts} == set()
+
+
+def test_screenshots_of_the_page_are_made_of_pictures_that_it_paints(
+    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("uvicorn", reason="no uvicorn: pip install fastapi uvicorn python-multipart")
+    monkeypatch.setattr(modules["page"], "LOOKS", (BOLD, SKETCH))
+    tiny = ("image_size=64", "steps=2", "weights=random:0", "monitor_every=0", "engine=eager")
+    monkeypatch.setattr(sys, "argv", ["page.py", "--output", str(tmp_path), "--set", *tiny])
+    modules["page"].main()
+    assert {path.name for path in tmp_path.glob("*.jpg")} == SCREENSHOTS
+    light, dark = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("ui.jpg", "ui-dark.jpg"))
+    assert light.shape == dark.shape == (750, 1200, 3)
+    assert light[:20].mean() > 200 > 60 > dark[:20].mean()
+
+
+def test_the_screenshot_of_a_bundles_page_is_made(
+    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (runtime := os.environ.get("NST_FAST_ORT_WEB")) is None:
+        pytest.skip("no onnxruntime-web: NST_FAST_ORT_WEB names its folder")
+    small = ("--size", "32", "--steps", "2", "--weights", "random:0", "--output", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["bundle_page.py", runtime, *small])
+    modules["bundle_page"].main()
+    with Image.open(tmp_path / "step-graph-browser.jpg") as picture:
+        assert picture.size == (1000, 600)

@@ -34,6 +34,7 @@ def fuzz() -> ModuleType:
 TARGETS = [
     *("png", "jpeg", "tiff", "webp", "gif", "bmp", "avif", "png-colors", "tiff-deep", "exif", "differential"),
     *("safetensors", "pth", "pth-legacy", "record", "onnx", "checkpoint"),
+    *("film-mp4", "film-mkv", "film-webm", "film-gif", "film-webp"),
 ]
 
 
@@ -48,6 +49,8 @@ def test_the_list_of_targets_is_whole(fuzz: ModuleType) -> None:
 def test_damaged_files_are_read_or_refused_in_one_line(name: str, fuzz: ModuleType, tmp_path: Path) -> None:
     if name == "differential":
         pytest.importorskip("pyvips", reason="the extra nst-fast[large] is not installed", exc_type=ImportError)
+    if name.startswith("film"):
+        pytest.importorskip("av", reason="no PyAV: pip install av")
     tally = fuzz.Tally()
     for number in range(40):
         assert fuzz.feed(name, fuzz.input_of(1, name, number), tmp_path, tally) == "", f"--seed 1 --only {number}"

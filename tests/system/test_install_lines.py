@@ -17,8 +17,8 @@ from nst_fast.network.weights.original import INSTALL
 from nst_fast.onnx.libraries import PACKAGES
 from nst_fast.options.providers import PROVIDERS
 
-LINE = re.compile(r"pip install ((?:'[^'\n]*'|[^`'\"&|)\n;.,]|\.(?=\[)|[.,](?=\S))+)")
-WITH_VALUE = ("--index-url", "--extra-index-url", "-r", "-d")
+LINE = re.compile(r"pip (?:install|wheel) ((?:'[^'\n]*'|[^`'\"&|)\n;.,]|\.(?=\[)|[.,](?=\S))+)")
+WITH_VALUE = ("--index-url", "--extra-index-url", "--find-links", "-r", "-d", "-w")
 # As wheels are tagged that Linux has not.
 PLATFORMS = {"darwin": "macosx_15_0_arm64", "win32": "win_amd64"}
 OURS = {name for name in ROOT.iterdir() if name.suffix in (".md", ".toml")} | {

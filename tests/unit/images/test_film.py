@@ -357,6 +357,22 @@ def test_frames_that_grow_are_refused_and_beyond_the_limit_not_even_decoded(
         list(film.frames())
 
 
+def test_frames_that_the_file_leaves_out_are_left_out(tmp_path: Path) -> None:
+    """A film that a phone has trimmed keeps the frames before its beginning, and has an edit list."""
+    path = tmp_path / "f.mp4"
+    with av.open(write_clip(tmp_path / "whole.mp4", CLIP)) as source, av.open(path, "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                shift = round(Fraction(2, 25) / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                out.mux(packet)
+    with open_film(path) as film:
+        assert film.info.times == tuple(Fraction(at, 25) for at in range(4))
+        assert film.info.begin == 0
+    assert np.array_equal(pixels_of(path), pixels_of(tmp_path / "whole.mp4")[2:])
+
+
 def test_packets_without_a_frame_count_for_none(tmp_path: Path) -> None:
     """VP8 has some that only later ones are made from."""
 

@@ -327,6 +327,17 @@ def test_a_run_that_fails_leaves_no_film_and_no_thread(pair: tuple[Path, Path], 
     assert "film" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_picture_that_is_not_finite_ends_no_film(tmp_path: Path) -> None:
+    """The guard goes back from it, and the run goes on."""
+    notes: list[str] = []
+    with TimeLapse(tmp_path / "%d.png", notes.append) as film:
+        film.started(types.SimpleNamespace(options={"steps": 1}, size=[24, 18]))  # type: ignore[arg-type]
+        film.event(types.SimpleNamespace(step=0, pastiche=torch.full((1, 3, 18, 24), torch.nan)))  # type: ignore[arg-type]
+        film.finished(types.SimpleNamespace(image=torch.ones(1, 3, 18, 24)))  # type: ignore[arg-type]
+    assert notes == []
+    assert len(list(tmp_path.iterdir())) == 1 + 10
+
+
 @needs_av
 @pytest.mark.parametrize("when", ["at once", "at the end"])
 def test_a_film_that_cannot_be_written_ends_with_a_note_and_not_the_run(
