@@ -29,7 +29,7 @@ from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import describe_machine
 
 WAYS: dict[str, dict[str, Any]] = {"here": {}, "process": {"workers": 1}, "ray": {"on": "ray", "workers": 1}}
-CONFIG = BatchConfig().replace(
+SMALL = BatchConfig().replace(
     weights="random:0",
     content_taps="relu1_2",
     style_taps="relu1_1",
@@ -53,16 +53,20 @@ class Clock(JobObserver):
         self.used.append(time.process_time())
 
 
-def overheads(folder: Path, out: str, way: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Seconds that the batch adds to each picture but the first, which waits for its worker; and the driver's own."""
+def overheads(
+    config: BatchConfig, folder: Path, out: str, way: dict[str, Any]
+) -> tuple[list[float], list[float], list[float]]:
+    """Of each picture but the first, which waits for its worker: the seconds that the batch adds, the picture's, and
+    the driver's of the processor.
+    """
     clock = Clock()
     request = BatchRequest(
-        inputs=[folder / "photos"], styles=[folder / "style.png"], folder=folder / out, config=CONFIG, **way
+        inputs=[folder / "photos"], styles=[folder / "style.png"], folder=folder / out, config=config, **way
     )
     seconds = [entry.seconds for entry in run_batch(request, clock).entries.values()]
     ends = zip(clock.times, clock.times[1:], seconds[1:], strict=False)
     added = [later - earlier - own for earlier, later, own in ends]
-    return added, [later - earlier for earlier, later in itertools.pairwise(clock.used)]
+    return added, seconds[1:], [later - earlier for earlier, later in itertools.pairwise(clock.used)]
 
 
 def main() -> None:
@@ -70,8 +74,11 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("--pictures", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=SMALL.steps, help="which decide the seconds of a picture")
     given = parser.parse_args()
+    config = SMALL.replace(steps=given.steps)
     found: dict[str, list[float]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     used: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -82,13 +89,15 @@ def main() -> None:
             Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / name)
         for turn in range(given.rounds):
             for way, options in WAYS.items():
-                added, own = overheads(folder, f"{way}-{turn}", options)
+                added, taken, own = overheads(config, folder, f"{way}-{turn}", options)
                 found[way] += added
+                seconds[way] += taken
                 used[way] += own
     rows = {
         way: {
             "median_ms": round(1e3 * statistics.median(values), 2),
             "p90_ms": round(1e3 * sorted(values)[int(0.9 * len(values))], 2),
+            "picture_seconds": round(statistics.median(seconds[way]), 3),
             "driver_cpu_ms": round(1e3 * statistics.median(used[way]), 2) if WAYS[way] else None,
             "pictures": len(values),
         }
@@ -96,7 +105,7 @@ def main() -> None:
     }
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": {name: getattr(CONFIG, name) for name in ("image_size", "steps", "engine")},
+        "config": {name: getattr(config, name) for name in ("image_size", "steps", "engine")},
         "load": psutil.getloadavg(),
         "overhead": rows,
         "machine": describe_machine(),

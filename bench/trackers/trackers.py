@@ -31,11 +31,12 @@ from nst_fast.cli.console import Messages
 from nst_fast.cli.display import Display
 from nst_fast.cli.signals import Stop
 from nst_fast.jobs.sample_art import draw_content, draw_style
+from nst_fast.run.films import TimeLapse
 from nst_fast.run.guard import GUARD_STEPS
 from nst_fast.run.observer import StepEvent
 from nst_fast.run.outputs import Pastiche
 from nst_fast.run.record import RunRecord
-from nst_fast.run.trackers import LossTable, MLflow, TensorBoard, TimeLapse, WeightsAndBiases
+from nst_fast.run.trackers import LossTable, MLflow, TensorBoard, WeightsAndBiases
 from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import describe_machine
 

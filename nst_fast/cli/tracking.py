@@ -80,8 +80,8 @@ def followers(
 
 def checked_film(film: Path, output: Path, overwrite: bool, inputs: Sequence[Path]) -> Path:
     """The file of a film of the run. Raises what :func:`followers` raises."""
+    from nst_fast.run.films import TimeLapse
     from nst_fast.run.outputs import OutputFiles
-    from nst_fast.run.trackers import TimeLapse
 
     if film.absolute() in {path.absolute() for path in OutputFiles(output).ends_with}:
         raise UsageError(f"`film` {shown(film)} is the name of another output", "Give it a name of its own")
@@ -98,7 +98,8 @@ def tracked(
     Raises:
         UsageError: an unknown tracker, or one whose package is not installed.
     """
-    from nst_fast.run.trackers import SERVICES, Film, LossTable, Observers, TensorBoard, TimeLapse, Tracker
+    from nst_fast.run.films import Film, TimeLapse
+    from nst_fast.run.trackers import SERVICES, LossTable, Observers, TensorBoard, Tracker
 
     if tracker is not None and tracker not in SERVICES:
         raise UsageError(f"`tracker` {tracker!r}: must be one of {', '.join(SERVICES)}", nearest(tracker, SERVICES))
