@@ -18,6 +18,7 @@ COMMANDS = {
     "stylize": "Paint CONTENT in the style of STYLE.",
     "resume": "Continue an interrupted run, from its newest checkpoint to the picture that it would have made.",
     "batch": "Paint every picture of INPUT in the style of --style, into a tree like INPUT's.",
+    "video": "Paint FILM in the style of --style, each frame consistent with the ones before it.",
     "sweep": "Paint every CONTENT like every --style with every combination of the varied options.",
     "reconstruct": "Find a picture with the same features as CONTENT, from noise, for one tap at a time.",
     "texture": "Make a texture with the look of STYLE and no scene, from noise.",
@@ -36,7 +37,7 @@ COMMANDS = {
     "weights": "List, fetch, verify or import the network's weights.",
 }
 COMPUTING = frozenset(
-    {"stylize", "resume", "batch", "sweep", "reconstruct", "texture", "demo", "evaluate", "ui", "serve"}
+    {"stylize", "resume", "batch", "video", "sweep", "reconstruct", "texture", "demo", "evaluate", "ui", "serve"}
 )
 
 

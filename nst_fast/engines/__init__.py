@@ -24,16 +24,22 @@ if TYPE_CHECKING:
     from nst_fast.onnx.session import Session
 
 
+Kept = dict[tuple[Encoder, str, bool, tuple[str, ...]], FastNetwork]
+
+
 def make_evaluator(
     options: StylizeConfig,
     choice: Choice,
     encoder: Encoder,
     objective: Objective,
     opened: Callable[[Session], None] = lambda session: None,
+    kept: Kept | None = None,
 ) -> Evaluator:
     """The evaluator of a whole picture for the chosen engine and precision (:func:`choose`).
 
-    ``opened`` receives every session of ONNX Runtime that computes for it.
+    Args:
+        opened: receives every session of ONNX Runtime that computes for it.
+        kept: networks of the fast engine, for further evaluators: preparing their weights takes as long as some steps.
 
     Raises:
         UsageError: ``cuda_graph`` is on, and there is no GPU.
@@ -56,8 +62,11 @@ def make_evaluator(
     on_cuda = next(encoder.parameters()).is_cuda
     if options.cuda_graph == "on" and not on_cuda:
         raise UsageError("`cuda_graph` on: there is no GPU to capture for", "Use `device` cuda, or leave it out")
-    dtype = DTYPES[choice.precision]
-    fast = FastEvaluator(encoder, objective, dtype, kernels=choice.kernels, winograd=choice.winograd)
+    dtype, key = DTYPES[choice.precision], (encoder, choice.precision, choice.kernels, choice.winograd)
+    network = kept.get(key) if kept is not None else None
+    fast = FastEvaluator(encoder, objective, dtype, kernels=choice.kernels, winograd=choice.winograd, network=network)
+    if kept is not None and choice.engine == "fast":
+        kept[key] = fast.network
     if choice.engine == "compiled":
         fast.compile()
     return GraphedEvaluator(fast) if on_cuda and options.cuda_graph != "off" else fast
@@ -79,4 +88,13 @@ def make_crop_network(choice: Choice, encoder: Encoder) -> CropNetwork:
     return FastNetwork(encoder, DTYPES[choice.precision], kernels=choice.kernels, winograd=choice.winograd)
 
 
-__all__ = ["Choice", "Evaluation", "Evaluator", "choose", "confirm_precision", "make_crop_network", "make_evaluator"]
+__all__ = [
+    "Choice",
+    "Evaluation",
+    "Evaluator",
+    "Kept",
+    "choose",
+    "confirm_precision",
+    "make_crop_network",
+    "make_evaluator",
+]

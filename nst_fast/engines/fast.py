@@ -29,7 +29,7 @@ from nst_fast.objective.objective import Objective
 class FastEvaluator:
     """Computes what the eager evaluator does, convolutions and features in ``dtype``.
 
-    ``kernels`` and ``winograd``: see :class:`nst_fast.engines.fast_network.FastNetwork`.
+    ``kernels`` and ``winograd``: see :class:`nst_fast.engines.fast_network.FastNetwork`; ``network``: one made of them.
     """
 
     def __init__(
@@ -40,8 +40,9 @@ class FastEvaluator:
         *,
         kernels: bool = True,
         winograd: Collection[str] = (),
+        network: FastNetwork | None = None,
     ) -> None:
-        self.network = FastNetwork(encoder, dtype, kernels=kernels, winograd=winograd)
+        self.network = network or FastNetwork(encoder, dtype, kernels=kernels, winograd=winograd)
         self.objective = objective
         self.by_autograd = whole_derivative
         self.content_factors = {}
@@ -71,6 +72,9 @@ class FastEvaluator:
         gradient = self.network.backward(kept, seed, masked)
         for name, (change, colors) in self.objective.pixel_terms(image).items():
             terms[name], slope = total_variation(change, colors, self.objective.options.wraps)
+            gradient += slope
+        if self.objective.targets.temporal is not None:
+            terms["temporal"], slope = self.objective.targets.temporal.derivative(image)
             gradient += slope
         terms = {name: terms[name] for name in self.objective.term_names}
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)

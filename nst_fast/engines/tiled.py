@@ -86,6 +86,11 @@ class TiledEvaluator:
             for name, (change, colors) in pixel_terms.items():
                 counts = losses.tv_counts(image.shape[1], strip.height, strip.width, objective.options.wraps)
                 terms[name] += add_total_variation(colors, change, tile, gradient, counts)
+            if objective.targets.temporal is not None:
+                own = tile.cells(1)
+                term, slope = objective.targets.temporal.derivative(image, own)
+                terms["temporal"] += term
+                gradient[own] += slope
         if strip.ranks.rank == 0:  # all ranks have computed the same terms: only one adds them
             terms |= style
         sums = torch.stack(list(terms.values()))

@@ -1,4 +1,4 @@
-"""Many runs: batches of pictures, and series (sweeps, textures, reconstructions) with their contact sheets; the demo.
+"""Many runs: batches of pictures, films, and series (sweeps, textures, reconstructions) with their sheets; the demo.
 
 May import: api, errors, images, jury, network, onnx, options, run, system.
 """

@@ -4,7 +4,7 @@ Each loss returns one value per image, shape ``[B]``, so that a batch of pastich
 
 Sources: Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks" (equation numbers
 below); Johnson et al. 2016 (arXiv:1603.08155) for the Gram divided by C H W; Mahendran & Vedaldi 2015
-(arXiv:1412.0035) for total variation.
+(arXiv:1412.0035) for total variation; Ruder, Dosovitskiy & Brox 2016 (arXiv:1604.08610) for the temporal loss of films.
 """
 
 from __future__ import annotations
@@ -141,6 +141,14 @@ def edge_colors() -> Tensor:
     """The matrix of :func:`tv_colors` that leaves the square of a difference's luminance."""
     luminance = torch.tensor(LUMINANCE, dtype=torch.float64)
     return luminance[:, None] * luminance
+
+
+def temporal_loss(image: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of squared differences of two pictures [B, 3, H, W], [B] (Ruder et al. 2016, eq. 7).
+
+    ``weights`` [B, 1, H, W]: of each pixel, with the term's weight and the mean over 3 H W in them.
+    """
+    return (weights * (image - target).square()).sum((1, 2, 3))
 
 
 def tv_counts(channels: int, height: int, width: int, wraps: Wraps = NO_WRAP) -> tuple[int, int]:

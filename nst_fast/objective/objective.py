@@ -50,6 +50,27 @@ class Edges:
 
 
 @dataclass(frozen=True, eq=False)
+class Temporal:
+    """What the temporal term of a film's frame compares with (Ruder, Dosovitskiy & Brox 2016, sections 5.1 and 5.2).
+
+    Attributes:
+        image: earlier frames, moved along the optical flow [B, 3, H, W].
+        weights: as :func:`losses.temporal_loss` takes them [B, 1, H, W].
+    """
+
+    image: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Temporal:
+        return Temporal(self.image.to(device, dtype), self.weights.to(device, dtype))
+
+    def derivative(self, image: Tensor, region: tuple[slice, ...] = ()) -> tuple[Tensor, Tensor]:
+        """The term [B] of a region of an image, and its gradient there."""
+        own, target, weights = image[region], self.image[region], self.weights[region]
+        return losses.temporal_loss(own, target, weights), 2 * weights * (own - target)
+
+
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """What the losses compare. The same measures, taken once from content and style images, are the targets.
 
@@ -59,19 +80,22 @@ class Statistics:
         positions: name of a term -> h * w of its tap, or the sum of its weights, for every one in ``style``; empty in
             targets.
         edges: of targets, where edges are compared.
+        temporal: of targets, of a film's frame that follows others.
     """
 
     content: Mapping[str, Tensor]
     style: Mapping[str, Tensor]
     positions: Mapping[str, float]
     edges: Edges | None = None
+    temporal: Temporal | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Statistics:
         def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {tap: tensor.to(device, dtype) for tap, tensor in tensors.items()}
 
         edges = self.edges and self.edges.to(device, dtype)
-        return Statistics(move(self.content), move(self.style), dict(self.positions), edges)
+        temporal = self.temporal and self.temporal.to(device, dtype)
+        return Statistics(move(self.content), move(self.style), dict(self.positions), edges, temporal)
 
 
 def measure(
@@ -207,7 +231,8 @@ class Objective:
         """The names of the terms, in the order of :meth:`terms`."""
         names = [f"content/{tap}" for tap in self.content_taps]
         names += [*self.style_terms, *(["edges"] if self.options.edge_weight else [])]
-        return [*names, "tv"] if self.options.has_tv else names
+        names += ["tv"] if self.options.has_tv else []
+        return [*names, "temporal"] if self.targets.temporal is not None else names
 
     def terms(self, statistics: Statistics, image: Tensor) -> dict[str, Tensor]:
         """Weighted terms, each [B]; they add up to the total.
@@ -221,6 +246,8 @@ class Objective:
             found[name] = self.style_term(name, statistic, statistics.positions[name])
         for name, (change, colors) in self.pixel_terms(image).items():
             found[name] = losses.tv_loss(change, colors, self.options.wraps)
+        if (temporal := self.targets.temporal) is not None:
+            found["temporal"] = losses.temporal_loss(image, temporal.image, temporal.weights)
         return found
 
     @property

@@ -26,15 +26,19 @@ def make_optimizer(
     pastiche: Tensor,
     options: OptimizerOptions,
     strip: Strip | None = None,
+    *,
+    near: bool = False,
 ) -> PixelOptimizer:
     """The optimizer that the options name, for a pastiche [B, 3, H, W] that it changes in place.
 
-    ``strip``: the rows that the pastiche has, of a picture that ranks share.
+    Args:
+        strip: the rows that the pastiche has, of a picture that ranks share.
+        near: whether the pastiche is close to its end, as that of a film's frame is.
     """
     if options.optimizer == "adam":
         return Adam(pastiche, options, strip)
     if options.line_search == "none":
-        return LBFGS(pastiche, options, strip)
+        return LBFGS(pastiche, options, strip, near=near)
     return WolfeLBFGS(pastiche, options)
 
 
@@ -44,17 +48,19 @@ def make_stepper(
     options: StylizeConfig,
     moments: State | None = None,
     strip: Strip | None = None,
+    *,
+    near: bool = False,
 ) -> Stepper:
     """The stepper of a scale; Adam with ONNX Runtime is one graph, updates of L-BFGS on a GPU are captured.
 
     Args:
         moments: state of the coarser scale's Adam, resized (:func:`resized_moments`); L-BFGS starts anew, because its
             curvature pairs belong to another space.
-        strip: as for :func:`make_optimizer`.
+        strip, near: as for :func:`make_optimizer`.
     """
     stepper = ort_stepper(evaluator, pastiche, options) if options.optimizer == "adam" else None
     if stepper is None:
-        optimizer = make_optimizer(pastiche, options, strip)
+        optimizer = make_optimizer(pastiche, options, strip, near=near)
         captured = options.cuda_graph != "off" and (strip is None or strip.ranks.size == 1)
         stepper = TorchStepper(evaluator, graphed(optimizer) if captured else optimizer)
     if moments and options.optimizer == "adam":

@@ -129,7 +129,7 @@ class WholePicture:
                 observer.note(
                     f"TensorRT builds an engine for {scale.width}x{scale.height}, in minutes, if it is not in the cache"
                 )
-            evaluate = make_evaluator(config, choice, batch.encoder, objective, opened)
+            evaluate = make_evaluator(config, choice, batch.encoder, objective, opened, batch.problems[0].kept)
         release_freed_memory()  # building the targets left holes in the heap
 
         def in_smaller_tiles() -> Evaluator:
@@ -307,5 +307,6 @@ def tiled_evaluator(batch: Batch, choice: Choice, plan: ScalePlan) -> tuple[Obje
         style_network=make_crop_network(choice, batch.encoder.unwrapped) if any(config.wraps) else None,
         halve_content=plan.memory.halve_content,
     )
+    targets = replace(targets, temporal=batch.problems[0].temporal)
     objective = Objective(config, targets, batch.problems[0].guides_at(scale))
     return objective, TiledEvaluator(network, objective, plan.strip)

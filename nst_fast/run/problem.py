@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nst_fast.engines import Kept
 from nst_fast.engines.checked_kernels import begin_kernels
 from nst_fast.errors import UsageError
 from nst_fast.images import NO_BORDERS, Crop, LoadedImage
@@ -22,7 +23,7 @@ from nst_fast.network.taps import NO_WRAP, Wraps, cut
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import Weights, load_weights, resolved
 from nst_fast.objective.guides import EVERYWHERE, Guides, style_parts
-from nst_fast.objective.objective import Edges, Objective, Statistics
+from nst_fast.objective.objective import Edges, Objective, Statistics, Temporal
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import EncoderOptions, ImageOptions, StylizeConfig
 from nst_fast.options.style import IN_PARTS
@@ -37,6 +38,7 @@ class Networks:
 
     def __init__(self) -> None:
         self.targets = TargetCache()
+        self.kept: Kept = {}
         self._made: dict[tuple[object, ...], tuple[Encoder, dict[str, str]]] = {}
         self._weights: dict[tuple[str, str], Weights] = {}
 
@@ -62,6 +64,24 @@ class Networks:
         return self._weights[key]
 
 
+@dataclass(frozen=True, eq=False)
+class Continuation:
+    """What a frame of a film takes over from others, at the final size, on the CPU.
+
+    Attributes:
+        start: where the pastiche starts [1, 3, H, W], in place of ``init``.
+        known: of each pixel [1, 1, H, W]: 1 where ``start`` holds, 0 where ``init`` does.
+        target, weights: of the temporal term: [1, 3, H, W], and [1, 1, H, W] of which the mean counts.
+        enough: the loss without the temporal term at which the run ends.
+    """
+
+    start: Tensor
+    known: Tensor
+    target: Tensor
+    weights: Tensor
+    enough: float = 0.0
+
+
 @dataclass(frozen=True)
 class Problem:
     """One optimisation problem.
@@ -76,6 +96,9 @@ class Problem:
         device: where the loop runs.
         targets: built for this and for other runs.
         phases: where the time went so far.
+        continuation: of a frame of a film that follows others; there is then one scale.
+        runs: about how many there are alike, which share what takes time to start.
+        kept: networks that they share.
     """
 
     config: StylizeConfig
@@ -89,6 +112,9 @@ class Problem:
     targets: TargetCache = field(default_factory=TargetCache)
     masks: Masks = field(default_factory=lambda: Masks(None, {}, {}, ()))
     phases: Phases = field(default_factory=Phases)
+    continuation: Continuation | None = None
+    runs: int = 1
+    kept: Kept | None = None
 
     @property
     def scales(self) -> list[Scale]:
@@ -184,7 +210,16 @@ class Problem:
 
     def objective_at(self, scale: Scale) -> Objective:
         """The objective at a scale: its targets are those of the pictures at that scale."""
-        return Objective(self.config.dialled(), self.targets_at(scale), self.guides_at(scale))
+        targets = replace(self.targets_at(scale), temporal=self.temporal)
+        return Objective(self.config.dialled(), targets, self.guides_at(scale))
+
+    @property
+    def temporal(self) -> Temporal | None:
+        """What the temporal term compares with, of a frame of a film that follows others."""
+        if self.continuation is None:
+            return None
+        target, weights = self.continuation.target.to(self.device), self.continuation.weights.to(self.device)
+        return Temporal(gray(target) if self.config.color == "luma" else target, weights / target.numel())
 
     def start_at(self, scale: Scale) -> Tensor:
         """Where the pastiche starts, [1, 3, H, W] on the device.
@@ -195,7 +230,11 @@ class Problem:
         if self.config.color == "luma":
             start = gray(start)
         content = self.content_at(scale)
-        return start if content is None else torch.lerp(content, start, self.config.strength)
+        start = start if content is None else torch.lerp(content, start, self.config.strength)
+        if (others := self.continuation) is None or not self.config.style_factor:
+            return start
+        before = gray(others.start) if self.config.color == "luma" else others.start
+        return torch.lerp(start, before.to(start), others.known.to(start))
 
     def finished(self, pastiche: Tensor) -> tuple[Tensor, list[str]]:
         """The picture on the CPU at its full size, its colours kept and its noise taken out if the config says so.
@@ -310,34 +349,37 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 def load_problem(
     config: StylizeConfig,
-    content: Source | None,
+    content: Source | LoadedImage | None,
     styles: Sequence[Source],
     networks: Networks,
     *,
     size: tuple[int, int] | None = None,
+    runs: int = 1,
 ) -> Problem:
     """Load pictures and network.
 
     Args:
         config: every option of the run.
-        content: may be None for a texture, which has no content; then ``size`` says how large it becomes.
+        content: may be None for a texture, which has no content; then ``size`` says how large it becomes. A frame of a
+            film is one that :func:`read_content` has read.
         styles: may be empty for a reconstruction, which has no style.
         networks: shares loaded networks between runs.
         size: height and width of the pastiche; by default the content's shape at ``image_size``. Sides that are to
             join become multiples of a cell (:func:`nst_fast.run.scales.seamless_size`).
+        runs: about how many there are alike, as of frames.
     """
     check_styles(config, content, styles)
     check_standard_input(config, [content, *styles])
     device, phases = resolve_device(config.device), Phases()
     with phases("pictures"):
-        content_image = read_content(content, config) if content is not None else None
+        content_image = read_content(content, config) if isinstance(content, Source) else content
         if size is None:
             side = config.image_size
             shape = (1, 3, side, side) if content_image is None else content_image.tensor.shape
             size = (shape[2], shape[3])
         size = seamless_size(config, *size)
         scales = plan_scales(config, config.steps, *size)
-        if config.engine in ("auto", "fast") and is_long(scales, 1, device, config.budget_seconds):
+        if config.engine in ("auto", "fast") and is_long(scales, runs, device, config.budget_seconds):
             begin_kernels(device)
         if content_image is not None and any(config.wraps):
             joined_sides = with_joined_sides(at_size(content_image.tensor, *size), config.wraps)
@@ -348,7 +390,7 @@ def load_problem(
     with phases("weights"):
         encoder, weights = networks.encoder(config, config.taps, device)
     given = (config, content_image, style_images, *size, encoder, weights, device, networks.targets)
-    problem = Problem(*given, masks=masks, phases=phases)
+    problem = Problem(*given, masks=masks, phases=phases, runs=runs, kept=networks.kept if runs > 1 else None)
     check_weighed(problem)
     return problem
 
@@ -368,7 +410,7 @@ def files_read(config: StylizeConfig, sources: Iterable[Source]) -> tuple[Path, 
     return tuple(path.absolute() for path in (*pictures, *config.files.values(), *masks))
 
 
-def check_styles(config: StylizeConfig, content: Source | None, styles: Sequence[Source]) -> None:
+def check_styles(config: StylizeConfig, content: Source | LoadedImage | None, styles: Sequence[Source]) -> None:
     """Raise :class:`UsageError` where the options ask for other pictures than there are."""
     check_blend(config, len(styles))
     if config.edge_weight and content is None:
@@ -394,7 +436,7 @@ def check_blend(config: StylizeConfig, styles: int) -> None:
         raise UsageError(message, "Give one of the style images a weight above 0")
 
 
-def check_standard_input(config: StylizeConfig, sources: Sequence[Source | None]) -> None:
+def check_standard_input(config: StylizeConfig, sources: Sequence[Source | LoadedImage | None]) -> None:
     """Raise :class:`UsageError` where standard input, which can be read once, is given twice or to start from."""
     if sources.count(Path(STANDARD_INPUT)) > 1:
         raise UsageError(

@@ -135,7 +135,8 @@ class Run(LoopObserver):
         settled, record = self.config, self.report.records[0]
         if self.interrupted is not None:
             settled = settled.replace(engine=record.engine, precision=record.precision, convolution=record.convolution)
-        long = is_long(self.batch.scales, self.batch.count, self.batch.device, self.config.budget_seconds)
+        pictures = self.batch.count * self.batch.problems[0].runs
+        long = is_long(self.batch.scales, pictures, self.batch.device, self.config.budget_seconds)
         if settled.convolution == "auto" and not may_use_winograd(settled, str(self.batch.device)):
             settled = settled.replace(convolution="direct")
         choice = self.layout.choose(self.batch, settled, self.observer, long=long)
@@ -178,7 +179,9 @@ class Run(LoopObserver):
             objective, evaluator = self.layout.evaluator(
                 self.batch, self.report.choice, plan, self.observer, self.report.opened
             )
-            stepper = make_stepper(evaluator, own, options, resized_moments(moments, plan.strip), plan.strip)
+            near = self.batch.problems[0].continuation is not None
+            moments = resized_moments(moments, plan.strip)
+            stepper = make_stepper(evaluator, own, options, moments, plan.strip, near=near)
         average = IterateAverage(own, options.average_decay) if options.average_decay else None
         self.rules.next_scale(first)
         floor = self.layout.ranks.maximum(objective.rounding(scale.height, scale.width).tolist())
@@ -308,10 +311,17 @@ class Run(LoopObserver):
         if not self.config.style_factor:
             return "complete"  # without style the start, the content image itself, is the answer
         assert self.stage is not None  # the loop runs
-        if self.stage.guard.nothing_left(event.totals):
+        if self.stage.guard.nothing_left(event.totals) or self.good_enough(event):
             return "converged"
         share = share_of_work(self.batch.scales, scale.index)
         return self.rules.verdict(event.step, event.totals, event.seconds, share)
+
+    def good_enough(self, event: StepEvent) -> bool:
+        """Whether a frame of a film has come as far as the others; asked at steps that do not depend on the time."""
+        others = self.batch.problems[0].continuation
+        if others is None or event.step % GUARD_STEPS:
+            return False
+        return event.terms["total"] - event.terms["temporal"] <= others.enough
 
     # The run as the observer of its own loop.
 

@@ -37,6 +37,8 @@ CALLS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "batch": (("batch", "content.png", "bad.png", "--style", "style.png", "-o", "many", *TINY), 10, "batch-result"),
     "stylize": (("stylize", "content.png", "style.png", "-o", "one.png", *TINY), 0, "stylize"),
     "resume what is finished": (("resume", "made.png"), 0, "stylize"),
+    "video": (("video", "clip.gif", "--style", "style.png", "-o", "painted.gif", *SHORT), 0, "video-result"),
+    "video with a hole": (("video", "bad.png", "--style", "style.png", "-o", "no.gif", *SHORT), 3, "error"),
     "sweep": (("sweep", "content.png", "--style", "style.png", "--vary", "seed=0,1", *TINY), 0, "sweep"),
     "sweep with a hole": (("sweep", "bad.png", "--style", "style.png", "-o", "holes", *TINY), 10, "sweep"),
     "reconstruct": (("reconstruct", "content.png", "--taps", "relu1_1", *SHORT), 0, "reconstruction"),
@@ -73,6 +75,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         coarse = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((32, 24), Image.Resampling.BICUBIC).save(folder / name)
     (folder / "bad.png").write_bytes(b"")
+    with Image.open(folder / "content.png") as first, Image.open(folder / "style.png") as second:
+        first.save(folder / "clip.gif", save_all=True, append_images=[second])
     options = {"weights": "random:0", "content_taps": "relu1_2", "style_taps": "relu1_1", "image_size": 24, "steps": 1}
     made = stylize(folder / "content.png", folder / "style.png", engine="eager", monitor_every=0, **options)
     made.save(folder / "made.png")
