@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from clips import made_clip, write_clip
 from in_process import imported, run_command
 from markdown_it import MarkdownIt
 from PIL import Image, ImageDraw
@@ -39,6 +40,7 @@ SHALLOW = "--weights random:0 --content-taps relu1_2 --style-taps relu1_1"
 TINY = {
     **dict.fromkeys(("stylize", "batch", "sweep", "reconstruct", "texture"), PICTURE),
     "demo": PICTURE.replace("48", "64"),
+    "video": PICTURE.replace("--monitor-every 0 ", ""),
     "evaluate": "--weights random:0",
     "export": SHALLOW,
     "bench": f"{SHALLOW} --sizes 24 --engines eager --repeats 1 --turn-seconds 0.001 --steps 1 --no-memory",
@@ -65,6 +67,7 @@ REPLACED = {
 }
 # Commands that need a package which not every install has.
 NEEDS = {
+    "nst-fast video": "av",
     r"nst-fast (ui|serve)": "uvicorn",
     "bench/server": "uvicorn",
     "bench/batch/": "ray",
@@ -124,7 +127,8 @@ ELSEWHERE = [
 SAMPLE = 8  # pages in a run
 # Files that a command reads and no earlier one of its block has written. Any other picture is a pastiche with a record.
 PICTURES = r"[\w/-]+\.(?:png|jpg|jpeg|heic|tif)\b"
-OUTPUTS = rf"(?:-o|--output|--plot|--csv|--json|>) ?({PICTURES}|\S+\.json)"
+FILMS = r"[\w/-]+\.(?:mp4|mov|mkv|webm)\b"
+OUTPUTS = rf"(?:-o|--output|--plot|--csv|--json|>) ?({PICTURES}|{FILMS}|\S+\.json)"
 
 
 # --- the pages --------------------------------------------------------------------------------------------------------
@@ -271,6 +275,8 @@ def provide(command: str, page: str, pastiche: Path) -> None:
             mask = Image.new("RGB", (48, 36))
             ImageDraw.Draw(mask).rectangle((0, 0, 48, 17), fill="white")
             mask.save(path, "PNG")
+    for name in set(re.findall(FILMS, command)) - set(re.findall(OUTPUTS, command)):
+        write_clip(Path(name), made_clip(frames=3))
     if "--config run.toml" in command:
         Path("run.toml").write_text(next(text for language, text in code(text_of(page)) if language == "toml"))
     if "batch photos" in command:
