@@ -82,7 +82,7 @@ def estimator(name: str, device: torch.device) -> Estimate:
         return raft(device)
     if importlib.util.find_spec("cv2") is None:
         raise UsageError(
-            "`flow` dis: motion is found by OpenCV, which is not installed", "`pip install nst-fast[video]`"
+            "`flow` dis: motion is found by OpenCV, which is not installed", "`pip install opencv-python-headless`"
         )
     return dense_inverse_search
 

@@ -124,5 +124,5 @@ def test_raft_takes_frames_of_any_size(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"not installed.*nst-fast\[video\]"):
+    with pytest.raises(UsageError, match=r"not installed.*opencv-python-headless"):
         estimator("dis", torch.device("cpu"))
