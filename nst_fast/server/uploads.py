@@ -146,12 +146,13 @@ class Uploads:
     def forget(self, used: Collection[str]) -> None:
         """Remove the oldest uploads that are not used, beyond :data:`KEPT`, and what broken uploads have left."""
         for upload in [each for each in self.all() if each.id not in used][KEPT:]:
-            del self._known[upload.id]
+            self._known.pop(upload.id, None)  # as another request may do at this moment
             for path in self.folder.glob(f"{upload.id}*"):
                 remove(path)
         for path in self.folder.glob("*.part"):
-            if time.time() - path.stat().st_mtime > 3600:
-                remove(path)
+            with suppress(FileNotFoundError):  # another client's, which has just become an upload
+                if time.time() - path.stat().st_mtime > 3600:
+                    remove(path)
 
 
 def longest_side(stream: BinaryIO, name: str) -> int:

@@ -189,6 +189,15 @@ def test_what_broken_uploads_have_left_goes(tmp_path: Path) -> None:
     assert (old.exists(), new.exists()) == (False, True)
 
 
+def test_an_upload_that_ends_while_another_looks_around_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = Uploads(tmp_path)
+    coming = uploads.temporary()
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [coming])  # there when it was looked for
+    uploads.forget(())
+
+
 def test_damaged_facts_are_no_upload(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "b.json").write_text(json.dumps({"id": 1}))
