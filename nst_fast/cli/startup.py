@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
-import importlib
 import importlib.util
 import os
 import sys
@@ -40,8 +38,6 @@ def open_libraries() -> None:
     # Copies under torchrun first set what the libraries read when they are opened.
     if sys.platform != "linux" or "torch" in sys.modules or spec is None or not process_rank().alone:
         return
-    with contextlib.suppress(ModuleNotFoundError):  # typer's, before: the system opens one library after the other
-        importlib.import_module("pydantic")
     library = os.fsencode(Path(str(spec.origin)).parent / "lib" / "libtorch.so")
     threading.Thread(target=ctypes.CDLL(None).dlopen, args=(library, os.RTLD_LAZY), name="PyTorch's libraries").start()
 
