@@ -10,7 +10,6 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from nst_fast.cli.options import expanding
 from nst_fast.cli.startup import open_libraries, wait_briefly
 
 # The first paragraph of each command's docstring: importing them all takes longer than help may.
@@ -86,6 +85,8 @@ class Commands(Group):
 
 def made(name: str) -> Any:
     """The command with its options; ``module.app`` where it has commands of its own, else the function of its name."""
+    from nst_fast.cli.options import expanding  # and with it the declarations of all options
+
     module = importlib.import_module(f"nst_fast.cli.{name}")
     app: typer.Typer | None = getattr(module, "app", None)
     if app is None:
