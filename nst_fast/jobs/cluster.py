@@ -79,7 +79,7 @@ class RayBackend:
         self._workers, self._observer, self._told = workers, observer, False
         self._flying: dict[Any, ActorWorker] = {}
         self._class: Any = ray.remote(Actor).options(
-            num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_task_retries=0
+            num_cpus=cores_of(workers), num_gpus=self._gpus, max_restarts=0, max_task_retries=0
         )
 
     def room(self) -> int:
@@ -163,3 +163,11 @@ def check_reachable(address: str) -> None:
 def _reason(error: Exception) -> str:
     """The first sentence of the last line: those before it name the actor, those after it guess."""
     return str(error).strip().splitlines()[-1].strip().partition(". ")[0]
+
+
+def cores_of(workers: int | None) -> int:
+    """The cores of each of so many workers, which Ray makes the number of its threads: as many as fit on any node."""
+    if workers is None:
+        return 1
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    return max(1, int(min(sum(nodes) // workers, min((cores for cores in nodes if cores), default=1))))

@@ -183,3 +183,12 @@ def test_an_address_without_a_cluster_is_named_at_once() -> None:
         check_reachable("127.0.0.1:1")
     for other in ("", "auto", "ray://head:10001"):
         check_reachable(other)
+
+
+def test_workers_share_the_cores_and_each_fits_on_any_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nst_fast.jobs import cluster
+
+    nodes = [(True, {"CPU": 4.0}), (True, {"CPU": 2.0}), (True, {}), (False, {"CPU": 1.0})]
+    found = [{"Alive": alive, "Resources": resources} for alive, resources in nodes]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: found)
+    assert [cluster.cores_of(workers) for workers in (None, 1, 2, 3, 6, 50)] == [1, 2, 2, 2, 1, 1]

@@ -124,7 +124,7 @@ ELSEWHERE = [
     (r"nst-fast .*--target openvino", "unit/onnx/test_openvino.py::test_openvinos_own_files_are_written_and_run"),
     (r"nst-fast .*--prove", "unit/onnx/test_tensorrt_rtx.py::test_an_export_that_is_proven_says_so_in_its_manifest"),
 ]
-SAMPLE = 8  # pages in a run
+SAMPLE = 5  # pages in a run
 # Files that a command reads and no earlier one of its block has written. Any other picture is a pastiche with a record.
 PICTURES = r"[\w/-]+\.(?:png|jpg|jpeg|heic|tif)\b"
 FILMS = r"[\w/-]+\.(?:mp4|mov|mkv|webm)\b"
