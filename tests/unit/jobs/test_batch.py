@@ -461,6 +461,7 @@ def test_options_of_a_cluster_are_refused_without_one(options: dict[str, object]
 
 def test_without_ray_the_remedy_names_it(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "nst_fast.jobs.cluster", raising=False)  # imported by another test
     with pytest.raises(DeviceError, match="pip install ray"):
         run(photos, on="ray")
 
