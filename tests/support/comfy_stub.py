@@ -174,7 +174,7 @@ class Comfy:
         made = {name: ModuleType(name) for name in parts}
         for name, values in parts.items():
             vars(made[name]).update(values)
-        made["comfy"].model_management = made["comfy.model_management"]  # type: ignore[attr-defined]
+        made["comfy"].model_management = made["comfy.model_management"]  # type: ignore[attr-defined]  # a module made here
         return made
 
 

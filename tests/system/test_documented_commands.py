@@ -140,7 +140,7 @@ PROGRAM = r"(?:[A-Z_]+=(?:\$\([^)]*\)|\S+) )*(nst-fast|pip|python|pytest|ruff|to
 def pages_of(nav: Sequence[dict[str, object]]) -> Iterator[str]:
     for entry in nav:
         for value in entry.values():
-            yield from [value] if isinstance(value, str) else pages_of(value)  # type: ignore[arg-type]
+            yield from [value] if isinstance(value, str) else pages_of(value)  # type: ignore[arg-type]  # of TOML
 
 
 def text_of(page: str) -> str:

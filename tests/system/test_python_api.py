@@ -64,7 +64,7 @@ def test_a_texture_has_the_size_and_the_options_that_are_given(pair: tuple[Path,
     assert torch.equal(made.image, texture(pair[1], (32, 48), {"seamless": "x"}, **options).image)
     for size in ((32, 4), (32,), "ab", (32.5, 32), 32):
         with pytest.raises(UsageError, match="height and width"):
-            texture(arrays[1], size, **options)  # type: ignore[arg-type]
+            texture(arrays[1], size, **options)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(UsageError, match="no style image"):
         texture([], (32, 32), **options)
 

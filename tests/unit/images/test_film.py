@@ -508,7 +508,7 @@ def test_a_full_disk_leaves_the_old_file(
             return getattr(self.stream, what)
 
     write = writing._write
-    monkeypatch.setattr(writing, "_write", lambda file, *more: write(Full(file), *more))  # type: ignore[arg-type]
+    monkeypatch.setattr(writing, "_write", lambda file, *more: write(Full(file), *more))  # type: ignore[arg-type]  # a stand-in
     with pytest.raises(OutputError, match="no space left"):
         write_film(path, frames_of(CLIP.frames, INFO), INFO)
     assert path.read_bytes() == b"old"

@@ -138,10 +138,11 @@ def test_a_run_that_fails_leaves_no_film_and_no_thread(pair: tuple[Path, Path], 
 def test_a_picture_that_is_not_finite_ends_no_film(tmp_path: Path) -> None:
     """The guard goes back from it, and the run goes on."""
     notes: list[str] = []
+    stand_in: Any = types.SimpleNamespace
     with TimeLapse(tmp_path / "%d.png", notes.append) as film:
-        film.started(types.SimpleNamespace(options={"steps": 1}, size=[24, 18]))  # type: ignore[arg-type]
-        film.event(types.SimpleNamespace(step=0, pastiche=torch.full((1, 3, 18, 24), torch.nan)))  # type: ignore[arg-type]
-        film.finished(types.SimpleNamespace(image=torch.ones(1, 3, 18, 24)))  # type: ignore[arg-type]
+        film.started(stand_in(options={"steps": 1}, size=[24, 18]))
+        film.event(stand_in(step=0, pastiche=torch.full((1, 3, 18, 24), torch.nan)))
+        film.finished(stand_in(image=torch.ones(1, 3, 18, 24)))
     assert notes == []
     assert len(list(tmp_path.iterdir())) == 1 + 10
 
