@@ -17,11 +17,11 @@ from PIL import Image
 
 from nst_fast import Networks, NstFastError, Observer, Pastiche, stylize
 from nst_fast.jobs.sample_art import draw_content, draw_style
+from nst_fast.options.presets import LOOKS
 
 if TYPE_CHECKING:
     from nst_fast.run.observer import StepEvent
 
-LOOKS = ("painterly", "faithful", "bold", "print", "sketch")
 LARGEST, MOST_STEPS = 1024, 400  # what one visitor may take of a shared machine
 NETWORKS = Networks()  # loaded once for all visitors
 
@@ -83,7 +83,7 @@ def page() -> gr.Blocks:
             style = gr.Image(draw_style(320), type="pil", label="Style")
             picture = gr.Image(label="Pastiche", format="png", interactive=False)
         with gr.Row():
-            preset = gr.Dropdown(LOOKS, value=LOOKS[0], label="Look")
+            preset = gr.Dropdown([look.name for look in LOOKS], value=LOOKS[0].name, label="Look")
             image_size = gr.Slider(64, LARGEST, value=320, step=16, label="Longest side in pixels")
             steps = gr.Slider(10, MOST_STEPS, value=100, step=10, label="Steps")
             strength = gr.Slider(0, 1, value=1, step=0.05, label="Strength")

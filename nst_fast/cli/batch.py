@@ -28,12 +28,13 @@ Styles = Annotated[
 Folder = Annotated[
     str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write to.", show_default=False)
 ]
+FORMATS = ("png", "jpg", "webp", "avif", "tif", "bmp")
 Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help="Of the outputs: png, jpg, webp, avif, tif or bmp.",
-        autocompletion=words("png", "jpg", "webp", "avif", "tif", "bmp"),
+        help=f"Of the outputs: {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
+        autocompletion=words(*FORMATS),
     ),
 ]
 Part = Annotated[

@@ -122,8 +122,8 @@ class WrappedConvolution(Convolution):
 
 def relu_backward(gradient: Tensor, y: Tensor) -> Tensor:
     """In place; the mask y > 0 of the result is the same as that of the input."""
-    # Operators of torch.ops and kernels have no types.
-    return torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=gradient)  # type: ignore[no-any-return]
+    masked: Tensor = torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=gradient)
+    return masked
 
 
 class FastNetwork:
@@ -238,8 +238,8 @@ class FastNetwork:
         if self.pooling == "max":
             return self.max_pooling.backward(gradient, source)
         gradient = gradient * AVERAGE_POOLING_SCALE
-        # Operators of torch.ops and kernels have no types.
-        return torch.ops.aten.avg_pool2d_backward(gradient, source, [2, 2], [2, 2], [0, 0], False, True, None)  # type: ignore[no-any-return]
+        found: Tensor = torch.ops.aten.avg_pool2d_backward(gradient, source, [2, 2], [2, 2], [0, 0], False, True, None)
+        return found
 
     def _through_normalization(self, gradient: Tensor) -> Tensor:
         wide = gradient[:, :3].to(torch.promote_types(self.dtype, torch.float32)).contiguous()

@@ -33,9 +33,10 @@ class MaxPooling:
 
         With kernels it has passed the ReLU before the pooling too: it is 0 where ``x`` is 0.
         """
+        found: Tensor  # operators of torch.ops and kernels have no types
         if self.kernels:
-            # Operators of torch.ops and kernels have no types.
-            return self.kernels.max_pool_and_relu_backward(gradient, x)  # type: ignore[no-any-return]
-        indices = F.max_pool2d_with_indices(x, [2, 2])[1]
-        # Operators of torch.ops and kernels have no types.
-        return torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *WINDOW, indices)  # type: ignore[no-any-return]
+            found = self.kernels.max_pool_and_relu_backward(gradient, x)
+        else:
+            indices = F.max_pool2d_with_indices(x, [2, 2])[1]
+            found = torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *WINDOW, indices)
+        return found
