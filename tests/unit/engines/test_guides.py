@@ -82,7 +82,8 @@ def test_masks_regions_edges_and_the_frame_before_are_captured_on_a_gpu(cuda: to
     assert made.guides.content is not None
     guides = Guides(made.guides.content.to(cuda), masks, made.guides.factors, made.guides.content_factor)
     on_gpu = Objective(made.options, targets.to(cuda, torch.float64), guides)
-    evaluate = GraphedEvaluator(FastEvaluator(deepcopy(narrow(OPTIONS)).to(cuda), on_gpu, torch.float64))
+    encoder = deepcopy(narrow(OPTIONS)).to(cuda)
+    evaluate = GraphedEvaluator(FastEvaluator(encoder, on_gpu, torch.float64, kernels=False))  # they have 32 bits
     found = evaluate(pastiche.to(cuda))
     terms = {name: term.cpu() for name, term in found.terms.items()}
     check(Evaluation(found.total.cpu(), terms, found.gradient.cpu()), expected)
