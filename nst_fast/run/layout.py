@@ -18,7 +18,7 @@ from nst_fast.engines import Choice, Evaluator, choose, confirm_precision, make_
 from nst_fast.engines.choice import narrowest_accurate
 from nst_fast.engines.tiled import TiledEvaluator, check_additive, tiled_targets
 from nst_fast.errors import OutOfMemoryError, UsageError
-from nst_fast.memory.allocator import release_freed_memory, return_freed_memory
+from nst_fast.memory.allocator import keep_freed_memory, release_freed_memory, return_freed_memory
 from nst_fast.memory.footprint import IMAGE
 from nst_fast.memory.planner import MemoryPlan, MemoryTask, budget_of, make_plan, predict, smaller_plan
 from nst_fast.network.tiles import make_tiling
@@ -124,6 +124,7 @@ class WholePicture:
         if plan.tiled:
             objective, evaluate = tiled_evaluator(batch, choice, plan)
         else:
+            keep_freed_memory()
             objective = batch.objective_at(scale)
             if choice.engine == "ort" and config.engine_provider == "tensorrt":
                 observer.note(

@@ -14,6 +14,7 @@ from torch import Tensor
 from nst_fast.distributed.group import Ranks
 from nst_fast.engines import Choice
 from nst_fast.errors import NumericsError, OutOfMemoryError
+from nst_fast.memory.allocator import release_freed_memory
 from nst_fast.memory.planner import may_use_winograd
 from nst_fast.objective.objective import Objective
 from nst_fast.optimizers import make_stepper, resized_moments
@@ -116,8 +117,11 @@ class Run(LoopObserver):
         with self.phases("trial"):
             choice = self.choose()
         self.observer.started(self.report.records[0])
-        with memory_errors():
-            pictures = self.through_scales(choice)
+        try:
+            with memory_errors():
+                pictures = self.through_scales(choice)
+        finally:
+            release_freed_memory()
         assert self.history is not None and self.final is not None  # every run evaluates at least once
         results = []
         for index, problem in enumerate(self.batch.problems):

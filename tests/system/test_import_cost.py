@@ -104,22 +104,26 @@ def test_libraries_are_opened_beside_the_imports_without_importing_pytorch() -> 
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+    ("given", "expected"),
+    [
+        ({}, "10000 1"),
+        ({"GOMP_SPINCOUNT": "7", "THP_MEM_ALLOC_ENABLE": "0"}, "7 0"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None 1"),
+    ],
 )
-def test_threads_wait_briefly_unless_the_user_says_how(given: dict[str, str], expected: str | None) -> None:
+def test_threads_wait_briefly_unless_the_user_says_how(given: dict[str, str], expected: str) -> None:
     lines = (
         "import os",
-        "from nst_fast.cli.startup import wait_briefly",
-        "wait_briefly()",
-        "print(os.environ.get('GOMP_SPINCOUNT'))",
+        "from nst_fast.cli.startup import tune_torch",
+        "tune_torch()",
+        "print(os.environ.get('GOMP_SPINCOUNT'), os.environ['THP_MEM_ALLOC_ENABLE'])",
         "import torch",
         "os.environ.pop('GOMP_SPINCOUNT', None)",
-        "wait_briefly()",
+        "tune_torch()",
         "print(os.environ.get('GOMP_SPINCOUNT'))",
     )
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    }
+    read = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE"}
+    environment = {name: value for name, value in os.environ.items() if name not in read}
     command = [sys.executable, "-c", "\n".join(lines)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | given)
-    assert result.stdout.split() == [str(expected), "None"]
+    assert result.stdout.splitlines() == [expected, "None"]

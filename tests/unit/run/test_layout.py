@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +21,7 @@ from nst_fast.engines import Choice, Evaluation, Evaluator
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.errors import DeviceError, OutOfMemoryError
 from nst_fast.images import save_image
-from nst_fast.memory.allocator import return_freed_memory
+from nst_fast.memory.allocator import keep_freed_memory, return_freed_memory
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run import layout
 from nst_fast.run.out_of_memory import RetryInTiles, is_out_of_memory, memory_errors
@@ -142,6 +145,27 @@ def test_a_gpu_that_is_lost_ends_the_run_with_exit_code_6(
 def test_memory_is_returned_only_by_the_allocator_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert not return_freed_memory()
+    assert not keep_freed_memory()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the GNU C library's allocator")
+@pytest.mark.parametrize(("how", "kept"), [("keep_freed_memory", True), ("return_freed_memory", False)])
+def test_freed_memory_is_kept_or_returned(how: str, kept: bool) -> None:
+    """Pages that the process has not, or no longer, are counted when it touches them."""
+    lines = (
+        "import resource, torch",
+        f"from nst_fast.memory.allocator import {how}",
+        f"assert {how}()",
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt",
+        "torch.ones(2**24)",
+        "before = faults()",
+        "torch.ones(2**24)",
+        "print(faults() - before)",
+    )
+    environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0"}
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert (int(done.stdout) < 1000) == kept  # of 16384
 
 
 def bf16(*arguments: object, **options: object) -> Choice:
