@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nst_fast import Networks, NstFastError, Observer, Pastiche, StylizeConfig, evaluate, stylize, texture
 from nst_fast.options.commands import TextureConfig
-from nst_fast.options.declaration import Declared, declared
+from nst_fast.options.declaration import declared
 from nst_fast.options.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -40,13 +40,9 @@ Region = tuple[Tensor, Tensor, float]  # mask, style image, weight
 NETWORKS = Networks()  # loaded once for all prompts, with the targets of the styles used last
 
 
-def declaration(name: str, config_class: type = StylizeConfig) -> Declared:
-    return next(item for item in declared(config_class) if item.name == name)
-
-
 def widget(name: str, config_class: type = StylizeConfig, **changes: Any) -> io.Input:
     """The input of an option: type, range, default and help as it is declared."""
-    item = declaration(name, config_class)
+    item = declared(config_class)[name]
     facts = {"default": item.default, "tooltip": item.option.help.replace("`", "")}
     if item.option.choices:
         return io.Combo.Input(name, **{"options": list(item.option.choices), **facts, **changes})
@@ -158,6 +154,7 @@ class Stylize(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        colors = declared(StylizeConfig)["color"].option.choices
         return io.Schema(
             node_id="NstFastStylize",
             display_name="Stylize (nst-fast)",
@@ -171,7 +168,7 @@ class Stylize(io.ComfyNode):
                 widget("steps", min=0, default=0, tooltip="Optimiser updates; 0: the preset's."),
                 widget("strength", step=0.05),
                 widget("style_scale", step=0.05),
-                widget("color", options=[OF_PRESET, *declaration("color").option.choices], default=OF_PRESET),
+                widget("color", options=[OF_PRESET, *colors], default=OF_PRESET),
                 widget("seed", max=LARGEST_SEED),
                 io.Mask.Input("content_mask", optional=True, tooltip="Where the content loss counts."),
                 io.Mask.Input("style_mask", optional=True, tooltip="What of each style image is used."),

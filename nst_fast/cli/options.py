@@ -98,8 +98,7 @@ def takes(
         recipes: add ``--preset``, ``--from``, ``--quality`` and ``--config``, and read the environment.
         as_given: pass the options that are given and no others, as a dictionary.
     """
-    items = [item for item in declared(config_class) if item.name not in without]
-    own_options = {item.name for item in items}
+    items = {name: item for name, item in declared(config_class).items() if name not in without}
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(command, eval_str=True)
@@ -109,7 +108,7 @@ def takes(
         def call(**arguments: Any) -> Any:
             if talks:
                 arguments["messages"] = Messages(**{name: arguments.pop(name) for name in MESSAGE_FLAGS})
-            given = {item.name: arguments.pop(item.name) for item in items}
+            given = {name: arguments.pop(name) for name in items}
             given = {name: joined(value) for name, value in given.items() if value not in (None, [])}
             if recipes:
                 named = {name: arguments.pop(name) for name in ("preset", "quality", "replayed", "config_file")}
@@ -118,11 +117,11 @@ def takes(
                     arguments["messages"].note(
                         "set by the environment: " + ", ".join(f"`{name}`" for name in environment)
                     )
-                found = values_of(environment, given, own_options, **named)
-                given = {name: value for name, value in found.items() if name in own_options}
+                found = values_of(environment, given, items, **named)
+                given = {name: value for name, value in found.items() if name in items}
             return command(config=given if as_given else config_class().replace(**given), **arguments)
 
-        generated = [*(recipe_parameters() if recipes else ()), *map(parameter_of, items)]
+        generated = [*(recipe_parameters() if recipes else ()), *map(parameter_of, items.values())]
         if talks:
             own += [
                 inspect.Parameter(name, KEYWORD, default=default, annotation=kind)

@@ -54,7 +54,7 @@ def explained(preset: Preset) -> dict[str, dict[str, Any]]:
     values = StylizeConfig().replace(**preset.values).as_dict()
     default = f"{OURS}: the program's default"
     found = {}
-    for item in declared(StylizeConfig):
-        setting = preset.settings.get(item.name)
-        found[item.name] = {"value": values[item.name], "source": setting.source if setting else default}
+    for name in declared(StylizeConfig):
+        setting = preset.settings.get(name)
+        found[name] = {"value": values[name], "source": setting.source if setting else default}
     return found

@@ -6,7 +6,6 @@ combine the groups by inheritance, so an option means the same thing, and has th
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Self
 
 from nst_fast.errors import nearest
 from nst_fast.network.taps import CONVS_PER_BLOCK, Wraps, check_taps
-from nst_fast.options.declaration import Options, option
+from nst_fast.options.declaration import Options, declared, option
 from nst_fast.options.providers import PLUGIN_NAME, PROVIDERS
 from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.options.regions import Files, MapPair, Masks, Regions
@@ -705,5 +704,4 @@ class ExportConfig(ObjectiveOptions):
     @classmethod
     def serving(cls, objective: ObjectiveOptions) -> ExportConfig:
         """What to export for the monitor of a run with this objective."""
-        names = {field.name for field in dataclasses.fields(ObjectiveOptions)}
-        return cls(**{name: getattr(objective, name) for name in names})
+        return cls(**{name: getattr(objective, name) for name in declared(ObjectiveOptions)})

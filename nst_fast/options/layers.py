@@ -11,18 +11,18 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nst_fast.errors import UsageError, nearest
 from nst_fast.options.config import StylizeConfig
-from nst_fast.options.declaration import Declared, declared
+from nst_fast.options.declaration import declared
 from nst_fast.options.presets import PRESETS, Preset, Setting, find_quality
 from nst_fast.system.files import config_dir, read_small_text, shown
 
 Layer = Mapping[str, Any]
 
+OPTIONS = declared(StylizeConfig)
 NAMED = ("summary", "preset", "quality")  # what a layer holds beside options
 PREFIX = "NST_FAST_"
 MOST_BYTES = 2**20  # of a file of options
@@ -100,15 +100,10 @@ def _check(name: str, given: Any, find: Callable[[str], object]) -> None:
         raise UsageError(f"{name} {given!r}: must be text")
     elif name == "quality":
         find_quality(given)
-    elif name in _options():
-        _options()[name].checked(given)
+    elif name in OPTIONS:
+        OPTIONS[name].checked(given)
     elif name != "summary":
-        raise UsageError(f"unknown option {shown(name)}", nearest(name, [*NAMED, *_options()]))
-
-
-@cache
-def _options() -> dict[str, Declared]:
-    return {item.name: item for item in declared(StylizeConfig)}
+        raise UsageError(f"unknown option {shown(name)}", nearest(name, [*NAMED, *OPTIONS]))
 
 
 def line_of(name: str, text: str) -> int:
@@ -123,7 +118,7 @@ def environment_layer(environment: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         UsageError: a value that is not allowed; a variable that is nearly, but not quite, one of an option.
     """
-    names = {name.upper(): name for name in (*NAMED[1:], *_options())}
+    names = {name.upper(): name for name in (*NAMED[1:], *OPTIONS)}
     layer: dict[str, Any] = {}
     for variable, text in environment.items():
         key = variable.removeprefix(PREFIX)
@@ -136,7 +131,7 @@ def environment_layer(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         name = names[key]
         try:
-            layer[name] = _options()[name].read(text) if name in _options() else text
+            layer[name] = OPTIONS[name].read(text) if name in OPTIONS else text
             _check(name, layer[name], find_preset)
         except UsageError as error:
             raise UsageError(f"the variable {variable}: {error}") from None
@@ -159,7 +154,7 @@ def as_toml(options: Mapping[str, Any], title: str) -> str:
     """A file of options, by groups; None, which TOML has no word for, is left out. ``title`` is its summary."""
     lines = [f"summary = {_quoted(title)}"]
     group = ""
-    for name, item in _options().items():
+    for name, item in OPTIONS.items():
         if options.get(name) is None:
             continue
         if item.group != group:

@@ -78,7 +78,7 @@ class Keys(Parsed):
         if name not in KEYED:
             names = ", ".join(each.replace("_", "-") for each in KEYED)
             raise UsageError(f"{text!r}: {name or 'nothing'} does not change over a film", f"Those that do are {names}")
-        (item,) = (each for each in declared(StylizeConfig) if each.name == name)
+        item = declared(StylizeConfig)[name]
         checked = item.checked(item.read(value.strip()))
         return name, Moment.of(time), tuple(checked) if isinstance(checked, Shares) else (checked,)
 
@@ -130,7 +130,7 @@ class VideoConfig(StylizeConfig):
 
     def still(self, seconds: float) -> StylizeConfig:
         """The options of a frame at a time of the film, as of a picture by itself."""
-        own = {item.name: getattr(self, item.name) for item in declared(StylizeConfig)}
+        own = {name: getattr(self, name) for name in declared(StylizeConfig)}
         return StylizeConfig(**own).replace(monitor_every=0, checkpoint_every="0", **self.key.at(seconds))
 
     def following(self, seconds: float) -> StylizeConfig:

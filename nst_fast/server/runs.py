@@ -258,5 +258,5 @@ def option_facts(first: Sequence[str]) -> list[dict[str, Any]]:
             "cosmetic": item.option.cosmetic,
             "files": item.option.names_file or item.name in MASK_KINDS,
         }
-        for item in declared(StylizeConfig)
+        for item in declared(StylizeConfig).values()
     ]

@@ -19,7 +19,7 @@ CONFIGS = [StylizeConfig, ExportConfig, BenchConfig, DemoConfig]
 @pytest.mark.parametrize("config_class", CONFIGS)
 def test_defaults_are_valid_and_every_option_has_a_help_text(config_class: type) -> None:
     config_class()
-    for item in declared(config_class):
+    for item in declared(config_class).values():
         assert isinstance(item.option, Option)
         assert item.option.help.endswith((".", ").", "'."))
         assert item.group

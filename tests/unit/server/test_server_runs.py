@@ -55,7 +55,7 @@ def test_options_are_those_of_the_declarations(tmp_path: Path) -> None:
     with in_process(tmp_path) as client:
         found = {each["name"]: each for each in client.get("/api/options").json()}
         recipes = client.get("/api/presets").json()
-    assert list(found) == [item.name for item in declared(StylizeConfig)]
+    assert list(found) == list(declared(StylizeConfig))
     assert {name: each["default"] for name, each in found.items()} == StylizeConfig().as_dict()
     size = found["image_size"]
     assert (size["kind"], size["minimum"], size["maximum"], size["first"]) == ("integer", 16, 32768, True)
