@@ -69,10 +69,6 @@ class MemoryOptions(Options):
         cosmetic=True,
     )
 
-    @property
-    def max_memory_bytes(self) -> int | None:
-        return self.max_memory
-
 
 @dataclass(frozen=True, kw_only=True)
 class ControlOptions(Options):
@@ -96,11 +92,6 @@ class ControlOptions(Options):
         both ends makes it exactly 0 at 0 and exactly 1 at 1. It grows with s, everywhere.
         """
         return float((STRENGTH_RANGE**self.strength - 1) / (STRENGTH_RANGE - 1))
-
-    @property
-    def blend_weights(self) -> list[float] | None:
-        """One weight per style image, or None for equal shares."""
-        return list(self.style_weight_each) or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +158,6 @@ class FitOptions(Options):
         metavar="auto|none|L,T,R,B",
     )
 
-    @property
-    def style_borders(self) -> tuple[float, float, float, float] | None:
-        """Shares of the sides to be left out: left, top, right, bottom; None where they are to be looked for."""
-        return self.style_crop.borders
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleOptions(Options):
@@ -218,11 +204,6 @@ class StopOptions(Options):
     @property
     def patience_steps(self) -> int:
         return self.patience or (CONVERGED_PATIENCE if self.until_converged else 0)
-
-    @property
-    def budget_seconds(self) -> float:
-        """The time budget in seconds; 0 means none."""
-        return self.time_budget
 
 
 @dataclass(frozen=True, kw_only=True)

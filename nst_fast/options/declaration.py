@@ -7,6 +7,7 @@ import inspect
 import math
 import os
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -174,8 +175,8 @@ def _converted(item: Declared, given: Any) -> Any:
     given = plain(given)
     if item.parsed is not None:
         return given if isinstance(given, item.parsed) else item.parsed.of(given)
-    if item.kind is float and type(given) is int:
-        return _as_float(given)  # 1 means 1.0, also in records and comparisons
+    if item.kind is float and type(given) is int:  # 1 means 1.0, also in records and comparisons
+        return float(given) if abs(given) <= sys.float_info.max else math.inf
     if item.option.names_file and isinstance(given, os.PathLike):
         path = Path(given)
         given = str(path) if len(path.parts) > 1 else f".{os.sep}{path}"  # no word, as noise or auto
@@ -184,13 +185,6 @@ def _converted(item: Declared, given: Any) -> Any:
     if type(given) is not item.kind:
         raise UsageError(f"must be {_KINDS.get(item.kind, 'text')}")
     return given
-
-
-def _as_float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of more than 308 digits
-        return math.inf
 
 
 def _out_of_range(item: Declared, value: Any) -> str | None:

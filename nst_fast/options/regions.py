@@ -28,8 +28,6 @@ class Files(Parsed):
     files: tuple[Path, ...] = ()
     text: str = field(default="", compare=False)
 
-    __str__ = Parsed.__str__
-
     @property
     def shape(self) -> str:
         """The text without the names of the files: how many, and what each is for."""

@@ -154,10 +154,15 @@ class Seconds(Parsed, float):
         return seconds
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float | None:
+    """``90``, ``2.5s``, ``1m`` or ``1h`` in seconds; None for any other text."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if not 0 < seconds < math.inf:
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else None
+
+
+def _seconds(text: str) -> float:
+    seconds = seconds_of(text)
+    if not seconds or seconds == math.inf:
         raise UsageError("is no duration", "Write seconds, or 60s, 5m, 1h")
     return seconds
 
@@ -191,8 +196,6 @@ class Interval(Parsed):
         written = f"{Seconds.of(self.seconds)}s" if self.seconds else str(self.steps)
         object.__setattr__(self, "text", self.text or written)
 
-    __str__ = Parsed.__str__
-
     @classmethod
     def of(cls, given: object) -> Self:
         if type(given) is int and given >= 0:
@@ -211,8 +214,6 @@ class StyleCrop(Parsed):
 
     borders: tuple[float, float, float, float] | None
     text: str = field(compare=False)
-
-    __str__ = Parsed.__str__
 
     @classmethod
     def of(cls, given: object) -> Self:

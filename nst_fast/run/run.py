@@ -136,7 +136,7 @@ class Run(LoopObserver):
         if self.interrupted is not None:
             settled = settled.replace(engine=record.engine, precision=record.precision, convolution=record.convolution)
         pictures = self.batch.count * self.batch.problems[0].runs
-        long = is_long(self.batch.scales, pictures, self.batch.device, self.config.budget_seconds)
+        long = is_long(self.batch.scales, pictures, self.batch.device, self.config.time_budget)
         if settled.convolution == "auto" and not may_use_winograd(settled, str(self.batch.device)):
             settled = settled.replace(convolution="direct")
         choice = self.layout.choose(self.batch, settled, self.observer, long=long)

@@ -119,7 +119,7 @@ def test_options_have_types_and_records_have_texts_that_give_them_back(
 
 def test_a_crop_in_numbers_is_that_of_the_text() -> None:
     numbers, text = StylizeConfig(style_crop=(0, 3, 0, 0.5)), StylizeConfig(style_crop="0,3,0,0.5")  # type: ignore[arg-type]
-    assert numbers.style_borders == text.style_borders == (0, 0.03, 0, 0.005)
+    assert numbers.style_crop.borders == text.style_crop.borders == (0, 0.03, 0, 0.005)
     assert numbers == text
     assert numbers.as_dict() == text.as_dict()
 
