@@ -42,10 +42,15 @@ HEADERS = {
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address."""
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return None
 
 
 def token_for(host: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -79,7 +84,7 @@ class Doors:
         own = {"localhost", self.host.lower(), *map(str.lower, self.names)}
         if is_loopback(self.host):
             return name in own or is_loopback(name)
-        return name in own or name == socket.gethostname().lower() or _is_address(name)
+        return name in own or name == socket.gethostname().lower() or _address(name) is not None
 
     @property
     def cookie(self) -> str:
@@ -99,14 +104,6 @@ class Doors:
 
     def fits(self, given: str) -> bool:
         return secrets.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 class Gate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
@@ -59,14 +60,10 @@ def serve(
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS, server_header=False
         )
-        threading.Thread(target=warm_up, name="imports", daemon=True).start()
+        # The first request for a plan or an upload would wait for it.
+        threading.Thread(target=import_module, args=("nst_fast.api",), name="imports", daemon=True).start()
         ready(address_of(bound, doors))
         Server(config, queue).run([bound])
-
-
-def warm_up() -> None:
-    """Import what the first request for a plan or an upload would wait for."""
-    import nst_fast.api  # noqa: F401  # for what it brings along
 
 
 def listening(host: str, port: int) -> socket.socket:
