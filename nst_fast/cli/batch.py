@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nst_fast.cli.completion import words
-from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.console import Messages, emit_result
 from nst_fast.cli.options import Json, at_least_one, overwrites, takes
 from nst_fast.cli.signals import Stop, graceful_stop
 from nst_fast.cli.startup import loading
@@ -133,10 +133,7 @@ def conclude(outcome: BatchResult, batch: BatchRequest, messages: Messages, stop
     summary += f"; {outcome.made} made now in {outcome.seconds:.1f} s"
     if stop() or not failed:  # else the error says it
         messages.say(f"{status}: {summary}")
-    if as_json:
-        emit_json(facts_of(outcome, batch, status))
-    else:
-        emit(str(batch.folder))
+    emit_result(facts_of(outcome, batch, status), str(batch.folder), as_json=as_json)
     if stop():
         messages.say("the same command continues")
         raise typer.Exit(stop.exit_code)

@@ -129,6 +129,14 @@ def emit_json(facts: Mapping[str, Any], *, indent: int | None = None) -> None:
     emit(json.dumps(facts, indent=indent))
 
 
+def emit_result(facts: Mapping[str, Any], *lines: str, as_json: bool) -> None:
+    """The result, on stdout: ``facts`` as JSON, or the lines for people."""
+    if as_json:
+        emit_json(facts)
+    else:
+        emit("\n".join(lines))
+
+
 def emit_error(text: str, *, code: int, kind: str, as_json: bool) -> None:
     """The line on stderr that every error ends in; with --json also an object, unless the result was given before."""
     text = with_flags(text)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nst_fast.cli import completion
-from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.console import emit_result
 from nst_fast.cli.options import Json
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
@@ -33,20 +33,15 @@ def presets(
         listed = [{"name": preset.name, "system": preset.system, "summary": preset.summary} for preset in known]
         width = max(len(preset.name) for preset in known)
         lines = [f"{preset.name:<{width}}  {preset.summary}" for preset in known]
-        if as_json:
-            emit_json({"schema": SCHEMA, "presets": listed})
-        else:
-            emit("\n".join(lines))
+        emit_result({"schema": SCHEMA, "presets": listed}, *lines, as_json=as_json)
         return
     preset = find_preset(name)
     options = explained(preset)
-    if as_json:
-        facts = {"name": preset.name, "system": preset.system, "summary": preset.summary, "options": options}
-        emit_json({"schema": SCHEMA, **facts})
-        return
-    emit(f"{preset.name}: {preset.summary}")
-    for option, setting in options.items():
-        emit(f"  --{option.replace('_', '-')} {setting['value']}  ({setting['source']})")
+    facts = {"name": preset.name, "system": preset.system, "summary": preset.summary, "options": options}
+    settings = [
+        f"  --{name.replace('_', '-')} {setting['value']}  ({setting['source']})" for name, setting in options.items()
+    ]
+    emit_result({"schema": SCHEMA, **facts}, f"{preset.name}: {preset.summary}", *settings, as_json=as_json)
 
 
 def explained(preset: Preset) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.console import Messages, emit_result
 from nst_fast.cli.options import Json, Quiet
 from nst_fast.errors import UsageError
 
@@ -72,10 +72,8 @@ def served(
 
     def begun(address: str) -> None:
         messages.say("Ctrl-C ends the server")
-        if as_json:
-            emit_json({"schema": SCHEMA, "address": address, "token": doors.token, "folder": str(place)})
-        else:
-            emit(address)
+        facts = {"schema": SCHEMA, "address": address, "token": doors.token, "folder": str(place)}
+        emit_result(facts, address, as_json=as_json)
         ready(address)
 
     serve(place, doors, port, messages.say, page=page, ready=begun)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nst_fast.cli.console import Messages, Stream, check_binary_output, emit, emit_bytes, emit_event, emit_json
+from nst_fast.cli.console import Messages, Stream, check_binary_output, emit_bytes, emit_event, emit_result
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.startup import loading
@@ -100,11 +100,9 @@ def conclude(record: RunRecord, output: Path, messages: Messages, *, as_json: bo
     messages.detail("seconds: " + ", ".join(f"{phase} {taken:.2f}" for phase, taken in record.phases.items()))
     if str(output) == PIPE:
         return
-    if as_json:
-        facts = record.as_dict()
-        emit_json({"schema": SCHEMA} | {name: facts[name] for name in JSON_FIELDS} | {"output": str(output)})
-    else:
-        emit(str(output))
+    recorded = record.as_dict()
+    facts = {"schema": SCHEMA} | {name: recorded[name] for name in JSON_FIELDS} | {"output": str(output)}
+    emit_result(facts, str(output), as_json=as_json)
 
 
 def peak_memory(record: RunRecord) -> str:
