@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from nst_fast.errors import OutputError, UsageError
-from nst_fast.system.files import shown
+from nst_fast.system.files import shown, user_path, write_atomic
 from nst_fast.system.rounding import rounded
 
 EVENT_SCHEMA = "nst-fast/progress/1"
@@ -135,6 +135,16 @@ def emit_result(facts: Mapping[str, Any], *lines: str, as_json: bool) -> None:
         emit_json(facts)
     else:
         emit("\n".join(lines))
+
+
+def emit_report(facts: Mapping[str, Any], text: str, json_file: str | None) -> None:
+    """The text on stdout, and the facts in the file of ``--json``; or they alone, on stdout, where that is ``-``."""
+    if json_file == "-":
+        emit_json(facts, indent=1)
+        return
+    if json_file is not None:
+        write_atomic(user_path(json_file), (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
+    emit(text)
 
 
 def emit_error(text: str, *, code: int, kind: str, as_json: bool) -> None:

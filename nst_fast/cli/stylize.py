@@ -15,7 +15,7 @@ from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.startup import loading
 from nst_fast.cli.torchrun import joined_ranks
-from nst_fast.cli.tracking import FilmKind, LogDir, Table, TrackerName, followers, tracked
+from nst_fast.cli.tracking import FilmKind, LogDir, Table, TrackerName, file_trackers, tracked
 from nst_fast.distributed import process_rank
 from nst_fast.options.config import StylizeConfig
 from nst_fast.system.files import shown
@@ -71,7 +71,9 @@ def stylize(
         joined_ranks(config) as (config, ranks),
         resumable(output, messages),
         Display(messages, stop, config).begin() as display,
-        tracked(display, followers(output, csv, film, overwrite, [content, *style]), log_dir, tracker) as observer,
+        tracked(
+            display, file_trackers(display.note, output, csv, film, overwrite, [content, *style]), log_dir, tracker
+        ) as observer,
     ):
         pastiche = api.stylize(
             content,
