@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 
 Inputs = Annotated[
     list[str],
-    typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures; or addresses.", show_default=False),
+    typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures; or addresses."),
 ]
 Styles = Annotated[
     list[str],
     typer.Option("--style", metavar="FILE", help="A picture to paint like; given again, both are blended."),
 ]
-Folder = Annotated[
-    str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write to.", show_default=False)
-]
+Folder = Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write to.")]
 FORMATS = ("png", "jpg", "webp", "avif", "tif", "bmp")
 Format = Annotated[
     str,
@@ -70,7 +68,7 @@ def batch(
     together: Together = 1,
     workers: Workers = None,
     on: Place = "local",
-    address: Annotated[str, typer.Option("--address", help="Of the Ray cluster's head.", show_default=False)] = "",
+    address: Annotated[str, typer.Option("--address", help="Of the Ray cluster's head.")] = "",
     gpus_per_worker: Gpus = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking for new pictures until stopped.")] = False,
     skip_failed: Annotated[

@@ -80,8 +80,8 @@ def refuse_options_before(context: typer.Context) -> None:
 @takes(CompareConfig)
 def compare(
     config: CompareConfig,
-    before: Annotated[Path, typer.Argument(metavar="A", help="What `bench --json` wrote before.", show_default=False)],
-    after: Annotated[Path, typer.Argument(metavar="B", help="And after.", show_default=False)],
+    before: Annotated[Path, typer.Argument(metavar="A", help="What `bench --json` wrote before.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="And after.")],
     json_file: JsonFile = None,
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Write the report as Markdown too.", metavar="FILE")

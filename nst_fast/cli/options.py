@@ -182,21 +182,18 @@ def recipe_parameters() -> list[inspect.Parameter]:
         "--preset",
         help="A recipe by name, see `nst-fast presets`; other options override its values.",
         metavar="NAME",
-        show_default=False,
         autocompletion=completion.presets,
     )
     replayed = typer.Option(
         "--from",
         help="A picture made by nst-fast, or its .json: run with the same options, but for those given.",
         metavar="RECORD",
-        show_default=False,
         rich_help_panel=PANEL,
     )
     config_file = typer.Option(
         "--config",
         help="A TOML file of options, see docs/settings.md; flags and variables NST_FAST_... override it.",
         metavar="FILE",
-        show_default=False,
         rich_help_panel=PANEL,
     )
     steps = ", ".join(f"{name} {values['steps']}" for name, values in QUALITIES.items())
@@ -204,7 +201,6 @@ def recipe_parameters() -> list[inspect.Parameter]:
         "--quality",
         help=f"Speed or finish, by steps: {steps}.",
         metavar="NAME",
-        show_default=False,
         autocompletion=completion.words(*QUALITIES),
     )
     return [
@@ -223,7 +219,6 @@ def parameter_of(item: Declared) -> inspect.Parameter:
         flag,
         parser=item.number if is_number else None,
         help=help_of(item),
-        show_default=False,  # Typer would show None: what is not given must stay apart from what is
         metavar=item.option.metavar or ({int: "INTEGER", float: "FLOAT"}.get(item.kind)),
         rich_help_panel=None if item.name in FIRST else item.group,
         autocompletion=completion.completion_of(item),

@@ -27,7 +27,7 @@ def parse_size(text: str) -> tuple[int, int]:
 @takes(StylizeConfig, without=("image_size",), recipes=True)
 def plan(
     config: StylizeConfig,
-    size: Annotated[str, typer.Argument(help="WIDTHxHEIGHT of the pastiche, in pixels.", show_default=False)],
+    size: Annotated[str, typer.Argument(help="WIDTHxHEIGHT of the pastiche, in pixels.")],
     as_json: Json = False,
 ) -> None:
     """Say how much memory a picture of SIZE takes, and whether it would be computed whole or in tiles.

@@ -20,7 +20,7 @@ SCHEMA = "nst-fast/presets/1"
 def presets(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show every value of this preset.", show_default=False, autocompletion=completion.presets),
+        typer.Argument(help="Show every value of this preset.", autocompletion=completion.presets),
     ] = None,
     as_json: Json = False,
 ) -> None:

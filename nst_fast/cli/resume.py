@@ -21,7 +21,7 @@ from nst_fast.options.config import StylizeConfig
 def resume(
     config: dict[str, Any],
     messages: Messages,
-    output: Annotated[Path, typer.Argument(help="The picture that the run was to write.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="The picture that the run was to write.")],
     content: Annotated[
         Path | None, typer.Option("--content", help="Where the content image is now, if it was moved.")
     ] = None,

@@ -36,11 +36,9 @@ JSON_FIELDS = (
 def stylize(
     config: StylizeConfig,
     messages: Messages,
-    content: Annotated[Path, typer.Argument(help="The picture whose scene is kept.", show_default=False)],
-    style: Annotated[list[Path], typer.Argument(help="The picture, or pictures, to paint like.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The picture to write; - is standard output.", show_default=False)
-    ],
+    content: Annotated[Path, typer.Argument(help="The picture whose scene is kept.")],
+    style: Annotated[list[Path], typer.Argument(help="The picture, or pictures, to paint like.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write; - is standard output.")],
     overwrite: Annotated[bool, overwrites("OUTPUT and the files beside it that are named after it")] = False,
     log_dir: LogDir = None,
     tracker: TrackerName = None,

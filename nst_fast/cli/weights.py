@@ -25,9 +25,7 @@ SCHEMA = "nst-fast/weights/1"
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-Sha256 = Annotated[
-    str | None, typer.Option("--sha256", help="The hash that the file's supplier states.", show_default=False)
-]
+Sha256 = Annotated[str | None, typer.Option("--sha256", help="The hash that the file's supplier states.")]
 
 app = typer.Typer(
     cls=Group, help="List, fetch, verify or import the network's weights.", no_args_is_help=True, add_completion=False
@@ -98,9 +96,7 @@ def as_dict(held: WeightFile) -> dict[str, str]:
 def fetch(
     network: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="vgg19 or vgg16. (default vgg19)", show_default=False, autocompletion=words(*CONVS_PER_BLOCK)
-        ),
+        typer.Argument(help="vgg19 or vgg16. (default vgg19)", autocompletion=words(*CONVS_PER_BLOCK)),
     ] = None,
     mirror: Annotated[
         list[str] | None,
@@ -134,9 +130,7 @@ def fetch(
 @app.command(cls=Command)
 @expanding
 def verify(
-    file: Annotated[
-        list[Path] | None, typer.Argument(help="Weight files. (default all on this machine)", show_default=False)
-    ] = None,
+    file: Annotated[list[Path] | None, typer.Argument(help="Weight files. (default all on this machine)")] = None,
     sha256: Sha256 = None,
     as_json: Json = False,
 ) -> None:
@@ -174,7 +168,7 @@ def remedy_for(wrong: Sequence[WeightFile]) -> str:
 @app.command("import", cls=Command)
 @expanding
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors file.")],
     sha256: Sha256 = None,
     as_json: Json = False,
 ) -> None:
