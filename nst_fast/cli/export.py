@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,17 +22,8 @@ SCHEMA = "nst-fast/export/1"
 CAPABILITIES = ("8.9", "12.0")  # what --prove builds for: Ada and Blackwell
 
 
-class Target(StrEnum):
-    """The formats that are written."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-
-
-class Prover(StrEnum):
-    """What proves a graph by building it."""
-
-    tensorrt_rtx = "tensorrt-rtx"
+Target = Literal["onnx", "openvino"]
+Prover = Literal["tensorrt-rtx"]
 
 
 @takes(ExportConfig, recipes=True)
@@ -57,7 +47,7 @@ def export(
     ] = None,
     target: Annotated[
         Target, typer.Option("--target", help="openvino: write OpenVINO's NAME.xml and NAME.bin, run by it.")
-    ] = Target.onnx,
+    ] = "onnx",
     prove: Annotated[
         Prover | None,
         typer.Option("--prove", help="Parse the graph and build engines by TensorRT for RTX; needs no GPU."),
@@ -105,7 +95,7 @@ def publish(
     overwrite: bool,
 ) -> CheckedModel:
     """Write the file or files of a format."""
-    if target is Target.openvino and output is not None:
+    if target == "openvino" and output is not None:
         from nst_fast.onnx.openvino import export_ir
 
         return export_ir(config, output, overwrite=overwrite)
@@ -124,7 +114,7 @@ def check_combination(
 ) -> None:
     """Refuse options that the others leave without effect."""
     itself = "OpenVINO itself runs what is written"
-    is_ir = target is Target.openvino
+    is_ir = target == "openvino"
     for refused, message, remedy in (
         (bundle and output, "both --output and --bundle", "Give one of them"),
         (capability and not prove, "--capability without --prove", "Add --prove tensorrt-rtx"),

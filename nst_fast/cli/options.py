@@ -109,7 +109,8 @@ def takes(
             if talks:
                 arguments["messages"] = Messages(**{name: arguments.pop(name) for name in MESSAGE_FLAGS})
             given = {name: arguments.pop(name) for name in items}
-            given = {name: joined(value) for name, value in given.items() if value not in (None, [])}
+            given = {name: value for name, value in given.items() if value not in (None, [])}
+            given |= {name: SEPARATOR.join(value) for name, value in given.items() if isinstance(value, list)}
             if recipes:
                 named = {name: arguments.pop(name) for name in ("preset", "quality", "replayed", "config_file")}
                 environment = environment_layer(os.environ)
@@ -138,11 +139,6 @@ def takes(
         return call
 
     return decorate
-
-
-def joined(value: Any) -> Any:
-    """The values of an option that was repeated as one."""
-    return SEPARATOR.join(value) if isinstance(value, list) else value
 
 
 def values_of(

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nst_fast.errors import UsageError, ours
+from nst_fast.errors import NstFastError, UsageError, ours
 from nst_fast.server.answers import RequestError, refusal
 
 TOKEN_VARIABLE = "NST_FAST_TOKEN"
@@ -129,33 +129,29 @@ class Gate:
 
         try:
             await self.passed(scope, receive, answer)
+            return
         except asyncio.CancelledError:  # the server ends, and has waited for this answer long enough
-            if not begun:
-                await refusal(RequestError(503, "the server is ending", "Ask again when it runs"))(
-                    scope, receive, answer
-                )
+            fault: NstFastError = RequestError(503, "the server is ending", "Ask again when it runs")
+        except RequestError as error:
+            fault = error
         except Exception as error:
             if os.environ.get("NST_FAST_DEBUG"):
                 traceback.print_exception(error)
-            self.say(f"error: {ours(error)}")
-            if not begun:
-                await refusal(ours(error))(scope, receive, answer)
+            fault = ours(error)
+            self.say(f"error: {fault}")
+        if not begun:
+            await refusal(fault)(scope, receive, answer)
 
     async def passed(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        try:
-            entered = self.check(scope, headers)
-        except RequestError as error:
-            await refusal(error)(scope, receive, send)
-            return
+        entered = self.check(scope, headers)
         if entered is not None:
             await entered(scope, receive, send)
             return
         most = UPLOAD_BYTES if scope["path"] == UPLOADS else MOST_BYTES
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
-            await refusal(too_large(most))(scope, receive, send)
-            return
+            raise too_large(most)
         await self.app(scope, limited(receive, most), send)
 
     def check(self, scope: Scope, headers: Headers) -> Any:
