@@ -21,8 +21,6 @@ from nst_fast.options.style import CONTENT_LOSSES, IN_PARTS, STYLE_LOSSES, Style
 from nst_fast.options.values import Bytes, Interval, Seconds, Shares, StyleCrop, Taps
 
 INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
-
-
 TYPICAL_COLORS = 4  # of a map
 WEIGHTS = ("auto", "original", "imagenet")  # sources of weights that are no files, beside random[:SEED]
 WEIGHTS_METAVAR = "|".join([*WEIGHTS, "random[:SEED]", "FILE"])

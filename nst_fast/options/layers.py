@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,8 @@ def find_preset(name: str) -> Preset:
     return _built_in(name, {*PRESETS, *own})
 
 
-def _built_in(name: str, known: set[str] | None = None) -> Preset:
+def _built_in(name: str, known: Collection[str] = PRESETS.keys()) -> Preset:
     if not isinstance(name, str) or name not in PRESETS:
-        known = known or set(PRESETS)
         hint = nearest(str(name), sorted(known)) or f"Known are {', '.join(sorted(known))}."
         raise UsageError(f"unknown preset {name!r}", f"{hint} `nst-fast presets` says what each is")
     return PRESETS[name]
@@ -62,7 +61,7 @@ def own_preset(path: Path) -> Preset:
     layer = file_layer(path, find=_built_in)
     base = PRESETS[layer["preset"]].settings if "preset" in layer else {}
     values = {name: Setting(value, f"{YOURS}: {shown(path.name)}") for name, value in laid_over(layer).items()}
-    return Preset(path.stem, "", layer.get("summary", shown(path)), {**base, **values})
+    return Preset(path.stem, layer.get("summary", shown(path)), {**base, **values})
 
 
 def file_layer(path: Path, find: Callable[[str], object] = find_preset) -> dict[str, Any]:
