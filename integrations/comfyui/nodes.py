@@ -115,34 +115,29 @@ def records_of(pastiches: Sequence[Pastiche]) -> str:
     return json.dumps([pastiche.record.as_dict() for pastiche in pastiches])
 
 
-class MaskFiles:
-    """Masks and styles of regions as the files that nst-fast reads them from, in a folder."""
+def saved(folder: Path, name: str, values: Tensor) -> Path:
+    """Values [H, W] or [H, W, C] as the file that nst-fast reads a mask or the style of a region from."""
+    path = folder / f"{name}.png"
+    pixels = values[..., :3] if values.ndim == 3 else values
+    Image.fromarray(pixels.float().clamp(0, 1).mul(255).round().byte().cpu().numpy()).save(path)
+    return path
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
 
-    def saved(self, name: str, values: Tensor) -> Path:
-        """``values``: [H, W] or [H, W, C]."""
-        path = self.folder / f"{name}.png"
-        pixels = values[..., :3] if values.ndim == 3 else values
-        Image.fromarray(pixels.float().clamp(0, 1).mul(255).round().byte().cpu().numpy()).save(path)
-        return path
-
-    def options(
-        self, index: int, content_mask: Tensor | None, style_mask: Tensor | None, regions: Sequence[Region]
-    ) -> dict[str, Any]:
-        """The options that name the masks of one picture of a batch; the last mask serves all further pictures."""
-        found: dict[str, Any] = {}
-        if content_mask is not None:
-            found["content_mask"] = self.saved("content_mask", at(content_mask, index))
-        if style_mask is not None:
-            found["style_mask"] = [self.saved(f"style_mask_{n}", mask) for n, mask in enumerate(style_mask)]
-        if regions:
-            found["region"] = [
-                (self.saved(f"region_{n}", at(mask, index)), self.saved(f"region_style_{n}", style[0]), weight)
-                for n, (mask, style, weight) in enumerate(regions)
-            ]
-        return found
+def mask_options(
+    folder: Path, index: int, content_mask: Tensor | None, style_mask: Tensor | None, regions: Sequence[Region]
+) -> dict[str, Any]:
+    """The options that name the masks of one picture of a batch; the last mask serves all further pictures."""
+    found: dict[str, Any] = {}
+    if content_mask is not None:
+        found["content_mask"] = saved(folder, "content_mask", at(content_mask, index))
+    if style_mask is not None:
+        found["style_mask"] = [saved(folder, f"style_mask_{n}", mask) for n, mask in enumerate(style_mask)]
+    if regions:
+        found["region"] = [
+            (saved(folder, f"region_{n}", at(mask, index)), saved(folder, f"region_style_{n}", style[0]), weight)
+            for n, (mask, style, weight) in enumerate(regions)
+        ]
+    return found
 
 
 def at(batch: Tensor, index: int) -> Tensor:
@@ -200,7 +195,7 @@ class Stylize(io.ComfyNode):
         styles, made = pictures_of(style), []
         for index, picture in enumerate(pictures_of(content)):
             with tempfile.TemporaryDirectory(prefix="nst-fast-") as folder:
-                masks = MaskFiles(folder).options(index, content_mask, style_mask, regions)
+                masks = mask_options(Path(folder), index, content_mask, style_mask, regions)
                 given = on_device(masks | chosen)
                 made.append(stylize(picture, styles, preset=preset, listeners=follower, networks=NETWORKS, **given))
             follower.ended()

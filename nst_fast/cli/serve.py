@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import platformdirs
 import typer
 
 from nst_fast.cli.console import Messages, emit_result
@@ -65,9 +66,9 @@ def served(
     if missing:
         raise UsageError(f"{', '.join(missing)}: not installed", "pip install fastapi uvicorn python-multipart")
     from nst_fast.server.gate import Doors, token_for
-    from nst_fast.server.serving import default_folder, serve
+    from nst_fast.server.serving import serve
 
-    place = folder or default_folder()
+    place = folder or platformdirs.user_data_path("nst-fast", appauthor=False) / "ui"
     doors = Doors(host, token_for(host), tuple(names))
 
     def begun(address: str) -> None:

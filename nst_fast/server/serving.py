@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
-import platformdirs
 import uvicorn
 
 from nst_fast.errors import UsageError
@@ -19,11 +18,6 @@ from nst_fast.server.queue import Queue
 from nst_fast.system.files import lock, make_folder, shown
 
 GRACE_SECONDS = 3  # that answers have to end in when the server does
-
-
-def default_folder() -> Path:
-    """Where uploads and runs are by default: the user's data folder."""
-    return platformdirs.user_data_path("nst-fast", appauthor=False) / "ui"
 
 
 class Server(uvicorn.Server):
@@ -70,13 +64,11 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that listens; the browser may come as soon as it does."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.create_server(address[:2], family=family)
+        return socket.create_server(address[:2], family=family, backlog=128)
     except (OSError, OverflowError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         remedy = "Choose another `port`; 0 takes one that is free"
         raise UsageError(f"`host` {host}, `port` {port}: cannot be listened on: {reason}", remedy) from None
-    bound.listen(128)
-    return bound
 
 
 def address_of(bound: socket.socket, doors: Doors) -> str:
