@@ -104,8 +104,7 @@ def _writing_output() -> Iterator[None]:
 def check_binary_output(refused: Mapping[str, bool]) -> None:
     """Raise :class:`UsageError` where standard output cannot take a picture.
 
-    Args:
-        refused: option -> whether it is given; each would write beside the picture, or to standard output too.
+    ``refused``: option -> whether it is given; each would write beside the picture, or to standard output too.
     """
     if given := [f"`{name}`" for name, is_given in refused.items() if is_given]:
         raise UsageError(f"`output` -: standard output takes the picture alone, not {', '.join(given)}", "Name a file")

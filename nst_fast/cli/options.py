@@ -153,8 +153,7 @@ def values_of(
 ) -> dict[str, Any]:
     """The values of options: flags before the environment, that before the file, that before a preset or a record.
 
-    Args:
-        own: the options of the command; no file of another is looked for.
+    No file is looked for of an option that is not among the command's ``own``.
     """
     if preset is not None and replayed is not None:
         raise UsageError("--preset and --from both say how to run", "Name one, and change it by further options")

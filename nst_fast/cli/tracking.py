@@ -96,8 +96,7 @@ def tracked(
 ) -> Iterator[Observer]:
     """The display, joined while the block lasts by the trackers, those of TensorBoard and of a service too.
 
-    Raises:
-        UsageError: an unknown service, or one whose package is not installed.
+    Raises :class:`UsageError` for an unknown service, or one whose package is not installed.
     """
     from nst_fast.run.trackers import SERVICES, Observers, TensorBoard
 

@@ -114,8 +114,7 @@ def line_of(name: str, text: str) -> int:
 def environment_layer(environment: Mapping[str, str]) -> dict[str, Any]:
     """The layer that variables hold: ``NST_FAST_IMAGE_SIZE`` has the option ``image_size``. Empty ones hold nothing.
 
-    Raises:
-        UsageError: a value that is not allowed; a variable that is nearly, but not quite, one of an option.
+    Raises :class:`UsageError` for a value that is not allowed, and for a variable that is nearly an option's.
     """
     names = {name.upper(): name for name in (*NAMED[1:], *OPTIONS)}
     layer: dict[str, Any] = {}

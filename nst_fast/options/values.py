@@ -42,10 +42,7 @@ class Parsed:
 class Taps(Parsed, Mapping[str, float]):
     """Taps and their weights within a term, in order: ``TAP[:WEIGHT[:LOSS]],...``, a mapping, or a sequence of taps.
 
-    A mapping gives a weight, or a weight and a loss. Names of losses are not checked here.
-
-    Attributes:
-        losses: of the taps that name one.
+    A mapping gives a weight, or a weight and a loss. ``losses`` are of the taps that name one, and not checked here.
     """
 
     def __init__(
@@ -182,11 +179,7 @@ class Percent(Parsed, float):
 
 @dataclass(frozen=True)
 class Interval(Parsed):
-    """A number of steps, or of seconds; the other is 0, and both are for never. ``200``, ``30s``, or a number of steps.
-
-    Attributes:
-        text: by default what the numbers are written as.
-    """
+    """A number of steps, or of seconds; the other is 0, and both are for never: ``200``, ``30s``, or a whole number."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -208,8 +201,7 @@ class Interval(Parsed):
 class StyleCrop(Parsed):
     """What is left out of a style image at its sides: ``auto``, ``none``, or LEFT,TOP,RIGHT,BOTTOM in per cent.
 
-    Attributes:
-        borders: shares of the sides in that order; None where they are to be looked for.
+    ``borders`` are shares of the sides in that order; None where they are to be looked for.
     """
 
     borders: tuple[float, float, float, float] | None

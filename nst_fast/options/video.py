@@ -42,8 +42,7 @@ class Moment(Parsed, float):
 class Keys(Parsed):
     """Values that options have at times: ``TIME:OPTION=VALUE``, several joined by semicolons.
 
-    Attributes:
-        values: option -> (seconds, numbers) in the order of time.
+    ``values``: option -> (seconds, numbers) in the order of time.
     """
 
     values: Mapping[str, tuple[tuple[float, Numbers], ...]] = field(default_factory=dict, compare=False)

@@ -71,14 +71,7 @@ STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream"
 
 
 def application(folder: Path, doors: Doors, say: Callable[[str], None], *, page: bool) -> tuple[ASGIApp, Queue]:
-    """The server of a folder, and its queue.
-
-    Args:
-        folder: of uploads and runs; nothing is written elsewhere.
-        doors: who may come in.
-        say: receives lines for the log.
-        page: whether the page is served beside the API.
-    """
+    """The server of a folder, with the page or the API alone, and its queue. Nothing is written elsewhere."""
     uploads = Uploads(folder / "uploads")
     queue = Queue(folder / "runs", uploads, say)
 

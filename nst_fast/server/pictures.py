@@ -41,10 +41,9 @@ def smaller(image: Tensor, longest_side: int) -> Tensor:
 
 
 class Previews:
-    """Encodes previews of a run in a thread of its own. One that comes while it is busy, or costs too much, is dropped.
+    """Encodes previews of a run in a thread of its own, in which ``show`` receives step and WebP.
 
-    Args:
-        show: receives step and WebP, in that thread.
+    One that comes while it is busy, or costs too much, is dropped.
     """
 
     def __init__(self, show: Callable[[int, bytes], None]) -> None:

@@ -29,13 +29,7 @@ MOST_STARTS = 5  # of a run during which the server ends each time, as when memo
 
 
 class Queue:
-    """All runs in a folder. Any thread may call.
-
-    Args:
-        folder: of the runs, each in a folder of its own.
-        uploads: their pictures.
-        say: receives one line about each run, for the log.
-    """
+    """All runs in a folder, each in a folder of its own. Any thread may call. ``say`` receives lines for the log."""
 
     def __init__(self, folder: Path, uploads: Uploads, say: Callable[[str], None]) -> None:
         self.folder, self.uploads, self.say = make_folder(folder), uploads, say

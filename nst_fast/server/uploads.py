@@ -78,8 +78,7 @@ class Uploads:
     def add(self, path: Path, name: str) -> Upload:
         """Take a picture file in, under the name that the client gave it; the file is moved or removed.
 
-        Raises:
-            InputError: it is no picture that can be read.
+        Raises :class:`RequestError` for what is no picture that can be read.
         """
         name = shown(re.split(r"[/\\]", name)[-1])[:LONGEST_NAME] or "picture"
         id = sha256_of(path)[:ID_DIGITS]

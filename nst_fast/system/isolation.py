@@ -59,10 +59,8 @@ _PROCESS = ProcessState()
 def own_state() -> Iterator[None]:
     """PyTorch and NumPy in their usual state for as long as a call lasts; also a decorator.
 
-    The number of threads stays the caller's. Random numbers come from generators of our own everywhere.
-
-    Raises:
-        UsageError: in a forked process, see :meth:`ProcessState.check_fork`.
+    The number of threads stays the caller's. Random numbers come from generators of our own everywhere. Raises as
+    :meth:`ProcessState.check_fork` does.
     """
     _PROCESS.check_fork()
     with ExitStack() as stack:
