@@ -15,8 +15,6 @@ from nst_fast.options.evaluate import EvaluateConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nst_fast.jury.evaluation import Evaluation
-
 
 def show_columns(value: bool) -> None:
     """The legend, and the end: --columns needs no pictures."""
@@ -58,20 +56,13 @@ def evaluate(
         from nst_fast.jury.report import score_table, to_csv
 
     evaluation = judged(content, style, pictures, config)
-    tell(evaluation, messages)
+    messages.say("weights {source}, sha256 {sha256}".format(**evaluation.weights))
+    notes = [f"{each.picture}: {note}" for each in evaluation.pictures for note in each.notes]
+    for note in [*notes, *evaluation.notes]:
+        messages.note(note)
     if csv_file is not None:
         write_atomic(csv_file, to_csv(evaluation).encode())
     emit_report(evaluation.as_dict(), drawn(score_table(evaluation)), json_file)
-
-
-def tell(evaluation: Evaluation, messages: Messages) -> None:
-    """The weights, and the notes on the pictures."""
-    messages.say("weights {source}, sha256 {sha256}".format(**evaluation.weights))
-    for note in [
-        *(f"{each.picture}: {note}" for each in evaluation.pictures for note in each.notes),
-        *evaluation.notes,
-    ]:
-        messages.note(note)
 
 
 def drawn(table: Table) -> str:

@@ -254,11 +254,6 @@ class ReportOptions(Options):
         True, "The record of the run also inside the picture; the one beside it is written in any case.", cosmetic=True
     )
 
-    @property
-    def checkpoint_interval(self) -> Interval | None:
-        """How often the state is kept; None for never."""
-        return self.checkpoint_every if self.checkpoint_every != Interval() else None
-
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(Options):

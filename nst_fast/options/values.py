@@ -185,6 +185,9 @@ class Interval(Parsed):
     seconds: float = 0.0
     text: str = field(default="", compare=False)
 
+    def __bool__(self) -> bool:
+        return self.steps > 0 or self.seconds > 0
+
     def __post_init__(self) -> None:
         written = f"{Seconds.of(self.seconds)}s" if self.seconds else str(self.steps)
         object.__setattr__(self, "text", self.text or written)

@@ -336,7 +336,7 @@ class Run(LoopObserver):
     def evaluated(self, step: int, stopping: bool) -> None:
         """Write a checkpoint when one is due, and before a stop; all ranks bring their parts."""
         due = self.writer is not None and self.writer.due(step)
-        if self.config.checkpoint_interval is None or not (stopping or self.layout.any(due)):
+        if not self.config.checkpoint_every or not (stopping or self.layout.any(due)):
             return
         state = self.checkpoint(step)
         problem = self.writer.write(state) if self.writer is not None else ""
