@@ -101,7 +101,7 @@ def stylize(
         problem = load_problem(config, source, styles, networks)
         if files is not None and writes:
             remove_checkpoints(files)
-        writer = checkpoint_writer(files if writes else None, config.checkpoint_interval, listeners.note)
+        writer = checkpoint_writer(files if writes else None, config.checkpoint_every, listeners.note)
         pastiche = run(problem, files, listeners, writer, ranks=ranks)
         return saved(pastiche, files if writes else None)
 
@@ -262,7 +262,7 @@ def resume(
             listeners.note(f"{len(kept)} snapshots stay as they are, the last {shown(kept[-1])}")
         listeners.note(f"going on after step {checkpoint.step} of {config.steps}")
         pastiche = run(
-            problem, files, listeners, checkpoint_writer(files, config.checkpoint_interval, listeners.note), checkpoint
+            problem, files, listeners, checkpoint_writer(files, config.checkpoint_every, listeners.note), checkpoint
         )
         return saved(pastiche, files)
 

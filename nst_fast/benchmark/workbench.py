@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.onnx.checked_export import find_or_export
 from nst_fast.onnx.session import Session
 from nst_fast.options.config import ExportConfig, StylizeConfig
+from nst_fast.options.declaration import declared
 from nst_fast.run.observer import Observer
 from nst_fast.run.problem import Networks
 from nst_fast.system.machine import resolve_device
@@ -74,7 +75,7 @@ class Workbench:
 
     def run_options(self, engine: str, precision: str) -> StylizeConfig:
         """The run of ``stylize`` that is measured for an engine."""
-        shared = {item.name for item in fields(StylizeConfig)} & {item.name for item in fields(self.config)}
+        shared = declared(StylizeConfig).keys() & declared(type(self.config)).keys()
         options = {name: getattr(self.config, name) for name in shared} | {"steps": max(1, self.config.steps)}
         return StylizeConfig(**options | {"engine": engine, "precision": precision})
 

@@ -135,7 +135,7 @@ class Painter(JobFolder):
     def paint(self, job: Job, problem: Problem, observer: Observer) -> Pastiche:
         """Continue from the checkpoint of a worker that died or was stopped, or start."""
         files, writer = self._checkpoints(job), None
-        if interval := job.config.checkpoint_interval:
+        if interval := job.config.checkpoint_every:
             make_folder(files.picture.parent)
             self._fetch_checkpoints(job)
             writer = CheckpointWriter(files, interval, observer.note, lambda: self._publish_checkpoints(job))

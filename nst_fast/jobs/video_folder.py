@@ -18,6 +18,7 @@ from nst_fast.errors import InputError, OutputError
 from nst_fast.images import encode_image, load_image
 from nst_fast.images.film import FilmInfo, Frame
 from nst_fast.jobs.storage import delete_folder
+from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
 from nst_fast.options.video import VideoConfig
 from nst_fast.run.outputs import Pastiche
@@ -37,8 +38,7 @@ def provenance(config: VideoConfig, film: str, styles: Sequence[Path], weights: 
 
 def deciding_names() -> list[str]:
     """The options of films, beside those of stills, that decide their frames."""
-    stills = {item.name for base in VideoConfig.__bases__ for item in declared(base)}
-    return [item.name for item in declared(VideoConfig) if item.name not in stills]
+    return [name for name in declared(VideoConfig) if name not in declared(StylizeConfig)]
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ def free_memory(device: str) -> int:
 def budget_of(config: StylizeConfig, device: str) -> int:
     """Bytes that a run may use: ``max_memory``, but never more than most of what the device has free."""
     free = int(FREE_SHARE * free_memory(device))
-    return min(config.max_memory_bytes or free, free)
+    return min(config.max_memory or free, free)
 
 
 def may_use_winograd(config: StylizeConfig, device: str) -> bool:

@@ -221,10 +221,10 @@ class CheckpointWriter:
 
 
 def checkpoint_writer(
-    files: OutputFiles | None, interval: Interval | None, note: Callable[[str], None]
+    files: OutputFiles | None, interval: Interval, note: Callable[[str], None]
 ) -> CheckpointWriter | None:
     """The writer of a run's checkpoints, if it writes files and checkpoints are wanted."""
-    return CheckpointWriter(files, interval, note) if files is not None and interval is not None else None
+    return CheckpointWriter(files, interval, note) if files is not None and interval else None
 
 
 def remove_checkpoints(files: OutputFiles) -> None:

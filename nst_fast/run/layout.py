@@ -199,7 +199,7 @@ class SharedPicture:
         device = str(batch.device)
         sharing = 1 if has_own_memory(device) else self.ranks.local_size
         free = budget_of(batch.config.replace(max_memory=None), device) // sharing
-        return min(batch.config.max_memory_bytes or free, free)
+        return min(batch.config.max_memory or free, free)
 
     def confirm_precision(self, batch: Batch, choice: Choice, plan: ScalePlan, own: Tensor) -> Choice:
         if batch.config.precision != "auto" or self.any(plan.tiled):

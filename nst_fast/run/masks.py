@@ -84,7 +84,7 @@ def load_masks(
     regions = dict(zip(names, map(of_pastiche, config.region.masks), strict=True))
     name = REST if regions else EVERYWHERE
     parts = [{name: mask} for mask in used] + [{region: None} for region in names]
-    each = (config.blend_weights or [])[own:] or config.region.weights
+    each = config.style_weight_each[own:] or config.region.weights
     weights = dict(zip(names, each, strict=True))
     return checked(Masks(content_mask, regions, weights, parts, tuple(notes)), content, styles)
 
@@ -120,7 +120,7 @@ def left_of(mask: Tensor | None, alpha: Tensor | None) -> bool:
 
 def style_crop(config: StylizeConfig) -> Crop:
     """The borders that style images are read without; none are looked for where a mask says what is used."""
-    borders = config.style_borders
+    borders = config.style_crop.borders
     if borders is not None:
         return Borders(*borders)
     return NO_BORDERS if config.style_mask.files or config.map.files else "auto"

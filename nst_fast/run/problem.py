@@ -190,8 +190,8 @@ class Problem:
     @property
     def style_weights(self) -> list[float] | None:
         """Of the styles in their blends; those of regions are alone in theirs."""
-        blend, own = self.config.blend_weights, len(self.own_styles)
-        return [*blend[:own], *[1.0] * len(self.config.region.styles)] if blend is not None else None
+        blend, own = self.config.style_weight_each, len(self.own_styles)
+        return [*blend[:own], *[1.0] * len(self.config.region.styles)] if blend else None
 
     def _style_sizes(self, scale: Scale) -> list[tuple[int, int]]:
         shapes = [style.tensor.shape[2:] for style in self.styles]
@@ -379,7 +379,7 @@ def load_problem(
             size = (shape[2], shape[3])
         size = seamless_size(config, *size)
         scales = plan_scales(config, config.steps, *size)
-        if config.engine in ("auto", "fast") and is_long(scales, runs, device, config.budget_seconds):
+        if config.engine in ("auto", "fast") and is_long(scales, runs, device, config.time_budget):
             begin_kernels(device)
         if content_image is not None and any(config.wraps):
             joined_sides = with_joined_sides(at_size(content_image.tensor, *size), config.wraps)
@@ -422,8 +422,8 @@ def check_styles(config: StylizeConfig, content: Source | LoadedImage | None, st
 
 def check_blend(config: StylizeConfig, styles: int) -> None:
     """Raise :class:`UsageError` where blend weights are not one for each style image, and maybe one for each region."""
-    blend, regions = config.blend_weights, len(config.region.masks)
-    if blend is None:
+    blend, regions = config.style_weight_each, len(config.region.masks)
+    if not blend:
         return
     if len(blend) not in (styles, styles + regions):
         also = f" and {regions} regions" if regions else ""

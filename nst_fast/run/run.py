@@ -140,7 +140,7 @@ class Run(LoopObserver):
         if self.interrupted is not None:
             settled = settled.replace(engine=record.engine, precision=record.precision, convolution=record.convolution)
         pictures = self.batch.count * self.batch.problems[0].runs
-        long = is_long(self.batch.scales, pictures, self.batch.device, self.config.budget_seconds)
+        long = is_long(self.batch.scales, pictures, self.batch.device, self.config.time_budget)
         if settled.convolution == "auto" and not may_use_winograd(settled, str(self.batch.device)):
             settled = settled.replace(convolution="direct")
         choice = self.layout.choose(self.batch, settled, self.observer, long=long)
@@ -347,7 +347,7 @@ class Run(LoopObserver):
     def evaluated(self, step: int, stopping: bool) -> None:
         """Write a checkpoint when one is due, and before a stop; all ranks bring their parts."""
         due = self.writer is not None and self.writer.due(step)
-        if self.config.checkpoint_interval is None or not (stopping or self.layout.any(due)):
+        if not self.config.checkpoint_every or not (stopping or self.layout.any(due)):
             return
         state = self.checkpoint(step)
         problem = self.writer.write(state) if self.writer is not None else ""

@@ -269,7 +269,7 @@ def test_blends_are_a_row_of_the_sheet_from_one_style_to_the_other(pictures: Pat
     styles = [pictures / "wave.png", pictures / "three.png"]
     series = plan_sweep([pictures / "one.png"], styles, ["style-weight-each=1,0;0.5,0.5;0,1"], TINY)
     assert [list(job.styles) for job in series.jobs] == [styles] * 3
-    assert [job.config.blend_weights for job in series.jobs] == [[1, 0], [0.5, 0.5], [0, 1]]
+    assert [job.config.style_weight_each for job in series.jobs] == [(1, 0), (0.5, 0.5), (0, 1)]
     outcomes = run_series(series, tmp_path / "blend", JobObserver())
     alone = run_series(plan_sweep([pictures / "one.png"], styles, [], TINY), tmp_path / "alone", JobObserver())
     ends = [outcomes[0], outcomes[2]]
