@@ -51,7 +51,7 @@ def directions(channels: int, like: Tensor, entropy: Sequence[int] = ()) -> Tens
 
 
 def quantiles(ordered: Tensor, count: int) -> Tensor:
-    """Sorted samples [B, K, N] at ``count`` evenly spaced levels, between samples interpolated linearly."""
+    """Sorted samples [B, K, N] of levels (j + 1/2) / N, at the levels (i + 1/2) / ``count``, linear between."""
     samples = ordered.shape[2]
     if samples == count:
         return ordered
