@@ -78,7 +78,7 @@ class ColorReader:
         sixteen: bool = False,
     ) -> None:
         self.notes: list[str] = []
-        self._background = np.array(background, np.float32) if background is not None else None
+        self._background = background
         self._has_alpha = picture.has_transparency_data
         self._key = picture.info.get("transparency") if sixteen else None
         self._premultiplied = rawmode.startswith("RGBa") or bool(picture.info.get("premultiplied"))
@@ -110,12 +110,9 @@ class ColorReader:
             colors = self._space.to_srgb(colors)
         if alpha is None:
             return colors
-        if self._background is None:
-            return np.concatenate([colors * alpha, alpha], axis=2)
-        if alpha.min() < 1:
-            self._note("transparent pixels composited on the background")
-        composited: FloatArray = colors * alpha + self._background * (1 - alpha)
-        return composited
+        pixels, notes = composited(colors, alpha, self._background)
+        self.notes += [note for note in notes if note not in self.notes]
+        return pixels
 
     def _sixteen(self, values: NDArray[np.uint16]) -> tuple[FloatArray, FloatArray | None]:
         unit = values.astype(np.float32) / np.float32(65535)
@@ -181,9 +178,9 @@ class ColorReader:
             try:
                 profile_mode, transform = _transform_for(data, mode)
             except (OSError, ValueError, ImageCms.PyCMSError) as error:
-                self._note(f"ICC profile ignored: {error}")
+                self.notes.append(f"ICC profile ignored: {error}")
         elif mode == "CMYK":
-            self._note("CMYK without a profile: colours are approximate")
+            self.notes.append("CMYK without a profile: colours are approximate")
         space, decides, notes = stated(profile=transform is not None) if mode != "CMYK" else (None, False, [])
         self.notes += notes
         if decides or transform is None or not isinstance(data, bytes):
@@ -193,9 +190,13 @@ class ColorReader:
                 return "", None, profile_space(data)
         return profile_mode, transform, None
 
-    def _note(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
+
+def composited(colors: FloatArray, alpha: FloatArray, background: Color | None) -> tuple[FloatArray, list[str]]:
+    """Colours [h, w, 3] of an alpha [h, w, 1] on a background, or without one times alpha, and alpha; notes."""
+    if background is None:
+        return np.concatenate([colors * alpha, alpha], axis=2), []
+    pixels: FloatArray = colors * alpha + np.array(background, np.float32) * (1 - alpha)
+    return pixels, ["transparent pixels composited on the background"] if alpha.min() < 1 else []
 
 
 def value_range(low: float, high: float, full: tuple[float, ...]) -> tuple[float, float, list[str]]:

@@ -49,12 +49,13 @@ _HORIZONTAL = 2  # TIFF's predictor: differences between neighbours
 _SUB, _UP, _AVERAGE = 1, 2, 3  # PNG's filters; Paeth gains 1 % and takes as long as the rest together
 
 
-def check_suffix(suffix: str, name: str, bit_depth: int, side: int = 0) -> str:
-    """Pillow's name of the format that a suffix asks for.
+def check_output_suffix(path: AnyPath, bit_depth: int = 8, side: int = 0) -> str:
+    """Pillow's name of the format that the suffix of a file asks for.
 
     Raises:
         UsageError: it cannot be written, or not with this bit depth or a side of this many pixels.
     """
+    name, suffix = shown(path), Path(path).suffix
     if suffix.lower() not in WRITABLE:
         raise UsageError(f"{name}: cannot write {suffix or 'a name without suffix'}", f"Use {', '.join(WRITABLE)}")
     kind = WRITABLE[suffix.lower()]
@@ -68,11 +69,6 @@ def check_suffix(suffix: str, name: str, bit_depth: int, side: int = 0) -> str:
     if side > (longest := LONGEST_SIDE.get(kind, side)):
         raise UsageError(f"{name}: {kind} holds no side of {side} pixels, the most are {longest}", "Use .png or .tif")
     return kind
-
-
-def check_output_suffix(path: AnyPath, bit_depth: int = 8, side: int = 0) -> str:
-    """As :func:`check_suffix`, for the name of a file."""
-    return check_suffix(Path(path).suffix, shown(path), bit_depth, side)
 
 
 def quantised(image: Tensor, bit_depth: int) -> Pixels:
@@ -103,8 +99,8 @@ def rows_per_strip(image: Tensor) -> int:
 def write_image(
     stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, str], bit_depth: int, quality: int = QUALITY
 ) -> None:
-    """Write an image [1, 3, H, W] as a file of a kind that :func:`check_suffix` gave; of :data:`TRANSPARENT` also
-    [1, 4, H, W], colours and alpha. ``quality``, to 100, is of the formats that lose detail.
+    """Write an image [1, 3, H, W], of :data:`TRANSPARENT` also [1, 4, H, W] with alpha, as a file of a kind that
+    :func:`check_output_suffix` gave. ``quality``, to 100, is of the formats that lose detail.
 
     Raises:
         OutputError: the format cannot hold an image of this size.

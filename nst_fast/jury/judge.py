@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.errors import InputError
-from nst_fast.images import LoadedImage, from_uint8, resize_to, scaled_size, to_uint8
-from nst_fast.images.given import Picture, Source, load_source, source_of
+from nst_fast.images import LoadedImage, from_uint8, load_image, resize_to, scaled_size, to_uint8
+from nst_fast.images.given import Picture, Source, source_of
 from nst_fast.jury import measures
 from nst_fast.jury.columns import COLUMNS, CONTENT_TAP, GRAM_TAPS, WASSERSTEIN_TAPS
 from nst_fast.network.taps import channels_of
@@ -142,7 +142,7 @@ class Jury:
 
     def _read(self, path: Source, longest_side: int | None = None) -> LoadedImage:
         background, limit = self.config.background, self.config.max_megapixels
-        return load_source(path, longest_side=longest_side, background=background, max_megapixels=limit)
+        return load_image(path, longest_side=longest_side, background=background, max_megapixels=limit)
 
 
 def load_encoder(config: EvaluateConfig) -> tuple[Encoder, dict[str, str]]:
