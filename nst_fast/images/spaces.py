@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from nst_fast.images.sources import color_chunks
+from nst_fast.images.sources import COLOR_CHUNKS, chunks
 
 FloatArray = NDArray[np.float32]
 Curve = Callable[[FloatArray], FloatArray]
@@ -89,7 +89,8 @@ def stated_space(picture: Image.Image, stream: BinaryIO, *, profile: bool) -> tu
     whether it goes before a profile; notes. ``profile``: there is a usable one.
     """
     if picture.format == "PNG":
-        return png_space(color_chunks(stream), profile=profile)
+        before = [chunk for chunk in chunks(stream, behind_pixels=False) if chunk[0] in COLOR_CHUNKS]
+        return png_space(dict(reversed(before)), profile=profile)  # the first of each kind
     space, notes = None, list[str]()
     if profile:
         return None, False, []
