@@ -108,9 +108,8 @@ def measure(
     found: dict[str, Tensor] = {}
     positions: dict[str, float] = {}
     for term in style_terms:
-        at_tap, weights = features[term.tap], guides.at(term)
-        found[term.name] = measure_style(term, at_tap, weights.to(at_tap.dtype) if weights is not None else None)
-        stride = stride_of(term.tap)
+        at_tap, stride = features[term.tap], stride_of(term.tap)
+        found[term.name] = measure_style(term, at_tap, guides.at(term))
         positions[term.name] = guides.positions(term, (stride * at_tap.shape[2], stride * at_tap.shape[3]))
     return Statistics({tap: features[tap] for tap in content_taps}, found, positions)
 
