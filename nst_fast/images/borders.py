@@ -43,6 +43,11 @@ class Borders(NamedTuple):
         left, top = _up(self.left * width), _up(self.top * height)
         return left, top, width - _up(self.right * width), height - _up(self.bottom * height)
 
+    def left_of(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the part that is no border, in whole pixels."""
+        left, top, right, bottom = self.inside(width, height)
+        return right - left, bottom - top
+
 
 NO_BORDERS = Borders()
 Crop = Borders | Literal["auto"]
@@ -133,15 +138,11 @@ def decode_cropped(decode: Decode, name: str, limits: Limits, crop: Crop) -> Dec
         InputError: as from ``decode``; too little is left.
     """
     decoded = decode(limits)
-    borders = crop
-    if borders == "auto":
-        borders = find_borders(_overview(decode, limits, decoded).tensor)
-        left = _left_of(decoded.size, borders)
-        if min(*left, *scaled_size(*left, limits.longest_side)) < SMALLEST_SIDE:
-            return decoded
-    if borders == NO_BORDERS:
+    borders = find_borders(_overview(decode, limits, decoded).tensor) if crop == "auto" else crop
+    left = borders.left_of(*decoded.size)
+    too_small = min(*left, *scaled_size(*left, limits.longest_side)) < SMALLEST_SIDE
+    if borders == NO_BORDERS or (crop == "auto" and too_small):
         return decoded
-    left = _left_of(decoded.size, borders)
     limits.check(*left, f"{name} without its border")
     size, notes = decoded.size, decoded.notes
     if crop == "auto":
@@ -162,12 +163,6 @@ def _overview(decode: Decode, limits: Limits, decoded: Decoded) -> Decoded:
     if side == limits.longest_side or (limits.longest_side is None and side == longest):
         return decoded
     return decode(replace(limits, longest_side=side))
-
-
-def _left_of(size: tuple[int, int], borders: Borders) -> tuple[int, int]:
-    """Width and height in the file of the part without borders, in pixels."""
-    left, top, right, bottom = borders.inside(*size)
-    return right - left, bottom - top
 
 
 def _cut(image: Tensor, borders: Borders, size: tuple[int, int]) -> Tensor:

@@ -48,10 +48,6 @@ def parse_color(color: str | Color) -> Color:
     return color
 
 
-def _unstated(*, profile: bool) -> tuple[Space | None, bool, list[str]]:
-    return None, False, []
-
-
 class ColorReader:
     """Reads pieces of one picture as [h, w, 3] float32 sRGB in [0, 1].
 
@@ -73,7 +69,7 @@ class ColorReader:
         picture: Image.Image,
         rawmode: str,
         background: Color | None,
-        stated: Stated = _unstated,
+        stated: Stated | None = None,
         *,
         sixteen: bool = False,
     ) -> None:
@@ -104,6 +100,7 @@ class ColorReader:
         if isinstance(piece, np.ndarray):
             colors, alpha = self._sixteen(piece)
         else:
+            piece = piece.convert("LA") if piece.mode == "La" else piece
             colors = self._deep(piece) if piece.mode in _DEEP_MODES else self._shallow(piece)
             alpha = self._alpha(piece)[..., None] if self._has_alpha else None
         if self._space is not None:
@@ -128,9 +125,7 @@ class ColorReader:
         return colors, alpha
 
     def _shallow(self, piece: Image.Image) -> FloatArray:
-        if piece.mode == "La":
-            piece = piece.convert("LA")
-        elif self._has_alpha and piece.mode not in _GRAY_MODES:
+        if self._has_alpha and piece.mode not in _GRAY_MODES:
             piece = piece.convert("RGBA")
         if self._transform is not None:
             piece = _applied(self._transform, piece.convert(self._profile_mode))
@@ -148,8 +143,6 @@ class ColorReader:
     def _alpha(self, piece: Image.Image) -> FloatArray:
         if piece.mode in _DEEP_MODES:
             return np.asarray(self._values(piece) != piece.info["transparency"], np.float32)
-        if piece.mode == "La":
-            piece = piece.convert("LA")
         return _unit(piece.convert("RGBA").getchannel("A"))
 
     def _values(self, piece: Image.Image) -> NDArray[np.float64]:
@@ -168,7 +161,7 @@ class ColorReader:
         return black, white
 
     def _profile(
-        self, info: Mapping[Any, Any], mode: str, stated: Stated, *, deep: bool
+        self, info: Mapping[Any, Any], mode: str, stated: Stated | None, *, deep: bool
     ) -> tuple[str, ImageCms.ImageCmsTransform | None, Space | None]:
         """The mode that the transform to sRGB takes, the transform, or in its place a space; None where not needed."""
         if mode == "LAB":
@@ -181,7 +174,9 @@ class ColorReader:
                 self.notes.append(f"ICC profile ignored: {error}")
         elif mode == "CMYK":
             self.notes.append("CMYK without a profile: colours are approximate")
-        space, decides, notes = stated(profile=transform is not None) if mode != "CMYK" else (None, False, [])
+        space, decides, notes = None, False, list[str]()
+        if stated is not None and mode != "CMYK":
+            space, decides, notes = stated(profile=transform is not None)
         self.notes += notes
         if decides or transform is None or not isinstance(data, bytes):
             return "", None, space

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ GUTTER = 170  # the most that row headings take, in pixels
 HEADING_WIDTH = 150  # of a column whose pictures are narrower, where its heading needs it
 TITLE_WIDTH = 520  # for which a narrower sheet is widened
 LABEL_SIZE, TITLE_SIZE = 14, 17
+font = functools.cache(ImageFont.load_default)  # of a size in pixels
 PAPER, INK, FAINT, HOLE = (250, 250, 248), (40, 40, 40), (120, 120, 118), (232, 230, 226)
 
 
@@ -153,7 +155,3 @@ def shorten(text: str, width: int, size: int = LABEL_SIZE) -> str:
     while len(text) > 1 and font(size).getlength(text) > width:
         text = text.rstrip("…")[:-1] + "…"
     return text
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

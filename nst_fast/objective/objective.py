@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nst_fast.network.taps import NO_WRAP, Wraps
 from nst_fast.network.tiles import stride_of
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
@@ -35,11 +34,6 @@ class Edges:
 
     image: Tensor
     energy: Tensor
-
-    @classmethod
-    def of(cls, image: Tensor, wraps: Wraps = NO_WRAP) -> Edges:
-        energy = losses.tv_loss(image, losses.edge_colors().to(image), wraps)
-        return cls(image, energy + torch.finfo(image.dtype).tiny)
 
     def colors(self, weight: float) -> Tensor:
         """The matrix [B, 3, 3] of which total variation of the difference to the content is the term of edges."""
@@ -166,8 +160,10 @@ def measured_style(
 
 def edges_of(options: ObjectiveOptions, content_image: Tensor | None) -> Edges | None:
     """The target of the term of edges, where there is one."""
-    wanted = options.edge_weight and content_image is not None
-    return Edges.of(content_image, options.wraps) if wanted and content_image is not None else None
+    if not options.edge_weight or content_image is None:
+        return None
+    energy = losses.tv_loss(content_image, losses.edge_colors().to(content_image), options.wraps)
+    return Edges(content_image, energy + torch.finfo(content_image.dtype).tiny)
 
 
 class Objective:
