@@ -29,16 +29,14 @@ def open_animation(path: Path, part: Part, limits: Limits) -> Film:
             raise InputError(f"{name} is a still picture", "Give it to `nst-fast stylize`")
         offset = int(picture.info.get("default_image", False))  # of an APNG: shown where animations are not
         count = getattr(picture, "n_frames", 1) - offset
-        ends, opaque = [Fraction(0)], []
+        clock, opaque = [Fraction(0)], []
         for index in range(count):
             picture.seek(offset + index)
             opaque.append(bool(np.asarray(picture.convert("RGBA"))[..., 3].min() == 255))
-            ends.append(ends[-1] + _delay(picture))
-    first, stop = part.of(ends[:-1], ends[-1], name)
-    duration = ends[stop] - ends[first]
-    times = tuple(at - ends[first] for at in ends[first:stop])
+            clock.append(clock[-1] + _delay(picture))
+    first, stop = part.of(clock, name)
     alpha = not all(opaque[first:stop])
-    info = FilmInfo(picture.size[::-1], times, (stop - first) / duration, duration, alpha=alpha, begin=ends[first])
+    info = FilmInfo.of_clock(clock[first : stop + 1], picture.size[::-1], alpha=alpha)
     return Film(info, first, partial(_read, path, limits.max_megapixels, offset, "RGBA" if alpha else "RGB"))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from weakref import WeakSet
 
 import numpy as np
@@ -40,7 +40,6 @@ class FilmInfo:
     Attributes:
         size: height and width in pixels, upright.
         times: of each frame, in seconds from the first one.
-        rate: frames per second, on average.
         duration: seconds from the first frame to the end of the last one.
         audio: whether there is sound.
         alpha: whether frames have alpha.
@@ -53,7 +52,6 @@ class FilmInfo:
 
     size: tuple[int, int]
     times: tuple[Fraction, ...]
-    rate: Fraction
     duration: Fraction
     audio: bool = False
     alpha: bool = False
@@ -62,6 +60,16 @@ class FilmInfo:
     pixel_aspect: Fraction = Fraction(1)
     metadata: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_clock(cls, clock: Sequence[Fraction], size: tuple[int, int], **facts: Any) -> FilmInfo:
+        """Of frames that begin at these times of the file's clock, the last of which is the end; and other facts."""
+        return cls(size, tuple(at - clock[0] for at in clock[:-1]), clock[-1] - clock[0], begin=clock[0], **facts)
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second, on average."""
+        return len(self.times) / self.duration
 
     @property
     def ends(self) -> tuple[Fraction, ...]:
@@ -109,8 +117,8 @@ class Part:
     start: float | None = None
     end: float | None = None
 
-    def of(self, times: Sequence[Fraction], duration: Fraction, name: str) -> tuple[int, int]:
-        """The index of the first frame and that behind the last; ``times`` count from the film's first frame.
+    def of(self, clock: Sequence[Fraction], name: str) -> tuple[int, int]:
+        """The index of the first frame and that behind the last; ``clock`` as for :meth:`FilmInfo.of_clock`.
 
         A frame belongs to the part if it begins in it.
 
@@ -118,11 +126,12 @@ class Part:
             UsageError: the end is not behind the start.
             InputError: the film has no such frame.
         """
+        duration = clock[-1] - clock[0]
         start = Fraction(str(self.start or 0))  # 0.1 as it is written, not as a float holds it
         end = duration if self.end is None else Fraction(str(self.end))
         if not 0 <= start < (end if self.end is not None else start + 1):
             raise UsageError(f"a part of a film from {float(start):g} s to {float(end):g} s", "Give times in order")
-        first, stop = bisect_left(times, start), bisect_left(times, end)
+        first, stop = (bisect_left(clock[:-1], clock[0] + at) for at in (start, end))
         if first >= stop:
             message = f"{name} has no frame that begins between {float(start):g} s and {float(end):g} s"
             raise InputError(message, f"It is {float(duration):.3f} s long")

@@ -30,11 +30,10 @@ def is_pattern(path: Path) -> bool:
 def open_sequence(path: Path, part: Part, limits: Limits) -> Film:
     """See :func:`nst_fast.images.film.open_film`; the numbers begin anywhere and have no gap."""
     paths = _without_gap(path)
-    times = [at / RATE for at in range(len(paths))]
-    first, stop = part.of(times, len(paths) / RATE, shown(path))
-    count = stop - first
+    clock = [at / RATE for at in range(len(paths) + 1)]
+    first, stop = part.of(clock, shown(path))
     shape = _picture(paths[0], limits.max_megapixels).shape
-    info = FilmInfo(shape[:2], tuple(times[:count]), RATE, count / RATE, alpha=shape[2] == 4, begin=times[first])
+    info = FilmInfo.of_clock(clock[first : stop + 1], shape[:2], alpha=shape[2] == 4)
     return Film(info, first, partial(_read, paths, shape, limits.max_megapixels))
 
 

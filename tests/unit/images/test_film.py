@@ -29,7 +29,7 @@ UNEVEN = [Fraction(at, 30_000) for at in (0, 1001, 3003, 4004, 9009, 10_010)]
 
 def with_times(times: Sequence[Fraction], last: Fraction) -> FilmInfo:
     duration = times[-1] + last
-    return replace(INFO, times=tuple(times), duration=duration, rate=len(times) / duration)
+    return replace(INFO, times=tuple(times), duration=duration)
 
 
 def pixels_of(path: Path, **part: Any) -> NDArray[np.uint8]:
