@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -90,22 +90,6 @@ class Statistics:
         edges = self.edges and self.edges.to(device, dtype)
         temporal = self.temporal and self.temporal.to(device, dtype)
         return Statistics(move(self.content), move(self.style), dict(self.positions), edges, temporal)
-
-
-def measure(
-    features: Mapping[str, Tensor],
-    content_taps: Iterable[str],
-    style_terms: Iterable[StyleTerm],
-    guides: Guides = PLAIN,
-) -> Statistics:
-    """The statistics of encoder features; those of style are of the positions that the guides say."""
-    found: dict[str, Tensor] = {}
-    positions: dict[str, float] = {}
-    for term in style_terms:
-        at_tap, stride = features[term.tap], stride_of(term.tap)
-        found[term.name] = measure_style(term, at_tap, guides.at(term))
-        positions[term.name] = guides.positions(term, (stride * at_tap.shape[2], stride * at_tap.shape[3]))
-    return Statistics({tap: features[tap] for tap in content_taps}, found, positions)
 
 
 @torch.no_grad()
@@ -219,7 +203,14 @@ class Objective:
                     distance.draw(seed, step)
 
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
-        return measure(features, self.content_taps, self.style_terms.values(), self.guides)
+        """The statistics of encoder features; those of style are of the positions that the guides say."""
+        style: dict[str, Tensor] = {}
+        positions: dict[str, float] = {}
+        for name, term in self.style_terms.items():
+            at_tap, stride = features[term.tap], stride_of(term.tap)
+            style[name] = measure_style(term, at_tap, self.guides.at(term))
+            positions[name] = self.guides.positions(term, (stride * at_tap.shape[2], stride * at_tap.shape[3]))
+        return Statistics({tap: features[tap] for tap in self.content_taps}, style, positions)
 
     @property
     def term_names(self) -> list[str]:
