@@ -129,11 +129,7 @@ def _suffix_note(path: Path, actual: str) -> tuple[str, ...]:
 
 
 def to_uint8(tensor: Tensor) -> NDArray[np.uint8]:
-    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in 0-255, clamped and rounded to the nearest.
-
-    Raises:
-        NumericsError: a value is NaN or infinite.
-    """
+    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in 0-255; see :func:`nst_fast.images.encoding.quantised`."""
     return cast(NDArray[np.uint8], quantised(tensor, 8))
 
 
@@ -152,9 +148,8 @@ def save_image(
 ) -> None:
     """Write an image [1, 3, H, W], or [1, 4, H, W] with alpha; the suffix chooses the format.
 
-    The old file stays until the new one is complete.
-
-    Beyond the image itself this takes a strip of rows; for JPEG, WebP, AVIF and BMP also 4 bytes per pixel.
+    The old file stays until the new one is complete. Beyond the image itself this takes a strip of rows in memory; for
+    JPEG, WebP, AVIF and BMP also 4 bytes per pixel.
 
     Args:
         tensor: the image.

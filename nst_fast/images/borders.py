@@ -132,10 +132,7 @@ def decode_cropped(decode: Decode, name: str, limits: Limits, crop: Crop) -> Dec
     """Decode a picture without its borders; the longest side of ``limits`` is that of the rest.
 
     The picture is decoded again to look for borders (``auto``), and once more where there is one. A picture that would
-    be too small without them keeps them.
-
-    Raises:
-        InputError: as from ``decode``; too little is left.
+    be too small without them keeps them. Raises :class:`InputError` as ``decode`` does, and if too little is left.
     """
     decoded = decode(limits)
     borders = find_borders(_overview(decode, limits, decoded).tensor) if crop == "auto" else crop

@@ -102,8 +102,7 @@ class Limits:
 def decode(stream: BinaryIO, name: str, limits: Limits, background: Color | None) -> Decoded:
     """Decode a picture that begins at the start of a stream; ``name`` is for messages.
 
-    Raises:
-        InputError: damaged, cut short, of no readable kind, too large or too small.
+    Raises :class:`InputError` for one that is damaged, cut short, of no readable kind, too large or too small.
     """
     try:
         return _decode(stream, name, limits, background)

@@ -50,10 +50,9 @@ _SUB, _UP, _AVERAGE = 1, 2, 3  # PNG's filters; Paeth gains 1 % and takes as lon
 
 
 def check_output_suffix(path: AnyPath, bit_depth: int = 8, side: int = 0) -> str:
-    """Pillow's name of the format that the suffix of a file asks for.
+    """Pillow's name of the format that a file's suffix asks for.
 
-    Raises:
-        UsageError: it cannot be written, or not with this bit depth or a side of this many pixels.
+    Raises :class:`UsageError` for one that cannot be written, or not with this bit depth or a side of so many pixels.
     """
     name, suffix = shown(path), Path(path).suffix
     if suffix.lower() not in WRITABLE:
@@ -74,8 +73,7 @@ def check_output_suffix(path: AnyPath, bit_depth: int = 8, side: int = 0) -> str
 def quantised(image: Tensor, bit_depth: int) -> Pixels:
     """Image [1, C, H, W] in [0, 1] to [H, W, C] in whole numbers, clamped and rounded to the nearest.
 
-    Raises:
-        NumericsError: a value is NaN or infinite.
+    Raises :class:`NumericsError` for a value that is NaN or infinite.
     """
     image = image.detach()
     if not bool(torch.isfinite(image).all()):

@@ -51,8 +51,7 @@ def dense_inverse_search(first: Tensor, second: Tensor) -> Tensor:
 def raft(device: torch.device) -> Estimate:
     """RAFT (Teed & Deng 2020, arXiv:2003.12039) of torchvision, from the weights in the cache of PyTorch's hub.
 
-    Raises:
-        UsageError: they are not there; they are not downloaded.
+    Raises :class:`UsageError` where they are not there: they are not downloaded.
     """
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
@@ -173,12 +172,7 @@ def motion_boundaries(flow: Tensor) -> Tensor:
 
 
 def is_cut(before: Tensor, frame: Tensor, motion: Motion) -> bool:
-    """Whether a frame [1, 3, H, W] begins a scene: what it shows was not there before.
-
-    Args:
-        before: the frame before it.
-        motion: of the frame to the one before.
-    """
+    """Whether a frame [1, 3, H, W] begins a scene: what it shows is not in the one before, to which ``motion`` goes."""
     if motion.lost > LOST:
         return True
     difference = (color_histogram(before) - color_histogram(frame)).abs().sum() / 2

@@ -1,6 +1,4 @@
-"""Picture files before they are decoded: a path, a pipe or standard input becomes a bounded stream that can be rewound;
-the chunks of a PNG.
-"""
+"""Picture files before they are decoded: paths, pipes and standard input as bounded streams; the chunks of a PNG."""
 
 from __future__ import annotations
 

@@ -166,10 +166,9 @@ def _interoperability(picture: Image.Image) -> object:
 
 
 def profile_space(data: bytes) -> Space | None:
-    """An ICC profile of RGB or grey that consists of curves and a matrix; None for others and for sRGB.
+    """The space of an ICC profile of RGB or grey that consists of curves and a matrix; None for sRGB.
 
-    Raises:
-        ValueError: it is another kind, or damaged. Then LittleCMS is to decide.
+    Raises ValueError for another kind, or damage. Then LittleCMS is to decide.
     """
     try:
         count = struct.unpack_from(">I", data, 128)[0]

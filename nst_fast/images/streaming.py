@@ -56,8 +56,7 @@ def _is_turned_late(stream: BinaryIO) -> bool:
 def rows_of(picture: ImageFile.ImageFile, stream: BinaryIO) -> Rows | None:
     """The rows of a large picture; None where pyvips is not installed.
 
-    Raises:
-        UnlikePillowError: at once, or when rows are asked for.
+    Raises :class:`UnlikePillowError` at once, or when rows are asked for.
     """
     vips = _pyvips()
     if vips is None:

@@ -153,10 +153,7 @@ def make_tiling(
     """Cut a picture into ``grid`` (rows, columns) tiles of nearly equal size, exact for the given taps.
 
     A small picture gets fewer tiles. Along an axis that ``wraps`` every tile has a halo on both sides; an only one has
-    none, as the network wraps itself.
-
-    Raises:
-        UsageError: the grid is empty.
+    none, as the network wraps itself. Raises :class:`UsageError` for an empty grid.
     """
     return tiling_of_strip(network, taps, Extent(0, height, 0, height), width, grid, wraps=wraps)
 

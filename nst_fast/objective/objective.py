@@ -101,8 +101,7 @@ def build_targets(
     style_weights: Sequence[float] | None = None,
     style_guides: Sequence[Guides] | None = None,
 ) -> Statistics:
-    """The targets: features of the content image, blended statistics of the style images, which end at their
-    sides.
+    """The targets: features of the content image, blended statistics of the style images, which end at their sides.
 
     Args:
         encoder: serves the taps that the options name.

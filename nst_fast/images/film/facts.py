@@ -20,16 +20,10 @@ Pixels = NDArray[np.uint8]  # [H, W, 3], or [H, W, 4] with straight alpha; sRGB,
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of a film.
+    """A picture of a film, or of the part of it that was chosen."""
 
-    Attributes:
-        index: from 0, in the chosen part.
-        time: seconds from the first frame of the chosen part.
-        pixels: uint8 [H, W, 3], sRGB, upright; [H, W, 4] where the film has alpha (straight).
-    """
-
-    index: int
-    time: Fraction
+    index: int  # from 0
+    time: Fraction  # in seconds, from the first frame
     pixels: Pixels
 
 
@@ -92,8 +86,7 @@ class Film:
     def frames(self, first: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """The frames from an index to before another, by default all; several iterations can go on at once.
 
-        Raises:
-            InputError: a frame is damaged or missing.
+        Raises :class:`InputError` where a frame is damaged or missing.
         """
         count = len(self.info.times)
         stop = count if stop is None else min(stop, count)

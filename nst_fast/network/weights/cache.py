@@ -194,8 +194,7 @@ def _state(digest: str, expected: str) -> str:
 def examine(path: Path, sha256: str | None = None) -> WeightFile:
     """Compare a file with the hash that is given, that its note holds, or that the original's or torchvision's has.
 
-    Raises:
-        InputError: it cannot be read.
+    Raises :class:`InputError` where it cannot be read.
     """
     if path.exists() and not path.is_file():  # a pipe or a device may have no end
         raise InputError(f"{shown(path)} is no file", "Give a .safetensors, .pth or .pt file")
