@@ -139,15 +139,11 @@ def _write_png(stream: BinaryIO, image: Tensor, text: Mapping[str, str], bit_dep
     above = np.zeros(image.shape[3] * channels * bit_depth // 8, np.uint8)
     for strip in strips(image, bit_depth):
         rows = (strip.byteswap() if bit_depth > 8 else strip).reshape(len(strip), -1).view(np.uint8)
-        _put_data(stream, packer.compress(_filtered(rows, above, bit_depth * channels // 8)))
+        if data := packer.compress(_filtered(rows, above, bit_depth * channels // 8)):  # it may hold its input back
+            PngImagePlugin.putchunk(stream, b"IDAT", data)
         above = rows[-1]
-    _put_data(stream, packer.flush())
+    PngImagePlugin.putchunk(stream, b"IDAT", packer.flush())
     PngImagePlugin.putchunk(stream, b"IEND")
-
-
-def _put_data(stream: BinaryIO, data: bytes) -> None:
-    if data:  # a compressor may hold its input back
-        PngImagePlugin.putchunk(stream, b"IDAT", data)
 
 
 def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> bytes:

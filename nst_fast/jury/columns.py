@@ -32,8 +32,8 @@ class Column:
 
     @property
     def title(self) -> str:
-        """The heading in one line, with an arrow that says which way is better."""
-        return f"{self.heading} {'↓' if self.better == LOWER else '↑'}".replace("\n", " ")
+        """The heading with an arrow that says which way is better."""
+        return f"{self.heading} {'↓' if self.better == LOWER else '↑'}"
 
     def as_dict(self) -> dict[str, str]:
         """All but the heading."""
@@ -116,5 +116,6 @@ COLUMNS = (
 )
 HEADLINE = tuple(column for column in COLUMNS if column.heading)  # of the table for people: means, not single taps
 STYLE, CONTENT = "style_swd", f"content_{CONTENT_TAP}"
-# Of tables that compare many pictures: name -> title.
-COMPARED = {column.name: column.title for column in HEADLINE if column.name not in ("content_lpips", "clipped")}
+# Of tables that compare many pictures: name -> title in one line.
+_NOT_COMPARED = ("content_lpips", "clipped")
+COMPARED = {each.name: each.title.replace("\n", " ") for each in HEADLINE if each.name not in _NOT_COMPARED}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -74,7 +74,7 @@ class FilmInfo:
 Reader = Callable[[int, int], Generator[Pixels]]  # the frames from one index, of the whole film, to before another
 
 
-class Film:
+class Film(AbstractContextManager["Film"]):
     """A film that is open; see :func:`nst_fast.images.film.open_film`. Leaving its context ends all iterations."""
 
     def __init__(self, info: FilmInfo, offset: int, read: Reader) -> None:
@@ -95,10 +95,7 @@ class Film:
         for index, picture in enumerate(pixels, first):
             yield Frame(index, self.info.times[index], picture)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         for pixels in list(self._open):
             pixels.close()
 
