@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,10 +27,8 @@ class Evaluation:
     gradient: Tensor
 
 
-class Evaluator(Protocol):
-    """Evaluates the objective and its gradient. No ``.item()``, no print, no host synchronisation."""
-
-    def __call__(self, pastiche: Tensor) -> Evaluation: ...
+# From a pastiche [B, 3, H, W]. No ``.item()``, no print, no host synchronisation.
+Evaluator = Callable[[Tensor], Evaluation]
 
 
 class EagerEvaluator:

@@ -47,9 +47,6 @@ class Edges:
         """The matrix [B, 3, 3] of which total variation of the difference to the content is the term of edges."""
         return losses.edge_colors().to(self.image) * (weight / self.energy[:, None, None])
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Edges:
-        return Edges(self.image.to(device, dtype), self.energy.to(device, dtype))
-
 
 @dataclass(frozen=True, eq=False)
 class Temporal:
@@ -62,9 +59,6 @@ class Temporal:
 
     image: Tensor
     weights: Tensor
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Temporal:
-        return Temporal(self.image.to(device, dtype), self.weights.to(device, dtype))
 
     def derivative(self, image: Tensor, region: tuple[slice, ...] = ()) -> tuple[Tensor, Tensor]:
         """The term [B] of a region of an image, and its gradient there."""
@@ -92,12 +86,12 @@ class Statistics:
     temporal: Temporal | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Statistics:
-        def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {tap: tensor.to(device, dtype) for tap, tensor in tensors.items()}
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
 
-        edges = self.edges and self.edges.to(device, dtype)
-        temporal = self.temporal and self.temporal.to(device, dtype)
-        return Statistics(move(self.content), move(self.style), dict(self.positions), edges, temporal)
+        edges = self.edges and Edges(**moved(vars(self.edges)))
+        temporal = self.temporal and Temporal(**moved(vars(self.temporal)))
+        return Statistics(moved(self.content), moved(self.style), self.positions, edges, temporal)
 
 
 @torch.no_grad()
