@@ -58,25 +58,15 @@ READABLE |= {suffix: kind.format for kind in KINDS if kind.installed for suffix 
 
 @dataclass(frozen=True, eq=False)
 class LoadedImage:
-    """An image read from a file, or from memory.
+    """An image read from a file, or from memory."""
 
-    Attributes:
-        tensor: [1, 3, H, W], RGB, float32 in [0, 1].
-        path: as given; of a picture in memory its kind, as ``format``.
-        format: of the content, not the suffix: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF, AVIF, HEIF, JXL or RAW.
-        original_size: width and height in the file, upright, in pixels.
-        sha256: of the file's bytes.
-        notes: what a user should know: wrong suffix, first frame used, profile ignored, border left out.
-        alpha: [1, 1, H, W] in [0, 1]; None where all is opaque or a background was asked for.
-    """
-
-    tensor: Tensor
-    path: Path
-    format: str
-    original_size: tuple[int, int]
-    sha256: str
-    notes: tuple[str, ...]
-    alpha: Tensor | None = None
+    tensor: Tensor  # [1, 3, H, W], RGB, float32 in [0, 1]
+    path: Path  # as given; of a picture in memory its kind, as ``format``
+    format: str  # of the content, not the suffix: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF, AVIF, HEIF, JXL or RAW
+    original_size: tuple[int, int]  # width and height in the file, upright, in pixels
+    sha256: str  # of the file's bytes
+    notes: tuple[str, ...]  # what a user should know: wrong suffix, first frame used, profile ignored
+    alpha: Tensor | None = None  # [1, 1, H, W] in [0, 1]; None where all is opaque or a background was asked for
 
 
 def load_image(

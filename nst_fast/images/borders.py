@@ -92,11 +92,9 @@ def _from_each_side(image: Tensor) -> Iterator[Tensor]:
 
 
 def strip_depth(rows: Tensor, most: int) -> int:
-    """How many of the first rows are a border and its blurred edge; 0 when there is none.
+    """How many of the first rows are a border, which ends before row ``most``, and its blurred edge; 0 for none.
 
-    Args:
-        rows: [3, depth, length] in [0, 1], the side in question first.
-        most: the border ends before this row.
+    ``rows`` [3, depth, length] in [0, 1], the side in question first.
     """
     reach = max(1, round(REACH * max(rows.shape[1:])))
     rows = rows[:, : most + 2 * reach + 1]

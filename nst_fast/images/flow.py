@@ -101,19 +101,12 @@ def places_of(flow: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """How a frame is found in another: the flow to it, and where that can be trusted.
-
-    Attributes:
-        flow: from the frame to the other [1, 2, H, W].
-        seen: 1 where the other frame has the same point, 0 where it is hidden there [1, 1, H, W].
-        trusted: 1 where ``seen``, but 0 at the borders of what moves, where the flow is blurred.
-        still: 1 where nothing has changed.
-    """
+    """How a frame is found in another: the flow to it [1, 2, H, W], and where [1, 1, H, W] that can be trusted."""
 
     flow: Tensor
-    seen: Tensor
-    trusted: Tensor
-    still: Tensor
+    seen: Tensor  # 1 where the other frame has the same point, 0 where it is hidden there
+    trusted: Tensor  # 1 where ``seen``, but 0 at the borders of what moves, where the flow is blurred
+    still: Tensor  # 1 where nothing has changed
 
     def holding(self, still: Tensor) -> Motion:
         """The same, but for what is still: that has not moved, and is trusted ``STILL`` times as much."""

@@ -45,14 +45,9 @@ def contact_sheet(
     columns: Sequence[Sequence[Heading]] = (),
     row_headings: Sequence[Sequence[Heading]] = (),
 ) -> np.ndarray:
-    """Draw rows of cells, which may differ in length, on one sheet, uint8 [H, W, 3].
+    """Draw rows of cells, which may differ in length, on one sheet, uint8 [H, W, 3], below a title and headings.
 
-    Args:
-        rows: cells from top to bottom, left to right.
-        cell_size: longest side of a picture on the sheet, in pixels; smaller pictures are not enlarged.
-        title: a line above the first row.
-        columns: the headings of each column.
-        row_headings: the headings of each row.
+    ``cell_size`` is the longest side of a picture on the sheet, in pixels; smaller pictures are not enlarged.
     """
     sizes = (_shrunk(cell.picture, cell_size).size for row in rows for cell in row if cell.picture is not None)
     box = next(sizes, (cell_size, cell_size * 3 // 4))

@@ -12,23 +12,14 @@ CONTENT_TAP = "relu4_3"
 
 @dataclass(frozen=True)
 class Column:
-    """One measure.
+    """One measure."""
 
-    Attributes:
-        name: in JSON and CSV.
-        heading: above the column of a table for people; empty for what only JSON and CSV hold.
-        unit: every measure is free of dimension; this says what 1 stands for.
-        better: ``lower`` or ``higher``.
-        source: the paper, or ``ours``.
-        what: the definition, in one sentence.
-    """
-
-    name: str
-    heading: str
-    unit: str
-    better: str
-    source: str
-    what: str
+    name: str  # in JSON and CSV
+    heading: str  # above the column of a table for people; empty for what only JSON and CSV hold
+    unit: str  # what 1 stands for: every measure is free of dimension
+    better: str  # ``lower`` or ``higher``
+    source: str  # the paper, or ``ours``
+    what: str  # the definition, in one sentence
 
     @property
     def title(self) -> str:

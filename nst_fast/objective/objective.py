@@ -33,15 +33,10 @@ SIMILARITY_SCALE = 4.0  # of self-similarity, so that the content weights that s
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """What the term of edges compares with.
+    """What the term of edges compares with."""
 
-    Attributes:
-        image: the content image [B, 3, H, W], or the rows of it that a strip sees.
-        energy: of the whole content image [B]: what the term is relative to.
-    """
-
-    image: Tensor
-    energy: Tensor
+    image: Tensor  # the content [B, 3, H, W], or the rows of it that a strip sees
+    energy: Tensor  # of the whole content [B], to which the term is relative
 
     def colors(self, weight: float) -> Tensor:
         """The matrix [B, 3, 3] of which total variation of the difference to the content is the term of edges."""
@@ -50,15 +45,10 @@ class Edges:
 
 @dataclass(frozen=True, eq=False)
 class Temporal:
-    """What the temporal term of a film's frame compares with (Ruder, Dosovitskiy & Brox 2016, sections 5.1 and 5.2).
+    """What the temporal term of a film's frame compares with (Ruder, Dosovitskiy & Brox 2016, sections 5.1 and 5.2)."""
 
-    Attributes:
-        image: earlier frames, moved along the optical flow [B, 3, H, W].
-        weights: as :func:`losses.temporal_loss` takes them [B, 1, H, W].
-    """
-
-    image: Tensor
-    weights: Tensor
+    image: Tensor  # earlier frames, moved along the optical flow [B, 3, H, W]
+    weights: Tensor  # as :func:`losses.temporal_loss` takes them [B, 1, H, W]
 
     def derivative(self, image: Tensor, region: tuple[slice, ...] = ()) -> tuple[Tensor, Tensor]:
         """The term [B] of a region of an image, and its gradient there."""
@@ -68,22 +58,13 @@ class Temporal:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What the losses compare. The same measures, taken once from content and style images, are the targets.
+    """What the losses compare. The same measures, taken once from content and style images, are the targets."""
 
-    Attributes:
-        content: tap -> features [B, C, h, w].
-        style: name of a term -> its statistic [B, ...], see :mod:`nst_fast.objective.style`.
-        positions: name of a term -> h * w of its tap, or the sum of its weights, for every one in ``style``; empty in
-            targets.
-        edges: of targets, where edges are compared.
-        temporal: of targets, of a film's frame that follows others.
-    """
-
-    content: Mapping[str, Tensor]
-    style: Mapping[str, Tensor]
-    positions: Mapping[str, float]
-    edges: Edges | None = None
-    temporal: Temporal | None = None
+    content: Mapping[str, Tensor]  # tap -> features [B, C, h, w]
+    style: Mapping[str, Tensor]  # name of a term -> its statistic [B, ...], see :mod:`nst_fast.objective.style`
+    positions: Mapping[str, float]  # the same -> h * w of its tap, or the sum of its weights; empty in targets
+    edges: Edges | None = None  # of targets, where edges are compared
+    temporal: Temporal | None = None  # of targets, of a film's frame that follows others
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Statistics:
         def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -222,12 +203,7 @@ class Objective:
         return [*names, "temporal"] if self.targets.temporal is not None else names
 
     def terms(self, statistics: Statistics, image: Tensor) -> dict[str, Tensor]:
-        """Weighted terms, each [B]; they add up to the total.
-
-        Args:
-            statistics: of the picture, as :meth:`measure` gives them.
-            image: the picture itself [B, 3, H, W], for total variation.
-        """
+        """Weighted terms [B] of an image [B, 3, H, W] and what :meth:`measure` gives for it; their sum is the total."""
         found = {f"content/{tap}": self.content_term(tap, features) for tap, features in statistics.content.items()}
         for name, statistic in statistics.style.items():
             found[name] = self.style_term(name, statistic, statistics.positions[name])

@@ -42,11 +42,9 @@ def measure_style(term: StyleTerm, features: Tensor, weights: Tensor | None = No
 
 
 def measure_target(term: StyleTerm, features: Tensor, weights: Tensor | None, share: float) -> Tensor:
-    """What of a style image's features [B, C, H, W] becomes part of the target.
+    """What of a style image's features [B, C, H, W] becomes part of the target, of which the style has a share.
 
-    Args:
-        weights: as for :func:`measure_style`.
-        share: of this style among all.
+    ``weights`` as for :func:`measure_style`.
     """
     if term.additive:
         return measure_style(term, features, weights)

@@ -29,31 +29,18 @@ class Frame:
 
 @dataclass(frozen=True)
 class FilmInfo:
-    """The facts of a film, or of the part of it between two times.
+    """The facts of a film, or of the part of it between two times; all times are in seconds."""
 
-    Attributes:
-        size: height and width in pixels, upright.
-        times: of each frame, in seconds from the first one.
-        duration: seconds from the first frame to the end of the last one.
-        audio: whether there is sound.
-        alpha: whether frames have alpha.
-        begin: time of the first frame on the clock of the file, in seconds.
-        sound: the part of the file's clock whose sound belongs to the frames; None where it is not cut.
-        pixel_aspect: width of a pixel divided by its height.
-        metadata: names and texts (title, artist).
-        notes: what a user should know.
-    """
-
-    size: tuple[int, int]
-    times: tuple[Fraction, ...]
-    duration: Fraction
-    audio: bool = False
-    alpha: bool = False
-    begin: Fraction = Fraction(0)
-    sound: tuple[Fraction | None, Fraction | None] = (None, None)
-    pixel_aspect: Fraction = Fraction(1)
-    metadata: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
+    size: tuple[int, int]  # height and width in pixels, upright
+    times: tuple[Fraction, ...]  # of each frame, from the first one
+    duration: Fraction  # from the first frame to the end of the last one
+    audio: bool = False  # whether there is sound
+    alpha: bool = False  # whether frames have alpha
+    begin: Fraction = Fraction(0)  # of the first frame on the clock of the file
+    sound: tuple[Fraction | None, Fraction | None] = (None, None)  # on that clock, if it is to be cut
+    pixel_aspect: Fraction = Fraction(1)  # width of a pixel divided by its height
+    metadata: tuple[tuple[str, str], ...] = ()  # names and texts (title, artist)
+    notes: tuple[str, ...] = ()  # what a user should know
 
     @classmethod
     def of_clock(cls, clock: Sequence[Fraction], size: tuple[int, int], **facts: Any) -> FilmInfo:
