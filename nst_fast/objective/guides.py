@@ -103,15 +103,11 @@ def fingerprint(image: Tensor) -> tuple[Hashable, ...]:
 
 @dataclass(frozen=True, eq=False)
 class StylePart:
-    """A style image [1 or B, 3, H, W], what of it counts for which region, and its weight in the blends."""
+    """A style image [1 or B, 3, H, W], what of it counts for which region, and its weight in the blend."""
 
     image: Tensor
     guides: Guides
     weight: float
-
-    def weights(self, terms: Mapping[str, StyleTerm]) -> dict[str, float]:
-        """Term -> the weight of this image in its blend."""
-        return {name: self.weight * self.guides.factors[term.region] for name, term in terms.items()}
 
 
 def style_parts(

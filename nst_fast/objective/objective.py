@@ -21,7 +21,6 @@ from nst_fast.objective.style import (
     distance_to,
     measure_style,
     measure_target,
-    shares,
 )
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.options.style import StyleTerm
@@ -97,21 +96,15 @@ def build_targets(
     content: Mapping[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
         content = encoder.measured(content_image, dict.fromkeys(options.content_tap_weights, lambda features: features))
-    terms: dict[str, StyleTerm] = {}
-    measured, weights = [], []
     parts = style_parts(style_images, style_weights, style_guides) if options.style_terms else []
-    for part, share in zip(parts, shares([part.weight for part in parts], len(parts)), strict=True):
-        own = part.guides.terms(options)
-        measured.append(measured_style(encoder, part, own, share))
-        weights.append(part.weights(own))
-        terms |= own
-    return Statistics(content, blended(terms, measured, weights), {}, edges_of(options, content_image))
+    whole = sum(part.weight for part in parts)
+    measured = [measured_style(encoder, options, part, part.weight / whole) for part in parts]
+    return Statistics(content, blended(options, parts, measured), {}, edges_of(options, content_image))
 
 
-def measured_style(
-    encoder: Encoder, part: StylePart, terms: Mapping[str, StyleTerm], share: float
-) -> dict[str, Tensor]:
+def measured_style(encoder: Encoder, options: ObjectiveOptions, part: StylePart, share: float) -> dict[str, Tensor]:
     """What one style image, of which the target has this share, adds to it: by the name of the term."""
+    terms = part.guides.terms(options)
 
     def at(tap: str) -> Callable[[Tensor], dict[str, Tensor]]:
         there = [term for term in terms.values() if term.tap == tap]
