@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -105,23 +104,17 @@ def write_image(
         NumericsError: a value is NaN or infinite.
         OSError: the stream cannot be written.
     """
-    with _storable(kind, image):
+    try:
         if kind == "PNG":
             _write_png(stream, image, text, bit_depth)
         elif kind == "TIFF":
             _write_tiff(stream, image, text, bit_depth)
         else:
             _write_by_pillow(stream, image, kind, text, quality)
-
-
-@contextmanager
-def _storable(kind: str, image: Tensor) -> Iterator[None]:
-    """A picture that the encoder refuses, an error without a number, becomes an :class:`OutputError`."""
-    try:
-        yield
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
+        # An encoder that refuses a picture gives an error without a number.
         message = f"an image of {image.shape[3]}x{image.shape[2]} cannot be stored as {kind} ({error})"
         raise OutputError(message, "Use .png") from error
 
@@ -210,9 +203,8 @@ def _write_by_pillow(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[s
         options |= {"extra": jpeg_comments(text)}
     elif kind in ("WEBP", "AVIF"):
         options |= {"exif": exif_description(text)}
-    sink = cast(BinaryIO, _Sink(stream))
     try:
-        picture.save(sink, kind, **options)
+        picture.save(cast(BinaryIO, _Sink(stream)), kind, **options)
     except RuntimeError as error:  # of the encoder of AVIF
         raise ValueError(str(error)) from error
 
