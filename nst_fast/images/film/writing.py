@@ -135,18 +135,25 @@ def _write(
     audio: Path | None,
     quality: int,
 ) -> None:
+    import av
+
     first, begin = next(timed)
     info = replace(info, size=first.pixels.shape[:2], alpha=first.pixels.shape[2] == 4)
-    with _begun(file, kind, info, audio, quality) as (out, stream, clock, sound), _reported():
-        for index, (frame, time) in enumerate(chain([(first, begin)], timed)):
-            if index in clock.begins:
-                picture = _picture(frame.pixels, kind)
-                picture.pts, picture.time_base = clock.begins[index], clock.base
-                _mux(out, stream.encode(picture), clock)
-            sound.mux(out, time + clock.delay)
-        _mux(out, stream.encode(None), clock)
-        sound.mux(out, None)
-        out.close()
+    try:
+        with _begun(file, kind, info, audio, quality) as (out, stream, clock, sound):
+            for index, (frame, time) in enumerate(chain([(first, begin)], timed)):
+                if index in clock.begins:
+                    picture = _picture(frame.pixels, kind)
+                    picture.pts, picture.time_base = clock.begins[index], clock.base
+                    _mux(out, stream.encode(picture), clock)
+                sound.mux(out, time + clock.delay)
+            _mux(out, stream.encode(None), clock)
+            sound.mux(out, None)
+            out.close()
+    except av.FFmpegError as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the file
+            raise
+        raise OutputError(f"the film cannot be written ({error.strerror})") from error
     if kind.container == "webp" and info.alpha:  # which libwebp forgets if each frame is opaque where it differs
         file.seek(_WEBP_FLAGS)
         file.write(b"\x12")  # an animation with alpha
@@ -180,19 +187,6 @@ def _mux(out: Any, packets: list[Any], clock: _Clock) -> None:
     for packet in packets:
         packet.duration = clock.lengths[packet.pts]
         out.mux(packet)
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """What FFmpeg refuses becomes :class:`OutputError`; an error of the file stays an ``OSError``."""
-    import av
-
-    try:
-        yield
-    except av.FFmpegError as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise OutputError(f"the film cannot be written ({error.strerror})") from error
 
 
 def _try(kind: Kind, info: FilmInfo, audio: Path | None) -> None:
