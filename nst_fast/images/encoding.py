@@ -203,8 +203,9 @@ def _write_by_pillow(stream: BinaryIO, image: Tensor, kind: str, text: Mapping[s
         options |= {"extra": jpeg_comments(text)}
     elif kind in ("WEBP", "AVIF"):
         options |= {"exif": exif_description(text)}
+    sink = cast(BinaryIO, _Sink(stream))
     try:
-        picture.save(cast(BinaryIO, _Sink(stream)), kind, **options)
+        picture.save(sink, kind, **options)
     except RuntimeError as error:  # of the encoder of AVIF
         raise ValueError(str(error)) from error
 
