@@ -69,7 +69,7 @@ def film(suffix: str) -> bytes:
         np.stack([np.asarray(Image.open(io.BytesIO(picture("BMP", 0))))] * 5) // np.arange(1, 6)[:, None, None, None]
     )
     times = tuple(Fraction(at, 25) for at in range(5))
-    info = FilmInfo((32, 48), times, Fraction(25), Fraction(1, 5))
+    info = FilmInfo((32, 48), times, Fraction(1, 5))
     with tempfile.TemporaryDirectory() as folder:
         path, tone = Path(folder) / f"film{suffix}", Path(folder) / "tone.mka"
         with av.open(tone, "w") as out:

@@ -13,8 +13,8 @@ from torch import Tensor
 from nst_fast.engines import Kept
 from nst_fast.engines.checked_kernels import begin_kernels
 from nst_fast.errors import UsageError
-from nst_fast.images import NO_BORDERS, Crop, LoadedImage
-from nst_fast.images.given import KINDS, Source, load_source
+from nst_fast.images import NO_BORDERS, Crop, LoadedImage, load_image
+from nst_fast.images.given import KINDS, Source
 from nst_fast.images.matching import gray, matched_colors
 from nst_fast.images.postprocess import finished, prepared_content, prepared_style, with_joined_sides
 from nst_fast.images.resizing import resize_to, resize_wrapped
@@ -478,7 +478,7 @@ def read_stretched(
 
 
 def read_picture(path: Source, options: ImageOptions, longest_side: int, crop: Crop = NO_BORDERS) -> LoadedImage:
-    return load_source(
+    return load_image(
         path,
         longest_side=longest_side,
         background=options.reading_background,

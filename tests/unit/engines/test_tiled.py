@@ -26,7 +26,7 @@ from nst_fast.network.tiles import halo_of
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.guides import PLAIN, StylePart
-from nst_fast.objective.objective import Objective, Statistics, build_targets, measure
+from nst_fast.objective.objective import Objective, Statistics, build_targets
 from nst_fast.options.config import ObjectiveOptions
 
 DEEP = ObjectiveOptions(tv_weight=0.5, chroma_tv_weight=2.0)
@@ -257,7 +257,7 @@ def test_grams_of_low_precision_features_are_added_up_in_single_precision() -> N
     strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 200, 180, (2, 2))
     found = shared_style(Half(encoder), DEEP, strip, StylePart(style, PLAIN, 1.0))["style/relu1_1"]
     assert found.dtype == torch.float32
-    expected = measure(encoder(style), (), DEEP.style_terms.values()).style["style/relu1_1"]
+    expected = build_targets(encoder, DEEP, None, [style]).style["style/relu1_1"]
     torch.testing.assert_close(found.double(), expected, rtol=5e-3, atol=1e-6)
 
 
