@@ -10,23 +10,19 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from PIL import Image
 
+from nst_fast.benchmark.scripts import conditions, write_json
 from nst_fast.jobs.batch import BatchRequest, run_batch
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.options.commands import BatchConfig
-from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import describe_machine
 
 WAYS: dict[str, dict[str, Any]] = {"here": {}, "process": {"workers": 1}, "ray": {"on": "ray", "workers": 1}}
 SMALL = BatchConfig().replace(
@@ -103,14 +99,8 @@ def main() -> None:
         }
         for way, values in found.items()
     }
-    facts = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": {name: getattr(config, name) for name in ("image_size", "steps", "engine")},
-        "load": psutil.getloadavg(),
-        "overhead": rows,
-        "machine": describe_machine(),
-    }
-    write_atomic(given.result, (json.dumps(facts, indent=1) + "\n").encode())
+    options = {name: getattr(config, name) for name in ("image_size", "steps", "engine")}
+    write_json(given.result, conditions("nst-fast/batch-overhead/1") | {"config": options, "overhead": rows})
 
 
 if __name__ == "__main__":

@@ -30,14 +30,14 @@ import torch
 from PIL import Image
 
 from nst_fast import cli
+from nst_fast.benchmark.report import to_json
+from nst_fast.benchmark.scripts import conditions, say
 from nst_fast.errors import NstFastError
 from nst_fast.images import load_image, to_uint8
 from nst_fast.onnx.export import open_model
 from nst_fast.run.checkpoint import read_checkpoint
 from nst_fast.system.files import TEMP_PREFIX, sha256_bytes
-from nst_fast.system.machine import describe_machine
 
-SCHEMA = "nst-fast/crashes/1"
 # What the commands import when they run.
 IMPORTED = (
     *("nst_fast.api", "nst_fast.jobs.series", "nst_fast.jobs.batch", "nst_fast.onnx.checked_export"),
@@ -255,7 +255,7 @@ def campaign(name: str, kills: int, seed: int, root: Path) -> Tally:
         trial(command, name, Random(f"{seed} {name} {number}"), outcomes[0], tally, folder)
         shutil.rmtree(folder)
         if (number + 1) % 10 == 0:
-            sys.stderr.write(f"{name}: {number + 1} kills\n")
+            say(f"{name}: {number + 1} kills")
     return tally
 
 
@@ -278,15 +278,13 @@ def main() -> int:
             tallies[name] = campaign(name, kills, arguments.seed, Path(folder))
     bad = sum(len(t.unreadable) + len(t.not_completed) + len(t.different) for t in tallies.values())
     facts = {
-        "schema": SCHEMA,
         "seed": arguments.seed,
-        "machine": describe_machine(),
         "seconds": round(time.monotonic() - started, 1),
         "kills": sum(tally.kills for tally in tallies.values()),
         "failures": bad,
         "commands": {name: vars(tally) for name, tally in tallies.items()},
     }
-    sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+    sys.stdout.write(to_json(conditions("nst-fast/crashes/1") | facts))
     return 1 if bad else 0
 
 
