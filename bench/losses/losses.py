@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nst_fast import StylizeConfig, evaluate, stylize
-from nst_fast.benchmark.scripts import by_turns, conditions, read_json, say, script, write_json
+from nst_fast.benchmark.scripts import by_turns, conditions, markdown_table, read_json, say, script, write_json
 from nst_fast.engines import choose, make_evaluator
 from nst_fast.images import from_uint8, load_image, save_image, to_uint8
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
@@ -164,14 +164,13 @@ def summary(look: str, rows: Sequence[Mapping[str, Any]], paces: Mapping[str, fl
 
 def to_markdown(data: Mapping[str, Any]) -> str:
     names = ["loss", "step, x gram", "steps", *COMPARED.values(), "style better", "content better"]
-    lines = [f"{data['description']}; geometric means over the pairs.", "", f"| {' | '.join(names)} |"]
-    lines.append(f"| --- |{' ---: |' * (len(names) - 1)}")
-    pairs = len({row["pair"] for row in data["rows"]})
+    pairs, rows = len({row["pair"] for row in data["rows"]}), []
     for each in data["summary"]:
         figures = [f"{each['pace']:.2f}", str(each["steps"]), *(f"{each[name]:.4f}" for name in COMPARED)]
         wins = [f"{each[name]} of {pairs}" for name in ("style_better", "content_better")]
-        lines.append(f"| {' | '.join([each['look'], *figures, *wins])} |")
-    return "\n".join(lines) + "\n"
+        rows.append([each["look"], *figures, *wins])
+    table = markdown_table(names, rows, range(1, len(names)))
+    return "\n".join([f"{data['description']}; geometric means over the pairs.", "", *table]) + "\n"
 
 
 def save_sheet(work: Work, path: Path, cell_size: int) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nst_fast import StylizeConfig, stylize
-from nst_fast.benchmark.scripts import conditions, keep, read_json, say, script, write_json
+from nst_fast.benchmark.scripts import conditions, keep, markdown_table, read_json, say, script, write_json
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.run.problem import Networks, load_problem
 from nst_fast.run.scales import plan_scales
@@ -139,14 +139,14 @@ def markdown(rows: Sequence[dict[str, Any]], pairs: int) -> str:
     """A table for the documentation."""
     counts = sorted({count for row in rows for count in row["relative"]})
     head = ["recipe", *map(str, counts), f"to the default's after {GOAL}"]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    table = []
     for row in rows:
         cells = [f"{row['relative'][count]:.3f}" if count in row["relative"] else "" for count in counts]
         needed = f"{sum(row['gradients']) / row['reached']:.0f}" if row["reached"] else "never"
         if 0 < row["reached"] < pairs:
             needed += f" on {row['reached']} of {pairs}"
-        lines.append(f"| {row['recipe']} | {' | '.join(cells)} | {needed} |")
-    return "\n".join(lines) + "\n"
+        table.append([row["recipe"], *cells, needed])
+    return "\n".join(markdown_table(head, table)) + "\n"
 
 
 @script

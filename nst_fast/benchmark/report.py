@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +51,16 @@ def to_csv(data: Data) -> str:
     """
     known = facts(data)
     rows = [{name: value for name, value in row.items() if not isinstance(value, list)} for row in data["rows"]]
-    columns = dict.fromkeys([*IDENTITY, *(name for row in rows for name in (*row, *known))])
+    return csv_table([row | known for row in rows], IDENTITY)
+
+
+def csv_table(rows: Sequence[Data], first: Sequence[str] = ()) -> str:
+    """A column for every name in any row, those of ``first`` in front; empty where a row has none."""
     buffer = io.StringIO()
+    columns = dict.fromkeys([*first, *(name for row in rows for name in row)])
     writer = csv.DictWriter(buffer, list(columns), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row | known for row in rows)
+    writer.writerows(rows)
     return buffer.getvalue()
 
 
