@@ -22,6 +22,8 @@ from PIL import Image
 
 from nst_fast.images.film import FilmInfo, Frame, write_film
 from nst_fast.network.weights import random_state
+from nst_fast.onnx.export import METADATA_KEY, SCHEMA
+from nst_fast.onnx.graph.writer import GraphWriter
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.record import RunRecord
 
@@ -251,18 +253,10 @@ def record_tree(data: bytes, chance: Random) -> bytes:
 @cache
 def model() -> bytes:
     """A small ONNX model with the metadata of an export of ours."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    from nst_fast.onnx.export import METADATA_KEY, SCHEMA
-
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, "h", "w"])
-    tap = helper.make_tensor_value_info("relu1_1", TensorProto.FLOAT, [1, 4, "h", "w"])
-    weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "weight")
-    nodes = [
-        helper.make_node("Conv", ["image", "weight"], ["conv"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["conv"], ["relu1_1"]),
-    ]
-    graph = helper.make_graph(nodes, "encoder", [image], [tap], [weight])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    writer = GraphWriter("fp32")
+    weight = writer.constant(np.ones((4, 3, 3, 3), np.float32), "weight")
+    features = writer.op("Conv", writer.input("image", [1, 3, "h", "w"]), weight, pads=[1, 1, 1, 1])
+    writer.output("relu1_1", writer.op("Relu", features), [1, 4, "h", "w"])
+    made = writer.model("encoder", opset=18)
     made.metadata_props.add(key=METADATA_KEY, value=json.dumps({"schema": SCHEMA}))
     return bytes(made.SerializeToString())

@@ -23,7 +23,7 @@ from nst_fast.onnx.session import (
     ProviderStatus,
     Session,
     check_placement,
-    engine_key,
+    engine_prefix,
     failure,
     make_session,
     one_line,
@@ -320,7 +320,7 @@ def test_whether_tensorrt_builds_its_engine_or_finds_it_is_known(place: Place, t
     place({"tensorrt": CONVS})
     model, config = make_model((8, 8)), SessionConfig(engine_cache=tmp_path, precision="fp16")
     assert make_session(model, "tensorrt", config).engine == "built"
-    (tmp_path / f"{engine_key(model, config).prefix}_sm90.engine").touch()
+    (tmp_path / f"{engine_prefix(model, config)}_sm90.engine").touch()
     kept = make_session(model, "tensorrt", config)
     assert (kept.engine, kept.actual) == ("kept", "tensorrt")
     assert kept.seconds > 0
@@ -396,17 +396,24 @@ def test_a_gpu_session_never_lists_the_cpu_and_tensorrt_stands_before_cuda() -> 
     assert names["coreml"] == ["CoreMLExecutionProvider"]
 
 
-def test_an_engine_key_holds_the_facts_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = CudaDriver((13, 2), (Gpu("NVIDIA H200", 90, 143_000),))
-    monkeypatch.setattr(session_module, "cuda_driver", lambda: driver)
-    monkeypatch.setattr(libraries, "tensorrt_version", lambda: "10.16.1.11")
-    (tmp_path / "m.onnx").write_bytes(b"model")
+def test_whatever_an_engine_depends_on_changes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     half = SessionConfig(precision="fp16")
-    key = engine_key(tmp_path / "m.onnx", half)
-    assert (key.gpu, key.sm, key.tensorrt, key.precision) == ("NVIDIA H200", 90, "10.16.1.11", "fp16")
-    assert key.onnxruntime == onnxruntime.__version__
-    assert key == engine_key(b"model", half)
-    assert key != engine_key(b"modem", half)
+
+    def names(gpu: Gpu, tensorrt: str, runtime: str = "1.31.1") -> list[str]:
+        monkeypatch.setattr(session_module, "cuda_driver", lambda: CudaDriver((13, 2), (gpu,)))
+        monkeypatch.setattr(libraries, "tensorrt_version", lambda: tensorrt)
+        monkeypatch.setattr(onnxruntime, "__version__", runtime)
+        others = (replace(half, precision="fp32"), replace(half, profile={"image": ((1, 3, 64, 64),) * 3}))
+        return [engine_prefix(b"model", half), engine_prefix(b"modem", half), *(engine_prefix(b"", o) for o in others)]
+
+    found = names(Gpu("NVIDIA H200", 90, 143_000), "10.16.1.11")
+    (tmp_path / "m.onnx").write_bytes(b"model")
+    assert engine_prefix(tmp_path / "m.onnx", half) == found[0]
+    found += names(Gpu("NVIDIA H100", 90, 143_000), "10.16.1.11")
+    found += names(Gpu("NVIDIA H200", 100, 143_000), "10.16.1.11")
+    found += names(Gpu("NVIDIA H200", 90, 143_000), "10.16.2.0")
+    found += names(Gpu("NVIDIA H200", 90, 143_000), "10.16.1.11", "1.32.0")
+    assert len(set(found)) == len(found) == 20
 
 
 @pytest.mark.parametrize(
