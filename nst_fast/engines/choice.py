@@ -55,13 +55,12 @@ def without_trial(options: DeviceOptions) -> Choice:
     return Choice(engine, "fp32" if options.precision == "auto" else options.precision, "as asked", {})
 
 
+def silent(text: str) -> None:
+    """Take no notice."""
+
+
 def choose(
-    options: DeviceOptions,
-    encoder: Encoder,
-    device: torch.device,
-    *,
-    long: bool = True,
-    note: Note = lambda text: None,
+    options: DeviceOptions, encoder: Encoder, device: torch.device, *, long: bool = True, note: Note = silent
 ) -> Choice:
     """Resolve ``auto`` in engine, precision and convolution.
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from nst_fast.errors import DeviceError, OnnxModelError, OutOfMemoryError, UsageError
 from nst_fast.onnx import libraries
 from nst_fast.onnx import session as session_module
+from nst_fast.onnx.graph.writer import GraphWriter
 from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import (
     ORT_ERRORS,
@@ -49,28 +49,26 @@ GPU_PROVIDERS = [
 CONVS = ["Conv", "Relu", "Conv", "Relu"]
 
 
-def as_bytes(graph: Any, opset: int = 18, ir_version: int = 10) -> bytes:
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
-    return bytes(model.SerializeToString())
-
-
-def make_model(sizes: Sequence[int | str] = ("height", "width"), *, seed: int = 0, **versions: int) -> bytes:
+def make_model(
+    sizes: Sequence[int | str] = ("height", "width"), *, seed: int = 0, opset: int = 18, ir_version: int = 10
+) -> bytes:
     """A small encoder: a convolution (tap ``conv``) and its ReLU (tap ``relu``)."""
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, *sizes])
-    taps = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, *sizes]) for name in ("conv", "relu")]
+    writer = GraphWriter("fp32")
     values = np.random.default_rng(seed).standard_normal((8, 3, 3, 3)).astype(np.float32)
-    nodes = [
-        helper.make_node("Conv", ["image", "weight"], ["conv"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["conv"], ["relu"]),
-    ]
-    graph = helper.make_graph(nodes, "encoder", [image], taps, [numpy_helper.from_array(values, "weight")])
-    return as_bytes(graph, **versions)
+    conv = writer.op("Conv", writer.input("image", [1, 3, *sizes]), writer.constant(values), pads=[1, 1, 1, 1])
+    relu = writer.op("Relu", conv)
+    for name, value in (("conv", conv), ("relu", relu)):
+        writer.output(name, value, [1, 8, *sizes])
+    model = writer.model("encoder", opset)
+    model.ir_version = ir_version
+    return bytes(model.SerializeToString())
 
 
 def make_sum() -> bytes:
     """A model of two inputs: a + b."""
-    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("a", "b", "sum")]
-    return as_bytes(helper.make_graph([helper.make_node("Add", ["a", "b"], ["sum"])], "add", sides[:2], sides[2:]))
+    writer = GraphWriter("fp32")
+    writer.output("sum", writer.op("Add", *(writer.input(name, ["n"]) for name in "ab")), ["n"])
+    return bytes(writer.model("add", 18).SerializeToString())
 
 
 def make_image(height: int = 9, width: int = 13) -> np.ndarray[Any, np.dtype[np.float32]]:
