@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from nst_fast import StylizeConfig, evaluate, stylize
-from nst_fast.benchmark.scripts import by_turns, conditions, markdown_table, read_json, say, script, write_json
+from nst_fast.benchmark.scripts import by_turns, conditions, read_json, say, script, write_json
 from nst_fast.engines import choose, make_evaluator
 from nst_fast.images import from_uint8, load_image, save_image, to_uint8
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
 from nst_fast.jury.columns import COMPARED, CONTENT, STYLE
 from nst_fast.run.problem import Networks, load_problem
 from nst_fast.system.files import write_atomic
+from nst_fast.system.tables import markdown_table
 
 HERE = Path(__file__).resolve().parent
 SHALLOW = "relu1_1:1:moments,relu2_1:1:moments,"

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from nst_fast import StylizeConfig, stylize
-from nst_fast.benchmark.scripts import conditions, keep, markdown_table, read_json, say, script, write_json
+from nst_fast.benchmark.scripts import conditions, keep, read_json, say, script, write_json
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.run.problem import Networks, load_problem
 from nst_fast.run.scales import plan_scales
+from nst_fast.system.tables import markdown_table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 COUNTS = (25, 50, 100, 150, 200, 300)  # gradients at the final size

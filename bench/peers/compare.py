@@ -15,8 +15,8 @@ from painting import Comparison, Paces, Pair, measure, paint, parser
 from programs import PROGRAMS, Program
 from scoring import save_sheet, score, to_markdown
 
-from nst_fast.benchmark.report import csv_table
 from nst_fast.benchmark.scripts import keep, script, write_json
+from nst_fast.system.tables import csv_table
 
 PARTS = ("measure", "paint", "score")
 

@@ -10,10 +10,11 @@ from painting import Comparison, Paces, run_of, title
 from programs import OURS
 
 from nst_fast import evaluate
-from nst_fast.benchmark.scripts import conditions, markdown_table
+from nst_fast.benchmark.scripts import conditions
 from nst_fast.images import from_uint8, load_image, save_image, to_uint8
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
 from nst_fast.jury.columns import COMPARED, CONTENT, STYLE
+from nst_fast.system.tables import markdown_table
 
 MARGIN = 1.03  # one measure may be worse by so much where the other is better
 Row = dict[str, Any]

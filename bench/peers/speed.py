@@ -16,9 +16,10 @@ from programs import OURS, PROGRAMS, Program
 from racing import IN_FP32, Race, has_bf16, renamed
 from reaching import LOSS, OBJECTIVES, Judge, by_default, flags, reach, to_loss, to_scores, with_recipe
 
-from nst_fast.benchmark.scripts import conditions, keep, markdown_table, script
+from nst_fast.benchmark.scripts import conditions, keep, script
 from nst_fast.jury.columns import CONTENT, STYLE
 from nst_fast.system.rounding import rounded
+from nst_fast.system.tables import markdown_table
 
 PARTS = ("paint", "race", "reach", "report")
 PEERS = [program for program in PROGRAMS if program.name != OURS]

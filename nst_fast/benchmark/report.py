@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nst_fast.benchmark.rows import OK
 from nst_fast.system.files import write_atomic
+from nst_fast.system.tables import csv_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,16 +51,6 @@ def to_csv(data: Data) -> str:
     known = facts(data)
     rows = [{name: value for name, value in row.items() if not isinstance(value, list)} for row in data["rows"]]
     return csv_table([row | known for row in rows], IDENTITY)
-
-
-def csv_table(rows: Sequence[Data], first: Sequence[str] = ()) -> str:
-    """A column for every name in any row, those of ``first`` in front; empty where a row has none."""
-    buffer = io.StringIO()
-    columns = dict.fromkeys([*first, *(name for row in rows for name in row)])
-    writer = csv.DictWriter(buffer, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
 
 
 def facts(data: Data) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -69,12 +69,6 @@ def keep(folder: Path, name: str, data: Mapping[str, Any], **texts: str) -> list
         paths.append(folder / f"{stem}.{suffix}")
         write_atomic(paths[-1], text.encode())
     return paths
-
-
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], figures: Container[int] = ()) -> list[str]:
-    """Its lines; columns of these numbers hold figures, to the right."""
-    rule = ["---:" if index in figures else "---" for index in range(len(headings))]
-    return [f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows)]
 
 
 def by_turns(

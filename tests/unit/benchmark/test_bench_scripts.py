@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nst_fast.benchmark.scripts import by_turns, conditions, keep, markdown_table, paired_ratio, read_json, script
+from nst_fast.benchmark.scripts import by_turns, conditions, keep, paired_ratio, read_json, script
 from nst_fast.errors import InputError
 
 
@@ -37,8 +37,3 @@ def test_a_result_is_kept_under_its_conditions(tmp_path: Path) -> None:
     assert paths[0].name.startswith("some-")
     assert read_json(paths[0]) == json.loads(json.dumps(data))
     assert read_json(tmp_path / "none.json") == {}
-
-
-def test_a_table_has_figures_to_the_right() -> None:
-    lines = markdown_table(["case", "ms"], [["eager", "4"]], figures=[1])
-    assert lines == ["| case | ms |", "| --- | ---: |", "| eager | 4 |"]
