@@ -7,7 +7,6 @@ as any other. What is in ``--output`` is not run again, so an interrupted table 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,13 +18,12 @@ import torch
 from torch import Tensor
 
 from nst_fast import StylizeConfig, stylize
-from nst_fast.benchmark.scripts import conditions, keep, read_json, say, script, write_json
+from nst_fast.benchmark.scripts import conditions, flags, keep, read_json, say, script, write_json
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.run.problem import Networks, load_problem
 from nst_fast.run.scales import plan_scales
 from nst_fast.system.tables import markdown_table
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 COUNTS = (25, 50, 100, 150, 200, 300)  # gradients at the final size
 EACH = (50, 100, 150)  # of recipes that depend on the count, and so take a run for each
 GOAL = 150  # those of the default's run, whose loss the others are to reach
@@ -152,7 +150,7 @@ def markdown(rows: Sequence[dict[str, Any]], pairs: int) -> str:
 
 @script
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__, __file__)
     add = parser.add_argument
     add("--images", type=Path, required=True, help="the folder of the pairs' pictures")
     add("--output", type=Path, required=True, help="where curves are kept; what is there is not made again")
@@ -161,7 +159,6 @@ def main() -> None:
     add("--weights", default=StylizeConfig.weights, help=f"of the network (default: {StylizeConfig.weights})")
     add("--pairs", type=int, default=len(PAIRS), help="the first so many pairs (default: all)")
     add("--recipes", nargs="+", choices=NAMES, default=NAMES, help="only these", metavar="RECIPE")
-    add("--results", type=Path, default=RESULTS, help="where the report goes (default: bench/results)")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     config = StylizeConfig(image_size=given.size, scales=1, monitor_every=0, convolution="winograd")

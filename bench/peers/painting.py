@@ -19,12 +19,11 @@ from typing import Any
 import psutil
 from programs import Job, Program
 
-from nst_fast.benchmark.scripts import read_json, say, write_json
+from nst_fast.benchmark.scripts import flags, read_json, say, write_json
 from nst_fast.errors import PartialError, UsageError
 from nst_fast.images import load_image, save_image
 
 Pair = tuple[str, str]
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 def parser(
@@ -36,7 +35,7 @@ def parser(
         pairs: the TOML file beside this that is read by default.
         programs, parts: to choose from.
     """
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = flags(description, __file__)
     names = [program.name for program in programs]
     add = made.add_argument
     add("--sources", type=Path, required=True, help="the folder of the programs' repositories")
@@ -47,7 +46,6 @@ def parser(
     add("--parts", nargs="+", choices=parts, default=parts, help="only these")
     add("--threads", type=int, default=2, help="that programs have (default: 2)")
     add("--jobs", type=int, default=1, help="pictures at a time, sharing the threads (default: 1)")
-    add("--results", type=Path, default=RESULTS, help="where the report goes (default: bench/results)")
     return made
 
 

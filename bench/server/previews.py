@@ -7,7 +7,6 @@ turns, and their median counts. Time without previews earns them no allowance.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -15,12 +14,10 @@ from statistics import median
 from typing import Any
 
 from nst_fast.api import Observer, StepEvent, stylize
-from nst_fast.benchmark.scripts import conditions, keep, say
+from nst_fast.benchmark.scripts import conditions, flags, keep, say
 from nst_fast.images import from_uint8, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.server.pictures import Previews
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 class Turns(Observer):
@@ -82,11 +79,10 @@ def measured(size: int, turns: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__, __file__)
     parser.add_argument("--size", default="256", help="longest sides, comma-separated")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=8.0, help="of a turn, of the processor")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to write to")
     arguments = parser.parse_args()
     rows = [measured(int(size), arguments.turns, arguments.seconds) for size in arguments.size.split(",")]
     own = {"turns": arguments.turns, "seconds": arguments.seconds}

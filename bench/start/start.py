@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from nst_fast.benchmark.scripts import conditions, keep, say
+from nst_fast.benchmark.scripts import conditions, flags, keep, say
 from nst_fast.images import from_uint8, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.system.machine import git_commit
@@ -94,13 +94,12 @@ def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__, __file__)
     add = parser.add_argument
     add("--against", type=Path, help="another checkout, measured by turns")
     add("--rounds", type=int, default=5)
     add("--size", type=int, default=256)
     add("--steps", default="1,60", help="numbers of steps, comma-separated")
-    add("--results", type=Path, default=ROOT / "bench" / "results", help="the folder to write to")
     add("options", nargs="*", help="more options of stylize, after --")
     arguments = parser.parse_args()
     rows = measured(arguments)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from nst_fast import Networks, Observer, stylize
-from nst_fast.benchmark.scripts import conditions, keep, script
+from nst_fast.benchmark.scripts import conditions, flags, keep, script
 from nst_fast.cli.console import Messages
 from nst_fast.cli.display import Display
 from nst_fast.cli.signals import Stop
@@ -39,7 +39,6 @@ from nst_fast.run.trackers import LossTable, MLflow, TensorBoard, WeightsAndBias
 STEPS = 150  # of the run that a slow-down is given for
 Row = dict[str, float]
 Follower = contextlib.AbstractContextManager[Observer]
-RESULTS = Path(__file__).parents[1] / "results"
 PACKAGES = {"--film out.mp4": "av", "TensorBoard": "tensorboard", "MLflow": "mlflow", "Weights & Biases": "wandb"}
 
 
@@ -147,12 +146,11 @@ def row_of(name: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 @script
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__, __file__)
     add = parser.add_argument
     add("--rounds", type=int, default=3)
     add("--size", type=int, default=256)
     add("--steps", type=int, default=20)
-    add("--results", type=Path, default=RESULTS, help="the folder to write to")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measured(arguments, Path(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import sys
@@ -37,6 +38,14 @@ def script(main: Callable[[], None]) -> Callable[[], int]:
         return 0
 
     return ended
+
+
+def flags(description: str | None, file: str) -> argparse.ArgumentParser:
+    """The parser of a script in a folder of bench/, which is this file: with ``--results``."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    folder = Path(file).resolve().parents[1] / "results"
+    made.add_argument("--results", type=Path, default=folder, help="where the result goes (default: bench/results)")
+    return made
 
 
 def conditions(schema: str) -> dict[str, Any]:
