@@ -157,17 +157,8 @@ def _split(text: str) -> list[str]:
     return [part for part in (part.strip() for part in text.split(",")) if part]
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """A named benchmark: the stem of its file, and in the file ``description`` and a table ``[options]``."""
-
-    name: str
-    description: str
-    config: BenchConfig
-
-
-def load_scenario(path: Path, changes: Sequence[str] = ()) -> Scenario:
-    """Read a scenario file; ``changes`` (``NAME=VALUE``) replace its own options.
+def load_scenario(path: Path, changes: Sequence[str] = ()) -> tuple[str, BenchConfig]:
+    """Description and options of a scenario file; ``changes`` (``NAME=VALUE``) replace its own options.
 
     Raises:
         InputError: the file cannot be read or is not TOML.
@@ -181,7 +172,7 @@ def load_scenario(path: Path, changes: Sequence[str] = ()) -> Scenario:
     if unknown:
         raise UsageError(f"{shown(path)}: unknown key {unknown}", "A scenario has a description and [options]")
     options = data.get("options", {}) | dict(map(_assignment, changes))
-    return Scenario(path.stem, data.get("description", ""), BenchConfig().replace(**options))
+    return data.get("description", ""), BenchConfig().replace(**options)
 
 
 def _assignment(text: str) -> tuple[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,6 @@ from nst_fast.benchmark.ceilings import Ceiling, find_ceiling, layer_flops
 from nst_fast.benchmark.rows import Row
 from nst_fast.benchmark.scenarios import BenchConfig
 from nst_fast.engines import Evaluator, choose, make_evaluator
-from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.onnx.checked_export import find_or_export
 from nst_fast.onnx.session import Session
@@ -92,7 +90,7 @@ class Workbench:
     def evaluator(
         self, run: StylizeConfig, scene: Scene, opened: Callable[[Session], None] = lambda session: None
     ) -> Evaluator:
-        """The evaluator of a run; to be made and called within :func:`arithmetic`.
+        """The evaluator of a run; to be made and called within its precision's :func:`float32_arithmetic`.
 
         ``opened`` is called with every session of ONNX Runtime that computes for it.
         """
@@ -113,11 +111,6 @@ class Workbench:
         least = ceiling.winograd_seconds(self.config, row.height, row.width)  # of one evaluation, as flops() counts it
         if least is not None:
             row.winograd_share = 1e3 * least * row.batch * flop / self.flops(row) / milliseconds
-
-
-def arithmetic(precision: str) -> AbstractContextManager[None]:
-    """How float32 is multiplied while an engine of this precision works: engines that take turns share one switch."""
-    return float32_arithmetic(precision)
 
 
 def seeded_noise(size: tuple[int, int], seed: int) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import itertools
 import json
 import re
@@ -34,6 +32,7 @@ from nst_fast.run.record import read_record
 from nst_fast.system.files import check_writable, lock, refuse_inputs, shown, user_path, write_atomic
 from nst_fast.system.machine import resolve_device
 from nst_fast.system.rounding import rounded
+from nst_fast.system.tables import csv_table
 
 PLAIN_AXES = ("content", "style", "tap")  # whose values need no name beside them
 LONGEST_NAME = 120  # of a job; file systems allow 255 bytes with suffix and snapshot number
@@ -294,9 +293,7 @@ def table(series: Series, outcomes: Sequence[Outcome]) -> str:
     measures = list(dict.fromkeys(name for outcome in outcomes for name in outcome.measured))
     facts = ["status", "steps", "seconds", "steps_per_second"]
     kinds = ["total", "content", "style", "tv"]
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, [*series.axes, "picture", *facts, *kinds, *measures, "error"], lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for outcome in outcomes:
         row: dict[str, Any] = {**outcome.job.values, "status": outcome.status, **outcome.measured}
         if outcome.record is not None:
@@ -306,5 +303,5 @@ def table(series: Series, outcomes: Sequence[Outcome]) -> str:
             row["picture"] = f"{outcome.job.name}.png"
         if outcome.error is not None:
             row["error"] = str(outcome.error)
-        writer.writerow(rounded(row))
-    return sink.getvalue()
+        rows.append(rounded(row))
+    return csv_table(rows, [*series.axes, "picture", *facts, *kinds, *measures, "error"])

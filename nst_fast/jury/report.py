@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -12,6 +10,7 @@ from rich.text import Text
 from nst_fast.jury.columns import COLUMNS, HEADLINE
 from nst_fast.system.files import shown
 from nst_fast.system.rounding import rounded
+from nst_fast.system.tables import csv_table
 
 if TYPE_CHECKING:
     from nst_fast.jury.evaluation import Evaluation
@@ -48,12 +47,9 @@ def to_csv(evaluation: Evaluation) -> str:
         "style": evaluation.style["name"],
         "weights_sha256": evaluation.weights["sha256"],
     }
-    names = [column.name for column in COLUMNS]
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, ["picture", "width", "height", *names, *facts], lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for each in evaluation.pictures:
         width, height = each.size
         row = {"picture": shown(each.picture), "width": width, "height": height, **rounded(dict(each.scores))}
-        writer.writerow(row | facts)
-    return sink.getvalue()
+        rows.append(row | facts)
+    return csv_table(rows, ["picture", "width", "height", *(column.name for column in COLUMNS), *facts])

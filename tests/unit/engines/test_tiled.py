@@ -82,8 +82,7 @@ def check(one: Evaluation, ranks: list[Evaluation]) -> None:
     for found in ranks:
         assert gap(one, found) < 1e-10
         assert list(found.terms) == list(one.terms)
-        for name, term in one.terms.items():
-            torch.testing.assert_close(found.terms[name], term, rtol=1e-10, atol=1e-300)
+        torch.testing.assert_close(found.terms, one.terms, rtol=1e-10, atol=1e-300)
         torch.testing.assert_close(found.total, one.total, rtol=1e-10, atol=0)
         assert torch.equal(found.total, ranks[0].total), "decisions need the same bits on every rank"
 

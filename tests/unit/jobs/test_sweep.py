@@ -104,6 +104,11 @@ def test_an_option_may_be_varied_once_and_words_may_be_values(pictures: Path) ->
     ]
 
 
+def test_a_loss_that_not_every_run_has_is_a_column_of_the_table(pictures: Path, tmp_path: Path) -> None:
+    run_series(small_series(pictures, "one", vary="edge-weight=0,0.5"), tmp_path, Watcher())
+    assert [bool(row["edges"]) for row in rows_of(tmp_path)] == [False, True]
+
+
 def test_finished_runs_are_kept_and_unfinished_ones_are_done(pictures: Path, tmp_path: Path) -> None:
     series = small_series(pictures)
     run_series(series, tmp_path, Watcher())
