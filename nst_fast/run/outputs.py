@@ -148,7 +148,7 @@ def text_of(record: RunRecord) -> dict[str, str]:
 
 
 def bit_depth_of(record: RunRecord) -> int:
-    """Bits per channel of the picture that a run makes; records from before there was a choice say nothing."""
+    """Bits per channel of the picture that a run makes."""
     return int(record.options.get("bit_depth", 8))
 
 
