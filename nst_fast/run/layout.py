@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nst_fast.distributed.group import Ranks, SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import Strip, make_strip
 from nst_fast.engines import Choice, Evaluator, choose, confirm_precision, make_crop_network, make_evaluator
 from nst_fast.engines.choice import narrowest_accurate
@@ -64,7 +64,7 @@ class WholePicture:
     """The whole picture in one process. Of a layout, all ranks make the same calls and get the same answers."""
 
     def __init__(self) -> None:
-        self.ranks: Ranks = SingleRank()
+        self.ranks: Ranks = Ranks()
         self.start_clock()
 
     def check(self, config: StylizeConfig) -> None:

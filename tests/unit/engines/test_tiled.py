@@ -16,7 +16,7 @@ from narrow_networks import crop_network, few_channels, narrow, pictures
 from thread_ranks import ThreadRanks, run_ranks
 from torch import Tensor
 
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
 from nst_fast.engines.crop_network import EagerNetwork
@@ -187,7 +187,7 @@ class WatchedNetwork(EagerNetwork):
 def test_one_tile_takes_one_forward_pass_and_several_take_two_of_one_crop_each(grid: Size, calls: list[str]) -> None:
     network = WatchedNetwork(narrow(DEEP))
     content, style = pictures(500, 330, 2)
-    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 500, 330, grid)
+    strip = make_strip(Ranks(), "vgg19", DEEP.taps, 500, 330, grid)
     evaluate = TiledEvaluator(network, Objective(DEEP, tiled_targets(network, DEEP, strip, content, [style])), strip)
     network.calls.clear()
     evaluate(content)
@@ -202,7 +202,7 @@ def test_nothing_of_a_step_stays_in_memory_but_its_answer(grid: Size) -> None:
     encoder = narrow(DEEP)
     content, style = pictures(120, 120, 2)
     objective = Objective(DEEP, build_targets(encoder, DEEP, content, [style]))
-    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 120, 120, grid)
+    strip = make_strip(Ranks(), "vgg19", DEEP.taps, 120, 120, grid)
     evaluate = TiledEvaluator(EagerNetwork(encoder), objective, strip)
     gc.collect()
     gc.disable()
@@ -220,7 +220,7 @@ def test_targets_computed_in_tiles_are_the_targets() -> None:
     (content,) = pictures(203, 171, 1)
     styles = [*pictures(333, 190, 1), *pictures(64, 90, 1)]
     expected = build_targets(encoder, DEEP, content, styles, [1.0, 3.0])
-    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 203, 171, (2, 2))
+    strip = make_strip(Ranks(), "vgg19", DEEP.taps, 203, 171, (2, 2))
     for halve, rtol, atol in ((False, 1e-10, 0.0), (True, 2**-11, 1e-6)):
         network = EagerNetwork(encoder)
         found = tiled_targets(network, DEEP, strip, content, styles, [1.0, 3.0], halve_content=halve)
@@ -236,7 +236,7 @@ def test_halved_content_targets_move_the_content_term_by_less_than_a_millionth_o
     content, style, pastiche = pictures(203, 171, 3)
     targets = build_targets(encoder, DEEP, content, [style])
     rounded = Statistics({tap: halved(kept) for tap, kept in targets.content.items()}, targets.style, {})
-    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 203, 171, (2, 1))
+    strip = make_strip(Ranks(), "vgg19", DEEP.taps, 203, 171, (2, 1))
     exact, near = (TiledEvaluator(EagerNetwork(encoder), Objective(DEEP, kept), strip) for kept in (targets, rounded))
     assert exact(content).terms["content/relu4_2"].item() < 1e-25
     assert 0 < near(content).terms["content/relu4_2"].item() < 1e-6
@@ -254,7 +254,7 @@ def test_grams_of_low_precision_features_are_added_up_in_single_precision() -> N
 
     encoder = narrow(DEEP)
     (style,) = pictures(200, 180, 1)
-    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 200, 180, (2, 2))
+    strip = make_strip(Ranks(), "vgg19", DEEP.taps, 200, 180, (2, 2))
     found = shared_style(Half(encoder), DEEP, strip, StylePart(style, PLAIN, 1.0))["style/relu1_1"]
     assert found.dtype == torch.float32
     expected = measure(encoder(style), (), DEEP.style_terms.values()).style["style/relu1_1"]

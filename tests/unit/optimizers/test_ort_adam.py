@@ -14,7 +14,7 @@ from ort_problems import BLOCKS, check_same_end, distance, problem, real_picture
 from torch import Tensor
 
 from nst_fast import api
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluator
 from nst_fast.engines import ort as engine_module
@@ -148,7 +148,7 @@ def test_smoothing_and_going_back_are_those_of_adam(bench: Bench, what: str) -> 
 
 def test_moments_of_a_coarser_scale_are_taken_over_as_by_adam(bench: Bench) -> None:
     fine = Bench(40, 56)
-    strip = make_strip(SingleRank(), "vgg19", ["relu1_1"], 40, 56)
+    strip = make_strip(Ranks(), "vgg19", ["relu1_1"], 40, 56)
     pictures = []
     eager = EagerEvaluator(fine.encoder, fine.objective)
     for coarse, evaluator in ((bench.whole(), fine.ort()), (bench.twin(), eager)):
