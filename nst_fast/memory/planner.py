@@ -278,7 +278,7 @@ def _best(task: MemoryTask, table: list[Grid], budget: int, *, history: int, hal
     """The grid of least halo that fits, else the one of the smallest crops."""
 
     def plan_of(grid: Grid) -> MemoryPlan:
-        tiling = cut_into(task.config, task.height, task.width, grid)
+        tiling = cut_into(task.config, task.height, task.width, grid.shape)
         return predict(task, tiling, budget, history=history, halve=halve and not grid.whole)
 
     costs = {whole: task.step_bytes(tiled=not whole) for whole in (False, True)}
@@ -305,7 +305,7 @@ def smaller_plan(task: MemoryTask, plan: MemoryPlan) -> MemoryPlan:
     chosen = min(fitting, key=lambda grid: grid.overhead) if fitting else min(table, key=lambda grid: grid.crop)
     if chosen.whole or chosen.crop >= math.prod(plan.tiling.largest_crop):
         raise OutOfMemoryError("memory ran out, and there are no smaller tiles", "Choose a smaller `image_size`")
-    tiling = cut_into(config, task.height, task.width, chosen)
+    tiling = cut_into(config, task.height, task.width, chosen.shape)
     return predict(task, tiling, plan.budget, history=plan.lbfgs_history, halve=plan.halve_content)
 
 

@@ -81,7 +81,6 @@ def ort_stepper(evaluator: Evaluator, pastiche: Tensor, options: StylizeConfig) 
 __all__ = [
     "LBFGS",
     "Adam",
-    "PixelOptimizer",
     "Stepper",
     "TorchStepper",
     "WolfeLBFGS",

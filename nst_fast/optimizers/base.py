@@ -20,16 +20,12 @@ REACH = 2  # rows: pooled by 2 and brought back bilinearly, a pixel depends on o
 SMALLEST_SCALE = 1e-30  # of a gradient that is 0 everywhere
 
 
-class PixelOptimizer(Protocol):
-    """Changes the pastiche, one update at a time."""
+class Updated(Protocol):
+    """A pastiche [B, 3, H, W] that is updated step by step, with the state that its updates have."""
 
     @property
     def pastiche(self) -> Tensor:
         """The picture; after an update it may be another tensor."""
-        ...
-
-    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
-        """One update by the evaluation of the pastiche; ``evaluate`` is for line searches."""
         ...
 
     def smooth(self) -> None:
@@ -46,6 +42,14 @@ class PixelOptimizer(Protocol):
 
     def restore(self, state: State) -> None:
         """Take over what :meth:`state` gave."""
+        ...
+
+
+class PixelOptimizer(Updated, Protocol):
+    """Changes the pastiche, one update at a time."""
+
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
+        """One update by the evaluation of the pastiche; ``evaluate`` is for line searches."""
         ...
 
 

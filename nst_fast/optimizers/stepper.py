@@ -7,16 +7,11 @@ from typing import Protocol
 from torch import Tensor
 
 from nst_fast.engines import Evaluation, Evaluator
-from nst_fast.optimizers.base import PixelOptimizer, State
+from nst_fast.optimizers.base import PixelOptimizer, Updated
 
 
-class Stepper(Protocol):
-    """Evaluates and updates one pastiche [B, 3, H, W]. Nothing is read back to the host."""
-
-    @property
-    def pastiche(self) -> Tensor:
-        """The pastiche; after an update it may be another tensor."""
-        ...
+class Stepper(Updated, Protocol):
+    """Evaluates and updates the pastiche. Nothing is read back to the host."""
 
     def evaluate(self, rate: float) -> Evaluation:
         """The objective at the pastiche; ``rate`` is the learning rate of the update that is expected to follow."""
@@ -28,22 +23,6 @@ class Stepper(Protocol):
 
     def evaluate_image(self, image: Tensor) -> Evaluation:
         """The objective at another image of the pastiche's size."""
-        ...
-
-    def smooth(self) -> None:
-        """Smooth the pastiche, see :func:`nst_fast.optimizers.base.smoothed`."""
-        ...
-
-    def restart_from(self, picture: Tensor) -> None:
-        """Set the pastiche to an earlier picture and forget the optimizer's state."""
-        ...
-
-    def state(self) -> State:
-        """The optimizer's state for a checkpoint: live tensors, without the pastiche."""
-        ...
-
-    def restore(self, state: State) -> None:
-        """Take over what :meth:`state` gave."""
         ...
 
 

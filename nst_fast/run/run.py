@@ -21,7 +21,7 @@ from nst_fast.optimizers.base import State
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.checkpoint import Checkpoint, CheckpointWriter
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery, StopRules
-from nst_fast.run.layout import Layout, ScalePlan, SharedPicture, WholePicture
+from nst_fast.run.layout import Layout, ScalePlan, SharedPicture
 from nst_fast.run.loop import EventClock, LossHistory, Span, optimize, row_of
 from nst_fast.run.observer import Listeners, LoopObserver, Observer, StepEvent
 from nst_fast.run.out_of_memory import memory_errors
@@ -53,7 +53,7 @@ def run(
         UsageError: an option that cannot be shared.
         DeviceError: another rank has ended.
     """
-    layout: Layout = WholePicture()
+    layout = Layout()
     if ranks is not None:
         layout = SharedPicture(ranks)
         problem = replace(problem, config=problem.config.replace(monitor_every=0))
