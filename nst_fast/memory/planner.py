@@ -24,7 +24,6 @@ from nst_fast.memory.footprint import (
     WEIGHT_COPIES,
     WINOGRAD_COPIES,
     WINOGRAD_FIXED,
-    Network,
     forward_bytes,
     step_bytes,
     target_bytes,
@@ -110,18 +109,7 @@ class MemoryTask:
 
     def step_bytes(self, *, tiled: bool) -> float:
         """Per pixel of the crop, or of the whole picture, at the worst moment of an evaluation."""
-        config = self.config
-        taps = tuple(config.content_tap_weights), tuple(config.style_tap_weights)
-        network = Network(
-            config.network, *taps, config.pooling, any(config.wraps), self.masks > 0, tuple(whole_taps(config))
-        )
-        return step_bytes(network, self.family, self.size, tiled=tiled)
-
-
-def whole_taps(config: StylizeConfig) -> list[str]:
-    """The taps of the terms that compare positions, one entry for each term."""
-    taps = [tap for tap, loss in config.content_losses.items() if loss != "features"]
-    return taps + [term.tap for term in config.style_terms.values() if not term.additive]
+        return step_bytes(self.config, self.family, self.size, tiled=tiled, guided=self.masks > 0)
 
 
 def level_bytes(config: StylizeConfig) -> float:
