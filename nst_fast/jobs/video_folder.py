@@ -31,14 +31,9 @@ Facts = Mapping[str, Any]
 def provenance(config: VideoConfig, film: str, styles: Sequence[Path], weights: str | None) -> Provenance:
     """What decides the frames of a film, ``film`` the hash of its file or of its frames."""
     found = Provenance.of_run(config, None, styles, weights)
-    own = {name: config.as_dict()[name] for name in deciding_names()}
-    return replace(found, content=film, options=dict(found.options) | rounded(own))
-
-
-def deciding_names() -> list[str]:
-    """The options of films, beside those of stills, that decide their frames."""
     stills = {item.name for base in VideoConfig.__bases__ for item in declared(base)}
-    return [item.name for item in declared(VideoConfig) if item.name not in stills]
+    own = {name: value for name, value in config.as_dict().items() if name not in stills}
+    return replace(found, content=film, options=dict(found.options) | rounded(own))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -69,6 +69,7 @@ def find_scenes(film: Film, config: VideoConfig, estimate: Estimate) -> list[ran
     return [range(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
 
 
+@dataclass(eq=False)
 class FrameMaker:
     """Makes the frames of a film.
 
@@ -84,24 +85,17 @@ class FrameMaker:
         scenes: the frames of each.
     """
 
-    def __init__(
-        self,
-        film: Film,
-        styles: Sequence[Path],
-        config: VideoConfig,
-        folder: VideoFolder,
-        observer: JobObserver,
-        shard: Shard = WHOLE,
-    ) -> None:
-        self.film = film
-        self.styles = styles
-        self.config = config
-        self.folder = folder
-        self.observer = observer
-        self.shard = shard
+    film: Film
+    styles: Sequence[Path]
+    config: VideoConfig
+    folder: VideoFolder
+    observer: JobObserver
+    shard: Shard = WHOLE
+
+    def __post_init__(self) -> None:
         self.networks = Networks()
-        self.contents = Contents(film, config)
-        self.estimate = estimator(config.flow, resolve_device(config.device))
+        self.contents = Contents(self.film, self.config)
+        self.estimate = estimator(self.config.flow, resolve_device(self.config.device))
 
     @functools.cached_property
     def scenes(self) -> list[range]:
