@@ -288,7 +288,7 @@ class Pace:
         """Of the work of a frame by itself: what a frame that follows takes at most."""
         height, width = self.maker.contents[0].tensor.shape[2:]
         still, following = (
-            sum(scale.steps * scale.height * scale.width for scale in plan_scales(config, config.steps, height, width))
+            sum(scale.work for scale in plan_scales(config, config.steps, height, width))
             for config in (self.maker.config.still(0), self.maker.config.following(0))
         )
         return following / still

@@ -267,21 +267,23 @@ def strip_of(batch: Batch, scale: Scale, memory: MemoryPlan, ranks: Ranks) -> St
 
 
 def tiled_evaluator(batch: Batch, choice: Choice, plan: ScalePlan) -> tuple[Objective, Evaluator]:
-    """The objective with targets computed in tiles as large as those of the pastiche, and its evaluator."""
+    """The objective with targets computed in tiles as large as those of the pastiche, and its evaluator.
+
+    Of the only problem: several are evaluated whole.
+    """
     return_freed_memory()
-    config, scale = batch.config.dialled(), plan.scale
+    problem, config, scale = batch.problems[0], batch.config.dialled(), plan.scale
     network = make_crop_network(choice, batch.encoder)
     targets = tiled_targets(
         network,
         config,
         plan.strip,
-        batch.content_at(scale),
-        batch.styles_at(scale),
-        batch.problems[0].style_weights,
-        batch.problems[0].style_guides_at(scale),
+        problem.content_at(scale),
+        problem.styles_at(scale),
+        problem.style_weights,
+        problem.style_guides_at(scale),
         style_network=make_crop_network(choice, batch.encoder.unwrapped) if any(config.wraps) else None,
         halve_content=plan.memory.halve_content,
     )
-    targets = replace(targets, temporal=batch.problems[0].temporal)
-    objective = Objective(config, targets, batch.problems[0].guides_at(scale))
+    objective = Objective(config, replace(targets, temporal=problem.temporal), problem.guides_at(scale))
     return objective, TiledEvaluator(network, objective, plan.strip)

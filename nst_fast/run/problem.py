@@ -171,11 +171,6 @@ class Problem:
         """Whether some positions count less than others."""
         return not self.guides_at(self.scales[-1]).plain
 
-    @property
-    def plain_styles(self) -> bool:
-        """Whether all of every style image counts, for one region."""
-        return all(guides.plain for guides in self.style_guides_at(self.scales[-1]))
-
     def guides_at(self, scale: Scale) -> Guides:
         """Which positions of the pastiche count at a scale."""
         return pastiche_guides(self.masks, (scale.height, scale.width), self.alpha_at(scale), self.device)
@@ -316,14 +311,6 @@ class Batch:
             total.update(problem.phases.seconds)
         return dict(total)
 
-    def content_at(self, scale: Scale) -> Tensor | None:
-        """The content images at a scale, [B, 3, H, W] on the device."""
-        contents = [content for problem in self.problems if (content := problem.content_at(scale)) is not None]
-        return joined(contents) if contents else None
-
-    def styles_at(self, scale: Scale) -> list[Tensor]:
-        return [image for problem in self.problems for image in problem.styles_at(scale)]
-
     def start_at(self, scale: Scale) -> Tensor:
         """Where the pastiches start, [B, 3, H, W] on the device."""
         return torch.cat([problem.start_at(scale) for problem in self.problems])
@@ -398,7 +385,7 @@ def load_problem(
 def check_weighed(problem: Problem) -> None:
     """Raise :class:`UsageError` where masks or alpha would weigh losses that count all pixels alike."""
     losses = problem.config.whole_losses
-    if losses and not (problem.guides_at(problem.scales[-1]).plain and problem.plain_styles):
+    if losses and (problem.guided or not all(guides.plain for guides in problem.style_guides_at(problem.scales[-1]))):
         message = f"{', '.join(losses)}: counts all pixels alike, and here masks or alpha weigh them"
         raise UsageError(message, f"With masks there are {IN_PARTS}; without them `transparency` background will do")
 

@@ -142,11 +142,6 @@ class Report:
             record.warnings.append(sentence)
         self.observer.note(sentence)
 
-    def add_readings(self, monitor: Monitor) -> None:
-        """The monitor's readings, as columns like the loop's own history."""
-        for record in self.records:
-            add_readings(record, monitor)
-
     def so_far(self, monitor: Monitor | None) -> dict[str, Any]:
         """The record of a run that continues, as plain data of its own, with the readings that there are by now."""
         record = RunRecord(**copy.deepcopy(self.records[0].as_dict()))
@@ -167,7 +162,7 @@ class Report:
 
 
 def add_readings(record: RunRecord, monitor: Monitor) -> None:
-    """Append the monitor's readings to those in the record."""
+    """Append the monitor's readings, columns like the loop's own history, to those in the record."""
     readings = monitor.readings()
     before = record.monitor or {"steps": [], "terms": {}, "latency_ms": [], "dropped": 0}
     names = list(readings[0].terms) if readings else list(before["terms"])

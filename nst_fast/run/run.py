@@ -27,7 +27,7 @@ from nst_fast.run.observer import Listeners, LoopObserver, Observer, StepEvent
 from nst_fast.run.out_of_memory import memory_errors
 from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Batch, Problem, at_size
-from nst_fast.run.reporting import Report
+from nst_fast.run.reporting import Report, add_readings
 from nst_fast.run.resumption import check_size, places_of, refusing_what_does_not_fit
 from nst_fast.run.scales import Scale, is_long, share_of_work
 
@@ -291,7 +291,7 @@ class Run(LoopObserver):
             except NumericsError as error:
                 verdict, self.failure = "diverged", error
         if self.monitor is not None:
-            self.report.add_readings(self.monitor)
+            add_readings(self.report.records[0], self.monitor)  # several pictures have no monitor
             self.monitor = None
         assert self.report.last is not None  # the loop reports its end, and its beginning is always due
         updates = self.report.last.step - stage.first if verdict else scale.steps
