@@ -122,13 +122,11 @@ class JobFolder:
     def files(self, job: Job) -> OutputFiles:
         return OutputFiles(self.folder / job.output)
 
-    def wanted(self, job: Job) -> Provenance:
-        _, weights = self.networks.encoder(job.config, job.config.taps, resolve_device(job.config.device))
-        return job.provenance(weights["sha256"])
-
     def finished(self, job: Job) -> Record | None:
         """The record of a picture that is whole and has the job's provenance; else None."""
-        files, wanted = self.files(job), self.wanted(job)
+        files = self.files(job)
+        _, weights = self.networks.encoder(job.config, job.config.taps, resolve_device(job.config.device))
+        wanted = job.provenance(weights["sha256"])
         try:
             record = read_record(files.record)
             whole = record["output_sha256"] == sha256_of(files.picture) and record["status"] != "stopped"

@@ -42,7 +42,7 @@ GOOD_HISTORY = 5  # a shorter one costs more steps than tiles cost time
 # Pictures held at once: content, pastiche, the best so far, the gradient.
 IMAGES = 4
 # Of the optimiser: held during an evaluation (L-BFGS: and two per pair), and in use during an update.
-OPTIMIZER_IMAGES = {"adam": 2, "lbfgs": 2}
+OPTIMIZER_IMAGES = 2
 UPDATE_IMAGES = {"adam": 2, "lbfgs": 5}
 # Bytes per pixel of a mask: as read, at the size of the scale, times alpha, and carried down to every tap.
 MASK = 4 * (3 + 4 / 3)
@@ -110,12 +110,6 @@ class MemoryTask:
     def step_bytes(self, *, tiled: bool) -> float:
         """Per pixel of the crop, or of the whole picture, at the worst moment of an evaluation."""
         return step_bytes(self.config, self.family, self.size, tiled=tiled, guided=self.masks > 0)
-
-
-def level_bytes(config: StylizeConfig) -> float:
-    """Bytes per pixel of what losses of sorted features keep: one number for each of the pastiche's."""
-    sorting = [term.tap for term in config.style_terms.values() if term.loss in ("sliced", "histogram")]
-    return target_bytes(sorting, 4)
 
 
 @dataclass(frozen=True)
@@ -205,28 +199,23 @@ def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halv
     styles = sum(height * width for height, width in task.styles)
     step = task.step_bytes(tiled=not tiling.whole)
     style = forward_bytes(config.network, config.taps) if tiling.whole else step  # while targets are built
+    # Losses of sorted features keep one number for each of the pastiche's; the others a few matrices.
+    sorting = [term.tap for term in config.style_terms.values() if term.loss in ("sliced", "histogram")]
+    pairs = 2 * history if config.optimizer == "lbfgs" else 0
+    images = OPTIMIZER_IMAGES + pairs + (1 if config.average_decay else 0)
     crops = [math.prod(tiling_like(config, tiling, *size).largest_crop) for size in task.styles]
     parts = {
         "network": network + (HOLES if tiling.whole else 0),
         "pictures": IMAGE * (IMAGES * pixels + styles),
         **({"masks": MASK * task.masks * pixels} if task.masks else {}),
-        "optimiser": IMAGE * optimizer_images(config, history) * pixels,
-        "style targets": level_bytes(config) * pixels,
+        "optimiser": IMAGE * images * pixels,
+        **({"style targets": target_bytes(sorting, 4) * pixels} if sorting else {}),
         "content targets": target_bytes(config.content_tap_weights, 4) * pixels / (2 if halve else 1),
         "step": max(
             step * math.prod(tiling.largest_crop) * task.pictures, task.update_bytes, *(style * crop for crop in crops)
         ),
     }
-    if not parts["style targets"]:
-        del parts["style targets"]  # a few matrices
     return MemoryPlan(tiling, history, halve, {name: round(value) for name, value in parts.items()}, budget)
-
-
-def optimizer_images(config: StylizeConfig, history: int) -> int:
-    """Pictures that the optimiser, and the average of its iterates, hold while a step is evaluated."""
-    average = 1 if config.average_decay else 0
-    pairs = 2 * history if config.optimizer == "lbfgs" else 0
-    return average + OPTIMIZER_IMAGES[config.optimizer] + pairs
 
 
 def make_plan(task: MemoryTask, budget: int) -> MemoryPlan:

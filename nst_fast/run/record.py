@@ -117,7 +117,9 @@ class RunRecord:
         write_atomic(path, record_text(self.as_dict()))
 
     def as_text(self) -> dict[str, str]:
-        """The record as the text chunk that a picture carries, with a short history."""
+        """The record as the text chunk that a picture carries, with a short history; none without ``metadata``."""
+        if not self.options.get("metadata", True):
+            return {}
         history = {name: thin(column, EMBEDDED_ROWS) for name, column in self.history.items()}
         return {TEXT_KEY: replace(self, history=history, output_sha256="").to_json()}
 

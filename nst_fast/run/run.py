@@ -404,9 +404,7 @@ class Run(LoopObserver):
                 if files is not None:
                     image = event.pastiche[index : index + 1].cpu()
                     alpha = self.problems[index].alpha_at(self.stage.scale)
-                    files.save_snapshot(
-                        image, event.step, config.save_format, alpha, config.background, config.file_quality
-                    )
+                    files.save_snapshot(image, event.step, config, alpha)
         self.observer.event(event)
 
 
