@@ -156,7 +156,7 @@ def preview_video(request: VideoRequest, observer: JobObserver) -> VideoResult:
             pace.add(0, index, time.perf_counter() - begun)
             picture = maker.finished(problem, pastiche)[0].image
             at = f"{float(film.info.times[index]):.2f} s"
-            for row, image in zip(rows, (maker.contents[index].tensor, picture), strict=True):
+            for row, image in zip(rows, (maker.content(index).tensor, picture), strict=True):
                 row.append(Cell(at, to_uint8(image)))
         if rows[0]:
             write_atomic(request.sheet, encode_image(from_uint8(contact_sheet(rows)), ".png"))
@@ -286,7 +286,7 @@ class Pace:
 
     def _share(self) -> float:
         """Of the work of a frame by itself: what a frame that follows takes at most."""
-        height, width = self.maker.contents[0].tensor.shape[2:]
+        height, width = self.maker.content(0).tensor.shape[2:]
         still, following = (
             sum(scale.work for scale in plan_scales(config, config.steps, height, width))
             for config in (self.maker.config.still(0), self.maker.config.following(0))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,24 +35,6 @@ BLEND = 0.5  # of a later pass: the share of the neighbour, moved, in where a fr
 ENOUGH = 1.03  # times the loss of its model: a frame is done
 BLOCK = 8  # frames that are read at a time
 SCENE_SIDE = 160  # longest side of frames, in pixels, in the search for cuts
-
-
-class Contents:
-    """The frames of a film at the size that they are painted at, read in blocks, in whatever order."""
-
-    def __init__(self, film: Film, config: StylizeConfig) -> None:
-        self.film = film
-        self.config = config
-        self._kept: OrderedDict[int, LoadedImage] = OrderedDict()
-
-    def __getitem__(self, index: int) -> LoadedImage:
-        if index not in self._kept:
-            first = index // BLOCK * BLOCK
-            for frame in self.film.frames(first, first + BLOCK):
-                self._kept[frame.index] = read_content(GivenPicture(frame.pixels), self.config)
-            while len(self._kept) > 2 * BLOCK:
-                self._kept.popitem(last=False)
-        return self._kept[index]
 
 
 def find_scenes(film: Film, config: VideoConfig, estimate: Estimate) -> list[range]:
@@ -94,8 +75,16 @@ class FrameMaker:
 
     def __post_init__(self) -> None:
         self.networks = Networks()
-        self.contents = Contents(self.film, self.config)
+        self._block = functools.lru_cache(maxsize=2)(self._read_block)
         self.estimate = estimator(self.config.flow, resolve_device(self.config.device))
+
+    def content(self, index: int) -> LoadedImage:
+        """A frame at the size that it is painted at."""
+        return self._block(index // BLOCK)[index]
+
+    def _read_block(self, number: int) -> dict[int, LoadedImage]:
+        frames = self.film.frames(number * BLOCK, (number + 1) * BLOCK)
+        return {frame.index: read_content(GivenPicture(frame.pixels), self.config) for frame in frames}
 
     @functools.cached_property
     def scenes(self) -> list[range]:
@@ -153,7 +142,7 @@ class FrameMaker:
         others = self.continuation(number, index)
         config = self.config.still(seconds) if others is None else self.config.following(seconds)
         problem = load_problem(
-            unfinished(config), self.contents[index], self.styles, self.networks, runs=len(self.film.info.times)
+            unfinished(config), self.content(index), self.styles, self.networks, runs=len(self.film.info.times)
         )
         return replace(problem, continuation=others)
 
@@ -171,8 +160,8 @@ class FrameMaker:
             return Continuation(
                 itself, torch.ones_like(itself[:, :1]), itself, torch.ones_like(itself[:, :1]), math.inf
             )
-        frame = self.contents[index].tensor
-        motions = [motion_to(self.contents[other].tensor, frame, self.estimate) for other in others]
+        frame = self.content(index).tensor
+        motions = [motion_to(self.content(other).tensor, frame, self.estimate) for other in others]
         still = torch.stack([motion.still for motion in motions]).amin(0)  # slow motion shows over several frames alone
         motions = [motion.holding(still) for motion in motions]
         moved = [

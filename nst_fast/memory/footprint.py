@@ -136,8 +136,3 @@ def _forward(layers: list[str], engine: str, size: int) -> float:
 def forward_bytes(network: str, taps: Iterable[str]) -> float:
     """Bytes per pixel at the worst moment of a forward pass that keeps no features, as whole targets are built with."""
     return _forward(cut(network, taps), "eager", 4)
-
-
-def target_bytes(taps: Iterable[str], size: int) -> float:
-    """Bytes per pixel of the content targets."""
-    return sum(size * elements(tap) for tap in taps)

@@ -24,9 +24,9 @@ from nst_fast.memory.footprint import (
     WEIGHT_COPIES,
     WINOGRAD_COPIES,
     WINOGRAD_FIXED,
+    elements,
     forward_bytes,
     step_bytes,
-    target_bytes,
     weight_bytes,
 )
 from nst_fast.memory.grids import Grid, cut_into, grids, tiling_like
@@ -44,8 +44,9 @@ IMAGES = 4
 # Of the optimiser: held during an evaluation (L-BFGS: and two per pair), and in use during an update.
 OPTIMIZER_IMAGES = 2
 UPDATE_IMAGES = {"adam": 2, "lbfgs": 5}
+FLOAT = 4  # bytes
 # Bytes per pixel of a mask: as read, at the size of the scale, times alpha, and carried down to every tap.
-MASK = 4 * (3 + 4 / 3)
+MASK = FLOAT * (3 + 4 / 3)
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,8 @@ def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halv
         "pictures": IMAGE * (IMAGES * pixels + styles),
         **({"masks": MASK * task.masks * pixels} if task.masks else {}),
         "optimiser": IMAGE * images * pixels,
-        **({"style targets": target_bytes(sorting, 4) * pixels} if sorting else {}),
-        "content targets": target_bytes(config.content_tap_weights, 4) * pixels / (2 if halve else 1),
+        **({"style targets": FLOAT * sum(map(elements, sorting)) * pixels} if sorting else {}),
+        "content targets": FLOAT / (2 if halve else 1) * sum(map(elements, config.content_tap_weights)) * pixels,
         "step": max(
             step * math.prod(tiling.largest_crop) * task.pictures, task.update_bytes, *(style * crop for crop in crops)
         ),

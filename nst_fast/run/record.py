@@ -110,9 +110,6 @@ class RunRecord:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"warnings": [FOLDERS.sub("", warning) for warning in self.warnings]}
 
-    def to_json(self, indent: int | None = None) -> str:
-        return json.dumps(rounded(self.as_dict()), indent=indent)
-
     def save(self, path: Path) -> None:
         write_atomic(path, record_text(self.as_dict()))
 
@@ -121,7 +118,7 @@ class RunRecord:
         if not self.options.get("metadata", True):
             return {}
         history = {name: thin(column, EMBEDDED_ROWS) for name, column in self.history.items()}
-        return {TEXT_KEY: replace(self, history=history, output_sha256="").to_json()}
+        return {TEXT_KEY: json.dumps(rounded(replace(self, history=history, output_sha256="").as_dict()))}
 
 
 def record_text(record: Mapping[str, Any]) -> bytes:
