@@ -51,7 +51,6 @@ class Series:
 
     Attributes:
         kind: ``sweep``, ``reconstruction`` or ``texture``.
-        title: of the sheet.
         axes: axis -> its values; the columns of the sheet are the last axis, its rows all the others.
         jobs: one for each combination of values.
     """
@@ -194,7 +193,8 @@ class SeriesFolder(JobFolder):
         super().__init__(folder)
         self.overwrite = overwrite
         names = ("plan.json", "sheet.png", "table.csv", "curves.png")
-        self.plan, self.sheet, self.table, self.curves = (folder / name for name in names)
+        self.own = [folder / name for name in names]
+        self.plan, self.sheet, self.table, self.curves = self.own
         self._measure = measure
 
     def files(self, job: Job) -> OutputFiles:
@@ -208,17 +208,15 @@ class SeriesFolder(JobFolder):
         """Raise :class:`OutputError`, before any work, if the folder cannot be written or holds files of others."""
         inputs = {path for job in series.jobs for path in job.inputs}
         check_files_named([path for job in series.jobs for path in (job.content, *job.styles) if path is not None])
-        every = [self.files(job) for job in series.jobs]
-        made = [path for files in every for path in (files.picture, files.record)]
-        made += [path for job, files in zip(series.jobs, every, strict=True) for path in files.snapshots(job.config)]
-        refuse_inputs([self.plan, self.sheet, self.table, self.curves, *filter(Path.exists, made)], inputs)
+        every = [(job, self.files(job)) for job in series.jobs]
+        made = [it for job, files in every for it in (files.picture, files.record, *files.snapshots(job.config))]
+        refuse_inputs([*self.own, *filter(Path.exists, made)], inputs)
         check_options(series.jobs)  # which makes no folder
         ours = self.overwrite or continues(self.plan, series)
-        for path in (self.plan, self.sheet, self.table, self.curves):
+        for path in self.own:
             check_writable(path, ours, inputs)
         taken: set[Path] = set()
-        for job in series.jobs:
-            files = self.files(job)
+        for job, files in every:
             results, snapshots = {files.picture, files.record}, set(files.snapshots(job.config))
             names = results | snapshots
             if not taken.isdisjoint(names):

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -160,10 +161,8 @@ def delete(place: Place) -> None:
     if isinstance(place, Path):
         remove(place)
     else:
-        try:
+        with suppress(FileNotFoundError):
             place.call("rm_file")
-        except FileNotFoundError:
-            return
 
 
 def delete_folder(place: Place) -> None:

@@ -39,8 +39,6 @@ class VideoRequest:
 
     Attributes:
         film: what is read, see :func:`nst_fast.images.film.open_film`.
-        styles: the pictures to paint like.
-        output: the film that is written.
         overwrite: replace ``output``, and frames that were made otherwise.
         keep_frames: leave the folder of frames at the end.
         shard: make these scenes alone; a call for all of them then puts the film together.

@@ -52,19 +52,7 @@ def find_scenes(film: Film, config: VideoConfig, estimate: Estimate) -> list[ran
 
 @dataclass(eq=False)
 class FrameMaker:
-    """Makes the frames of a film.
-
-    Args:
-        film: what is painted, open.
-        styles: the pictures to paint like.
-        config: every option.
-        folder: the frames that are made.
-        observer: of every run.
-        shard: of the scenes, those to be made.
-
-    Attributes:
-        scenes: the frames of each.
-    """
+    """Makes the frames of an open film, of the scenes those of the shard."""
 
     film: Film
     styles: Sequence[Path]
@@ -88,6 +76,7 @@ class FrameMaker:
 
     @functools.cached_property
     def scenes(self) -> list[range]:
+        """The frames of each."""
         return self.folder.scenes(self.found_scenes)
 
     def found_scenes(self) -> list[range]:

@@ -54,7 +54,6 @@ class MemoryTask:
     """What decides the memory of one scale of a run.
 
     Attributes:
-        config: every option.
         engine, precision: what really runs.
         height, width: of the pastiche in pixels.
         styles: height and width of every style image.

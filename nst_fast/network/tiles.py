@@ -155,11 +155,10 @@ def make_tiling(
     grid: tuple[int, int],
     *,
     wraps: Wraps = NO_WRAP,
-    halo: int | None = None,
 ) -> Tiling:
     """Cut a picture into ``grid`` (rows, columns) tiles of nearly equal size, exact for the given taps.
 
-    A small picture gets fewer tiles. ``halo`` overrides the one that the taps need; a smaller one makes results wrong.
+    A small picture gets fewer tiles.
     Along an axis that ``wraps`` every tile has a halo on both sides; an only one has none, as the network wraps itself.
 
     Raises:
@@ -169,20 +168,18 @@ def make_tiling(
     if min(grid) < 1:
         raise UsageError(f"a grid of {grid[0]}x{grid[1]} tiles", "Give at least one tile each way")
     alignment = smallest_side(taps)
-    halo = halo_of(network, taps) if halo is None else halo
+    halo = halo_of(network, taps)
     rows = _extents(height, grid[0], alignment, halo, wraps=wraps[0])
     columns = _extents(width, grid[1], alignment, halo, wraps=wraps[1])
     return Tiling(height, width, halo, rows, columns)
 
 
-def strip_rows(
-    network: str, taps: Iterable[str], height: int, count: int, *, halo: int | None = None
-) -> tuple[Extent, ...]:
+def strip_rows(network: str, taps: Iterable[str], height: int, count: int) -> tuple[Extent, ...]:
     """Cut the rows of a picture into at most ``count`` strips, one per process: tiles as wide as the picture."""
     taps = list(taps)
     # Edges on even rows, so that smoothing, which pools by 2, cuts none of its windows either.
     alignment = max(2, smallest_side(taps))
-    return _extents(height, count, alignment, halo_of(network, taps) if halo is None else halo)
+    return _extents(height, count, alignment, halo_of(network, taps))
 
 
 def tiling_of_strip(
@@ -193,7 +190,6 @@ def tiling_of_strip(
     grid: tuple[int, int],
     *,
     wraps: Wraps = NO_WRAP,
-    halo: int | None = None,
 ) -> Tiling:
     """The tiles of a strip, in the coordinates of its crop: row 0 is the strip's ``low``.
 
@@ -201,7 +197,7 @@ def tiling_of_strip(
     Rows of the picture wrap only where the strip is all of them.
     """
     taps = list(taps)
-    alignment, halo = smallest_side(taps), halo_of(network, taps) if halo is None else halo
+    alignment, halo = smallest_side(taps), halo_of(network, taps)
     above, below = strip.start - strip.low, strip.high - strip.stop
     rows = _extents(strip.stop - strip.start, grid[0], alignment, halo, above, below, wraps=wraps[0])
     return Tiling(strip.seen, width, halo, rows, _extents(width, grid[1], alignment, halo, wraps=wraps[1]))

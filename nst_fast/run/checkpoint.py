@@ -174,8 +174,6 @@ class CheckpointWriter:
     """Writes checkpoints beside the picture of a run.
 
     Args:
-        files: of the run.
-        interval: between two checkpoints.
         note: called when a checkpoint cannot be written; the run continues, and none is due any more.
         publish: brings what was written to where others find it.
     """

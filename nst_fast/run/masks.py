@@ -56,11 +56,9 @@ def load_masks(
     """Read the masks that the options name.
 
     Args:
-        config: every option.
         size: height and width of the pastiche.
         content: the content image, whose shape the masks of the pastiche should have.
-        styles: all style images.
-        own: how many of them are not styles of regions; those come first.
+        own: how many style images are not those of regions; they come first.
 
     Raises:
         InputError: a mask that cannot be read or has no white; maps that do not agree.

@@ -87,13 +87,11 @@ class Problem:
     """One optimisation problem.
 
     Attributes:
-        config: every option of the run.
         content: the picture whose scene is kept; None when there is no content loss and nothing to start from.
         styles: the pictures whose manner is taken; at the end those of regions.
         masks: which part of the picture, and of its styles, counts.
         height, width: of the pastiche at the final scale.
         encoder, weights: the network on its device, and where its weights come from.
-        device: where the loop runs.
         targets: built for this and for other runs.
         phases: where the time went so far.
         continuation: of a frame of a film that follows others; there is then one scale.
@@ -346,11 +344,9 @@ def load_problem(
     """Load pictures and network.
 
     Args:
-        config: every option of the run.
         content: may be None for a texture, which has no content; then ``size`` says how large it becomes. A frame of a
             film is one that :func:`read_content` has read.
         styles: may be empty for a reconstruction, which has no style.
-        networks: shares loaded networks between runs.
         size: height and width of the pastiche; by default the content's shape at ``image_size``. Sides that are to
             join become multiples of a cell (:func:`nst_fast.run.scales.seamless_size`).
         runs: about how many there are alike, as of frames.
