@@ -94,7 +94,6 @@ def stylize(
     listeners, networks = companions(listeners, networks)
     with held(written, listeners):
         if files is not None:
-            check_unfinished(files, overwrite=overwrite)
             check_files(files, config, [source, *styles], overwrite=overwrite)
         problem = load_problem(config, source, styles, networks)
         if written is not None:
@@ -149,7 +148,6 @@ def stylize_together(
     with ExitStack() as stack:
         for file in filter(None, files):
             stack.enter_context(held(file, listeners))
-            check_unfinished(file, overwrite=overwrite)
             check_files(file, config, [*sources, *styles], overwrite=overwrite)
         problems = [load_problem(config, source, styles, networks) for source in sources]
         for file in filter(None, files):
@@ -304,7 +302,16 @@ def companions(listeners: Observer | None, networks: Networks | None) -> tuple[O
 
 
 def check_files(files: OutputFiles, config: StylizeConfig, sources: Sequence[Source], *, overwrite: bool) -> None:
-    """Raise :class:`OutputError` or :class:`UsageError` unless the files can be written and replace no input."""
+    """Raise :class:`OutputError` or :class:`UsageError` unless the files can be written and replace no input.
+
+    Nor are the checkpoints of an unfinished run lost, unless that is wanted.
+    """
+    if (kept := files.checkpoints()) and not overwrite:
+        picture = picture_of(kept[0], files)
+        raise OutputError(
+            f"{shown(picture)} is the picture of an unfinished run, which left {shown(kept[0].name)}",
+            f"Go on with it by `nst-fast resume {shown(picture)}`, or use `overwrite` to begin anew",
+        )
     files.check(
         overwrite=overwrite,
         inputs=files_read(config, sources),
@@ -329,16 +336,6 @@ def held(files: OutputFiles | None, listeners: Observer) -> Iterator[None]:
             except OutputError as error:  # a cache that cannot be written costs a safeguard, not the run
                 listeners.note(f"another run to {shown(files.picture)} would not be noticed: {error.message}")
         yield
-
-
-def check_unfinished(files: OutputFiles, *, overwrite: bool) -> None:
-    """Raise :class:`OutputError` rather than lose the checkpoints of an unfinished run, unless that is wanted."""
-    if (kept := files.checkpoints()) and not overwrite:
-        picture = picture_of(kept[0], files)
-        raise OutputError(
-            f"{shown(picture)} is the picture of an unfinished run, which left {shown(kept[0].name)}",
-            f"Go on with it by `nst-fast resume {shown(picture)}`, or use `overwrite` to begin anew",
-        )
 
 
 def saved(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:

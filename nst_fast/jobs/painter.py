@@ -137,7 +137,8 @@ class Painter(JobFolder):
         files, writer = self._checkpoints(job), None
         if interval := job.config.checkpoint_interval:
             make_folder(files.picture.parent)
-            self._fetch_checkpoints(job)
+            for name, place in checkpoints_at(self._remote, job.output).items() if self._remote is not None else ():
+                write_atomic(files.picture.with_name(name), place.read_bytes())
             writer = CheckpointWriter(files, interval, observer.note, lambda: self._publish_checkpoints(job))
         if files.checkpoints():
             try:
@@ -165,11 +166,6 @@ class Painter(JobFolder):
     def _checkpoints(self, job: Job) -> OutputFiles:
         """The files of a picture's checkpoints: not among the pictures, and of use to this batch alone."""
         return OutputFiles(self.folder / CHECKPOINTS / job.output)
-
-    def _fetch_checkpoints(self, job: Job) -> None:
-        if self._remote is not None:
-            for name, place in checkpoints_at(self._remote, job.output).items():
-                write_atomic(self._checkpoints(job).picture.with_name(name), place.read_bytes())
 
     def _publish_checkpoints(self, job: Job) -> None:
         """Bring those of an address to the state of those here."""

@@ -173,7 +173,10 @@ class FrameMaker:
         model, values = self.scene(index).start, keys.at(times[index])
         model = max([model, *(at + 1 for at in range(model, index) if keys.at(times[at]) != values)])
         facts = self.folder.facts(1, model) if model < index else None
-        return ENOUGH * total_of(facts) if facts is not None else 0.0
+        if facts is None:
+            return 0.0
+        losses = facts["losses"]
+        return float(ENOUGH * (losses["total"] - losses.get("temporal", 0.0)))
 
     def finished(self, problem: Problem, pastiche: Pastiche) -> tuple[Pastiche, Tensor]:
         """The frame as it is shown, and as the next one starts from it."""
@@ -199,9 +202,3 @@ def composed(pictures: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Ten
     for picture, more in zip(pictures[1:], weights[1:], strict=True):
         whole, known = torch.where(known > 0, whole, picture), torch.where(known > 0, known, more)
     return whole, known
-
-
-def total_of(facts: Facts) -> float:
-    """The loss of a frame without the temporal term."""
-    losses = facts["losses"]
-    return float(losses["total"] - losses.get("temporal", 0.0))
