@@ -26,23 +26,18 @@ class Updated(Protocol):
     @property
     def pastiche(self) -> Tensor:
         """The picture; after an update it may be another tensor."""
-        ...
 
     def smooth(self) -> None:
         """Smooth the pastiche, see :func:`smoothed`; drop state that no longer applies."""
-        ...
 
     def restart_from(self, picture: Tensor) -> None:
         """Set the pastiche to an earlier picture and drop all state."""
-        ...
 
     def state(self) -> State:
         """The state for a checkpoint: live tensors, without the picture."""
-        ...
 
     def restore(self, state: State) -> None:
         """Take over what :meth:`state` gave."""
-        ...
 
 
 class PixelOptimizer(Updated, Protocol):
@@ -50,7 +45,6 @@ class PixelOptimizer(Updated, Protocol):
 
     def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
         """One update by the evaluation of the pastiche; ``evaluate`` is for line searches."""
-        ...
 
 
 class Stepper(Updated, Protocol):
@@ -58,15 +52,12 @@ class Stepper(Updated, Protocol):
 
     def evaluate(self, rate: float) -> Evaluation:
         """The objective at the pastiche; ``rate`` is the learning rate of the update that is expected to follow."""
-        ...
 
     def update(self, rate: float) -> None:
         """Update the pastiche by what was evaluated last."""
-        ...
 
     def evaluate_image(self, image: Tensor) -> Evaluation:
         """The objective at another image of the pastiche's size."""
-        ...
 
 
 class TorchStepper:

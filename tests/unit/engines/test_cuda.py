@@ -23,8 +23,10 @@ from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.optimizers import LBFGS, TorchStepper, make_optimizer
+from nst_fast.optimizers import make_optimizer
+from nst_fast.optimizers.base import TorchStepper
 from nst_fast.optimizers.captured import PLAIN_UPDATES, GraphedOptimizer, graphed
+from nst_fast.optimizers.lbfgs import LBFGS
 from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
 from nst_fast.run.guard import Guard
 from nst_fast.run.loop import LossHistory, Span, optimize

@@ -25,13 +25,9 @@ from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective
 from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import Binding, ProviderStatus, Session
-from nst_fast.optimizers import (
-    Adam,
-    TorchStepper,
-    learning_rate_at,
-    make_stepper,
-    resized_moments,
-)
+from nst_fast.optimizers import learning_rate_at, make_stepper, resized_moments
+from nst_fast.optimizers.adam import Adam
+from nst_fast.optimizers.base import TorchStepper
 from nst_fast.optimizers.ort_adam import OrtAdam
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Listeners
