@@ -24,10 +24,10 @@ from nst_fast.jobs.video_frames import FrameMaker
 from nst_fast.options.video import VideoConfig
 from nst_fast.run.problem import check_styles, files_read
 from nst_fast.run.provenance import Provenance
+from nst_fast.run.record import record_text
 from nst_fast.run.scales import plan_scales
 from nst_fast.system.files import check_all_writable, check_writable, lock, sha256_bytes, sha256_of, write_atomic
 from nst_fast.system.machine import describe_machine, resolve_device
-from nst_fast.system.rounding import rounded
 
 SCHEMA = "nst-fast/film/1"
 PATIENCE_SECONDS = 60.0  # with another shard that begins
@@ -240,7 +240,7 @@ def write(request: VideoRequest, film: Film, maker: FrameMaker, wanted: Provenan
         "scenes": [[scene.start, scene.stop] for scene in maker.scenes],
         "frames": [folder.facts(number, index) for number, index in maker.order()],
     }
-    write_atomic(request.record, (json.dumps(rounded(record), indent=1) + "\n").encode())
+    write_atomic(request.record, record_text(record))
     if not request.keep_frames:
         folder.remove()
 

@@ -106,10 +106,7 @@ def optimize(
 ) -> Iterator[StepEvent]:
     """Run the loop; yield an event at every step that is due, and one when the run ends.
 
-    The device is read at events only.
-
     Args:
-        guard: keeps the best picture; steps in when an event shows a divergence.
         history, average: receive the terms of every step, and every iterate.
         options: learning rate and smoothing by step.
         due, elapsed: step -> whether to report; seconds since the run began.

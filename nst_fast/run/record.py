@@ -69,7 +69,7 @@ class RunRecord:
         history: column name -> one value per step, starting before the first update.
         monitor: readings of the ONNX Runtime side, and how many were dropped.
         recoveries: returns to the best picture after a divergence, see :class:`nst_fast.run.guard.Recovery`.
-        plan: of the memory of the last scale, see :func:`nst_fast.memory.planner.describe`.
+        plan: of the memory of the last scale, see :class:`nst_fast.memory.planner.MemoryPlan`.
         phases: seconds of pictures, weights, targets, trial, engine, first step (the first evaluation of every scale),
             loop, monitor (what was waited for it) and finish; of the process that ended the run.
         finish: what was done to the picture after its last step; the losses are those before it.
