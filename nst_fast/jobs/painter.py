@@ -63,7 +63,6 @@ class Spec:
     """What all pictures of a batch have in common.
 
     Attributes:
-        folder: of the outputs.
         wanted: the provenance of its pictures, but for their contents.
         home: the folder that relative paths of options start from.
     """

@@ -309,12 +309,11 @@ def largest_size(task: MemoryTask, budget: int) -> tuple[int, int] | None:
 
     def at(side: int) -> MemoryTask:
         scale = side / max(task.height, task.width)
-
-        def shrunk(size: tuple[int, int]) -> tuple[int, int]:
-            return max(16, round(size[0] * scale)), max(16, round(size[1] * scale))
-
-        height, width = shrunk((task.height, task.width))
-        return replace(task, height=height, width=width, styles=tuple(shrunk(style) for style in task.styles))
+        (height, width), *styles = (
+            (max(16, round(rows * scale)), max(16, round(columns * scale)))
+            for rows, columns in ((task.height, task.width), *task.styles)
+        )
+        return replace(task, height=height, width=width, styles=tuple(styles))
 
     if not _find(at(low), budget).fits:
         return None

@@ -97,9 +97,7 @@ class OutputFiles:
         Args:
             overwrite: whether what has the names of our files may be replaced.
             inputs: files that are read.
-            bit_depth: of the picture, per channel.
-            side: its longest, in pixels.
-            snapshots: that the run may write.
+            side: the longest of the picture, in pixels.
         """
         check_output_suffix(self.picture, bit_depth, side)
         inputs = list(inputs)
