@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from nst_fast.errors import InputError, NstFastError, ResumeError
 from nst_fast.jobs.inputs import STATE
-from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Record, Runner
+from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Record
 from nst_fast.jobs.storage import Fetched, Place, Url, delete, delete_folder, write
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.checkpoint import CheckpointWriter, remove_checkpoints
@@ -119,7 +119,7 @@ class Painter(JobFolder):
             else:
                 number = picture.number
                 jobs.append(Job(picture.name, picture.output, self.spec.config, content, self.styles, number=number))
-        for outcome in Runner(self, observer).run_group(jobs):
+        for outcome in self.run(jobs, observer):
             picture = known[outcome.job.name]
             problem = self._fetched.renamed(outcome.error, picture.content)
             self._fetched.forget(picture.content)

@@ -24,7 +24,7 @@ from nst_fast.images.plots import grouped, save_comparison
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
 from nst_fast.images.sources import open_source
 from nst_fast.jobs.inputs import check_files_named
-from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Runner
+from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome
 from nst_fast.network.weights import available_taps
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.outputs import OutputFiles
@@ -154,7 +154,7 @@ def run_series(
     files.check(series)
     with lock(files.plan):
         files.write_plan(series)
-        outcomes = Runner(files, observer).run(series.jobs)
+        outcomes = [outcome for job in series.jobs for outcome in files.run([job], observer)]
         files.conclude(series, outcomes, label)
     return outcomes
 
