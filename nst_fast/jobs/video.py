@@ -19,8 +19,9 @@ from nst_fast.images.sheet import Cell, contact_sheet
 from nst_fast.images.sources import open_source
 from nst_fast.jobs.inputs import WHOLE, Shard
 from nst_fast.jobs.runner import JobObserver
-from nst_fast.jobs.video_folder import Facts, VideoFolder, provenance
+from nst_fast.jobs.video_folder import Facts, VideoFolder
 from nst_fast.jobs.video_frames import FrameMaker
+from nst_fast.options.declaration import declared
 from nst_fast.options.video import VideoConfig
 from nst_fast.run.problem import check_styles, files_read
 from nst_fast.run.provenance import Provenance
@@ -28,6 +29,7 @@ from nst_fast.run.record import record_text
 from nst_fast.run.scales import plan_scales
 from nst_fast.system.files import check_all_writable, check_writable, lock, sha256_bytes, sha256_of, write_atomic
 from nst_fast.system.machine import describe_machine, resolve_device
+from nst_fast.system.rounding import rounded
 
 SCHEMA = "nst-fast/film/1"
 PATIENCE_SECONDS = 60.0  # with another shard that begins
@@ -183,11 +185,16 @@ def plan_of(request: VideoRequest, film: Film, maker: FrameMaker) -> Provenance:
     config = request.config
     _, weights = maker.networks.encoder(config, config.taps, resolve_device(config.device))
     if request.film.is_file():
-        return provenance(config, sha256_of(request.film), request.styles, weights["sha256"])
-    digest = hashlib.sha256()
-    for frame in film.frames():
-        digest.update(frame.pixels.tobytes())
-    return provenance(config, digest.hexdigest(), request.styles, weights["sha256"])
+        content = sha256_of(request.film)
+    else:
+        digest = hashlib.sha256()
+        for frame in film.frames():
+            digest.update(frame.pixels.tobytes())
+        content = digest.hexdigest()
+    found = Provenance.of_run(config, None, request.styles, weights["sha256"])
+    stills = {item.name for base in VideoConfig.__bases__ for item in declared(base)}
+    own = {name: value for name, value in config.as_dict().items() if name not in stills}
+    return replace(found, content=content, options=dict(found.options) | rounded(own))
 
 
 def is_finished(request: VideoRequest, wanted: Provenance) -> bool:
