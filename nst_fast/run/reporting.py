@@ -17,7 +17,6 @@ from nst_fast.run.observer import Observer, StepEvent
 from nst_fast.run.problem import Batch, Problem
 from nst_fast.run.provenance import remember_file
 from nst_fast.run.record import RunRecord
-from nst_fast.run.resumption import as_it_was
 from nst_fast.system.files import sha256_of
 from nst_fast.system.machine import describe_machine, peak_memory_mib
 
@@ -66,7 +65,7 @@ class Report:
     """The records of a run, one per problem, and its notes.
 
     Args:
-        interrupted: the run that is resumed; its record is continued.
+        interrupted: the run that is resumed; its record is continued, with the options of now.
 
     Attributes:
         choice: engine and precision of the run.
@@ -81,7 +80,7 @@ class Report:
         if interrupted is None:
             self.records = [new_record(problem) for problem in batch.problems]
         else:
-            self.records = [as_it_was(interrupted, batch.config)]
+            self.records = [RunRecord(**copy.deepcopy(interrupted.record) | {"options": batch.config.recorded()})]
         self.last: StepEvent | None = None
         self.program_mib = peak_memory_mib(batch.device)
         self._detailed = ""
@@ -144,7 +143,7 @@ class Report:
 
     def so_far(self, monitor: Monitor | None) -> dict[str, Any]:
         """The record of a run that continues, as plain data of its own, with the readings that there are by now."""
-        record = RunRecord(**copy.deepcopy(self.records[0].as_dict()))
+        record = RunRecord(**self.records[0].as_dict())
         if monitor is not None:
             add_readings(record, monitor)
         if self.last is not None:
