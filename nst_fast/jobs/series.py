@@ -22,7 +22,7 @@ from nst_fast.images.plots import grouped, save_comparison
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
 from nst_fast.images.sources import open_source
 from nst_fast.jobs.inputs import check_files_named
-from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Runner
+from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome
 from nst_fast.network.weights import available_taps
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.outputs import OutputFiles
@@ -50,7 +50,6 @@ class Series:
 
     Attributes:
         kind: ``sweep``, ``reconstruction`` or ``texture``.
-        title: of the sheet.
         axes: axis -> its values; the columns of the sheet are the last axis, its rows all the others.
         jobs: one for each combination of values.
     """
@@ -154,7 +153,7 @@ def run_series(
     files.check(series)
     with lock(files.plan):
         files.write_plan(series)
-        outcomes = Runner(files, observer).run(series.jobs)
+        outcomes = [outcome for job in series.jobs for outcome in files.run([job], observer)]
         files.conclude(series, outcomes, label)
     return outcomes
 
@@ -193,7 +192,8 @@ class SeriesFolder(JobFolder):
         super().__init__(folder)
         self.overwrite = overwrite
         names = ("plan.json", "sheet.png", "table.csv", "curves.png")
-        self.plan, self.sheet, self.table, self.curves = (folder / name for name in names)
+        self.own = [folder / name for name in names]
+        self.plan, self.sheet, self.table, self.curves = self.own
         self._measure = measure
 
     def files(self, job: Job) -> OutputFiles:
@@ -207,17 +207,15 @@ class SeriesFolder(JobFolder):
         """Raise :class:`OutputError`, before any work, if the folder cannot be written or holds files of others."""
         inputs = {path for job in series.jobs for path in job.inputs}
         check_files_named([path for job in series.jobs for path in (job.content, *job.styles) if path is not None])
-        every = [self.files(job) for job in series.jobs]
-        made = [path for files in every for path in (files.picture, files.record)]
-        made += [path for job, files in zip(series.jobs, every, strict=True) for path in files.snapshots(job.config)]
-        refuse_inputs([self.plan, self.sheet, self.table, self.curves, *filter(Path.exists, made)], inputs)
+        every = [(job, self.files(job)) for job in series.jobs]
+        made = [it for job, files in every for it in (files.picture, files.record, *files.snapshots(job.config))]
+        refuse_inputs([*self.own, *filter(Path.exists, made)], inputs)
         check_options(series.jobs)  # which makes no folder
         ours = self.overwrite or continues(self.plan, series)
-        for path in (self.plan, self.sheet, self.table, self.curves):
+        for path in self.own:
             check_writable(path, ours, inputs)
         taken: set[Path] = set()
-        for job in series.jobs:
-            files = self.files(job)
+        for job, files in every:
             results, snapshots = {files.picture, files.record}, set(files.snapshots(job.config))
             names = results | snapshots
             if not taken.isdisjoint(names):

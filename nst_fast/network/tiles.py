@@ -158,14 +158,12 @@ def make_tiling(
     return tiling_of_strip(network, taps, Extent(0, height, 0, height), width, grid, wraps=wraps)
 
 
-def strip_rows(
-    network: str, taps: Iterable[str], height: int, count: int, *, halo: int | None = None
-) -> tuple[Extent, ...]:
+def strip_rows(network: str, taps: Iterable[str], height: int, count: int) -> tuple[Extent, ...]:
     """Cut the rows of a picture into at most ``count`` strips, one per process: tiles as wide as the picture."""
     taps = list(taps)
     # Edges on even rows, so that smoothing, which pools by 2, cuts none of its windows either.
     alignment = max(2, smallest_side(taps))
-    return _extents(height, count, alignment, halo_of(network, taps) if halo is None else halo)
+    return _extents(height, count, alignment, halo_of(network, taps))
 
 
 def tiling_of_strip(
@@ -176,18 +174,16 @@ def tiling_of_strip(
     grid: tuple[int, int],
     *,
     wraps: Wraps = NO_WRAP,
-    halo: int | None = None,
 ) -> Tiling:
     """The tiles of a strip as :func:`make_tiling` cuts a picture; row 0 is the first of the strip's crop, its ``low``.
 
     They own the rows of the strip and not its halo, so sums over all tiles of all strips are those over the picture.
-    Rows of the picture wrap only where the strip is all of them. ``halo`` overrides the one that the taps need; a
-    smaller one makes results wrong.
+    Rows of the picture wrap only where the strip is all of them.
     """
     if min(grid) < 1:
         raise UsageError(f"a grid of {grid[0]}x{grid[1]} tiles", "Give at least one tile each way")
     taps = list(taps)
-    alignment, halo = smallest_side(taps), halo_of(network, taps) if halo is None else halo
+    alignment, halo = smallest_side(taps), halo_of(network, taps)
     above, below = strip.start - strip.low, strip.high - strip.stop
     rows = _extents(strip.stop - strip.start, grid[0], alignment, halo, above, below, wraps=wraps[0])
     return Tiling(strip.seen, width, halo, rows, _extents(width, grid[1], alignment, halo, wraps=wraps[1]))

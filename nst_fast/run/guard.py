@@ -129,7 +129,6 @@ class StopRules:
         """Why the scale should end now: ``converged``, ``out of time``, or an empty string.
 
         Args:
-            step: updates done.
             totals: the loss of each picture at this step.
             elapsed: seconds since the run began.
             share: the part of the time budget that may be used up by the end of this scale.

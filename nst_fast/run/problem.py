@@ -87,13 +87,11 @@ class Problem:
     """One optimisation problem.
 
     Attributes:
-        config: every option of the run.
         content: the picture whose scene is kept; None when there is no content loss and nothing to start from.
         styles: the pictures whose manner is taken; at the end those of regions.
         masks: which part of the picture, and of its styles, counts.
         height, width: of the pastiche at the final scale.
         encoder, weights: the network on its device, and where its weights come from.
-        device: where the loop runs.
         targets: built for this and for other runs.
         phases: where the time went so far.
         continuation: of a frame of a film that follows others; there is then one scale.
@@ -170,11 +168,6 @@ class Problem:
     def guided(self) -> bool:
         """Whether some positions count less than others."""
         return not self.guides_at(self.scales[-1]).plain
-
-    @property
-    def plain_styles(self) -> bool:
-        """Whether all of every style image counts, for one region."""
-        return all(guides.plain for guides in self.style_guides_at(self.scales[-1]))
 
     def guides_at(self, scale: Scale) -> Guides:
         """Which positions of the pastiche count at a scale."""
@@ -316,14 +309,6 @@ class Batch:
             total.update(problem.phases.seconds)
         return dict(total)
 
-    def content_at(self, scale: Scale) -> Tensor | None:
-        """The content images at a scale, [B, 3, H, W] on the device."""
-        contents = [content for problem in self.problems if (content := problem.content_at(scale)) is not None]
-        return joined(contents) if contents else None
-
-    def styles_at(self, scale: Scale) -> list[Tensor]:
-        return [image for problem in self.problems for image in problem.styles_at(scale)]
-
     def start_at(self, scale: Scale) -> Tensor:
         """Where the pastiches start, [B, 3, H, W] on the device."""
         return torch.cat([problem.start_at(scale) for problem in self.problems])
@@ -359,11 +344,9 @@ def load_problem(
     """Load pictures and network.
 
     Args:
-        config: every option of the run.
         content: may be None for a texture, which has no content; then ``size`` says how large it becomes. A frame of a
             film is one that :func:`read_content` has read.
         styles: may be empty for a reconstruction, which has no style.
-        networks: shares loaded networks between runs.
         size: height and width of the pastiche; by default the content's shape at ``image_size``. Sides that are to
             join become multiples of a cell (:func:`nst_fast.run.scales.seamless_size`).
         runs: about how many there are alike, as of frames.
@@ -398,7 +381,7 @@ def load_problem(
 def check_weighed(problem: Problem) -> None:
     """Raise :class:`UsageError` where masks or alpha would weigh losses that count all pixels alike."""
     losses = problem.config.whole_losses
-    if losses and not (problem.guides_at(problem.scales[-1]).plain and problem.plain_styles):
+    if losses and (problem.guided or not all(guides.plain for guides in problem.style_guides_at(problem.scales[-1]))):
         message = f"{', '.join(losses)}: counts all pixels alike, and here masks or alpha weigh them"
         raise UsageError(message, f"With masks there are {IN_PARTS}; without them `transparency` background will do")
 

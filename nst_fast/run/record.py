@@ -15,7 +15,6 @@ import msgspec
 from nst_fast import __version__
 from nst_fast.errors import InputError
 from nst_fast.images import read_text
-from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.system.files import read_small_text, shown, write_atomic
 from nst_fast.system.rounding import rounded
 
@@ -27,18 +26,6 @@ REMEDY = "Give a picture made by nst-fast, or the .json beside it"
 MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 MOST_DIGITS = 20  # of 64 bits
 EMBEDDED_ROWS = 200  # of the loss history in the copy inside the picture
-# The meaning of records from before an option existed, whatever its default is now.
-UNRECORDED: dict[str, Any] = {
-    "chroma_tv_weight": 0.0,
-    "style_crop": "none",
-    "convolution": "direct",
-    "seamless": "none",
-    "transparency": "background",
-    "file_quality": 95,
-} | dict.fromkeys(MASK_KINDS, "")
-# The meaning of options in records from before style_crop: the ratio of weights between strength 0 and 1, and the
-# longest side of the first size with scales 0 and no min_size.
-FORMER_STRENGTH_RANGE, FORMER_COARSEST_SIDE = 1000.0, 512
 
 if TYPE_CHECKING:
     Number = float
@@ -82,7 +69,7 @@ class RunRecord:
         history: column name -> one value per step, starting before the first update.
         monitor: readings of the ONNX Runtime side, and how many were dropped.
         recoveries: returns to the best picture after a divergence, see :class:`nst_fast.run.guard.Recovery`.
-        plan: of the memory of the last scale, see :func:`nst_fast.memory.planner.describe`.
+        plan: of the memory of the last scale, see :class:`nst_fast.memory.planner.MemoryPlan`.
         phases: seconds of pictures, weights, targets, trial, engine, first step (the first evaluation of every scale),
             loop, monitor (what was waited for it) and finish; of the process that ended the run.
         finish: what was done to the picture after its last step; the losses are those before it.
@@ -123,16 +110,15 @@ class RunRecord:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"warnings": [FOLDERS.sub("", warning) for warning in self.warnings]}
 
-    def to_json(self, indent: int | None = None) -> str:
-        return json.dumps(rounded(self.as_dict()), indent=indent)
-
     def save(self, path: Path) -> None:
         write_atomic(path, record_text(self.as_dict()))
 
     def as_text(self) -> dict[str, str]:
-        """The record as the text chunk that a picture carries, with a short history."""
+        """The record as the text chunk that a picture carries, with a short history; none without ``metadata``."""
+        if not self.options.get("metadata", True):
+            return {}
         history = {name: thin(column, EMBEDDED_ROWS) for name, column in self.history.items()}
-        return {TEXT_KEY: replace(self, history=history, output_sha256="").to_json()}
+        return {TEXT_KEY: json.dumps(rounded(replace(self, history=history, output_sha256="").as_dict()))}
 
 
 def record_text(record: Mapping[str, Any]) -> bytes:
@@ -142,8 +128,6 @@ def record_text(record: Mapping[str, Any]) -> bytes:
 
 def read_record(path: Path) -> dict[str, Any]:
     """The run record of a picture made by nst-fast, or of the JSON file beside one; every field is there.
-
-    Options that came after the run are there too, with what they are without.
 
     Raises:
         InputError: the file is missing, carries no record, or carries a damaged one.
@@ -165,22 +149,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{name}: not a run record of this version ({found!r}, expected {SCHEMA!r})")
     if problem := _problem(record):
         raise InputError(f"{name}: the run record is damaged ({problem})", REMEDY)
-    return _DEFAULTS | record | {"options": current_options(record["options"])}
-
-
-def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a record, a checkpoint or a plan of any version, in the meaning that they have now."""
-    found = UNRECORDED | dict(options)
-    if "style_crop" in options:
-        return found
-    if found.get("scales") == 0 and not found.get("min_size"):
-        found["min_size"] = FORMER_COARSEST_SIDE
-    strength = found.get("strength", 1.0)
-    if isinstance(strength, int | float) and 0 <= strength < 1:
-        factor = (FORMER_STRENGTH_RANGE**strength - 1) / (FORMER_STRENGTH_RANGE - 1)
-        found |= {name: found[name] * factor for name in ("style_weight", "tv_weight") if name in found}
-        found["strength"] = 1.0
-    return found
+    return _DEFAULTS | record
 
 
 def _whole_number(digits: str) -> int:

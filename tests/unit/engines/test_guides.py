@@ -10,10 +10,10 @@ import pytest
 import torch
 from narrow_networks import crop_network, few_channels, narrow, pictures
 from soft_masks import pastiche_guides, style_guides
-from thread_ranks import ThreadRanks, run_ranks
+from thread_ranks import run_ranks
 from torch import Tensor
 
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
 from nst_fast.engines.cuda_graph import GraphedEvaluator
@@ -98,7 +98,7 @@ def test_tiles_and_ranks_give_the_gradient_of_the_whole(grid: tuple[int, int], r
     styles = pictures(*STYLE_SIZE, 2)
     network = crop_network(engine, narrow(options))
 
-    def work(me: ThreadRanks | SingleRank) -> Evaluation:
+    def work(me: Ranks) -> Evaluation:
         strip = make_strip(me, options.network, options.taps, *SIZE, grid)
         targets = tiled_targets(network, options, strip, content, styles, [1.0, 2.0], style_guides(STYLE_SIZE))
         found = TiledEvaluator(network, Objective(options, targets, pastiche_guides(SIZE)), strip)(strip.own(pastiche))

@@ -18,7 +18,8 @@ from nst_fast.objective.objective import Objective
 from nst_fast.onnx.graph.step import build_step_graph
 from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import Session, make_session
-from nst_fast.optimizers import TorchStepper, make_optimizer
+from nst_fast.optimizers import make_optimizer
+from nst_fast.optimizers.base import TorchStepper
 from nst_fast.options.config import StylizeConfig
 
 

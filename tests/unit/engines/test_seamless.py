@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from narrow_networks import crop_network, few_channels, narrow, pictures
-from thread_ranks import ThreadRanks, run_ranks
+from thread_ranks import run_ranks
 from torch import Tensor
 
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
 from nst_fast.engines.fast import FastEvaluator
@@ -77,7 +77,7 @@ def test_tiles_wrap_their_halos_and_give_the_gradient_of_the_whole(
 ) -> None:
     options = options_of(seamless)
     eager, _, pastiche = evaluators(options)
-    check(in_tiles(options, SingleRank(), grid, engine)[0], eager(pastiche))
+    check(in_tiles(options, Ranks(), grid, engine)[0], eager(pastiche))
 
 
 def test_ranks_share_a_picture_that_wraps_along_its_rows_only() -> None:
@@ -87,9 +87,7 @@ def test_ranks_share_a_picture_that_wraps_along_its_rows_only() -> None:
         check(found, eager(pastiche))
 
 
-def in_tiles(
-    options: ObjectiveOptions, ranks: SingleRank | ThreadRanks, grid: tuple[int, int], engine: str
-) -> tuple[Evaluation, Tensor]:
+def in_tiles(options: ObjectiveOptions, ranks: Ranks, grid: tuple[int, int], engine: str) -> tuple[Evaluation, Tensor]:
     content, pastiche = pictures(*SIZE, 2)
     (style,) = pictures(50, 70, 1)
     encoder = narrow(options)

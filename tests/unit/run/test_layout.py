@@ -71,7 +71,7 @@ def test_every_scale_has_its_own_plan_and_the_last_is_reported(pair: tuple[Path,
     assert [note.split()[1] for note in notes if note.startswith("plan:")] == ["80x60"]
     problem = load_problem(StylizeConfig(**pastiche.record.options), pair[0], [pair[1]], Networks())
     choice = Choice("fast", "fp32", "", {})
-    plans = [layout.WholePicture().plan(Batch([problem]), choice, scale) for scale in problem.scales]
+    plans = [layout.Layout().plan(Batch([problem]), choice, scale) for scale in problem.scales]
     assert [plan.tiled for plan in plans] == [False, True]
     assert pastiche.record.plan["grid"] == plans[-1].as_dict()["grid"]
 
@@ -193,7 +193,7 @@ def test_where_fp32_does_not_fit_nothing_is_compared_with_it(
 
     monkeypatch.setattr(layout, "choose", bf16)
     monkeypatch.setattr(layout, "confirm_precision", evaluate)
-    monkeypatch.setattr(layout.WholePicture, "_fits_in_fp32", lambda *given: False)
+    monkeypatch.setattr(layout.Layout, "_fits_in_fp32", lambda *given: False)
     assert run(pair, precision="auto")[0].record.precision == "bf16"
 
 
