@@ -39,7 +39,7 @@ from nst_fast.jobs.storage import Fetched, Place, Url, place_of, sha256_at, stam
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.problem import Networks, check_styles, files_read, read_picture
 from nst_fast.run.provenance import Provenance
-from nst_fast.run.record import read_record, record_text
+from nst_fast.run.record import current_options, read_record, record_text
 from nst_fast.run.together import check_joinable
 from nst_fast.system.files import check_writable, lock, sha256_bytes, shown
 from nst_fast.system.machine import resolve_device
@@ -203,8 +203,8 @@ class BatchFolder:
             return []
         except (OSError, ValueError, RecursionError):
             return ["its plan cannot be read"]
-        found = Provenance(options=stored["options"], content=None, **stored["files"])
-        differences = self.plan.differences(found)
+        options = current_options(stored["options"])
+        differences = self.plan.differences(Provenance(options=options, content=None, **stored["files"]))
         if stored["format"] != self.batch.format:
             differences.append(f"`format` {stored['format']}, not {self.batch.format}")
         return differences

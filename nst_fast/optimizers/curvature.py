@@ -88,11 +88,17 @@ class CurvaturePairs:
         return {"added": self.added, **small, "pairs": self.pairs.view(-1, *self.shape)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state` gave; of another length of the history the newest pairs, added anew."""
+        """Take over what :meth:`state` gave; of a longer history the newest pairs.
+
+        Older checkpoints have ``steps`` and ``changes`` apart, and R for its inverse: their pairs are added anew.
+        """
         batch, values, added = len(self.pairs), self.pairs.shape[3], int(state["added"])
-        pairs = state["pairs"].view(batch, 2, -1, values)
+        if "pairs" in state:
+            pairs = state["pairs"].view(batch, 2, -1, values)
+        else:
+            pairs = torch.stack([state[name].view(batch, -1, values) for name in ("steps", "changes")], 1)
         size = pairs.shape[2]
-        if size == self.size:
+        if size == self.size and "inverse" in state:
             self.added, self.pairs = state["added"], pairs
             self._inverse, self._sy, self._yy, self._scale = (state[name] for name in ("inverse", "sy", "yy", "scale"))
             return

@@ -133,7 +133,7 @@ class OutputFiles:
 
 
 def bit_depth_of(record: RunRecord) -> int:
-    """Bits per channel of the picture that a run makes."""
+    """Bits per channel of the picture that a run makes; records from before there was a choice say nothing."""
     return int(record.options.get("bit_depth", 8))
 
 

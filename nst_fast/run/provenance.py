@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from nst_fast.errors import InputError, OutputError, UsageError
-from nst_fast.options.config import StylizeConfig
+from nst_fast.options.config import StylizeConfig, bare_name
 from nst_fast.options.declaration import declared
 from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.options.regions import Masks
-from nst_fast.run.record import read_record
+from nst_fast.run.record import current_options, read_record
 from nst_fast.system.files import cache_dir, sha256_of, shown, write_atomic
 from nst_fast.system.rounding import rounded
 
@@ -108,8 +108,12 @@ def deciding_names() -> list[str]:
 
 
 def deciding_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that decide a picture, out of all those of a run; ``unknown`` are those that its version lacked."""
-    return {name: options.get(name, "unknown") for name in deciding_names()}
+    """The options that decide a picture, out of all those of a run of any version."""
+    known = current_options(options)
+    found = {name: known.get(name, "unknown") for name in deciding_names()}
+    if os.sep in str(found["weights"]):  # of a record from before files were recorded by name
+        found["weights"] = bare_name(Path(found["weights"]))
+    return found
 
 
 def option_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ import msgspec
 from nst_fast import __version__
 from nst_fast.errors import InputError
 from nst_fast.images import read_text
+from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.system.files import read_small_text, shown, write_atomic
 from nst_fast.system.rounding import rounded
 
@@ -26,6 +27,18 @@ REMEDY = "Give a picture made by nst-fast, or the .json beside it"
 MOST_BYTES = 2**26  # of a record's file: a history of a million steps
 MOST_DIGITS = 20  # of 64 bits
 EMBEDDED_ROWS = 200  # of the loss history in the copy inside the picture
+# The meaning of records from before an option existed, whatever its default is now.
+UNRECORDED: dict[str, Any] = {
+    "chroma_tv_weight": 0.0,
+    "style_crop": "none",
+    "convolution": "direct",
+    "seamless": "none",
+    "transparency": "background",
+    "file_quality": 95,
+} | dict.fromkeys(MASK_KINDS, "")
+# The meaning of options in records from before style_crop: the ratio of weights between strength 0 and 1, and the
+# longest side of the first size with scales 0 and no min_size.
+FORMER_STRENGTH_RANGE, FORMER_COARSEST_SIDE = 1000.0, 512
 
 if TYPE_CHECKING:
     Number = float
@@ -129,6 +142,8 @@ def record_text(record: Mapping[str, Any]) -> bytes:
 def read_record(path: Path) -> dict[str, Any]:
     """The run record of a picture made by nst-fast, or of the JSON file beside one; every field is there.
 
+    Options that came after the run are there too, with what they are without.
+
     Raises:
         InputError: the file is missing, carries no record, or carries a damaged one.
     """
@@ -149,7 +164,22 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{name}: not a run record of this version ({found!r}, expected {SCHEMA!r})")
     if problem := _problem(record):
         raise InputError(f"{name}: the run record is damaged ({problem})", REMEDY)
-    return _DEFAULTS | record
+    return _DEFAULTS | record | {"options": current_options(record["options"])}
+
+
+def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a record, a checkpoint or a plan of any version, in the meaning that they have now."""
+    found = UNRECORDED | dict(options)
+    if "style_crop" in options:
+        return found
+    if found.get("scales") == 0 and not found.get("min_size"):
+        found["min_size"] = FORMER_COARSEST_SIDE
+    strength = found.get("strength", 1.0)
+    if isinstance(strength, int | float) and 0 <= strength < 1:
+        factor = (FORMER_STRENGTH_RANGE**strength - 1) / (FORMER_STRENGTH_RANGE - 1)
+        found |= {name: found[name] * factor for name in ("style_weight", "tv_weight") if name in found}
+        found["strength"] = 1.0
+    return found
 
 
 def _whole_number(digits: str) -> int:

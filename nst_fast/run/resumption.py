@@ -18,7 +18,7 @@ from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint, ru
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Problem
 from nst_fast.run.provenance import deciding_names, deciding_options, option_differences
-from nst_fast.run.record import read_record
+from nst_fast.run.record import current_options, read_record
 from nst_fast.run.scales import Scale
 from nst_fast.system.files import sha256_of, shown
 from nst_fast.system.machine import describe_machine
@@ -89,7 +89,7 @@ def deciding_changes(given: Mapping[str, Any], record: Mapping[str, Any]) -> lis
         for name in given
         if name in deciding_names() and name not in ("weights", "init", *MASK_KINDS)
     }
-    return option_differences(record["options"], deciding)
+    return option_differences(current_options(record["options"]), deciding)
 
 
 def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> StylizeConfig:
@@ -103,7 +103,7 @@ def continued_config(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Styl
         UsageError: a change makes no sense in itself.
     """
     try:
-        begun = StylizeConfig().replace(**checkpoint.record["options"])
+        begun = StylizeConfig().replace(**current_options(checkpoint.record["options"]))
     except UsageError as error:
         raise ResumeError(f"the checkpoint has options of another version ({error.message})", STARTS_ANEW) from None
     named = [*begun.files, *begun.mask_files]
@@ -171,7 +171,7 @@ def check_same(checkpoint: Checkpoint, problem: Problem, note: Callable[[str], N
             "Say where those are with `weights`",
         )
     init = problem.config.init_file
-    if init is not None and absolute(init) != checkpoint.places.get("init"):
+    if init is not None and absolute(init) != checkpoint.places.get("init", record["options"]["init"]):
         check_picture(init, record["inputs"]["init"], "init")
     for option, value in problem.config.mask_files.items():
         for path, described in zip(value.files, record["inputs"]["masks"][option], strict=True):

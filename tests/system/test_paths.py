@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import json
 import os
@@ -21,10 +22,10 @@ from nst_fast.images import read_text
 from nst_fast.network.weights import load_weights, random_state
 from nst_fast.options.config import bare_name
 from nst_fast.run import outputs
-from nst_fast.run.checkpoint import read_checkpoint
+from nst_fast.run.checkpoint import read_checkpoint, write_checkpoint
 from nst_fast.run.observer import Listeners
 from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.provenance import recorded_options
+from nst_fast.run.provenance import Provenance, recorded_options
 from nst_fast.run.record import RunRecord, read_record
 from nst_fast.system.files import user_path
 
@@ -206,6 +207,18 @@ def test_a_record_made_to_do_harm_names_no_file(home: Path, name: str, digest: s
         recorded_options(Path("edited.json"))
 
 
+def test_a_record_from_before_names_is_read_and_compared_as_it_was(home: Path) -> None:
+    record = made_in(home)
+    old = record.as_dict() | {"options": {**record.options, "weights": str(home / "w.safetensors")}}
+    old["options"]["init"] = str(home / "start.png")
+    del old["options"]["metadata"]
+    Path("old.json").write_text(json.dumps(old))
+    found = recorded_options(Path("old.json"))
+    assert (found["weights"], found["init"]) == (str(home / "w.safetensors"), str(home / "start.png"))
+    now = Provenance.of_record(read_record(Path("out.json")))
+    assert now.differences(Provenance.of_record(read_record(Path("old.json")))) == []
+
+
 def test_a_name_that_is_a_word_of_the_option_stays_a_name() -> None:
     words = {"noise", "original", "random:1", "~x"}
     assert {bare_name(Path("/a") / word) for word in words} == {f"./{word}" for word in words}
@@ -241,6 +254,17 @@ def test_a_resumed_run_takes_the_same_files_from_elsewhere_and_no_others(home: P
     shutil.move(home / "start.png", other)
     shutil.move(home / "w.safetensors", tmp_path)
     assert resume(output, init=other, weights=tmp_path / "w.safetensors").record.status == "complete"
+
+
+def test_a_checkpoint_from_before_names_goes_on(home: Path) -> None:
+    output = interrupted(home)
+    for path in OutputFiles(output).checkpoints():
+        found = read_checkpoint(path)
+        options = {**found.record["options"], "weights": str(home / "w.safetensors"), "init": str(home / "start.png")}
+        del options["metadata"]
+        places = {name: place for name, place in found.places.items() if name != "init"}
+        write_checkpoint(path, dataclasses.replace(found, record=found.record | {"options": options}, places=places))
+    assert resume(output).record.status == "complete"
 
 
 def test_without_a_cache_a_run_is_done_all_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,18 @@ def test_a_change_that_is_no_number_leaves_the_product_finite(bad: float) -> Non
     torch.testing.assert_close(known.inverse_times(2 * steps[:1]), steps[:1], rtol=1e-10, atol=0)
 
 
+def test_a_state_of_before_the_rings_were_stacked_is_taken_over() -> None:
+    steps, gradients = vectors(2 * (SIZE + 2), 1).view(SIZE + 2, 2, VALUES), vectors(2, 2)
+    known, resumed = CurvaturePairs(gradients, SIZE), CurvaturePairs(gradients, SIZE)
+    for step in steps:
+        known.add(step.clone(), 3 * step)
+    state = known.state()
+    rings = state["pairs"].view(2, 2, SIZE, VALUES)
+    old = {"steps": rings[:, 0].reshape(-1, VALUES), "changes": rings[:, 1].reshape(-1, VALUES)}
+    resumed.restore({"added": state["added"], "sy": torch.zeros(2, SIZE, SIZE), "yy": state["yy"], **old})
+    torch.testing.assert_close(resumed.inverse_times(gradients), known.inverse_times(gradients), rtol=1e-10, atol=1e-12)
+
+
 def test_problems_of_a_batch_do_not_see_each_other() -> None:
     steps, gradients = vectors(6, 1).view(3, 2, VALUES), vectors(2, 2)
     both = CurvaturePairs(gradients, SIZE)

@@ -34,7 +34,8 @@ from nst_fast.run import outputs
 from nst_fast.run.checkpoint import read_checkpoint, write_checkpoint
 from nst_fast.run.guard import StopRules
 from nst_fast.run.outputs import OutputFiles
-from nst_fast.run.record import RunRecord, read_record
+from nst_fast.run.record import UNRECORDED, RunRecord, read_record
+from nst_fast.run.resumption import continued_config
 from nst_fast.system.files import lock
 
 TINY = StylizeConfig(
@@ -185,6 +186,17 @@ def test_changed_options_are_refused_with_the_list_of_them(interrupted: Path) ->
     assert "`learning_rate` its default, not 0.3" in caught.value.message
     assert "style_weight" not in caught.value.message  # given as it was
     assert OutputFiles(interrupted).checkpoints()
+
+
+def test_a_checkpoint_of_before_an_option_goes_on_without_it(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path, *_) = OutputFiles(interrupted).checkpoints()
+    checkpoint = read_checkpoint(path)
+    del checkpoint.record["options"]["chroma_tv_weight"]
+    assert continued_config(checkpoint, {}).chroma_tv_weight == 0
+    monkeypatch.setitem(UNRECORDED, "chroma_tv_weight", 7.0)  # not the default of today, which may be 0 as well
+    assert continued_config(checkpoint, {}).chroma_tv_weight == 7
 
 
 def test_harmless_options_are_accepted_and_recorded(interrupted: Path, networks: api.Networks) -> None:
