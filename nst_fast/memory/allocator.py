@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from typing import Any
 
@@ -16,9 +17,11 @@ def keep_freed_memory() -> bool:
 
     By default blocks above 32 MiB are mapped one by one, and unmapped when freed: a step of 512 pixels, whose blocks
     are those of the step before, then spends a tenth of its time on pages that it has never seen. False where there is
-    no such allocator.
+    no such allocator, and where PyTorch does not lay its tensors in huge pages: without the room that these leave
+    between blocks, small ones take the edges of large holes, and the heap grows by several large blocks.
     """
-    return _set(M_MMAP_THRESHOLD, LARGEST) and _set(M_TRIM_THRESHOLD, LARGEST)
+    huge = os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"
+    return huge and _set(M_MMAP_THRESHOLD, LARGEST) and _set(M_TRIM_THRESHOLD, LARGEST)
 
 
 def return_freed_memory() -> bool:
