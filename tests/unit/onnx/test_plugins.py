@@ -12,15 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
-from graph_variants import build
 
-from nst_fast.errors import DeviceError, OnnxModelError
+from nst_fast.errors import DeviceError
 from nst_fast.onnx import libraries, plugins
-from nst_fast.onnx.parity import check_parity
 from nst_fast.onnx.session import Binding, make_session, probe_provider
 from nst_fast.options.providers import PROVIDERS, find_provider
 
@@ -175,47 +172,6 @@ def test_an_input_of_a_provider_with_memory_of_its_own_is_bound_again_before_eve
         binding.run()
         binding.run()
         assert events == expected
-
-
-def working(name: str) -> Any:
-    status = probe_provider(name)
-    return pytest.mark.skipif(not status.works, reason=f"provider {name} is {status.state}: {status.detail}")
-
-
-@working("openvino")
-@pytest.mark.parametrize("graph", ["objective", "gradient", "step"])
-def test_openvinos_plugin_runs_every_graph_whole_and_in_fp32(graph: str) -> None:
-    """In bf16, which it takes where a processor has it unless told otherwise, the losses would be 1e-3 off."""
-    encoder, config, made = build({"graph": graph})
-    rows = check_parity(encoder, config, made.model, "openvino", sizes=[(33, 47), (96, 80)])
-    assert {row.provider for row in rows} == {"openvino"}
-    losses = [row.rms_relative_err for row in rows if row.tap in ("losses", "total") or graph == "objective"]
-    assert max(losses) < 2e-5
-
-
-@working("openvino")
-def test_openvinos_plugin_sees_a_picture_that_changes_in_place() -> None:
-    encoder, config, made = build({"graph": "objective"})
-    del encoder, config
-    picture = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(0))
-    session = make_session(made.model, "openvino")
-    (name,) = session.inputs
-    binding = Binding(session, shared=True)
-    binding.bind_input(name, picture)
-    for output in session.outputs:
-        binding.bind_output(output)
-    for _ in range(2):
-        binding.run()
-        for output, found in make_session(made.model).run(picture.numpy()).items():
-            np.testing.assert_allclose(binding.outputs()[output], found, rtol=1e-3, atol=1e-4)
-        picture.mul_(0.5)
-
-
-@working("openvino")
-def test_options_of_a_plugin_reach_it() -> None:
-    model = build({"graph": "objective"})[2].model
-    with pytest.raises((DeviceError, OnnxModelError), match="NONSENSE"):
-        make_session(model, 'plugin:openvino:device=cpu,load_config={"CPU": {"NONSENSE": 1}}')
 
 
 @pytest.mark.parametrize(
