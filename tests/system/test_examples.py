@@ -4,44 +4,32 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
+from places import ROOT
+from processes import python
 
 from nst_fast import __version__
 from nst_fast.jobs.sample_art import draw_content, draw_style
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 FORMS = ROOT / ".github" / "ISSUE_TEMPLATE"
 TINY = ("--image-size", "64", "--steps", "2", "--weights", "random:0")
 TINY_CELL = 'SIZE, STEPS, WEIGHTS, OUTPUT = 64, 2, "random:0", {output!r}'
 
 
+SETTINGS = {"MPLBACKEND": "agg", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MPLBACKEND": "agg",
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-        env={**environment, "PYTHONIOENCODING": "utf-8"},
-        cwd=cwd,
-    )
+    return python(*command, cwd=cwd, **SETTINGS)
 
 
 def parsed(path: Path) -> Any:
@@ -72,8 +60,6 @@ def test_the_folder_example_paints_the_demos_scene_when_it_is_given_nothing(tmp_
 
 
 def test_the_folder_example_names_what_it_cannot_read_and_paints_the_rest(tmp_path: Path) -> None:
-    from PIL import Image
-
     (tmp_path / "photos").mkdir()
     Image.fromarray(draw_content(64)).save(tmp_path / "photos" / "lake.jpg")
     Image.fromarray(draw_style(64)).save(tmp_path / "style.png")

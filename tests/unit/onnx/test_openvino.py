@@ -87,7 +87,8 @@ def test_the_plugin_sees_a_picture_that_changes_in_place(plugin: str) -> None:
 def test_options_of_the_plugin_reach_it(plugin: str) -> None:
     with pytest.raises((DeviceError, OnnxModelError), match="NONSENSE"):
         make_session(
-            build({"graph": "objective"})[2].model, f'plugin:{plugin}:device=cpu,load_config={{"CPU": {{"NONSENSE": 1}}}}'
+            build({"graph": "objective"})[2].model,
+            f'plugin:{plugin}:device=cpu,load_config={{"CPU": {{"NONSENSE": 1}}}}',
         )
 
 

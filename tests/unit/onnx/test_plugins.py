@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from processes import python
 
 from nst_fast.errors import DeviceError
 from nst_fast.onnx import libraries, plugins
@@ -178,7 +178,7 @@ def test_an_input_of_a_provider_with_memory_of_its_own_is_bound_again_before_eve
     "name", [name for name, row in PROVIDERS.items() if row.module and libraries.why_absent(row, ()) is None]
 )
 def test_an_installed_plugin_works_or_the_doctor_says_why_not(name: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "nst_fast", "doctor", "--json"], capture_output=True, text=True)
+    done = python("-m", "nst_fast", "doctor", "--json")
     assert done.returncode == 0, done.stderr
     (status,) = (each for each in json.loads(done.stdout)["providers"] if each["name"] == name)
     assert status["state"] in ("works", "refused")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from in_process import run_command
 from PIL import Image
-from tracked import FLAGS, OPTIONS
+from tiny import TINY, flags
 
 from nst_fast import Observer, stylize
 from nst_fast.errors import OutputError
@@ -23,6 +23,9 @@ from nst_fast.images.film import open_film
 from nst_fast.run import films, loop
 from nst_fast.run.films import TimeLapse
 from nst_fast.run.trackers import Observers
+
+OPTIONS = TINY | {"steps": 6, "log_every": 2}
+FLAGS = flags(OPTIONS)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import pytest
 from in_process import run_command
 from jsonschema import Draft202012Validator
 from places import ROOT
-from tracked import FLAGS, OPTIONS
+from tiny import TINY, flags
 
 from nst_fast import Observer, stylize
 from nst_fast.errors import UsageError
@@ -24,6 +24,9 @@ from nst_fast.run.trackers import MLflow, Observers, TensorBoard, Tracker, Weigh
 
 EVENTS = [0, 2, 4, 5, 6]  # multiples of log_every and of the guard's steps, and the end
 VALIDATOR = Draft202012Validator(json.loads((ROOT / "docs" / "progress.schema.json").read_text()))
+
+OPTIONS = TINY | {"steps": 6, "log_every": 2}
+FLAGS = flags(OPTIONS)
 
 
 @pytest.fixture(autouse=True)
