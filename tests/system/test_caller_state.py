@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "NumPy errors": lambda: np.errstate(all="raise"),
     "NumPy's print options": float_format(1),
     "matplotlib style": lambda: style.context("dark_background"),
+    "threads": setting(lambda: torch.set_num_threads(3), partial(torch.set_num_threads, torch.get_num_threads())),
     "seeds": setting(lambda: (torch.manual_seed(5), np.random.seed(5), random.seed(5)), lambda: None),
 }
 
@@ -194,16 +196,6 @@ def test_calls_of_several_threads_share_the_state_and_restore_it_once(pair: tupl
             made = pool.map(lambda steps: stylize(*pair, **TINY | {"steps": steps}).image, (2, 6, 2))
         assert state() == before
     assert [torch.equal(image, expected) for image in made] == [True, False, True]
-
-
-def test_the_number_of_threads_is_the_callers(pair: tuple[Path, Path]) -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        stylize(*pair, **TINY)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 FORK = """

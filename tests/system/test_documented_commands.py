@@ -82,7 +82,7 @@ SCRIPTS = {
 # Commands that another file's tests run, or check as far as can be.
 ELSEWHERE = {
     r"pip (install|wheel) ": "system/test_install_lines.py",
-    r"pytest$|ruff ": "system/test_examples.py",
+    r"pytest$|ruff ": "system/test_workflows.py",
     r"ln -s|python -c|curl --json": "system/test_comfyui.py",
     r"docker ": "system/test_docker.py",
     r"curl ": "system/test_documented_commands.py",

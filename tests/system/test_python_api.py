@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,20 @@ def test_a_texture_has_the_size_and_the_options_that_are_given(pair: tuple[Path,
         texture([], (32, 32), **options)
 
 
-def test_a_run_of_arrays_is_resumed_when_they_are_given_again(arrays: Arrays, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "name"), [(np.asarray, "an array"), (bytes, "bytes")])
+def test_a_run_of_pictures_in_memory_is_resumed_when_they_are_given_again(
+    kind: Callable[..., Any], name: str, pair: tuple[Path, Path], arrays: Arrays, tmp_path: Path
+) -> None:
     steps = iter(range(9))
     options = TINY | {"checkpoint_every": 1, "steps": 6}
-    expected = stylize(*arrays, **options)
-    stylize(*arrays, output=tmp_path / "out.png", listeners=Listeners(stop=lambda: next(steps) > 2), **options)
-    with pytest.raises(ResumeError, match=r"began with an array in memory.*`content`"):
+    given = arrays if kind is np.asarray else tuple(path.read_bytes() for path in pair)
+    stylize(*given, output=tmp_path / "out.png", listeners=Listeners(stop=lambda: next(steps) > 2), **options)
+    with pytest.raises(ResumeError, match=rf"began with {name} in memory.*`content`"):
         resume(tmp_path / "out.png")
-    with pytest.raises(ResumeError, match="the given array is not the picture that the run began with"):
-        resume(tmp_path / "out.png", content=arrays[1], style=arrays[1])
-    made = resume(tmp_path / "out.png", content=arrays[0], style=[arrays[1]])
-    assert torch.equal(made.image, expected.image)
+    with pytest.raises(ResumeError, match="is not the picture that the run began with"):
+        resume(tmp_path / "out.png", content=given[1], style=given[1])
+    made = resume(tmp_path / "out.png", content=given[0], style=[given[1]])
+    assert torch.equal(made.image, stylize(*pair, **options).image)
     assert made.record.steps == 6
 
 
@@ -148,18 +152,6 @@ def test_bytes_of_a_file_give_the_picture_of_the_file(pair: tuple[Path, Path], k
     assert given == content | {"name": "bytes"}
     several = stylize(data[0], data, **TINY)
     assert len(several.record.inputs["styles"]) == 2
-
-
-def test_a_run_of_bytes_is_resumed_when_they_are_given_again(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    steps = iter(range(9))
-    options = TINY | {"checkpoint_every": 1, "steps": 6}
-    data = [path.read_bytes() for path in pair]
-    stylize(*data, output=tmp_path / "out.png", listeners=Listeners(stop=lambda: next(steps) > 2), **options)
-    with pytest.raises(ResumeError, match="began with bytes in memory"):
-        resume(tmp_path / "out.png")
-    assert torch.equal(
-        resume(tmp_path / "out.png", content=pair[0], style=data[1]).image, stylize(*pair, **options).image
-    )
 
 
 def test_what_is_no_picture_is_refused_as_content_and_style(pair: tuple[Path, Path]) -> None:

@@ -12,7 +12,6 @@ from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import pytest
-import yaml
 from in_process import Run, imported
 from markdown_it import MarkdownIt
 from places import ROOT
@@ -162,15 +161,3 @@ def test_the_script_says_where_the_site_is_and_what_is_wrong(
     monkeypatch.setattr(make, "navigation", lambda: ["none.md"])
     code, _, err = script(make.main, "--work", tmp_path / "work")
     assert (code, "the navigation: a link leads to" in err) == (3, True)
-
-
-def test_the_workflow_builds_with_the_documented_command_and_only_its_deployment_may_write() -> None:
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "site.yml").read_text("utf-8"))
-    assert workflow["permissions"] == {"contents": "read"}
-    build, deploy = workflow["jobs"]["build"], workflow["jobs"]["deploy"]
-    assert "python docs/site/make_site.py" in [step.get("run") for step in build["steps"]]
-    assert "permissions" not in build
-    assert deploy["permissions"] == {"pages": "write", "id-token": "write"}
-    (upload,) = [step for step in build["steps"] if "upload-pages-artifact" in step.get("uses", "")]
-    assert upload["with"]["path"] == "build/docs/site"
-    assert "    python docs/site/make_site.py\n" in (DOCS / "site" / "README.md").read_text("utf-8")

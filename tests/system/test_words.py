@@ -21,70 +21,36 @@ from nst_fast.network.weights import cache
 
 SMALL = flags()
 PAIR = ("stylize", "content.png", "style.png", "-o", "out.png")
+ONTO = (*PAIR[2:], *SMALL)  # what comes behind the content
+BATCH = ("batch", "folder", "--style", "style.png", *SMALL)
 SWEEP = ("sweep", "content.png", "--style", "style.png", "-o", "series", *SMALL)
 
 # Arguments, exit code, and words of the one line that is said.
 WORDS: dict[str, tuple[tuple[str, ...], int, str]] = {
-    "address": (
-        ("stylize", "https://a.org/x.jpg", "style.png", "-o", "out.png", *SMALL),
-        2,
-        "https://a.org/x.jpg is an address",
-    ),
+    "address": (("stylize", "https://a.org/x.jpg", *ONTO), 2, "https://a.org/x.jpg is an address"),
     "address of the output": ((*PAIR[:3], "-o", "https://a.org/x.png", *SMALL), 2, "https://a.org/x.png is an address"),
     "address of weights": ((*PAIR, "--weights", "https://a.org/x.pth"), 2, "https://a.org/x.pth is an address"),
     "address of a record": (("info", "s3://a/x.png"), 2, "s3://a/x.png is an address"),
     "size of two sides": ((*PAIR, "--image-size", "96x64"), 2, "--image-size '96x64': must be a whole number, from 16"),
     "decimal comma": ((*PAIR, "--strength", "0,5"), 2, "--strength '0,5': must be a number, from 0 to 1"),
     "no range": ((*PAIR, "--tv-weight", "much"), 2, "--tv-weight 'much': must be a number, at least 0"),
-    "a count": (("batch", "content.png", "--style", "style.png", "-o", "b", "--together", "x"), 2, "--together 'x'"),
+    "a count": ((*BATCH, "-o", "b", "--together", "x"), 2, "--together 'x'"),
     "stdin twice": (("stylize", "-", "-", "-o", "out.png", *SMALL), 2, "standard input is given for several pictures"),
     "stdin to start from": ((*PAIR, "--init", "-", *SMALL), 2, "--init -: standard input is no picture to start from"),
-    "stdin of a batch": (
-        ("batch", "folder", "--style", "-", "-o", "b", *SMALL),
-        2,
-        "standard input cannot be used here",
-    ),
-    "stdin of a sweep": (
-        ("sweep", "-", "--style", "style.png", "-o", "b", *SMALL),
-        2,
-        "standard input cannot be used here",
-    ),
-    "PSD": (
-        ("stylize", "x.psd", "style.png", "-o", "out.png", *SMALL),
-        3,
-        "as a Photoshop file does. Convert it to PNG",
-    ),
-    "SVG": (
-        ("stylize", "x.svg", "style.png", "-o", "out.png", *SMALL),
-        3,
-        "as a drawing (SVG, XML) or a web page does",
-    ),
-    "dangling link": (
-        ("stylize", "link.png", "style.png", "-o", "out.png", *SMALL),
-        3,
-        "is a link to nowhere.png, which does",
-    ),
-    "one folder": (
-        ("batch", "folder", "--style", "style.png", "-o", "folder", *SMALL),
-        2,
-        "for the pictures and for the outputs",
-    ),
-    "only other kinds": (
-        ("batch", "others", "--style", "style.png", "-o", "b", *SMALL),
-        3,
-        "files of other kinds: 1 .psd, 1 .tga",
-    ),
+    "stdin of a batch": ((*BATCH, "--style", "-", "-o", "b"), 2, "standard input cannot be used here"),
+    "stdin of a sweep": (("sweep", "-", *SWEEP[2:]), 2, "standard input cannot be used here"),
+    "PSD": (("stylize", "x.psd", *ONTO), 3, "as a Photoshop file does. Convert it to PNG"),
+    "SVG": (("stylize", "x.svg", *ONTO), 3, "as a drawing (SVG, XML) or a web page does"),
+    "dangling link": (("stylize", "link.png", *ONTO), 3, "is a link to nowhere.png, which does"),
+    "one folder": ((*BATCH, "-o", "folder"), 2, "for the pictures and for the outputs"),
+    "only other kinds": (("batch", "others", *BATCH[2:], "-o", "b"), 3, "files of other kinds: 1 .psd, 1 .tga"),
     "picture as folder": (("texture", "style.png", "-o", "tex.png"), 2, "--output tex.png: is the name of a picture"),
     "picture as folder of a sweep": ((*SWEEP, "-o", "x.jpg"), 2, "--output x.jpg: is the name of a picture"),
-    "picture as folder of a batch": (
-        ("batch", "folder", "--style", "style.png", "-o", "x.tif"),
-        2,
-        "Name a folder, as x",
-    ),
-    "missing": (("stylize", "contnet.png", *PAIR[2:], *SMALL), 3, "content.png"),
-    "empty": (("stylize", "empty.png", *PAIR[2:], *SMALL), 3, "empty"),
-    "truncated": (("stylize", "cut.png", *PAIR[2:], *SMALL), 3, "truncated"),
-    "one pixel": (("stylize", "pixel.png", *PAIR[2:], *SMALL), 3, "16"),
+    "picture as folder of a batch": ((*BATCH, "-o", "x.tif"), 2, "Name a folder, as x"),
+    "missing": (("stylize", "contnet.png", *ONTO), 3, "content.png"),
+    "empty": (("stylize", "empty.png", *ONTO), 3, "empty"),
+    "truncated": (("stylize", "cut.png", *ONTO), 3, "truncated"),
+    "one pixel": (("stylize", "pixel.png", *ONTO), 3, "16"),
     "bomb": ((*PAIR, *SMALL, "--max-megapixels", "0.001"), 3, "--max-megapixels"),
     "unknown tap": ((*PAIR, "--content-taps", "relu4_9"), 2, "relu4_4"),
     "NaN": ((*PAIR, *SMALL, "--style-weight", "nan"), 2, "--style-weight nan"),
@@ -142,7 +108,7 @@ def test_the_line_names_what_was_given(
 
 
 def test_files_of_a_folder_that_are_passed_over_are_counted(call: Run) -> None:
-    code, _, err = call("batch", "folder", "--style", "style.png", "-o", "counted", *SMALL)
+    code, _, err = call(*BATCH, "-o", "counted")
     assert code == 0, err
     assert "note: files of other kinds are passed over: 1 .psd, 1 .tga" in err
 
@@ -189,15 +155,8 @@ def test_a_limit_of_memory_is_no_fault_of_ours(workshop: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc are Linux'")
 def test_a_machine_without_proc_is_no_fault_of_ours(workshop: Path) -> None:
-    done = run(
-        workshop,
-        "unshare",
-        "-rm",
-        "sh",
-        "-c",
-        "mount -t tmpfs none /proc && exec $0 -m nst_fast doctor",
-        sys.executable,
-    )
+    script = "mount -t tmpfs none /proc && exec $0 -m nst_fast doctor"
+    done = run(workshop, "unshare", "-rm", "sh", "-c", script, sys.executable)
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip("no namespaces here")
     assert done.returncode == 6
@@ -207,14 +166,8 @@ def test_a_machine_without_proc_is_no_fault_of_ours(workshop: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux'")
 def test_a_home_that_is_read_only_stays_quiet(workshop: Path, tmp_path: Path) -> None:
     script = f"mount -t tmpfs -o ro none {tmp_path} && exec {SHELL} {' '.join(PAIR[:3])} -o ro.png -q {' '.join(SMALL)}"
-    cleared = {
-        "HOME": str(tmp_path),
-        "XDG_CACHE_HOME": "",
-        "XDG_CONFIG_HOME": "",
-        "NST_FAST_CACHE": "",
-        "MPLCONFIGDIR": "",
-    }
-    done = run(workshop, "unshare", "-rm", "sh", "-c", script, **cleared)
+    cleared = dict.fromkeys(("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "NST_FAST_CACHE", "MPLCONFIGDIR"), "")
+    done = run(workshop, "unshare", "-rm", "sh", "-c", script, HOME=str(tmp_path), **cleared)
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip("no namespaces here")
     assert (done.returncode, done.stderr) == (0, "")
