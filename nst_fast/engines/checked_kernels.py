@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from nst_fast.engines.max_pooling import WINDOW
 from nst_fast.engines.precision import usable_precisions
+from nst_fast.objective import losses
 
 _working = threading.Lock()  # held by the one thread that finds out
 
@@ -51,6 +52,7 @@ def working_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
 
         for dtype in (torch.float32, torch.bfloat16):
             compare_pooling(kernels, some_features((1, 64, 7, 10), dtype).to(device))
+        compare_total_variation(kernels, device)
         if "bf16" in usable_precisions(device):
             compare_seed(kernels, some_features((1, 128, 7, 10), torch.bfloat16).to(device))
     except Exception as error:  # any: a compiler that a library calls can fail in any way, and PyTorch works without
@@ -92,3 +94,17 @@ def compare_seed(kernels: ModuleType, x: Tensor) -> None:
             raise RuntimeError("its seeds differ from PyTorch's")
         if content and not torch.equal(found_term, term):
             raise RuntimeError("its content term differs from PyTorch's")
+
+
+def compare_total_variation(kernels: ModuleType, device: torch.device) -> None:
+    """Raise RuntimeError when the kernel's total variation of two pictures is not PyTorch's."""
+    values = torch.rand(3, 2, 3, 19, 37, generator=torch.Generator().manual_seed(1)).to(device)
+    image, gradient, colors = values[0], values[1], values[2, :, :, :3, :3].mean(1)
+    for weights in (losses.tv_colors(0.5, 2.0).to(image), colors + colors.transpose(1, 2)):
+        leaf, found = image.clone().requires_grad_(True), gradient.clone()
+        with torch.enable_grad():
+            expected = losses.tv_loss(leaf, weights)
+            (slope,) = torch.autograd.grad(expected.sum(), leaf)
+        term = kernels.add_total_variation(found, image, weights)
+        if not (torch.allclose(term, expected, rtol=1e-4) and torch.allclose(found - gradient, slope, atol=1e-5)):
+            raise RuntimeError("its total variation differs from PyTorch's")

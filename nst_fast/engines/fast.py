@@ -71,13 +71,22 @@ class FastEvaluator:
         masked = frozenset(tap for tap in self.network.taps if seed.masks(tap))
         gradient = self.network.backward(kept, seed, masked)
         for name, (change, colors) in self.objective.pixel_terms(image).items():
-            terms[name], slope = total_variation(change, colors, self.objective.options.wraps)
-            gradient += slope
+            terms[name] = self._add_total_variation(gradient, change, colors)
         if self.objective.targets.temporal is not None:
             terms["temporal"], slope = self.objective.targets.temporal.derivative(image)
             gradient += slope
         terms = {name: terms[name] for name in self.objective.term_names}
         return Evaluation(torch.stack(list(terms.values())).sum(0), terms, gradient)
+
+    def _add_total_variation(self, gradient: Tensor, image: Tensor, colors: Tensor) -> Tensor:
+        """The weighted term [B] of an image; its gradient is added to that of the rest."""
+        kernels, wraps = self.network.picture_kernels, self.objective.options.wraps
+        if kernels is not None and image.dtype == torch.float32 and not any(wraps):
+            term: Tensor = kernels.add_total_variation(gradient, image, colors)
+            return term
+        term, slope = total_variation(image, colors, wraps)
+        gradient += slope
+        return term
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,7 +86,7 @@ class Convolution:
 
     def _fuses(self, x: Tensor) -> bool:
         """Whether cuDNN has a fast fused call: not in exact fp32, which has no tensor cores."""
-        quick = x.dtype == torch.bfloat16 or torch.backends.cudnn.allow_tf32
+        quick = x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32)
         return self.fusible and quick and x[:, 0].numel() * len(self.bias) < LARGEST_FUSED
 
     def backward(self, gradient: Tensor, x: Tensor | None, *, masked: bool = False) -> Tensor:
@@ -157,7 +157,8 @@ class FastNetwork:
                     if any(encoder.wraps)
                     else Convolution(layer, dtype, padding, channels, winograd=name in winograd)
                 )
-        self.max_pooling = MaxPooling(pooling_kernels(device, kernels=kernels, numba=bool(winograd)))
+        self.winograd = bool(winograd)
+        self.max_pooling = MaxPooling(pooling_kernels(device, kernels=kernels, numba=self.winograd))
         self.masked = self._masked()
 
     def _masked(self) -> frozenset[str]:
@@ -174,7 +175,12 @@ class FastNetwork:
     @property
     def seed_kernels(self) -> ModuleType | None:
         """What adds a seed and goes back through its ReLU in one pass: on tensor cores, without which it is slower."""
-        return self.max_pooling.kernels if self.tensor_cores else None
+        return self.picture_kernels if self.tensor_cores else None
+
+    @property
+    def picture_kernels(self) -> ModuleType | None:
+        """What has total variation in one pass; not Numba's kernels, which only pool."""
+        return None if self.winograd else self.max_pooling.kernels
 
     def compile(self) -> None:
         """Let TorchInductor compile and fuse both passes at their first call, for one shape."""
@@ -198,6 +204,7 @@ class FastNetwork:
         for name in self.order:
             if name in self.convolutions:
                 x = self.convolutions[name].forward(x, rectify=name not in self.taps)
+                x = x.contiguous(memory_format=torch.channels_last)  # some libraries write another, and kernels need it
             elif name.startswith("relu"):
                 x = torch.relu(x) if f"conv{name[4:]}" in self.taps else x  # else part of the convolution
                 kept[name] = x

@@ -5,6 +5,8 @@ and writes a piece of one, or the reverse; the work is only moving memory.
 
 The seed of a ReLU tap with its mask: a matrix product whose result is masked before it is written, which spares a pass
 that reads gradient and features and writes the gradient.
+
+Total variation with its gradient, of a picture: one kernel for about forty, most of which only start and end.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nst_fast.objective.losses import tv_counts
+
 BLOCK = 1024  # numbers of a pooled row that one program handles
 ROWS, INNER = 128, 64  # positions of a seed that one program handles, and channels of a partial product
 COLUMNS = (64, 128)  # channels that it handles: the number must divide VGG's, 64 to 512
 WARPS = 8  # with 4 the registers do not suffice
+PIXELS = 512  # of a picture that one program handles
 
 
 @triton.jit
@@ -103,6 +108,67 @@ def _seed_and_relu(
         program = (batch * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
         tl.store(sums + program, tl.sum(difference * difference))
     tl.store(out + place, tl.where(features <= 0, 0.0, found), inside)
+
+
+@triton.jit
+def _differences(x, own0, own1, own2, place, there, area):
+    """The colours of other pixels less those of a program's own; 0 where there are none."""
+    d0 = tl.load(x + place, there, 0.0) - own0
+    d1 = tl.load(x + area + place, there, 0.0) - own1
+    d2 = tl.load(x + 2 * area + place, there, 0.0) - own2
+    return tl.where(there, d0, 0.0), tl.where(there, d1, 0.0), tl.where(there, d2, 0.0)
+
+
+@triton.jit
+def _weighted(m, c: tl.constexpr, d0, d1, d2):
+    """Row c of M d."""
+    return tl.load(m + 3 * c) * d0 + tl.load(m + 3 * c + 1) * d1 + tl.load(m + 3 * c + 2) * d2
+
+
+@triton.jit
+def _total_variation(x, m, g, sums, H, W, M_BATCH, by_rows, by_columns, PIXELS: tl.constexpr):
+    """g += the gradient of the sum over pixels of a dT M d + b rT M r, of which every program gives a part in sums.
+
+    d, r: the differences of the pixels below and to the right to a pixel of x, a and b: by_rows and by_columns. x, g:
+    [B, 3, H, W] without gaps, M: symmetric [3, 3] or [B, 3, 3]. Programs: (pieces of H W, B).
+    """
+    batch, area = tl.program_id(1).to(tl.int64), H * W
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    inside, row, column = p < area, p // W, p % W
+    x, g, m = x + batch * 3 * area, g + batch * 3 * area, m + batch * M_BATCH
+    own0, own1, own2 = _differences(x, 0.0, 0.0, 0.0, p, inside, area)
+    u0, u1, u2 = _differences(x, own0, own1, own2, p - W, inside & (row > 0), area)
+    d0, d1, d2 = _differences(x, own0, own1, own2, p + W, inside & (row + 1 < H), area)
+    l0, l1, l2 = _differences(x, own0, own1, own2, p - 1, inside & (column > 0), area)
+    r0, r1, r2 = _differences(x, own0, own1, own2, p + 1, inside & (column + 1 < W), area)
+    total = by_rows * (d0 * _weighted(m, 0, d0, d1, d2) + d1 * _weighted(m, 1, d0, d1, d2))
+    total += by_rows * d2 * _weighted(m, 2, d0, d1, d2) + by_columns * r2 * _weighted(m, 2, r0, r1, r2)
+    total += by_columns * (r0 * _weighted(m, 0, r0, r1, r2) + r1 * _weighted(m, 1, r0, r1, r2))
+    tl.store(sums + batch * tl.num_programs(0) + tl.program_id(0), tl.sum(total))
+    s0 = by_rows * (u0 + d0) + by_columns * (l0 + r0)
+    s1 = by_rows * (u1 + d1) + by_columns * (l1 + r1)
+    s2 = by_rows * (u2 + d2) + by_columns * (l2 + r2)
+    for c in tl.static_range(3):
+        place = g + c * area + p
+        tl.store(place, tl.load(place, inside, 0.0) - 2 * _weighted(m, c, s0, s1, s2), inside)
+
+
+def add_total_variation(gradient: Tensor, image: Tensor, colors: Tensor) -> Tensor:
+    """:func:`nst_fast.objective.losses.tv_loss` of an image [B, 3, H, W], [B]; its gradient is added in place.
+
+    Args:
+        gradient: [B, 3, H, W], without gaps; like all else in float32.
+        colors: how a difference is weighted, [3, 3] or [B, 3, 3].
+    """
+    batch, channels, height, width = image.shape
+    by_batch = 9 if colors.dim() == 3 and len(colors) > 1 else 0
+    rows, columns = (1 / max(count, 1) for count in tv_counts(channels, height, width))
+    grid = (triton.cdiv(height * width, PIXELS), batch)
+    sums = torch.empty((batch, grid[0]), device=image.device)
+    _total_variation[grid](
+        image.contiguous(), colors.float().contiguous(), gradient, sums, height, width, by_batch, rows, columns, PIXELS
+    )
+    return sums.sum(1)
 
 
 def max_pool(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The seeds of a backward pass: derivatives of the total with respect to the features of each tap.
 
-A term depends on features either through a Gram matrix, whose slope autograd finds on the small matrix alone, or as a
+A term depends on features either through a small matrix, a mean over positions, by which it is derived first, or as a
 sum of squares.
 """
 
@@ -107,11 +107,7 @@ def style_slopes(
     """
     terms, slopes = {}, []
     for name, statistic in measured.items():
-        leaf = statistic.detach().requires_grad_(True)
-        with torch.enable_grad():
-            term = objective.style_term(name, leaf, positions[name])
-            (by_statistic,) = torch.autograd.grad(term.sum(), leaf)
-        terms[name] = term.detach()
+        terms[name], by_statistic = objective.style_derivative(name, statistic, positions[name])
         channels = statistic.shape[1]
         by_gram, by_mean = by_statistic[:, :, :channels], by_statistic[:, None, :, channels:]
         matrix = (by_gram + by_gram.transpose(1, 2)) / positions[name]

@@ -74,7 +74,7 @@ def content_factor(normalization: str, size: float, energy: Tensor | None) -> Te
         energy: the target's sum of squares [B]; needed by ``relative`` alone.
     """
     if normalization == "relative" and energy is not None:
-        return 1 / _above_zero(energy)
+        return 1 / above_zero(energy)
     return {"mean": 1.0 / size, "half_sum": 0.5, "size": 0.25 / size}[normalization]
 
 
@@ -88,10 +88,17 @@ def style_loss(gram: Tensor, target: Tensor, normalization: str, factor: float, 
     gatys       sum d² / (4 C² (H W)²)           Gatys et al. 2016, eq. 4
     ==========  ===============================  ==========================================
     """
-    squared = (gram - target).square().sum((1, 2))
+    squares, energy = (gram - target).square().sum((1, 2)), above_zero(target.square().sum((1, 2)))
+    return style_normalized(squares, energy, normalization, factor, gram.shape[1], positions)
+
+
+def style_normalized(
+    squares: Tensor, energy: Tensor, normalization: str, factor: float, channels: int, positions: float
+) -> Tensor:
+    """What sums of squares [B], or derivatives by them, become in :func:`style_loss`; ``energy`` is the target's."""
     if normalization == "relative":
-        return squared / _above_zero(target.square().sum((1, 2)))
-    return squared * style_factor(normalization, factor, gram.shape[1], positions)
+        return squares / energy
+    return squares * style_factor(normalization, factor, channels, positions)
 
 
 def style_factor(normalization: str, factor: float, channels: int, positions: float) -> float:
@@ -157,6 +164,6 @@ def tv_counts(channels: int, height: int, width: int, wraps: Wraps = NO_WRAP) ->
     return channels * rows * width, channels * height * columns
 
 
-def _above_zero(energy: Tensor) -> Tensor:
+def above_zero(energy: Tensor) -> Tensor:
     """A sum of squares [B], never 0, so that an all-dark target gives no division by zero."""
     return energy.clamp_min(torch.finfo(energy.dtype).tiny)

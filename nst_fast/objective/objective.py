@@ -15,7 +15,15 @@ from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
 from nst_fast.objective.guides import PLAIN, Guides, StylePart, style_parts
 from nst_fast.objective.samples import SelfSimilarity
-from nst_fast.objective.style import SampledDistance, blended, distance_to, measure_style, measure_target, shares
+from nst_fast.objective.style import (
+    GramDistance,
+    SampledDistance,
+    blended,
+    distance_to,
+    measure_style,
+    measure_target,
+    shares,
+)
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.options.style import StyleTerm
 
@@ -279,6 +287,17 @@ class Objective:
     def style_term(self, name: str, statistic: Tensor, positions: float = 0) -> Tensor:
         """``positions``: h * w of the tap, or the sum of its weights, which Grams need."""
         return self.style_terms[name].weight * self.distances[name](statistic, positions)
+
+    def style_derivative(self, name: str, statistic: Tensor, positions: float) -> tuple[Tensor, Tensor]:
+        """An additive term [B], and its derivative by the statistic."""
+        distance = self.distances[name]
+        if isinstance(distance, GramDistance):
+            return distance.derivative(statistic, positions, self.style_terms[name].weight)
+        leaf = statistic.detach().requires_grad_(True)
+        with torch.enable_grad():
+            term = self.style_term(name, leaf, positions)
+            (slope,) = torch.autograd.grad(term.sum(), leaf)
+        return term.detach(), slope
 
     def rounding(self, height: int, width: int) -> Tensor:
         """The total [B] of a picture of this size whose features differ from their targets by rounding alone.

@@ -13,6 +13,7 @@ neighbours of CNNMRF (Li & Wand 2016, arXiv:1601.04589) without patches; Kolkin,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,13 +33,18 @@ def sampled(features: Tensor, count: int) -> Tensor:
     Where there are fewer positions each is taken equally often. Always the same ones, of the same size.
     """
     rows = features.flatten(2)
-    positions = rows.shape[2]
+    found: Tensor = rows[:, :, _chosen(count, rows.shape[2], rows.device)]
+    return found
+
+
+@functools.lru_cache(maxsize=64)  # also because nothing can be copied to a GPU while a CUDA graph is captured
+def _chosen(count: int, positions: int, device: torch.device) -> Tensor:
+    """Which of the positions :func:`sampled` takes [count]."""
     within = torch.zeros(count, dtype=torch.float64)
     if count < positions:
         within = torch.rand(count, generator=torch.Generator().manual_seed(positions), dtype=torch.float64)
     chosen = ((torch.arange(count, dtype=torch.float64) + within) * positions / count).long()
-    found: Tensor = rows[:, :, chosen.clamp_max(positions - 1).to(rows.device)]
-    return found
+    return chosen.clamp_max(positions - 1).to(device)
 
 
 def directions(channels: int, like: Tensor, entropy: Sequence[int] = ()) -> Tensor:

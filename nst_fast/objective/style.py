@@ -84,7 +84,7 @@ def blended(
 def distance_to(term: StyleTerm, target: Tensor, options: ObjectiveOptions) -> Distance:
     """The loss of a term as a function of the statistic; what depends on the target alone is computed here, once."""
     if term.loss == "gram":
-        return lambda statistic, positions: gram_distance(statistic, target, options, positions)
+        return GramDistance(target, options)
     if term.loss == "moments":
         return lambda statistic, positions: SCALES["moments"] * moments_loss(statistic, target)
     if term.loss == "wasserstein":
@@ -93,9 +93,30 @@ def distance_to(term: StyleTerm, target: Tensor, options: ObjectiveOptions) -> D
     return SampledDistance(term, target)
 
 
-def gram_distance(gram: Tensor, target: Tensor, options: ObjectiveOptions, positions: float) -> Tensor:
-    factor = losses.gram_factor(options.gram_normalization, gram.shape[1], positions)
-    return losses.style_loss(gram, target, options.style_normalization, factor, positions)
+class GramDistance:
+    """:func:`losses.style_loss` to a target, as a :data:`Distance`; its derivative is written out.
+
+    Autograd needs three times as many operators for it, which on a GPU take longer to start than to run.
+    """
+
+    def __init__(self, target: Tensor, options: ObjectiveOptions) -> None:
+        self.target, self.options = target, options
+        self.energy = losses.above_zero(target.square().sum((1, 2)))
+
+    def __call__(self, gram: Tensor, positions: float) -> Tensor:
+        return self._normalized((gram - self.target).square().sum((1, 2)), positions)
+
+    def derivative(self, gram: Tensor, positions: float, weight: float) -> tuple[Tensor, Tensor]:
+        """``weight`` times the loss [B], and the derivative of that by ``gram`` [B, C, C]."""
+        difference = gram - self.target
+        loss = weight * self._normalized(difference.square().sum((1, 2)), positions)
+        slope = self._normalized(torch.full_like(loss, weight), positions)
+        return loss, 2 * difference * slope[:, None, None]
+
+    def _normalized(self, squares: Tensor, positions: float) -> Tensor:
+        options, channels = self.options, self.target.shape[1]
+        factor = losses.gram_factor(options.gram_normalization, channels, positions)
+        return losses.style_normalized(squares, self.energy, options.style_normalization, factor, channels, positions)
 
 
 class SampledDistance:

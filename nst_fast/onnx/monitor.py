@@ -167,6 +167,11 @@ class Monitor:
         return Reading(step, {**means, "total": total}, 1e3 * (time.perf_counter() - started))
 
 
+def is_exported(objective: Objective, weights_sha256: str) -> bool:
+    """Whether the cache has the model that :func:`open_monitor` opens."""
+    return cached_path(ExportConfig.serving(objective.options), weights_sha256).exists()
+
+
 def open_monitor(
     encoder: Encoder, objective: Objective, config: StylizeConfig, weights_sha256: str, note: Callable[[str], None]
 ) -> Monitor:

@@ -243,10 +243,11 @@ class Run(LoopObserver):
             try:
                 for event in self.timed(events):
                     self.event(event)
-                    if monitored:
-                        self.monitor = self.monitor or stack.enter_context(self.opened_monitor(stage.objective))
-                        if event.step % config.monitor_every == 0:
-                            self.monitor.submit(event.step, event.pastiche.detach().to("cpu", copy=True))
+                    if monitored and self.monitor is None:
+                        self.monitor = self.opened_monitor(stage.objective, stack)
+                        monitored = self.monitor is not None
+                    if self.monitor is not None and event.step % config.monitor_every == 0:
+                        self.monitor.submit(event.step, event.pastiche.detach().to("cpu", copy=True))
                     verdict = self.verdict(event, scale)
                     if verdict:
                         break
@@ -273,11 +274,17 @@ class Run(LoopObserver):
             yield event
             phase = "loop"
 
-    def opened_monitor(self, objective: Objective) -> Monitor:
-        from nst_fast.onnx.monitor import open_monitor  # and with it onnx and ONNX Runtime
+    def opened_monitor(self, objective: Objective, stack: ExitStack) -> Monitor | None:
+        """None on a GPU where the network would have to be exported, which takes longer than most of its runs."""
+        from nst_fast.onnx.monitor import is_exported, open_monitor  # and with it onnx and ONNX Runtime
 
         weights = self.batch.weights["sha256"]
-        return open_monitor(self.batch.encoder, objective, self.config, weights, self.observer.note)
+        if self.batch.device.type != "cpu" and not is_exported(objective, weights):
+            self.observer.note("no monitor: the network is not exported yet; `nst-fast export` does it, once")
+            return None
+        return stack.enter_context(
+            open_monitor(self.batch.encoder, objective, self.config, weights, self.observer.note)
+        )
 
     def picked(self, stage: Stage, verdict: str) -> Tensor:
         """The picture that the run ends with, ``self.final`` its losses; chosen for each problem by itself.

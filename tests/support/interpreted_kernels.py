@@ -11,7 +11,7 @@ import sys
 import torch
 
 from nst_fast.engines import checked_kernels, fast_network, kernels
-from nst_fast.engines.checked_kernels import compare_pooling, compare_seed, some_features
+from nst_fast.engines.checked_kernels import compare_pooling, compare_seed, compare_total_variation, some_features
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import Objective, build_targets
@@ -26,7 +26,8 @@ def features(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 def compare_whole_gradients() -> None:
     """The fast engine with the kernels and without, in fp32: style, content, both, and the deepest tap."""
-    options = ObjectiveOptions(content_taps="relu1_2,relu2_1", style_taps="conv1_2,relu1_1,relu2_1,relu2_2")
+    taps = {"content_taps": "relu1_2,relu2_1", "style_taps": "conv1_2,relu1_1,relu2_1,relu2_2"}
+    options = ObjectiveOptions(**taps, tv_weight=1.0, chroma_tv_weight=2.0, edge_weight=1.0)
     encoder, _ = make_encoder("random:3", "vgg19", options.taps)
     content, style, image = torch.rand((3, 2, 3, 21, 18), generator=torch.Generator().manual_seed(1))
     objective = Objective(options, build_targets(encoder, options, content, [style]))
@@ -46,6 +47,7 @@ def main() -> None:
     compare_pooling(kernels, features((1, 512, 5, 4), torch.float32))  # a row in several pieces
     for shape in ((1, 64, 3, 5), (2, 128, 9, 17), (2, 512, 4, 3)):
         compare_seed(kernels, some_features(shape, torch.float16))
+    compare_total_variation(kernels, torch.device("cpu"))
     one = torch.ones(1, 64, 4, 4).to(memory_format=torch.channels_last)
     one[0, 3, 1, 1] = float("nan")
     assert kernels.max_pool(one)[0, 3, 0, 0].isnan()

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nst_fast.engines import choice, make_evaluator, trial
 from nst_fast.engines.choice import fastest
+from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.fast_network import PAD_BACKWARD, folded
 from nst_fast.engines.precision import DTYPES, usable_precisions
@@ -126,6 +129,55 @@ def test_every_loss_of_the_fast_engine_is_eagers(changes: dict[str, Any]) -> Non
     torch.testing.assert_close(actual.gradient, expected.gradient, rtol=1e-9, atol=1e-9 * expected.gradient.abs().max())
     for name, term in expected.terms.items():
         torch.testing.assert_close(actual.terms[name], term, rtol=1e-9, atol=0)
+
+
+class StaysOnDevice(TorchDispatchMode):
+    """Fails at an operator that copies between host and device, which ends the capture of a CUDA graph."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, kwargs, found)) if isinstance(each, Tensor) and each.dim()]
+        assert len({each.device for each in tensors}) <= 1, func
+        return found
+
+
+@pytest.mark.parametrize("changes", LOSSES)
+def test_no_evaluation_after_the_first_copies_between_host_and_device(changes: dict[str, Any]) -> None:
+    """Meta tensors stand for a GPU's: they have shapes and a device, and no numbers."""
+    options = ObjectiveOptions(**{**TAPS, **changes}, tv_weight=1.0)
+    encoder, _ = make_encoder("random:0", "vgg19", options.taps)
+    content, style, image = (torch.empty(1, 3, 48, 40, device="meta") for _ in range(3))
+    evaluate = FastEvaluator(encoder, objective_of(encoder.to("meta"), options, content, style))
+    evaluate(image)
+    with StaysOnDevice():
+        assert evaluate(image).gradient.device.type == "meta"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [*LOSSES, {"style_loss": "sliced", "sliced_directions": "new"}])
+def test_every_loss_captured_on_a_gpu_is_eagers(cuda: torch.device, changes: dict[str, Any]) -> None:
+    options = ObjectiveOptions(**{**TAPS, **changes}, tv_weight=1.0)
+    generator = torch.Generator().manual_seed(5)
+    pictures = torch.rand(3, 1, 3, 41, 38, dtype=torch.float64, generator=generator)
+
+    def problem(device: torch.device) -> tuple[Encoder, Objective, Tensor]:
+        encoder, _ = make_encoder("random:0", "vgg19", options.taps)
+        content, style, image = pictures.to(device)
+        encoder.to(device, torch.float64)
+        return encoder, objective_of(encoder, options, content, style), image
+
+    encoder, objective, image = problem(CPU)
+    eager = EagerEvaluator(encoder, objective)
+    encoder, on_gpu, image_on_gpu = problem(cuda)
+    captured = GraphedEvaluator(FastEvaluator(encoder, on_gpu, torch.float64))
+    for step in range(2):
+        for each in (objective, on_gpu):
+            each.begin_step(3, step)
+        expected, actual = eager(image), captured(image_on_gpu)
+        slope = expected.gradient
+        torch.testing.assert_close(actual.gradient.cpu(), slope, rtol=1e-8, atol=1e-8 * slope.abs().max())
+        for name, term in expected.terms.items():
+            torch.testing.assert_close(actual.terms[name].cpu(), term, rtol=1e-8, atol=0)
 
 
 @pytest.mark.parametrize("changes", LOSSES)

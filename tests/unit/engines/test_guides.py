@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +16,13 @@ from torch import Tensor
 from nst_fast.distributed.group import SingleRank
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
+from nst_fast.engines.cuda_graph import GraphedEvaluator
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
 from nst_fast.objective import losses
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.guides import Guides
-from nst_fast.objective.objective import Objective, build_targets
+from nst_fast.objective.objective import Objective, Temporal, build_targets
 from nst_fast.options.config import ObjectiveOptions
 
 SIZE = (67, 92)
@@ -67,6 +70,22 @@ def test_the_fast_engine_gives_the_gradient_of_autograd(options: ObjectiveOption
     check(
         FastEvaluator(narrow(options), made, torch.float64)(pastiche), EagerEvaluator(narrow(options), made)(pastiche)
     )
+
+
+@pytest.mark.gpu
+def test_masks_regions_edges_and_the_frame_before_are_captured_on_a_gpu(cuda: torch.device) -> None:
+    made, pastiche = objective(OPTIONS.replace(edge_weight=1.0))
+    (before,) = pictures(*SIZE, 1)
+    targets = replace(made.targets, temporal=Temporal(before, (before[:, :1] > 0.3).double()))
+    expected = EagerEvaluator(narrow(OPTIONS), Objective(made.options, targets, made.guides))(pastiche)
+    masks = {name: mask.to(cuda) for name, mask in made.guides.regions.items() if mask is not None}
+    assert made.guides.content is not None
+    guides = Guides(made.guides.content.to(cuda), masks, made.guides.factors, made.guides.content_factor)
+    on_gpu = Objective(made.options, targets.to(cuda, torch.float64), guides)
+    evaluate = GraphedEvaluator(FastEvaluator(deepcopy(narrow(OPTIONS)).to(cuda), on_gpu, torch.float64))
+    found = evaluate(pastiche.to(cuda))
+    terms = {name: term.cpu() for name, term in found.terms.items()}
+    check(Evaluation(found.total.cpu(), terms, found.gradient.cpu()), expected)
 
 
 @pytest.mark.parametrize("engine", ["eager", "fast"])

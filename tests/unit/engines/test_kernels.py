@@ -19,7 +19,8 @@ from torch import Tensor
 from nst_fast.api import Listeners, stylize
 from nst_fast.engines import checked_kernels, fast_network
 from nst_fast.engines.checked_kernels import begin_kernels, triton_kernels, working_kernels
-from nst_fast.engines.fast import FastEvaluator
+from nst_fast.engines.fast import FastEvaluator, total_variation
+from nst_fast.network.taps import NO_WRAP
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.options.config import ObjectiveOptions
@@ -66,9 +67,9 @@ def test_the_way_that_is_taken_on_tensor_cores_gives_the_same(
 
 
 class Fake(ModuleType):
-    """Kernels that go back wrong through pooling by ``factor``, and wrong in seeds by ``seed_factor``."""
+    """Kernels that go back wrong through pooling by ``factor``, in seeds, and in total variation."""
 
-    factor = seed_factor = 1.0
+    factor = seed_factor = variation_factor = 1.0
 
     def max_pool(self, x: Tensor) -> Tensor:
         return torch.nn.functional.max_pool2d(x, 2)
@@ -93,21 +94,34 @@ class Fake(ModuleType):
             term = content[1] * difference.square().sum((1, 2, 3))
         return (self.seed_factor * found * (x > 0)).to(x.dtype), term
 
+    def add_total_variation(self, gradient: Tensor, image: Tensor, colors: Tensor) -> Tensor:
+        term, slope = total_variation(image, colors, NO_WRAP)
+        gradient += self.variation_factor * slope
+        return term
 
-@pytest.mark.parametrize(("factor", "seed_factor"), [(1.0, 1.0), (1.001, 1.0), (1.0, 1.02)])
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("", ""),
+        ("factor", "max pooling differs"),
+        ("seed_factor", "seeds differ"),
+        ("variation_factor", "total variation differs"),
+    ],
+)
 def test_kernels_that_compute_something_else_are_not_used(
-    factor: float, seed_factor: float, monkeypatch: pytest.MonkeyPatch
+    wrong: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = Fake("kernels")
-    fake.factor, fake.seed_factor = factor, seed_factor
+    setattr(fake, wrong, 1.02)
     monkeypatch.setattr(checked_kernels, "usable_precisions", lambda device: ["fp32", "bf16"])
     monkeypatch.setitem(sys.modules, "nst_fast.engines.kernels", fake)
     monkeypatch.setattr("nst_fast.engines.kernels", fake, raising=False)
     working_kernels.cache_clear()
     kernels, problem = working_kernels(torch.device("cpu"))
     working_kernels.cache_clear()
-    assert kernels is (fake if factor == seed_factor == 1 else None)
-    assert ("max pooling differs" in problem, "seeds differ" in problem) == (factor != 1, seed_factor != 1)
+    assert kernels is (None if wrong else fake)
+    assert said in problem
 
 
 def test_who_asks_for_the_kernels_waits_for_the_thread_that_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:

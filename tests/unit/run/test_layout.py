@@ -234,6 +234,13 @@ def test_other_faults_pass_through() -> None:
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
 
 
+@pytest.mark.gpu
+def test_a_gpu_does_not_wait_for_an_export(cuda: torch.device, pair: tuple[Path, Path]) -> None:
+    pastiche, notes = run(pair, monitor_every=1, device="cuda")
+    assert pastiche.record.monitor == {}
+    assert "no monitor: the network is not exported yet; `nst-fast export` does it, once" in notes
+
+
 def test_without_onnx_runtime_a_run_goes_on_unmonitored_and_says_so(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
