@@ -171,8 +171,8 @@ WHOLE: dict[str, Callable[[], Tensor]] = {
     "white margin beyond the limit": lambda: framed(textured(400, 400), Borders(0.2, 0.2, 0.2, 0.2))[0],
     "noise": lambda: torch.rand(1, 3, 300, 401, generator=torch.Generator().manual_seed(0)),
     "small": lambda: framed(textured(60, 90), Borders(0.1, 0.1, 0.1, 0.1))[0],
-    "our landscape": lambda: from_uint8(draw_content(512)),
-    "our painting": lambda: from_uint8(draw_style(512)),
+    "our landscape": lambda: from_uint8(draw_content(360)),
+    "our painting": lambda: from_uint8(draw_style(360)),
 }
 
 
