@@ -112,6 +112,7 @@ def test_the_wheel_makes_the_demos_picture_in_a_bare_environment_without_a_netwo
 
 
 def test_the_page_of_what_is_public_names_what_the_package_offers() -> None:
+    assert set(nst_fast.__all__) <= set(dir(nst_fast))
     page = (ROOT / "docs" / "api-stability.md").read_text("utf-8")
     (row,) = [line for line in page.splitlines() if line.startswith("| the names of `nst_fast` itself")]
     assert re.findall(r"`(\w+)`", row.split("itself:")[1].split("|")[0]) == nst_fast.__all__

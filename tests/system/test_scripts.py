@@ -44,11 +44,11 @@ def main_of(name: str) -> Callable[[], int]:
     return runpy.run_path(str(ROOT / name))["main"]
 
 
-def test_bench_run_writes_a_scenarios_result_under_a_name_that_says_all(tmp_path: Path) -> None:
+def test_bench_run_writes_a_scenarios_result_under_a_name_that_says_all(script: Run, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY_SCENARIO)
-    done = python(ROOT / "bench/run.py", tmp_path / "tiny.toml", "--results", tmp_path / "results")
-    assert done.returncode == 0, done.stderr
-    written = [Path(line) for line in done.stdout.splitlines()]
+    code, out, err = script(main_of("bench/run.py"), tmp_path / "tiny.toml", "--results", tmp_path / "results")
+    assert code == 0, err
+    written = [Path(line) for line in out.splitlines()]
     assert [path.suffix for path in written] == [".json", ".csv", ".png"]
     assert all(path.is_file() and path.parent == tmp_path / "results" for path in written)
     assert written[0].name.startswith("tiny-")
@@ -79,14 +79,13 @@ def test_options_of_a_scenario_can_be_set_on_the_command_line(script: Run, tmp_p
         assert message in err
 
 
-def test_export_build_writes_a_proven_model_per_recipe(tmp_path: Path) -> None:
+def test_export_build_writes_a_proven_model_per_recipe(script: Run, tmp_path: Path) -> None:
     (tmp_path / "vgg16-small.toml").write_text(TINY_RECIPE)
-    done = python(
-        ROOT / "export/build.py", tmp_path / "vgg16-small.toml", "--output", tmp_path, "--weights", "random:3"
-    )
-    assert done.returncode == 0, done.stderr
+    given = (tmp_path / "vgg16-small.toml", "--output", tmp_path, "--weights", "random:3")
+    code, out, err = script(main_of("export/build.py"), *given)
+    assert code == 0, err
     model = tmp_path / "vgg16-small.onnx"
-    assert done.stdout.strip() == str(model)
+    assert out.strip() == str(model)
     manifest = json.loads((tmp_path / "vgg16-small.onnx.json").read_text())
     assert (manifest["network"], manifest["style_taps"]) == ("vgg16", ["relu1_2"])
     assert manifest["parity"]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from nst_fast.errors import VerificationError
+from nst_fast.errors import DeviceError, VerificationError
 from nst_fast.network.taps import cut
 from nst_fast.network.vgg import Encoder
 from nst_fast.onnx.checked_export import encoder_for
@@ -109,6 +109,13 @@ def test_another_graph_is_caught(small: Export, change: dict[str, object], words
     encoder, options, _ = small
     with pytest.raises(VerificationError, match=words):
         check_parity(encoder, options, build(**SMALL, **change)[2], "cpu", sizes=[(16, 16)])
+
+
+def test_a_provider_that_does_not_work_is_no_parity(small: Export) -> None:
+    if probe_provider("cuda").works:
+        pytest.skip("CUDA works here")
+    with pytest.raises(DeviceError, match="cuda"):
+        check_parity(*small, "cuda", sizes=[(16, 16)])
 
 
 @pytest.mark.gpu

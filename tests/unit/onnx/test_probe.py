@@ -16,7 +16,7 @@ from nst_fast.errors import DeviceError, UsageError
 from nst_fast.onnx import libraries
 from nst_fast.onnx import session as session_module
 from nst_fast.onnx.libraries import Library
-from nst_fast.onnx.session import check_provider, probe_provider
+from nst_fast.onnx.session import check_provider, make_session, probe_provider
 from nst_fast.options.providers import PROVIDERS
 from nst_fast.system.machine import CudaDriver, Gpu
 
@@ -148,6 +148,8 @@ def test_a_library_that_is_no_library_is_an_answer_and_no_crash(machine: Machine
 def test_an_unknown_provider_is_a_usage_error_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match=r"unknown provider 'tensor_rt'\. Did you mean tensorrt"):
         probe_provider("tensor_rt")
+    with pytest.raises(UsageError, match="unknown provider"):
+        make_session(b"", "tensor_rt", allow_fallback=True)
 
 
 @pytest.mark.parametrize(("mode", "flushes"), [("flush", True), ("keep", False)])
