@@ -54,6 +54,16 @@ def test_the_size_is_exact_where_floating_point_is_not() -> None:
     assert resize_to(torch.zeros(1, 3, 49, 49), (1, 1)).shape == (1, 3, 1, 1)
 
 
+def test_a_part_is_placed_by_its_true_extent() -> None:
+    """A ramp of 300 pixels, averaged by sevens: the last cell holds 6, so the picture ends at 42 6/7 cells."""
+    ramp = torch.arange(0.5, 300) / 300
+    cells = torch.nn.functional.avg_pool1d(ramp.view(1, 1, -1), 7, ceil_mode=True).expand(1, 3, 43)
+    image = cells.view(1, 3, 1, 43).expand(1, 3, 43, 43)
+    actual = resize_to(image, (10, 10), (300 / 7, 300 / 7))[0, 0, 0]
+    expected = (torch.arange(10) + 0.5) / 10
+    torch.testing.assert_close(actual[2:-2], expected[2:-2], atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("size", [(48, 64), (16, 16), (24, 32), (70, 33), (48, 64 * 3)])
 @pytest.mark.parametrize("wraps", [(True, False), (False, True), (True, True)])
 def test_an_image_that_wraps_is_resized_as_its_copies_side_by_side_would_be(
