@@ -16,6 +16,8 @@ TINY: dict[str, Any] = {
     "monitor_every": 0,
     "device": "cpu",
 }
+# Through a pool, and with two style layers.
+DEEPER = TINY | {"content_taps": "relu2_1", "style_taps": "relu1_1,relu2_1", "image_size": 32}
 
 
 def flags(options: Mapping[str, Any] = TINY, **changes: Any) -> tuple[str, ...]:
