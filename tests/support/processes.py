@@ -16,7 +16,7 @@ Found = TypeVar("Found")
 
 def python(*arguments: str | Path, cwd: Path | None = None, **changes: str | None) -> subprocess.CompletedProcess[str]:
     """What Python says when it is started so. ``changes``: of the environment; None takes one away."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", **changes}
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", **changes}
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         capture_output=True,
