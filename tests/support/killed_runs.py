@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tiny
 import torch
-from pictures import png_chunks
+from pictures import image_data
 from PIL import Image
 
 from nst_fast.api import Listeners, Networks, resume, stylize
@@ -80,8 +80,7 @@ def outcome(path: Path) -> dict[str, Any]:
         name: record[name]
         for name in ("history", "losses", "steps", "status", "recoveries", "finish", "engine", "convolution")
     }
-    idat = b"".join(data for kind, data in png_chunks(path) if kind == b"IDAT")
-    return {"pixels": pixels, "idat": zlib.crc32(idat), "plan": record["plan"]["grid"], **kept}
+    return {"pixels": pixels, "idat": zlib.crc32(image_data(path)), "plan": record["plan"]["grid"], **kept}
 
 
 def main(folder: Path, names: list[str]) -> None:

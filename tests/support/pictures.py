@@ -51,6 +51,11 @@ def png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
             file.seek(4, os.SEEK_CUR)
 
 
+def image_data(path: Path) -> bytes:
+    """The pixels of a PNG as its IDAT chunks have them."""
+    return b"".join(data for kind, data in png_chunks(path) if kind == b"IDAT")
+
+
 def png(width: int, height: int, depth: int, color: int, rows: bytes, *chunks: bytes) -> bytes:
     """A PNG of any depth and colour type; ``rows`` holds the unfiltered rows one after the other."""
     stride = len(rows) // height

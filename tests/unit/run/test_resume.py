@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import CASES, image_data
+from killed_runs import CASES
+from pictures import image_data
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from places import SUPPORT
