@@ -7,12 +7,14 @@ import sys
 import tomllib
 from pathlib import Path
 
-from nst_fast.errors import InputError, NstFastError
+from nst_fast.benchmark.scripts import say, script
+from nst_fast.errors import InputError
 from nst_fast.onnx.checked_export import export_model
 from nst_fast.options.config import ExportConfig
 
 
-def main() -> int:
+@script
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="+", type=Path, help="recipe files (.toml)")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write models and manifests to")
@@ -20,19 +22,14 @@ def main() -> int:
     parser.add_argument("--provider", action="append", help="prove on this provider; may be given again [cpu]")
     parser.add_argument("--overwrite", action="store_true", help="replace models that exist")
     arguments = parser.parse_args()
-    try:
-        # All are read before the first is exported: a typing error in the last must not cost minutes.
-        for name, config in [(path.stem, read_recipe(path, arguments.weights)) for path in arguments.recipes]:
-            model = arguments.output / f"{name}.onnx"
-            providers = arguments.provider or ["cpu"]
-            published = export_model(config, model, providers=providers, overwrite=arguments.overwrite)
-            worst = max(row.relative_err for row in published.rows)
-            sys.stderr.write(f"{name}: {len(published.rows)} comparisons, largest relative error {worst:.1e}\n")
-            sys.stdout.write(f"{published.path}\n")
-    except NstFastError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    return 0
+    # All are read before the first is exported: a typing error in the last must not cost minutes.
+    for name, config in [(path.stem, read_recipe(path, arguments.weights)) for path in arguments.recipes]:
+        model = arguments.output / f"{name}.onnx"
+        providers = arguments.provider or ["cpu"]
+        published = export_model(config, model, providers=providers, overwrite=arguments.overwrite)
+        worst = max(row.relative_err for row in published.rows)
+        say(f"{name}: {len(published.rows)} comparisons, largest relative error {worst:.1e}")
+        sys.stdout.write(f"{published.path}\n")
 
 
 def read_recipe(path: Path, weights: str | None) -> ExportConfig:

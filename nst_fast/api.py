@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nst_fast.distributed.group import Ranks
 from nst_fast.errors import OutputError, ResumeError, UsageError
@@ -43,8 +43,6 @@ from nst_fast.run.together import check_joinable, run_together
 from nst_fast.system.files import lock, shown
 from nst_fast.system.isolation import own_state
 from nst_fast.system.machine import present_devices
-
-Kind = TypeVar("Kind")
 
 
 @own_state()
@@ -92,18 +90,17 @@ def stylize(
     if not styles:
         raise UsageError("no style image was given", "Name at least one")
     files = OutputFiles.of(output) if output is not None else None
-    listeners, networks = instance(Observer, listeners, Listeners()), instance(Networks, networks, Networks())
-    writes = files is not None and (ranks is None or ranks.rank == 0)
-    with held(files if writes else None, listeners):
+    written = files if ranks is None or ranks.rank == 0 else None  # by this process
+    listeners, networks = companions(listeners, networks)
+    with held(written, listeners):
         if files is not None:
-            check_unfinished(files, overwrite=overwrite)
             check_files(files, config, [source, *styles], overwrite=overwrite)
         problem = load_problem(config, source, styles, networks)
-        if files is not None and writes:
-            remove_checkpoints(files)
-        writer = checkpoint_writer(files if writes else None, config.checkpoint_interval, listeners.note)
+        if written is not None:
+            remove_checkpoints(written)
+        writer = checkpoint_writer(written, config.checkpoint_every, listeners.note)
         pastiche = run(problem, files, listeners, writer, ranks=ranks)
-        return saved(pastiche, files if writes else None)
+        return saved(pastiche, written)
 
 
 @own_state()
@@ -142,7 +139,7 @@ def stylize_together(
     """
     config = configured(config, preset, options)
     check_joinable(config)
-    listeners, networks = instance(Observer, listeners, Listeners()), instance(Networks, networks, Networks())
+    listeners, networks = companions(listeners, networks)
     sources, styles = sources_of(contents), sources_of(style)
     if not (sources and styles):
         raise UsageError(f"no {'style' if sources else 'content'} image was given", "Name at least one")
@@ -151,13 +148,13 @@ def stylize_together(
     with ExitStack() as stack:
         for file in filter(None, files):
             stack.enter_context(held(file, listeners))
-            check_unfinished(file, overwrite=overwrite)
             check_files(file, config, [*sources, *styles], overwrite=overwrite)
         problems = [load_problem(config, source, styles, networks) for source in sources]
         for file in filter(None, files):
             remove_checkpoints(file)
         for index, pastiche in run_together(problems, files, listeners):
-            made[index] = written(pastiche, files[index])
+            made[index] = pastiche
+            write(pastiche, files[index])
     if failure := next((pastiche.failure for pastiche in made.values() if pastiche.failure), None):
         raise failure
     return [made[index] for index in range(len(sources))]
@@ -200,10 +197,9 @@ def texture(
     styles, chosen = sources_of(style), TextureConfig.of(config).replace(**options)
     if not styles:
         raise UsageError("no style image was given", "Name at least one")
-    listeners, networks = instance(Observer, listeners, Listeners()), instance(Networks, networks, Networks())
-    return saved(
-        run(load_problem(chosen, None, styles, networks, size=checked_size(size)), None, listeners, None), None
-    )
+    listeners, networks = companions(listeners, networks)
+    problem = load_problem(chosen, None, styles, networks, size=checked_size(size))
+    return saved(run(problem, None, listeners), None)
 
 
 @own_state()
@@ -235,11 +231,8 @@ def resume(
         ResumeError: there is no checkpoint, or pictures, weights, options or device are not those of the run.
         NstFastError: as :func:`stylize` does.
     """
-    files, listeners, networks = (
-        OutputFiles.of(output),
-        instance(Observer, listeners, Listeners()),
-        instance(Networks, networks, Networks()),
-    )
+    files = OutputFiles.of(output)
+    listeners, networks = companions(listeners, networks)
     check_output_suffix(files.picture)
     if (record := ended(files)) is not None:
         raise ResumeError(
@@ -261,10 +254,8 @@ def resume(
         if kept:
             listeners.note(f"{len(kept)} snapshots stay as they are, the last {shown(kept[-1])}")
         listeners.note(f"going on after step {checkpoint.step} of {config.steps}")
-        pastiche = run(
-            problem, files, listeners, checkpoint_writer(files, config.checkpoint_interval, listeners.note), checkpoint
-        )
-        return saved(pastiche, files)
+        writer = checkpoint_writer(files, config.checkpoint_every, listeners.note)
+        return saved(run(problem, files, listeners, writer, checkpoint), files)
 
 
 def plan(content: tuple[int, int], styles: Sequence[tuple[int, int]], config: StylizeConfig) -> Forecast:
@@ -302,15 +293,25 @@ def configured(
     return StylizeConfig.of(config).replace(**values | options)
 
 
-def instance(kind: type[Kind], given: Kind | None, usual: Kind) -> Kind:
-    """What a program gave, or the usual. Raises :class:`UsageError` for anything of another kind."""
-    if given is not None and not isinstance(given, kind):
-        raise UsageError(f"{type(given).__name__} is no {kind.__name__}", f"Give {type(usual).__name__}(...)")
-    return usual if given is None else given
+def companions(listeners: Observer | None, networks: Networks | None) -> tuple[Observer, Networks]:
+    """What a program gave, or new ones. Raises :class:`UsageError` for anything of another kind."""
+    for given, kind, usual in ((listeners, Observer, "Listeners"), (networks, Networks, "Networks")):
+        if not isinstance(given, kind | None):
+            raise UsageError(f"{type(given).__name__} is no {kind.__name__}", f"Give {usual}(...)")
+    return Listeners() if listeners is None else listeners, Networks() if networks is None else networks
 
 
 def check_files(files: OutputFiles, config: StylizeConfig, sources: Sequence[Source], *, overwrite: bool) -> None:
-    """Raise :class:`OutputError` or :class:`UsageError` unless the files can be written and replace no input."""
+    """Raise :class:`OutputError` or :class:`UsageError` unless the files can be written and replace no input.
+
+    Nor are the checkpoints of an unfinished run lost, unless that is wanted.
+    """
+    if (kept := files.checkpoints()) and not overwrite:
+        picture = picture_of(kept[0], files)
+        raise OutputError(
+            f"{shown(picture)} is the picture of an unfinished run, which left {shown(kept[0].name)}",
+            f"Go on with it by `nst-fast resume {shown(picture)}`, or use `overwrite` to begin anew",
+        )
     files.check(
         overwrite=overwrite,
         inputs=files_read(config, sources),
@@ -337,31 +338,20 @@ def held(files: OutputFiles | None, listeners: Observer) -> Iterator[None]:
         yield
 
 
-def check_unfinished(files: OutputFiles, *, overwrite: bool) -> None:
-    """Raise :class:`OutputError` rather than lose the checkpoints of an unfinished run, unless that is wanted."""
-    if (kept := files.checkpoints()) and not overwrite:
-        picture = picture_of(kept[0], files)
-        raise OutputError(
-            f"{shown(picture)} is the picture of an unfinished run, which left {shown(kept[0].name)}",
-            f"Go on with it by `nst-fast resume {shown(picture)}`, or use `overwrite` to begin anew",
-        )
-
-
 def saved(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
     """Write what a run has made. Raises its failure, if it is one."""
-    written(pastiche, files)
+    write(pastiche, files)
     if pastiche.failure is not None:
         raise pastiche.failure
     return pastiche
 
 
-def written(pastiche: Pastiche, files: OutputFiles | None) -> Pastiche:
+def write(pastiche: Pastiche, files: OutputFiles | None) -> None:
     """Write what a run has made; its checkpoints go when it is complete, and stay when it was stopped or failed."""
     if files is not None:
         files.save(pastiche.image, pastiche.record, pastiche.alpha)
         if pastiche.record.status in ENDED:
             remove_checkpoints(files)
-    return pastiche
 
 
 __all__ = [
@@ -378,7 +368,6 @@ __all__ = [
     "plan",
     "read_record",
     "resume",
-    "run",
     "stylize",
     "stylize_together",
     "sums_by_kind",

@@ -10,23 +10,19 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from PIL import Image
 
+from nst_fast.benchmark.scripts import conditions, write_json
 from nst_fast.jobs.batch import BatchRequest, run_batch
 from nst_fast.jobs.runner import JobObserver
 from nst_fast.options.commands import BatchConfig
-from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import describe_machine
 
 WAYS: dict[str, dict[str, Any]] = {"here": {}, "process": {"workers": 1}, "ray": {"on": "ray", "workers": 1}}
 SMALL = BatchConfig().replace(
@@ -53,9 +49,7 @@ class Clock(JobObserver):
         self.used.append(time.process_time())
 
 
-def overheads(
-    config: BatchConfig, folder: Path, out: str, way: dict[str, Any]
-) -> tuple[list[float], list[float], list[float]]:
+def overheads(config: BatchConfig, folder: Path, out: str, way: dict[str, Any]) -> list[tuple[float, float, float]]:
     """Of each picture but the first, which waits for its worker: the seconds that the batch adds, the picture's, and
     the driver's of the processor.
     """
@@ -63,10 +57,9 @@ def overheads(
     request = BatchRequest(
         inputs=[folder / "photos"], styles=[folder / "style.png"], folder=folder / out, config=config, **way
     )
-    seconds = [entry.seconds for entry in run_batch(request, clock).entries.values()]
-    ends = zip(clock.times, clock.times[1:], seconds[1:], strict=False)
-    added = [later - earlier - own for earlier, later, own in ends]
-    return added, seconds[1:], [later - earlier for earlier, later in itertools.pairwise(clock.used)]
+    taken = [entry.seconds for entry in run_batch(request, clock).entries.values()][1:]
+    ends, used = ([b - a for a, b in itertools.pairwise(moments)] for moments in (clock.times, clock.used))
+    return [(between - own, own, driver) for between, own, driver in zip(ends, taken, used, strict=True)]
 
 
 def main() -> None:
@@ -77,9 +70,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=SMALL.steps, help="which decide the seconds of a picture")
     given = parser.parse_args()
     config = SMALL.replace(steps=given.steps)
-    found: dict[str, list[float]] = {way: [] for way in WAYS}
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    used: dict[str, list[float]] = {way: [] for way in WAYS}
+    found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         (folder / "photos").mkdir()
@@ -89,28 +80,19 @@ def main() -> None:
             Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / name)
         for turn in range(given.rounds):
             for way, options in WAYS.items():
-                added, taken, own = overheads(config, folder, f"{way}-{turn}", options)
-                found[way] += added
-                seconds[way] += taken
-                used[way] += own
-    rows = {
-        way: {
-            "median_ms": round(1e3 * statistics.median(values), 2),
-            "p90_ms": round(1e3 * sorted(values)[int(0.9 * len(values))], 2),
-            "picture_seconds": round(statistics.median(seconds[way]), 3),
-            "driver_cpu_ms": round(1e3 * statistics.median(used[way]), 2) if WAYS[way] else None,
-            "pictures": len(values),
+                found[way] += overheads(config, folder, f"{way}-{turn}", options)
+    rows = {}
+    for way, pictures in found.items():
+        added, taken, used = zip(*pictures, strict=True)
+        rows[way] = {
+            "median_ms": round(1e3 * statistics.median(added), 2),
+            "p90_ms": round(1e3 * sorted(added)[int(0.9 * len(added))], 2),
+            "picture_seconds": round(statistics.median(taken), 3),
+            "driver_cpu_ms": round(1e3 * statistics.median(used), 2) if WAYS[way] else None,
+            "pictures": len(pictures),
         }
-        for way, values in found.items()
-    }
-    facts = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": {name: getattr(config, name) for name in ("image_size", "steps", "engine")},
-        "load": psutil.getloadavg(),
-        "overhead": rows,
-        "machine": describe_machine(),
-    }
-    write_atomic(given.result, (json.dumps(facts, indent=1) + "\n").encode())
+    options = {name: getattr(config, name) for name in ("image_size", "steps", "engine")}
+    write_json(given.result, conditions("nst-fast/batch-overhead/1") | {"config": options, "overhead": rows})
 
 
 if __name__ == "__main__":

@@ -9,18 +9,18 @@ which other work on the machine disturbs less. The command line sets GOMP_SPINCO
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
+from nst_fast.benchmark.scripts import by_turns, conditions, paired_ratio, write_json
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.ort import OrtEvaluator
 from nst_fast.network.vgg import Encoder
@@ -28,7 +28,6 @@ from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator, Evaluator
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.options.config import StylizeConfig
-from nst_fast.system.machine import describe_machine, git_commit
 
 SIZES = ((192, 256), (384, 512))
 TURNS = 5
@@ -45,19 +44,12 @@ def cases_of(encoder: Encoder, objective: Objective) -> dict[str, Evaluator]:
     }
 
 
-def by_turns(height: int, width: int, threads: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
+def rows_of(height: int, width: int, threads: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
     options = StylizeConfig(weights="random:0")
     encoder, _ = make_encoder(options.weights, options.network, options.taps, **options.encoder_keywords)
     content, style, picture = torch.rand((3, 1, 3, height, width), generator=torch.Generator().manual_seed(0))
     cases = cases_of(encoder, Objective(options, build_targets(encoder, options, content, [style])))
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for evaluate in cases.values():
-        evaluate(picture)
-    for turn in range(TURNS):
-        for name in sorted(cases, key=list(cases).index, reverse=turn % 2 == 1):
-            started = clock()
-            cases[name](picture)
-            seconds[name].append(clock() - started)
+    seconds = by_turns({name: partial(evaluate, picture) for name, evaluate in cases.items()}, TURNS, clock)
     return [
         {
             "case": name,
@@ -65,33 +57,22 @@ def by_turns(height: int, width: int, threads: int, clock: Callable[[], float]) 
             "threads": threads,
             "clock": clock.__name__,
             "seconds": round(statistics.median(found), 4),
-            "times_eager": ratio(seconds["eager"], found),
-            "times_direct": ratio(seconds["fast, direct"], found),
+            "times_eager": round(paired_ratio(seconds["eager"], found), 3),
+            "times_direct": round(paired_ratio(seconds["fast, direct"], found), 3),
         }
         for name, found in seconds.items()
     ]
-
-
-def ratio(first: list[float], second: list[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(first, second, strict=True)), 3)
 
 
 def main(output: Path) -> None:
     threads = torch.get_num_threads()
     rows = []
     for size in SIZES:
-        rows += by_turns(*size, threads, time.perf_counter)
-        rows += by_turns(*size, 1, time.process_time)
+        rows += rows_of(*size, threads, time.perf_counter)
+        rows += rows_of(*size, 1, time.process_time)
     torch.set_num_threads(threads)
-    machine = describe_machine() | {"commit": git_commit(Path(__file__).parents[2]), "load": psutil.getloadavg()}
-    data = {
-        "schema": "nst-fast/convolutions/1",
-        "machine": machine,
-        "spins": os.environ.get("GOMP_SPINCOUNT", ""),
-        "turns": TURNS,
-        "rows": rows,
-    }
-    output.write_text(json.dumps(data, indent=1) + "\n")
+    facts = {"spins": os.environ.get("GOMP_SPINCOUNT", ""), "turns": TURNS, "rows": rows}
+    write_json(output, conditions("nst-fast/convolutions/1") | facts)
 
 
 if __name__ == "__main__":

@@ -9,29 +9,25 @@ machine does changes no picture. Pictures and paces that are there are kept, so 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import statistics
 import sys
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from nst_fast import StylizeConfig, __version__, evaluate, stylize
-from nst_fast.engines import Evaluator, choose, make_evaluator
-from nst_fast.errors import NstFastError
+from nst_fast import StylizeConfig, evaluate, stylize
+from nst_fast.benchmark.scripts import by_turns, conditions, read_json, say, script, write_json
+from nst_fast.engines import choose, make_evaluator
 from nst_fast.images import from_uint8, load_image, save_image, to_uint8
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
 from nst_fast.jury.columns import COMPARED, CONTENT, STYLE
-from nst_fast.objective.objective import Objective
 from nst_fast.run.problem import Networks, load_problem
 from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import describe_machine
+from nst_fast.system.tables import markdown_table
 
 HERE = Path(__file__).resolve().parent
 SHALLOW = "relu1_1:1:moments,relu2_1:1:moments,"
@@ -87,39 +83,31 @@ def title(pair: Pair) -> str:
 def measure_paces(work: Work) -> dict[str, float]:
     """Look -> processor seconds of a step at the final size, the looks taking turns on the first pair."""
     path = work.folder / "paces.json"
-    known: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
-    missing = [look for look in work.looks if look not in known]
-    if missing:
-        networks, evaluators = Networks(), {}
-        for look in dict.fromkeys(["gram", *missing]):
-            config = work.config(look)
-            problem = load_problem(config, *_one_style(work.files(work.pairs[0])), networks)
-            objective = problem.objective_at(problem.scales[-1])
-            evaluate_step = make_evaluator(
-                config, choose(config, problem.encoder, problem.device), problem.encoder, objective
-            )
-            evaluators[look] = (evaluate_step, objective, problem.start_at(problem.scales[-1]))
-        taken = turns(evaluators)
+    known: dict[str, float] = read_json(path)
+    if missing := [look for look in work.looks if look not in known]:
+        networks = Networks()
+        steps = {look: step_of(work, look, networks) for look in dict.fromkeys(["gram", *missing])}
+        seconds = by_turns(steps, TURNS, time.process_time)
+        taken = {look: statistics.median(times) for look, times in seconds.items()}
         base = known.get("gram", taken["gram"])  # ratios: another day may be slower
         known |= {look: base * taken[look] / taken["gram"] for look in missing}
-        write_atomic(path, json.dumps(known, indent=1).encode())
+        write_json(path, known)
     return known
 
 
-def _one_style(files: tuple[Path, Path]) -> tuple[Path, list[Path]]:
-    return files[0], [files[1]]
+def step_of(work: Work, look: str, networks: Networks) -> Callable[[], None]:
+    """What a step of a look on the first pair is, but for its update."""
+    config, (content, style) = work.config(look), work.files(work.pairs[0])
+    problem = load_problem(config, content, [style], networks)
+    objective, picture = problem.objective_at(problem.scales[-1]), problem.start_at(problem.scales[-1])
+    evaluator = make_evaluator(config, choose(config, problem.encoder, problem.device), problem.encoder, objective)
+    numbers = itertools.count()
 
+    def step() -> None:
+        objective.begin_step(0, next(numbers))
+        evaluator(picture)
 
-def turns(evaluators: Mapping[str, tuple[Evaluator, Objective, torch.Tensor]]) -> dict[str, float]:
-    taken: dict[str, list[float]] = {look: [] for look in evaluators}
-    for turn in range(1 + TURNS):
-        for look, (evaluate_step, objective, picture) in evaluators.items():
-            started = time.process_time()
-            objective.begin_step(0, turn)
-            evaluate_step(picture)
-            if turn:
-                taken[look].append(time.process_time() - started)
-    return {look: statistics.median(times) for look, times in taken.items()}
+    return step
 
 
 def paint(work: Work, steps: Mapping[str, int]) -> None:
@@ -128,13 +116,13 @@ def paint(work: Work, steps: Mapping[str, int]) -> None:
             picture = work.picture(look, pair)
             facts = picture.with_suffix(".json")
             wanted = {"look": {name: str(value) for name, value in LOOKS[look].items()}, "steps": steps[look]}
-            if picture.is_file() and facts.is_file() and json.loads(facts.read_text()) == wanted:
+            if picture.is_file() and read_json(facts) == wanted:
                 continue
-            sys.stderr.write(f"{title(pair)}, {look}: {steps[look]} steps\n")
+            say(f"{title(pair)}, {look}: {steps[look]} steps")
             made = stylize(*work.files(pair), config=work.config(look, steps=steps[look]))
             picture.parent.mkdir(parents=True, exist_ok=True)
             save_image(made.image, picture)
-            write_atomic(facts, json.dumps(wanted).encode())
+            write_json(facts, wanted)
 
 
 def score(work: Work, steps: Mapping[str, int], paces: Mapping[str, float]) -> dict[str, Any]:
@@ -152,11 +140,8 @@ def score(work: Work, steps: Mapping[str, int], paces: Mapping[str, float]) -> d
 def facts(work: Work, paces: Mapping[str, float], description: str) -> dict[str, Any]:
     """What was measured, and on what."""
     return {
-        "schema": "nst-fast/losses/1",
-        "nst_fast": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **conditions("nst-fast/losses/1"),
         "description": description,
-        "machine": describe_machine(),
         "looks": {look: {name: str(value) for name, value in LOOKS[look].items()} for look in work.looks},
         "processor_seconds_per_step": {look: paces[look] for look in work.looks},
     }
@@ -180,14 +165,13 @@ def summary(look: str, rows: Sequence[Mapping[str, Any]], paces: Mapping[str, fl
 
 def to_markdown(data: Mapping[str, Any]) -> str:
     names = ["loss", "step, x gram", "steps", *COMPARED.values(), "style better", "content better"]
-    lines = [f"{data['description']}; geometric means over the pairs.", "", f"| {' | '.join(names)} |"]
-    lines.append(f"| --- |{' ---: |' * (len(names) - 1)}")
-    pairs = len({row["pair"] for row in data["rows"]})
+    pairs, rows = len({row["pair"] for row in data["rows"]}), []
     for each in data["summary"]:
         figures = [f"{each['pace']:.2f}", str(each["steps"]), *(f"{each[name]:.4f}" for name in COMPARED)]
         wins = [f"{each[name]} of {pairs}" for name in ("style_better", "content_better")]
-        lines.append(f"| {' | '.join([each['look'], *figures, *wins])} |")
-    return "\n".join(lines) + "\n"
+        rows.append([each["look"], *figures, *wins])
+    table = markdown_table(names, rows, range(1, len(names)))
+    return "\n".join([f"{data['description']}; geometric means over the pairs.", "", *table]) + "\n"
 
 
 def save_sheet(work: Work, path: Path, cell_size: int) -> None:
@@ -217,7 +201,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
+@script
+def main() -> None:
     given = parse()
     data = tomllib.loads(given.pairs.read_text(encoding="utf-8"))
     pairs = [(content, style) for content, style in data["pairs"]][: given.first or None]
@@ -225,24 +210,19 @@ def main() -> int:
     work = Work(given.images.resolve(), given.output.resolve(), given.size or data["size"], pairs, looks)
     work.folder.mkdir(parents=True, exist_ok=True)
     results = given.results or work.folder / "losses"
-    try:
-        paces = measure_paces(work)
-        if given.only_paces:
-            found = facts(work, paces, f"steps at {work.size} px, default taps, {title(pairs[0])}")
-            write_atomic(results.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode())
-            return 0
-        seconds = given.seconds or given.steps * paces["gram"]
-        steps = {look: max(1, round(seconds / paces[look])) for look in looks}
-        paint(work, steps)
-        found = score(work, steps, paces)
-    except NstFastError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    write_atomic(results.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode())
+    paces = measure_paces(work)
+    if given.only_paces:
+        found = facts(work, paces, f"steps at {work.size} px, default taps, {title(pairs[0])}")
+        write_json(results.with_suffix(".json"), found)
+        return
+    seconds = given.seconds or given.steps * paces["gram"]
+    steps = {look: max(1, round(seconds / paces[look])) for look in looks}
+    paint(work, steps)
+    found = score(work, steps, paces)
+    write_json(results.with_suffix(".json"), found)
     write_atomic(results.with_suffix(".md"), to_markdown(found).encode())
     save_sheet(work, results.with_suffix(".jpg"), 192)
     sys.stdout.write(to_markdown(found))
-    return 0
 
 
 if __name__ == "__main__":

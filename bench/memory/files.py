@@ -95,9 +95,8 @@ if __name__ == "__main__":
         sys.exit()
     with tempfile.TemporaryDirectory() as folder:
         rows = rows_of(Path(folder), old=arguments.old)
-    from nst_fast.system.machine import (
-        describe_machine,  # with PyTorch, whose memory would have counted as the children's
-    )
+    # Not before: it comes with PyTorch, whose memory would have counted as the children's.
+    from nst_fast.system.machine import describe_machine
 
     facts = {"schema": SCHEMA, "width": WIDTH, "height": HEIGHT, "machine": describe_machine(), "rows": rows}
     sys.stdout.write(json.dumps(facts, indent=1) + "\n")

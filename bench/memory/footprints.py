@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from peaks import peak_mib
 
+from nst_fast.benchmark.scripts import conditions, say, write_json
 from nst_fast.images import save_image
 from nst_fast.images.resizing import resize_to
-from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import describe_machine
 
 IDLE = ["-c", "import nst_fast.api"]
 Case = dict[str, Any]
@@ -69,9 +68,8 @@ def main(name: str, measure: Callable[[Case, Path, float], Case]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for case in tomllib.loads(table.read_text())["case"]:
             rows.append(measure(case, Path(folder), idle))
-            sys.stderr.write(f"{rows[-1]}\n")
-    facts = {"schema": f"nst-fast/{name}/1", "idle_mib": round(idle), "machine": describe_machine(), "rows": rows}
-    write_atomic(output, (json.dumps(facts, indent=1) + "\n").encode())
+            say(f"{rows[-1]}")
+    write_json(output, conditions(f"nst-fast/{name}/1") | {"idle_mib": round(idle), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The picture is smooth noise, drawn here; weights are random. Prints one JSON obj
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -15,10 +14,11 @@ from pathlib import Path
 from footprints import IDLE, record_in, stylize
 from peaks import peak_mib
 
-from nst_fast.system.machine import describe_machine
+from nst_fast.benchmark.report import to_json
+from nst_fast.benchmark.scripts import conditions
 
 
-def main() -> int:
+def main() -> None:
     side = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
     budget = sys.argv[2] if len(sys.argv) > 2 else "8GiB"
     flags = ["--image-size", str(side), "--steps", "1", "--max-memory", budget]
@@ -35,10 +35,9 @@ def main() -> int:
     evaluations = record["steps"] + 1 + len(record["recoveries"])  # before every step and after the last
     facts |= {"peak_mib": round(peak), "device": record["device"], "device_peak_mib": round(record["peak_memory_mib"])}
     facts |= {"seconds": round(seconds), "evaluations": evaluations}
-    facts |= {"loop_seconds": record["seconds"], "flags": flags, "machine": describe_machine()}
-    sys.stdout.write(json.dumps(facts, indent=1) + "\n")
-    return 0
+    facts |= {"loop_seconds": record["seconds"], "flags": flags}
+    sys.stdout.write(to_json(conditions("nst-fast/huge/1") | facts))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

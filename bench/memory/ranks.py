@@ -6,45 +6,27 @@ Cases are in ranks.toml; pictures are drawn here, weights are random, which chan
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 from footprints import Case, main, record_in, stylize_case
-from peaks import peak_mib
-
-from nst_fast.system.machine import MIB
+from peaks import peak_mib, peaks_mib
 
 
-def peaks_mib(arguments: list[str], count: int) -> list[float]:
-    """The highest resident memory of each of so many copies of ``python ARGUMENTS``, numbered as torchrun does it."""
+def rank_variables(count: int) -> list[dict[str, str]]:
+    """What torchrun tells each of so many ranks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    common = os.environ | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, *arguments]
-    children = {}
-    for rank in range(count):
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=common | {"RANK": str(rank)})
-        children[child.pid] = (rank, child)
-    found = [0.0] * count
-    while children:
-        number, status, usage = os.wait3(0)
-        rank, child = children.pop(number)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            raise SystemExit(f"rank {rank} of {' '.join(arguments)}: ended with {child.returncode}")
-        found[rank] = usage.ru_maxrss * 1024 / MIB
-    return found
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [common | {"RANK": str(rank)} for rank in range(count)]
 
 
 def measure(case: Case, folder: Path, idle: float) -> Case:
     run = stylize_case(case, folder, "--device", "cpu", "--engine", "fast")
     alone = peak_mib(run) - idle
     expected = record_in(folder)["history"]["total"]
-    ranks = [peak - idle for peak in peaks_mib(run, case["ranks"])]
+    ranks = [peak - idle for peak in peaks_mib(run, rank_variables(case["ranks"]))]
     record = record_in(folder)
     gaps = [abs(a - b) / a for a, b in zip(expected, record["history"]["total"], strict=True)]
     shares = {"above start-up": max(ranks) / alone, "whole process": (max(ranks) + idle) / (alone + idle)}

@@ -7,11 +7,8 @@ as any other. What is in ``--output`` is not run again, so an interrupted table 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,16 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nst_fast import StylizeConfig, __version__, stylize
-from nst_fast.benchmark.report import file_stem
+from nst_fast import StylizeConfig, stylize
+from nst_fast.benchmark.scripts import conditions, flags, keep, read_json, say, script, write_json
 from nst_fast.engines.fast import FastEvaluator
-from nst_fast.errors import NstFastError
 from nst_fast.run.problem import Networks, load_problem
 from nst_fast.run.scales import plan_scales
-from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import describe_machine
+from nst_fast.system.tables import markdown_table
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 COUNTS = (25, 50, 100, 150, 200, 300)  # gradients at the final size
 EACH = (50, 100, 150)  # of recipes that depend on the count, and so take a run for each
 GOAL = 150  # those of the default's run, whose loss the others are to reach
@@ -112,8 +106,8 @@ def torch_curve(
 
 def kept(path: Path, make: Callable[[], Curve]) -> Curve:
     if not path.is_file():
-        write_atomic(path, json.dumps(make()).encode())
-    return {int(count): loss for count, loss in json.loads(path.read_text()).items()}
+        write_json(path, {str(count): loss for count, loss in make().items()})
+    return {int(count): loss for count, loss in read_json(path).items()}
 
 
 def gradients_to(curve: Curve, loss: float) -> float | None:
@@ -144,18 +138,19 @@ def markdown(rows: Sequence[dict[str, Any]], pairs: int) -> str:
     """A table for the documentation."""
     counts = sorted({count for row in rows for count in row["relative"]})
     head = ["recipe", *map(str, counts), f"to the default's after {GOAL}"]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    table = []
     for row in rows:
         cells = [f"{row['relative'][count]:.3f}" if count in row["relative"] else "" for count in counts]
         needed = f"{sum(row['gradients']) / row['reached']:.0f}" if row["reached"] else "never"
         if 0 < row["reached"] < pairs:
             needed += f" on {row['reached']} of {pairs}"
-        lines.append(f"| {row['recipe']} | {' | '.join(cells)} | {needed} |")
-    return "\n".join(lines) + "\n"
+        table.append([row["recipe"], *cells, needed])
+    return "\n".join(markdown_table(head, table)) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@script
+def main() -> None:
+    parser = flags(__doc__, __file__)
     add = parser.add_argument
     add("--images", type=Path, required=True, help="the folder of the pairs' pictures")
     add("--output", type=Path, required=True, help="where curves are kept; what is there is not made again")
@@ -164,39 +159,23 @@ def main() -> int:
     add("--weights", default=StylizeConfig.weights, help=f"of the network (default: {StylizeConfig.weights})")
     add("--pairs", type=int, default=len(PAIRS), help="the first so many pairs (default: all)")
     add("--recipes", nargs="+", choices=NAMES, default=NAMES, help="only these", metavar="RECIPE")
-    add("--results", type=Path, default=RESULTS, help="where the report goes (default: bench/results)")
     given = parser.parse_args()
-    for folder in (given.output, given.results):
-        folder.mkdir(parents=True, exist_ok=True)
+    given.output.mkdir(parents=True, exist_ok=True)
     config = StylizeConfig(image_size=given.size, scales=1, monitor_every=0, convolution="winograd")
     config, networks = config.replace(steps=given.steps, weights=given.weights), Networks()
     curves: dict[str, dict[str, Curve]] = {}
-    try:
-        for name in dict.fromkeys([DEFAULT, *given.recipes]):
-            curves[name] = {}
-            for pair in PAIRS[: given.pairs]:
-                title = "+".join(Path(file).stem for file in pair)
-                path = given.output / f"{given.size}-{given.steps} {name} {title}.json"
-                files = given.images / pair[0], given.images / pair[1]
-                curves[name][title] = kept(path, partial(curve_of, config, files, name, networks))
-                sys.stderr.write(f"{name} {title}: {curves[name][title]}\n")
-    except NstFastError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    for name in dict.fromkeys([DEFAULT, *given.recipes]):
+        curves[name] = {}
+        for pair in PAIRS[: given.pairs]:
+            title = "+".join(Path(file).stem for file in pair)
+            path = given.output / f"{given.size}-{given.steps} {name} {title}.json"
+            files = given.images / pair[0], given.images / pair[1]
+            curves[name][title] = kept(path, partial(curve_of, config, files, name, networks))
+            say(f"{name} {title}: {curves[name][title]}")
     rows = rows_of(curves)
-    report = {
-        "device": "cpu",
-        "nst_fast": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "size": given.size,
-        "rows": rows,
-        "losses": curves,
-    }
-    path = given.results / f"{file_stem('optimizers', report)}.json"
-    write_atomic(path, (json.dumps(report, indent=1) + "\n").encode())
+    report = conditions("nst-fast/optimizers/1") | {"size": given.size, "rows": rows, "losses": curves}
+    keep(given.results, "optimizers", report)
     sys.stdout.write(markdown(rows, given.pairs))
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ so that a busy machine disturbs little. Ratios are medians over turns. Memory is
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ import onnxruntime
 import psutil
 import torch
 
+from nst_fast.benchmark.scripts import by_turns, conditions, paired_ratio, write_json
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.objective import build_targets
 from nst_fast.onnx.graph.step import AdamConstants, StepGraph, build_step_graph, constant_feeds
 from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import session_options
 from nst_fast.options.config import StylizeConfig
-from nst_fast.system.machine import MIB, describe_machine, git_commit
+from nst_fast.system.machine import MIB
 
 SIZES = ((192, 256), (384, 512))
 TURNS = 9
@@ -70,24 +71,17 @@ def open_case(spec: StepGraph, case: Case) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def by_turns(cases: dict[str, Case], height: int, width: int) -> list[dict[str, Any]]:
+def rows_of(cases: dict[str, Case], height: int, width: int) -> list[dict[str, Any]]:
     spec, feeds = problem(height, width)
-    sessions = {name: open_case(spec, case) for name, case in cases.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in sessions}
-    for session in sessions.values():
-        session.run(None, feeds)
-    for turn in range(TURNS):
-        for name in sorted(sessions, key=list(sessions).index, reverse=turn % 2 == 1):
-            started = time.process_time()
-            sessions[name].run(None, feeds)
-            seconds[name].append(time.process_time() - started)
+    runs = {name: partial(open_case(spec, case).run, None, feeds) for name, case in cases.items()}
+    seconds = by_turns(runs, TURNS, time.process_time)
     first = seconds[next(iter(seconds))]
     return [
         {
             "case": name,
             "size": f"{width}x{height}",
             "cpu_seconds": round(statistics.median(found), 4),
-            "ratio": round(statistics.median(a / b for a, b in zip(first, found, strict=True)), 3),
+            "ratio": round(paired_ratio(first, found), 3),
         }
         for name, found in seconds.items()
     ]
@@ -104,15 +98,13 @@ def memory_mib(name: str, height: int, width: int) -> None:
 
 
 def main(output: Path) -> None:
-    rows = [row for size in SIZES for row in by_turns(FORMS, *size)] + by_turns(OPTIONS, *SIZES[0])
+    rows = [row for size in SIZES for row in rows_of(FORMS, *size)] + rows_of(OPTIONS, *SIZES[0])
     height, width = SIZES[-1]
     for row in rows:
         if row["size"] == f"{width}x{height}" or row["case"] == "memory pattern":
             command = [sys.executable, __file__, "--memory", row["case"], str(height), str(width)]
             row["memory_mib_512x384"] = int(subprocess.run(command, capture_output=True, check=True).stdout)
-    machine = describe_machine() | {"commit": git_commit(Path(__file__).parents[2]), "load": psutil.getloadavg()}
-    data = {"schema": "nst-fast/ort-cpu-forms/1", "machine": machine, "turns": TURNS, "rows": rows}
-    output.write_text(json.dumps(data, indent=1) + "\n")
+    write_json(output, conditions("nst-fast/ort-cpu-forms/1") | {"turns": TURNS, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 import tomllib
@@ -20,11 +19,34 @@ from typing import Any
 import psutil
 from programs import Job, Program
 
+from nst_fast.benchmark.scripts import flags, read_json, say, write_json
 from nst_fast.errors import PartialError, UsageError
 from nst_fast.images import load_image, save_image
-from nst_fast.system.files import write_atomic
 
 Pair = tuple[str, str]
+
+
+def parser(
+    description: str | None, pairs: str, programs: Sequence[Program], parts: Sequence[str]
+) -> argparse.ArgumentParser:
+    """The flags that all comparisons have.
+
+    Args:
+        pairs: the TOML file beside this that is read by default.
+        programs, parts: to choose from.
+    """
+    made = flags(description, __file__)
+    names = [program.name for program in programs]
+    add = made.add_argument
+    add("--sources", type=Path, required=True, help="the folder of the programs' repositories")
+    add("--images", type=Path, required=True, help="the folder of the pairs' pictures")
+    add("--output", type=Path, required=True, help="where all goes; what is there is not made again")
+    add("--pairs", type=Path, default=Path(__file__).with_name(pairs), help="another TOML file")
+    add("--programs", nargs="+", choices=names, default=names, help="only these")
+    add("--parts", nargs="+", choices=parts, default=parts, help="only these")
+    add("--threads", type=int, default=2, help="that programs have (default: 2)")
+    add("--jobs", type=int, default=1, help="pictures at a time, sharing the threads (default: 1)")
+    return made
 
 
 @dataclass(frozen=True)
@@ -126,7 +148,7 @@ class Paces:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+        self.known: dict[str, dict[str, Any]] = read_json(path)
 
     def has(self, program: Program, content: str) -> bool:
         return content in self.known.get(program.name, {})
@@ -136,7 +158,7 @@ class Paces:
 
     def put(self, program: Program, content: str, pace: Pace) -> None:
         self.known.setdefault(program.name, {})[content] = asdict(pace)
-        write_atomic(self.path, (json.dumps(self.known, indent=1) + "\n").encode())
+        write_json(self.path, self.known)
 
 
 @dataclass
@@ -306,12 +328,9 @@ def run_of(picture: Path) -> dict[str, Any]:
     Raises:
         UsageError: it is not there, or not finished.
     """
-    try:
-        found: dict[str, Any] = json.loads(facts_of(picture).read_text())
-    except FileNotFoundError:
-        message = f"{picture.parent.name} has not painted {picture.stem}"
-        raise UsageError(message, "Run the parts that paint first") from None
-    return found
+    if found := read_json(facts_of(picture)):
+        return found
+    raise UsageError(f"{picture.parent.name} has not painted {picture.stem}", "Run the parts that paint first")
 
 
 def painted(program: Program, job: Job, count: int, threads: int) -> None:
@@ -335,9 +354,4 @@ def painted(program: Program, job: Job, count: int, threads: int) -> None:
         }
         say(f"{name}: {facts}")
         facts["clock"] = {scale: [round(at, 3) for at in ends] for scale, ends in run.clock.items()}
-        write_atomic(facts_of(job.output), (json.dumps(facts) + "\n").encode())
-
-
-def say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+        write_json(facts_of(job.output), facts)

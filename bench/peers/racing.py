@@ -6,18 +6,17 @@ with max pooling: a step of each does the same convolutions, forward and backwar
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from painting import Comparison, Pair, pooled, say, title, watch
+from painting import Comparison, Pair, pooled, title, watch
 from programs import OURS, PROGRAMS, Arguments, Job, Program
 
+from nst_fast.benchmark.scripts import read_json, say, write_json
 from nst_fast.errors import UsageError
-from nst_fast.system.files import write_atomic
 from nst_fast.system.machine import describe_machine
 
 IN_FP32 = f"{OURS} in fp32"
@@ -62,7 +61,7 @@ class Race:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.runs: dict[str, dict[str, list[Run]]] = json.loads(path.read_text()) if path.is_file() else {}
+        self.runs: dict[str, dict[str, list[Run]]] = read_json(path)
 
     def run(self, what: Comparison, rounds: int, steps: int, threads: int) -> None:
         """What is missing of so many rounds, every other round in reverse order."""
@@ -74,7 +73,7 @@ class Race:
                     runs = own.setdefault(program.name, [])
                     if len(runs) <= index:
                         runs.append(raced(program, what, pair, threads))
-                        write_atomic(self.path, (json.dumps(self.runs, indent=1) + "\n").encode())
+                        write_json(self.path, self.runs)
                         say(f"{program.name} {title(pair)}: {runs[-1]}")
 
     def of(self, pair: Pair, racer: str) -> list[Run]:
@@ -121,8 +120,7 @@ def raced(program: Program, what: Comparison, pair: Pair, threads: int) -> Run:
     job = replace(what.job(program, pair), output=what.output / "race" / f"{program.name} {title(pair)}.png")
     job.output.parent.mkdir(exist_ok=True)
     run = watch(program, job, program.probe, threads)
-    record = job.output.with_suffix(".json")  # ours has one
-    known = json.loads(record.read_text()) if record.is_file() else {}
+    known = read_json(job.output.with_suffix(".json"))  # ours has one
     return {
         "seconds": {scale: round(program.typical(values), 4) for scale, values in pooled([run.clock]).items()},
         "processor": {scale: round(program.typical(values), 3) for scale, values in pooled([run.processor]).items()},

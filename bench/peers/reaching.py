@@ -5,17 +5,17 @@ Snapshots of nst-fast's runs are judged when all is painted, off the clock. One 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from painting import Comparison, Pair, painted, run_of, say
+from painting import Comparison, Pair, painted, run_of
 from programs import OURS, Program
 from racing import our_program, renamed
 from scoring import MARGIN
 
+from nst_fast.benchmark.scripts import read_json, say, write_json
 from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.images import load_image
 from nst_fast.images.given import source_of
@@ -23,7 +23,6 @@ from nst_fast.jury.columns import CONTENT, STYLE
 from nst_fast.jury.judge import Panel
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.problem import Networks, load_problem
-from nst_fast.system.files import write_atomic
 
 SNAPSHOT_STEPS = 5
 GRAM, LOSS = "style_gram", "loss"
@@ -107,7 +106,7 @@ class Judge:
 
     def __init__(self, path: Path, what: Comparison) -> None:
         self.path, self.what = path, what
-        self.known: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
+        self.known: dict[str, dict[str, float]] = read_json(path)
         self.networks, self.panel = Networks(), Panel("original", "cpu")
 
     def scores(self, picture: Path, pair: Pair) -> dict[str, float]:
@@ -137,7 +136,7 @@ class Judge:
     def _kept(self, name: str, judge: Callable[[], dict[str, float]]) -> dict[str, float]:
         if name not in self.known:
             self.known[name] = judge()
-            write_atomic(self.path, (json.dumps(self.known, indent=1) + "\n").encode())
+            write_json(self.path, self.known)
             say(f"{name}: {self.known[name]}")
         return self.known[name]
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from painting import Comparison, Paces, run_of, title
 from programs import OURS
 
-from nst_fast import __version__, evaluate
+from nst_fast import evaluate
+from nst_fast.benchmark.scripts import conditions
 from nst_fast.images import from_uint8, load_image, save_image, to_uint8
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
 from nst_fast.jury.columns import COMPARED, CONTENT, STYLE
-from nst_fast.system.machine import describe_machine
+from nst_fast.system.tables import markdown_table
 
 MARGIN = 1.03  # one measure may be worse by so much where the other is better
 Row = dict[str, Any]
@@ -36,12 +34,8 @@ def score(what: Comparison, paces: Paces) -> dict[str, Any]:
             rows.append({"pair": title(pair), "program": program.name, **used, **scores.as_dict()["scores"]})
     add_verdicts(rows)
     return {
-        "schema": "nst-fast/peers/1",
-        "nst_fast": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **conditions("nst-fast/peers/1"),
         "description": what.description,
-        "device": "cpu",
-        "machine": describe_machine(),
         "paces": paces.known,
         "rows": rows,
         "counts": counts(rows),
@@ -78,32 +72,21 @@ def counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     return found
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    columns = dict.fromkeys(name for row in rows for name in row)
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return sink.getvalue()
-
-
 def to_markdown(data: Mapping[str, Any]) -> str:
     """The table of all rows, then the counts."""
-    lines = [
-        f"| pair | program | {' | '.join(COMPARED.values())} | steps | seconds | nst-fast is better on |",
-        f"| --- | --- |{' ---: |' * (len(COMPARED) + 2)} --- |",
-    ]
-    last = ""
+    headings = ["pair", "program", *COMPARED.values(), "steps", "seconds", "nst-fast is better on"]
+    rows, last = [], ""
     for row in data["rows"]:
         figures = [f"{row[name]:.4f}" for name in COMPARED]
         named = ["" if row["pair"] == last else row["pair"], row["program"]]
-        cells = [*named, *figures, f"{row['steps']}", f"{row['seconds']:.0f}", row.get("ours_better", "")]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append([*named, *figures, f"{row['steps']}", f"{row['seconds']:.0f}", row.get("ours_better", "")])
         last = row["pair"]
-    lines += ["", "| against | nst-fast is better, style by SWD | style by Gram |", "| --- | --- | --- |"]
-    for program, own in data["counts"].items():
-        lines.append(f"| {program} | {own['ours_better']} of {own['pairs']} | {own['ours_better_by_gram']} |")
-    return "\n".join(lines) + "\n"
+    against = [
+        [program, f"{own['ours_better']} of {own['pairs']}", f"{own['ours_better_by_gram']}"]
+        for program, own in data["counts"].items()
+    ]
+    counted = markdown_table(["against", "nst-fast is better, style by SWD", "style by Gram"], against)
+    return "\n".join([*markdown_table(headings, rows, range(2, len(headings) - 1)), "", *counted]) + "\n"
 
 
 def save_sheet(what: Comparison, path: Path, cell_size: int) -> None:

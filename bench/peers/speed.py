@@ -5,30 +5,22 @@ python bench/peers/speed.py --sources FOLDER --images FOLDER --output FOLDER
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
-from painting import Comparison, Pair, paint, say, title
+from painting import Comparison, Pair, paint, parser, title
 from programs import OURS, PROGRAMS, Program
 from racing import IN_FP32, Race, has_bf16, renamed
 from reaching import LOSS, OBJECTIVES, Judge, by_default, flags, reach, to_loss, to_scores, with_recipe
 
-from nst_fast import __version__
-from nst_fast.benchmark.report import file_stem
-from nst_fast.errors import NstFastError
+from nst_fast.benchmark.scripts import conditions, keep, script
 from nst_fast.jury.columns import CONTENT, STYLE
-from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import describe_machine
 from nst_fast.system.rounding import rounded
+from nst_fast.system.tables import markdown_table
 
-RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("paint", "race", "reach", "report")
 PEERS = [program for program in PROGRAMS if program.name != OURS]
 # What is aimed at: steps of ours in one of theirs with bf16 and in fp32; the share of their seconds to their score.
@@ -36,45 +28,29 @@ BARS = {"ratio_bf16": 3.0, "ratio_fp32": 2.0, "share": 1 / 6}
 Row = dict[str, Any]
 
 
-def main() -> int:
-    given = parser().parse_args()
+@script
+def main() -> None:
+    flags = parser(__doc__, "speed.toml", PEERS, PARTS)
+    flags.add_argument("--portion", type=float, default=1.0, help="of a peer's default steps, for a trial (default: 1)")
+    flags.add_argument("--steps", type=int, default=10, help="of a run in the race (default: 10)")
+    flags.add_argument("--rounds", type=int, default=3, help="of the race (default: 3)")
+    given = flags.parse_args()
     peers = [program for program in PEERS if program.name in given.programs]
-    try:
-        what = Comparison.read(given.pairs, given.images, given.sources, given.output, peers)
-        what = replace(what, programs=[at_style_size(peer, what) for peer in peers])
-        if "paint" in given.parts:
-            paint(what, lambda peer, pair: steps_of(peer, given.portion), given.jobs, given.threads // given.jobs)
-        race = Race(what.output / "race.json")
-        if "race" in given.parts:
-            race.run(what, given.rounds, given.steps, given.threads)
-        if "reach" in given.parts:
-            reach(what, given.threads)
-        if "report" in given.parts:
-            torch.set_num_threads(given.threads)
-            write_results(report(what, race, given.portion), given.results)
-    except NstFastError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [program.name for program in PEERS]
-    add = made.add_argument
-    add("--sources", type=Path, required=True, help="the folder of the programs' repositories")
-    add("--images", type=Path, required=True, help="the folder of the pairs' pictures")
-    add("--output", type=Path, required=True, help="where all goes; what is there is not made again")
-    add("--pairs", type=Path, default=Path(__file__).with_name("speed.toml"), help="another TOML file")
-    add("--programs", nargs="+", choices=names, default=names, help="only these")
-    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these")
-    add("--portion", type=float, default=1.0, help="of a peer's default steps, for a trial (default: 1)")
-    add("--steps", type=int, default=10, help="of a run in the race (default: 10)")
-    add("--rounds", type=int, default=3, help="of the race (default: 3)")
-    add("--threads", type=int, default=2, help="of every program (default: 2)")
-    add("--jobs", type=int, default=1, help="peers' pictures at a time, sharing the threads (default: 1)")
-    add("--results", type=Path, default=RESULTS, help="where the report goes (default: bench/results)")
-    return made
+    what = Comparison.read(given.pairs, given.images, given.sources, given.output, peers)
+    what = replace(what, programs=[at_style_size(peer, what) for peer in peers])
+    if "paint" in given.parts:
+        threads = max(1, given.threads // given.jobs)
+        paint(what, lambda peer, pair: steps_of(peer, given.portion), given.jobs, threads)
+    race = Race(what.output / "race.json")
+    if "race" in given.parts:
+        race.run(what, given.rounds, given.steps, given.threads)
+    if "reach" in given.parts:
+        reach(what, given.threads)
+    if "report" in given.parts:
+        torch.set_num_threads(given.threads)
+        data = report(what, race, given.portion)
+        paths = keep(given.results, "peers-speed", data, md=to_markdown(data))
+        sys.stdout.writelines(f"{path.name}\n" for path in paths)
 
 
 def at_style_size(peer: Program, what: Comparison) -> Program:
@@ -92,16 +68,12 @@ def report(what: Comparison, race: Race, portion: float) -> dict[str, Any]:
     judge = Judge(what.output / "judged.json", what)
     rows = [row_of(what, race, judge, pair, peer, portion) for pair in what.pairs for peer in what.programs]
     return {
-        "schema": "nst-fast/peers-speed/1",
-        "nst_fast": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **conditions("nst-fast/peers-speed/1"),
         "description": what.description,
-        "device": "cpu",
         "size": what.size,
         "portion": portion,
         "bf16": has_bf16(),
         "bars": BARS,
-        "machine": describe_machine(),
         "rows": rounded(rows),
         "race": race.runs,
     }
@@ -140,15 +112,6 @@ def shares(found: Mapping[str, float | None], seconds: float) -> dict[str, float
     """Seconds to something as a share of a peer's."""
     times = {name: at for name, at in found.items() if name.endswith("_seconds")}
     return {name.replace("_seconds", "_share"): at and at / seconds for name, at in times.items()}
-
-
-def write_results(data: Mapping[str, Any], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / file_stem("peers-speed", data)
-    texts = {"json": json.dumps(data, indent=1, ensure_ascii=False) + "\n", "md": to_markdown(data)}
-    for suffix, text in texts.items():
-        write_atomic(stem.with_name(f"{stem.name}.{suffix}"), text.encode())
-        sys.stdout.write(f"{stem.name}.{suffix}\n")
 
 
 def to_markdown(data: Mapping[str, Any]) -> str:
@@ -195,8 +158,8 @@ def _figure(value: float | None) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Row], cells: Callable[[Row], list[str]]) -> list[str]:
-    lines = ["", f"| pair | peer | {' | '.join(headings)} |", f"| --- | --- |{' ---: |' * len(headings)}"]
-    return lines + [f"| {row['pair']} | {row['peer']} | {' | '.join(cells(row))} |" for row in rows]
+    filled = [[row["pair"], row["peer"], *cells(row)] for row in rows]
+    return ["", *markdown_table(["pair", "peer", *headings], filled, range(2, 2 + len(headings)))]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import csv
 import importlib
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -30,14 +32,14 @@ import torch
 from PIL import Image
 
 from nst_fast import cli
+from nst_fast.benchmark.report import to_json
+from nst_fast.benchmark.scripts import conditions, say
 from nst_fast.errors import NstFastError
 from nst_fast.images import load_image, to_uint8
 from nst_fast.onnx.export import open_model
 from nst_fast.run.checkpoint import read_checkpoint
 from nst_fast.system.files import TEMP_PREFIX, sha256_bytes
-from nst_fast.system.machine import describe_machine
 
-SCHEMA = "nst-fast/crashes/1"
 # What the commands import when they run.
 IMPORTED = (
     *("nst_fast.api", "nst_fast.jobs.series", "nst_fast.jobs.batch", "nst_fast.onnx.checked_export"),
@@ -45,6 +47,7 @@ IMPORTED = (
     *("matplotlib.figure", "matplotlib.backends.backend_agg"),
 )
 LIMIT_SECONDS = 300.0  # for a command that is not killed
+KILLED = -signal.SIGKILL
 SMALL = (
     *("--weights", "random:0", "--content-taps", "relu2_1", "--style-taps", "relu1_1,relu2_1", "--image-size", "48"),
     *("--precision", "fp32", "--engine", "fast", "--monitor-every", "0"),
@@ -115,52 +118,34 @@ def make_inputs(folder: Path) -> None:
         Image.fromarray(coarse).resize((48, 32), Image.Resampling.BICUBIC).save(folder / place)
 
 
-def start(line: Line, folder: Path) -> int:
-    """Run a command in a child with a session of its own; the child's id."""
-    child = os.fork()
-    if child:
-        return child
+def run(line: Line, folder: Path) -> None:
+    """In the child: run a command in a session of its own."""
     os.setsid()
     os.chdir(folder)
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
     sys.argv = ["nst-fast", *line]
-    code = 1
-    try:
-        cli.main()
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+    cli.main()
 
 
-def ended(child: int, limit: float) -> int | None:
-    """The exit code of a child; None if it still runs after so many seconds."""
-    deadline = time.monotonic() + limit
-    while True:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.001)
+def ended(line: Line, folder: Path, limit: float) -> int | None:
+    """Run a command, and kill it with all that it started after so many seconds; its exit code."""
+    child = multiprocessing.get_context("fork").Process(target=run, args=(line, folder))
+    child.start()
+    child.join(limit)
+    if child.exitcode is None and child.pid is not None:
+        with suppress(ProcessLookupError):  # it has no session yet
+            os.killpg(child.pid, signal.SIGKILL)
+        child.kill()
+        child.join()
+    return child.exitcode
 
 
-def end(child: int) -> int:
-    os.killpg(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def finish(line: Line, folder: Path) -> int | str:
+def finished(line: Line, folder: Path) -> int | str | None:
     """Run a command to its end; its exit code."""
-    child = start(line, folder)
-    code = ended(child, LIMIT_SECONDS)
-    if code is None:
-        end(child)
-        return f"no end after {LIMIT_SECONDS:g} seconds"
-    return code
+    code = ended(line, folder, LIMIT_SECONDS)
+    return f"no end after {LIMIT_SECONDS:g} seconds" if code == KILLED else code
 
 
 def unreadable(folder: Path) -> list[str]:
@@ -214,11 +199,8 @@ def trial(command: Command, name: str, chance: Random, expected: dict[str, Any],
     """One kill and what follows."""
     make_inputs(folder)
     moment = chance.uniform(0, tally.undisturbed_seconds)
-    child = start(command.line, folder)
-    code = ended(child, moment)
+    tally.killed += ended(command.line, folder, moment) == KILLED
     tally.kills += 1
-    if code is None:
-        tally.killed += end(child) == -signal.SIGKILL
     at = f"{name}, kill {tally.kills} after {moment:.3f} s"
     before = len(list(folder.rglob("*"))) - 7
     tally.left_something += before > 0
@@ -226,7 +208,7 @@ def trial(command: Command, name: str, chance: Random, expected: dict[str, Any],
     tally.unreadable += [f"{at}: {problem}" for problem in unreadable(folder)]
     line = command.again(folder)
     tally.resumed += line[0] == "resume"
-    if (code_again := finish(line, folder)) != 0:
+    if (code_again := finished(line, folder)) != 0:
         lines = (folder / "output.txt").read_text("utf-8", "replace").strip().splitlines()
         tally.not_completed.append(f"{at}: {line[0]} ended with {code_again}: {lines[-1:]}")
         return
@@ -243,7 +225,7 @@ def campaign(name: str, kills: int, seed: int, root: Path) -> Tally:
         folder = root / f"{name}-undisturbed-{turn}"
         make_inputs(folder)
         started = time.monotonic()
-        if (code := finish(command.line, folder)) != 0:
+        if (code := finished(command.line, folder)) != 0:
             raise SystemExit(f"{name}, undisturbed, ended with {code}: {(folder / 'output.txt').read_text()}")
         tally.undisturbed_seconds = time.monotonic() - started
         outcomes.append(results(folder))
@@ -255,7 +237,7 @@ def campaign(name: str, kills: int, seed: int, root: Path) -> Tally:
         trial(command, name, Random(f"{seed} {name} {number}"), outcomes[0], tally, folder)
         shutil.rmtree(folder)
         if (number + 1) % 10 == 0:
-            sys.stderr.write(f"{name}: {number + 1} kills\n")
+            say(f"{name}: {number + 1} kills")
     return tally
 
 
@@ -278,15 +260,13 @@ def main() -> int:
             tallies[name] = campaign(name, kills, arguments.seed, Path(folder))
     bad = sum(len(t.unreadable) + len(t.not_completed) + len(t.different) for t in tallies.values())
     facts = {
-        "schema": SCHEMA,
         "seed": arguments.seed,
-        "machine": describe_machine(),
         "seconds": round(time.monotonic() - started, 1),
         "kills": sum(tally.kills for tally in tallies.values()),
         "failures": bad,
         "commands": {name: vars(tally) for name, tally in tallies.items()},
     }
-    sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+    sys.stdout.write(to_json(conditions("nst-fast/crashes/1") | facts))
     return 1 if bad else 0
 
 

@@ -28,6 +28,8 @@ import mutations as m
 import oddities
 import torch
 
+from nst_fast.benchmark.report import to_json
+from nst_fast.benchmark.scripts import conditions, say
 from nst_fast.cli.info import describe
 from nst_fast.errors import NstFastError
 from nst_fast.images import load_image, read_text, save_image
@@ -41,9 +43,8 @@ from nst_fast.run.checkpoint import Checkpoint, read_checkpoint, write_checkpoin
 from nst_fast.run.provenance import recorded_options
 from nst_fast.run.record import read_record
 from nst_fast.system.files import sha256_bytes
-from nst_fast.system.machine import describe_machine, peak_memory_mib, reset_peak_memory
+from nst_fast.system.machine import peak_memory_mib, reset_peak_memory
 
-SCHEMA = "nst-fast/fuzz/1"
 LIMIT_SECONDS = 10.0  # for one input
 LIMIT_MIB = 256.0  # above what the process held before it
 KEPT_FAILURES = 20
@@ -318,7 +319,7 @@ def main() -> int:
         data = input_of(arguments.seed, names[0], arguments.only)
         sys.stdout.buffer.write(data)
         with tempfile.TemporaryDirectory() as folder:
-            sys.stderr.write(feed(names[0], data, Path(folder), Tally()) + "\n")
+            say(feed(names[0], data, Path(folder), Tally()))
         return 0
     forkable = [name for name in names if name != "differential"]  # libvips does not survive a fork once it was used
     for name, number in ((name, number) for name in forkable for number in range(100)):
@@ -327,11 +328,9 @@ def main() -> int:
     for name in names:
         tally = tallies.setdefault(name, Tally())
         campaign(arguments.seed, name, range(round(TARGETS[name].share * arguments.share)), tally, failures)
-        sys.stderr.write(f"{name}: {tally.inputs} inputs, {len(failures)} failures so far\n")
+        say(f"{name}: {tally.inputs} inputs, {len(failures)} failures so far")
     facts = {
-        "schema": SCHEMA,
         "seed": arguments.seed,
-        "machine": describe_machine(),
         "seconds": round(time.monotonic() - started, 1),
         "limits": {"seconds": LIMIT_SECONDS, "mib": LIMIT_MIB},
         "inputs": sum(tally.inputs for tally in tallies.values()),
@@ -339,7 +338,7 @@ def main() -> int:
         "targets": {name: vars(tally) for name, tally in tallies.items()},
         "first_failures": failures[:KEPT_FAILURES],
     }
-    sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+    sys.stdout.write(to_json(conditions("nst-fast/fuzz/1") | facts))
     return 1 if failures else 0
 
 

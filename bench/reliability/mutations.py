@@ -17,16 +17,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from differential import chunk
 from PIL import Image
 
 from nst_fast.images.film import FilmInfo, Frame, write_film
 from nst_fast.network.weights import random_state
+from nst_fast.onnx.export import METADATA_KEY, SCHEMA
+from nst_fast.onnx.graph.writer import GraphWriter
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.record import RunRecord
 
 Mutator = Callable[[bytes, Random], bytes]
 
-PICTURES = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "AVIF")
 ODD_WORDS = [bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80\0\0\0", b"\0\0\0\x80", b"\0\1\0\0"]
 ODD_VALUES: list[Any] = [
     *(None, True, [], {}, "", "x" * 5000, 0, -1, 2**31, 2**63, 10**400, 1e308, -0.0, float("nan"), float("inf")),
@@ -69,7 +71,7 @@ def film(suffix: str) -> bytes:
         np.stack([np.asarray(Image.open(io.BytesIO(picture("BMP", 0))))] * 5) // np.arange(1, 6)[:, None, None, None]
     )
     times = tuple(Fraction(at, 25) for at in range(5))
-    info = FilmInfo((32, 48), times, Fraction(25), Fraction(1, 5))
+    info = FilmInfo((32, 48), times, Fraction(1, 5))
     with tempfile.TemporaryDirectory() as folder:
         path, tone = Path(folder) / f"film{suffix}", Path(folder) / "tone.mka"
         with av.open(tone, "w") as out:
@@ -110,13 +112,20 @@ def damaged(data: bytes, chance: Random) -> bytes:
     return bytes(broken)
 
 
+def chunks_of(png: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and body of every chunk."""
+    chunks, at = [], 8
+    while at + 12 <= len(png):
+        (length,) = struct.unpack_from(">I", png, at)
+        chunks.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return chunks
+
+
 def png_below_the_checksums(data: bytes, chance: Random) -> bytes:
     """A PNG whose chunks are changed, swapped or doubled, with checksums that are right."""
-    chunks, at = [], 8
-    while at + 12 <= len(data):
-        length = struct.unpack_from(">I", data, at)[0]
-        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
-        at += 12 + length
+    chunks = chunks_of(data)
+    pixels = b"".join(body for kind, body in chunks if kind == b"IDAT")
     for _ in range(chance.randrange(1, 4)):
         index = chance.randrange(len(chunks))
         kind, body = chunks[index]
@@ -124,7 +133,7 @@ def png_below_the_checksums(data: bytes, chance: Random) -> bytes:
             case 0:
                 chunks[index] = (kind, damaged(body, chance))
             case 1 if kind == b"IDAT":
-                chunks[index] = (kind, zlib.compress(damaged(zlib.decompress(picture_body(data)), chance)))
+                chunks[index] = (kind, zlib.compress(damaged(zlib.decompress(pixels), chance)))
             case 2:
                 chunks.insert(chance.randrange(len(chunks)), (kind, body))
             case 3:
@@ -135,19 +144,7 @@ def png_below_the_checksums(data: bytes, chance: Random) -> bytes:
             case _:
                 if len(chunks) > 1:
                     del chunks[index]
-    whole = b"".join(struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
-    return data[:8] + whole
-
-
-def picture_body(png: bytes) -> bytes:
-    """The compressed pixels of a PNG."""
-    parts, at = [], 8
-    while at + 12 <= len(png):
-        length = struct.unpack_from(">I", png, at)[0]
-        if png[at + 4 : at + 8] == b"IDAT":
-            parts.append(png[at + 8 : at + 8 + length])
-        at += 12 + length
-    return b"".join(parts)
+    return data[:8] + b"".join(chunk(kind, body) for kind, body in chunks)
 
 
 def tiff_tags(data: bytes, chance: Random) -> bytes:
@@ -242,7 +239,7 @@ def record() -> bytes:
         finish=["sharpened"],
         warnings=["a warning"],
     )
-    return made.to_json().encode()
+    return made.as_text()["nst-fast"].encode()
 
 
 def record_tree(data: bytes, chance: Random) -> bytes:
@@ -256,18 +253,10 @@ def record_tree(data: bytes, chance: Random) -> bytes:
 @cache
 def model() -> bytes:
     """A small ONNX model with the metadata of an export of ours."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    from nst_fast.onnx.export import METADATA_KEY, SCHEMA
-
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, "h", "w"])
-    tap = helper.make_tensor_value_info("relu1_1", TensorProto.FLOAT, [1, 4, "h", "w"])
-    weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "weight")
-    nodes = [
-        helper.make_node("Conv", ["image", "weight"], ["conv"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["conv"], ["relu1_1"]),
-    ]
-    graph = helper.make_graph(nodes, "encoder", [image], [tap], [weight])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    writer = GraphWriter("fp32")
+    weight = writer.constant(np.ones((4, 3, 3, 3), np.float32), "weight")
+    features = writer.op("Conv", writer.input("image", [1, 3, "h", "w"]), weight, pads=[1, 1, 1, 1])
+    writer.output("relu1_1", writer.op("Relu", features), [1, 4, "h", "w"])
+    made = writer.model("encoder", opset=18)
     made.metadata_props.add(key=METADATA_KEY, value=json.dumps({"schema": SCHEMA}))
     return bytes(made.SerializeToString())

@@ -7,28 +7,17 @@ turns, and their median counts. Time without previews earns them no allowance.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from nst_fast import __version__
 from nst_fast.api import Observer, StepEvent, stylize
-from nst_fast.benchmark.report import file_stem
+from nst_fast.benchmark.scripts import conditions, flags, keep, say
 from nst_fast.images import from_uint8, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.server.pictures import Previews
-from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import describe_machine, git_commit
-
-SCHEMA = "nst-fast/previews/1"
-ROOT = Path(__file__).parents[2]
 
 
 class Turns(Observer):
@@ -61,7 +50,7 @@ class Turns(Observer):
             if len(self.rows) % 2:  # a turn without previews has ended
                 begun = self.previews._begun
                 self.previews._begun = begun[0] + wall - self.begun[1], begun[1] + cpu - self.begun[2]
-            sys.stderr.write(f"{len(self.rows)}: {self.rows[-1]['cpu']:.4f} s per step, {self.shown} previews\n")
+            say(f"{len(self.rows)}: {self.rows[-1]['cpu']:.4f} s per step, {self.shown} previews")
         self.begun = self.step, time.perf_counter(), time.process_time()
 
     def stop(self) -> bool:
@@ -89,23 +78,18 @@ def measured(size: int, turns: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = flags(__doc__, __file__)
     parser.add_argument("--size", default="256", help="longest sides, comma-separated")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=8.0, help="of a turn, of the processor")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="the folder to write to")
     arguments = parser.parse_args()
     rows = [measured(int(size), arguments.turns, arguments.seconds) for size in arguments.size.split(",")]
-    conditions = {"turns": arguments.turns, "seconds": arguments.seconds}
-    data: dict[str, Any] = {"schema": SCHEMA}
-    data |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "nst_fast": __version__}
-    data |= {"commit": git_commit(ROOT), "machine": describe_machine(), "load": os.getloadavg()[0], "device": "cpu"}
-    path = arguments.results / f"{file_stem('previews', data)}.json"
-    write_atomic(path, (json.dumps(data | {"conditions": conditions, "rows": rows}, indent=1) + "\n").encode())
-    sys.stderr.write(f"{path}\n")
-    return 0
+    own = {"turns": arguments.turns, "seconds": arguments.seconds}
+    data = conditions("nst-fast/previews/1") | {"conditions": own, "rows": rows}
+    (path,) = keep(arguments.results, "previews", data)
+    say(f"{path}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -16,31 +16,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
 
-from nst_fast import __version__
-from nst_fast.benchmark.report import file_stem
+from nst_fast.benchmark.scripts import conditions, flags, keep, say
 from nst_fast.images import from_uint8, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
-from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import describe_machine, git_commit
+from nst_fast.system.machine import git_commit
 
-SCHEMA = "nst-fast/start/1"
 ROOT = Path(__file__).parents[2]
 HELP = (["--help"], ["stylize", "--help"])
-BEFORE = (
-    "pictures",
-    "weights",
-    "targets",
-    "trial",
-    "engine",
-    "first step",
-)  # phases up to the losses of the first step
+# Phases up to the losses of the first step.
+BEFORE = ("pictures", "weights", "targets", "trial", "engine", "first step")
 MARKS = {"loading": "called", "step 0/": "first_step"}  # the beginning of a line of the run -> the name of that moment
 
 
@@ -95,7 +85,7 @@ def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     found = measure(checkout, command, folder)
                     if turn >= 0:
                         runs.setdefault((case, which), []).append(found)
-                        sys.stderr.write(f"{case}, {which}: {found['total']:.2f} s, CPU {found['cpu_total']:.2f}\n")
+                        say(f"{case}, {which}: {found['total']:.2f} s, CPU {found['cpu_total']:.2f}")
     return [
         {"case": case, "checkout": which, "commit": git_commit(checkouts[which])}
         | {key: round(median(each[key] for each in found), 4) for key in found[0]}
@@ -103,26 +93,21 @@ def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = flags(__doc__, __file__)
     add = parser.add_argument
     add("--against", type=Path, help="another checkout, measured by turns")
     add("--rounds", type=int, default=5)
     add("--size", type=int, default=256)
     add("--steps", default="1,60", help="numbers of steps, comma-separated")
-    add("--results", type=Path, default=ROOT / "bench" / "results", help="the folder to write to")
     add("options", nargs="*", help="more options of stylize, after --")
     arguments = parser.parse_args()
     rows = measured(arguments)
-    conditions = {"rounds": arguments.rounds, "size": arguments.size, "options": arguments.options}
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    data: dict[str, Any] = {"schema": SCHEMA, "created": created, "nst_fast": __version__, "device": "cpu"}
-    data |= {"machine": describe_machine(), "conditions": conditions, "load": os.getloadavg()[0], "rows": rows}
-    path = arguments.results / f"{file_stem('start-' + arguments.steps.replace(',', '-'), data)}.json"
-    write_atomic(path, (json.dumps(data, indent=1) + "\n").encode())
+    own = {"rounds": arguments.rounds, "size": arguments.size, "options": arguments.options}
+    data = conditions("nst-fast/start/1") | {"conditions": own, "rows": rows}
+    (path,) = keep(arguments.results, f"start-{arguments.steps.replace(',', '-')}", data)
     sys.stdout.write(f"{path}\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,21 +12,19 @@ import argparse
 import contextlib
 import importlib.util
 import io
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from nst_fast import Networks, Observer, __version__, stylize
-from nst_fast.benchmark.report import file_stem
+from nst_fast import Networks, Observer, stylize
+from nst_fast.benchmark.scripts import conditions, flags, keep, script
 from nst_fast.cli.console import Messages
 from nst_fast.cli.display import Display
 from nst_fast.cli.signals import Stop
@@ -37,14 +35,10 @@ from nst_fast.run.observer import StepEvent
 from nst_fast.run.outputs import Pastiche
 from nst_fast.run.record import RunRecord
 from nst_fast.run.trackers import LossTable, MLflow, TensorBoard, WeightsAndBiases
-from nst_fast.system.files import write_atomic
-from nst_fast.system.machine import describe_machine
 
-SCHEMA = "nst-fast/trackers/1"
 STEPS = 150  # of the run that a slow-down is given for
 Row = dict[str, float]
 Follower = contextlib.AbstractContextManager[Observer]
-ROOT = Path(__file__).parents[2]
 PACKAGES = {"--film out.mp4": "av", "TensorBoard": "tensorboard", "MLflow": "mlflow", "Weights & Biases": "wandb"}
 
 
@@ -150,24 +144,19 @@ def row_of(name: str, rows: Sequence[Row]) -> dict[str, Any]:
     return {"follower": name} | {key: round(value, 5) for key, value in figures.items()}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@script
+def main() -> None:
+    parser = flags(__doc__, __file__)
     add = parser.add_argument
     add("--rounds", type=int, default=3)
     add("--size", type=int, default=256)
     add("--steps", type=int, default=20)
-    add("--results", type=Path, default=ROOT / "bench" / "results", help="the folder to write to")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measured(arguments, Path(folder))
-    conditions = {"rounds": arguments.rounds, "size": arguments.size, "steps": arguments.steps}
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    data: dict[str, Any] = {"schema": SCHEMA, "created": created, "nst_fast": __version__, "device": "cpu"}
-    data |= {"machine": describe_machine(), "conditions": conditions, "load": os.getloadavg()[0], "rows": rows}
-    path = arguments.results / f"{file_stem('trackers', data)}.json"
-    write_atomic(path, (json.dumps(data, indent=1) + "\n").encode())
+    own = {"rounds": arguments.rounds, "size": arguments.size, "steps": arguments.steps}
+    (path,) = keep(arguments.results, "trackers", conditions("nst-fast/trackers/1") | {"conditions": own, "rows": rows})
     sys.stdout.write(f"{path}\n")
-    return 0
 
 
 if __name__ == "__main__":

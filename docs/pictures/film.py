@@ -36,7 +36,7 @@ def main() -> None:
     alone = [nst_fast.stylize(content, style, RUN, monitor_every=0) for content in contents]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        info = FilmInfo((HEIGHT, WIDTH), tuple(at / RATE for at in range(FRAMES)), RATE, FRAMES / RATE)
+        info = FilmInfo((HEIGHT, WIDTH), tuple(at / RATE for at in range(FRAMES)), FRAMES / RATE)
         frames = [Frame(at, info.times[at], np.ascontiguousarray(content)) for at, content in enumerate(contents)]
         write_film(folder / "scene.png", frames, info)
         Image.fromarray(style).save(folder / "style.png")

@@ -11,16 +11,14 @@ from entries import chosen, read_entries
 from layouts import lay_out, write
 from work import Work, to_markdown
 
-from nst_fast.errors import NstFastError, PartialError
+from nst_fast.benchmark.scripts import say, script
+from nst_fast.errors import PartialError
 
 HERE = Path(__file__).parent
 
 
-def say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-def main() -> int:
+@script
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--images", type=Path, required=True, help="the folder of contents and styles")
@@ -33,29 +31,24 @@ def main() -> int:
     add("--entries", type=Path, default=HERE / "pictures.toml", help="another list")
     given = parser.parse_args()
     work, failed, rows = Work(given.work.resolve(), given.images.resolve()), [], []
-    try:
-        for entry in chosen(read_entries(given.entries), given.only):
-            runs, started = entry.runs(long=given.long, changes=given.set), time.monotonic()
-            try:
-                for run in runs:
-                    if given.again:
-                        work.remove(run)
-                    if not work.finished(run):
-                        say(f"{run.name}: nst-fast {' '.join(run.command)}")
-                        work.make(run)
-                write(lay_out(entry, runs, work), given.output)
-            except PartialError as error:
-                failed.append(str(error))
-            else:
-                rows += [row for run in runs for row in work.results(run)]
-                say(f"{entry.name}: {time.monotonic() - started:.0f} s")
-        sys.stdout.write(to_markdown(rows) if rows else "")
-        if failed:
-            raise PartialError("; ".join(failed), "Run again for those; what is finished is kept")
-    except NstFastError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    return 0
+    for entry in chosen(read_entries(given.entries), given.only):
+        runs, started = entry.runs(long=given.long, changes=given.set), time.monotonic()
+        try:
+            for run in runs:
+                if given.again:
+                    work.remove(run)
+                if not work.finished(run):
+                    say(f"{run.name}: nst-fast {' '.join(run.command)}")
+                    work.make(run)
+            write(lay_out(entry, runs, work), given.output)
+        except PartialError as error:
+            failed.append(str(error))
+        else:
+            rows += [row for run in runs for row in work.results(run)]
+            say(f"{entry.name}: {time.monotonic() - started:.0f} s")
+    sys.stdout.write(to_markdown(rows) if rows else "")
+    if failed:
+        raise PartialError("; ".join(failed), "Run again for those; what is finished is kept")
 
 
 if __name__ == "__main__":

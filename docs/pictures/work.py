@@ -18,6 +18,7 @@ from nst_fast.errors import PartialError
 from nst_fast.images.plots import grouped
 from nst_fast.run.record import read_record
 from nst_fast.system.files import write_atomic
+from nst_fast.system.tables import markdown_table
 
 SUMMARY = ("picture", "size", "steps", "seconds", "content", "style", "tv", "total", "PSNR, dB")
 
@@ -105,6 +106,5 @@ def row(facts: Mapping[str, Any]) -> dict[str, str]:
 def to_markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """The summary as a table for the docs; columns that no row fills are left out."""
     names = [name for name in SUMMARY if any(row[name] for row in rows)]
-    lines = [" | ".join(names), " | ".join("---" if name == "picture" else "---:" for name in names)]
-    lines += [" | ".join(row[name] for name in names) for row in rows]
-    return "".join(f"| {line} |\n" for line in lines)
+    figures = [index for index, name in enumerate(names) if name != "picture"]
+    return "\n".join(markdown_table(names, [[row[name] for name in names] for row in rows], figures)) + "\n"

@@ -14,7 +14,8 @@ from typing import Any
 
 from reference import PAGES
 
-from nst_fast.errors import InputError, NstFastError
+from nst_fast.benchmark.scripts import script
+from nst_fast.errors import InputError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -96,17 +97,13 @@ def build(work: Path) -> Path:
     return work / "site"
 
 
-def main() -> int:
+@script
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "docs", help="the site is in its folder `site`")
     work = parser.parse_args().work.resolve()
-    try:
-        fill(work)
-        sys.stdout.write(f"{build(work)}\n")
-    except NstFastError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    return 0
+    fill(work)
+    sys.stdout.write(f"{build(work)}\n")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def options_page() -> str:
         " the names have underscores, `style_weight` for `--style-weight`.",
     ]
     defaults = StylizeConfig().as_dict()
-    for group, items in itertools.groupby(declared(StylizeConfig), key=lambda item: item.group):
+    for group, items in itertools.groupby(declared(StylizeConfig).values(), key=lambda item: item.group):
         lines += ["", f"## {group}", "", row("option", "", "default"), row("---", "---", "---")]
         lines += [row(f"`{item.flag}`", described(item), default_of(defaults[item.name])) for item in items]
     return page(lines)
@@ -61,7 +61,7 @@ def commands_page() -> str:
         "",
         "Generated from the command line's own help. Shared options are in [options](options.md).",
     ]
-    names = {item.flag for item in declared(StylizeConfig)}
+    names = {item.flag for item in declared(StylizeConfig).values()}
     shared = {each.opts[0]: each.help for each in made("stylize").params if each.opts[0] in names}
     for name in COMMANDS:
         lines += ["", f"## {name}", "", *section(made(name), name, shared)]

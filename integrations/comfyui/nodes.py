@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nst_fast import Networks, NstFastError, Observer, Pastiche, StylizeConfig, evaluate, stylize, texture
 from nst_fast.options.commands import TextureConfig
-from nst_fast.options.declaration import Declared, declared
+from nst_fast.options.declaration import declared
 from nst_fast.options.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -40,13 +40,9 @@ Region = tuple[Tensor, Tensor, float]  # mask, style image, weight
 NETWORKS = Networks()  # loaded once for all prompts, with the targets of the styles used last
 
 
-def declaration(name: str, config_class: type = StylizeConfig) -> Declared:
-    return next(item for item in declared(config_class) if item.name == name)
-
-
 def widget(name: str, config_class: type = StylizeConfig, **changes: Any) -> io.Input:
     """The input of an option: type, range, default and help as it is declared."""
-    item = declaration(name, config_class)
+    item = declared(config_class)[name]
     facts = {"default": item.default, "tooltip": item.option.help.replace("`", "")}
     if item.option.choices:
         return io.Combo.Input(name, **{"options": list(item.option.choices), **facts, **changes})
@@ -119,34 +115,29 @@ def records_of(pastiches: Sequence[Pastiche]) -> str:
     return json.dumps([pastiche.record.as_dict() for pastiche in pastiches])
 
 
-class MaskFiles:
-    """Masks and styles of regions as the files that nst-fast reads them from, in a folder."""
+def saved(folder: Path, name: str, values: Tensor) -> Path:
+    """Values [H, W] or [H, W, C] as the file that nst-fast reads a mask or the style of a region from."""
+    path = folder / f"{name}.png"
+    pixels = values[..., :3] if values.ndim == 3 else values
+    Image.fromarray(pixels.float().clamp(0, 1).mul(255).round().byte().cpu().numpy()).save(path)
+    return path
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
 
-    def saved(self, name: str, values: Tensor) -> Path:
-        """``values``: [H, W] or [H, W, C]."""
-        path = self.folder / f"{name}.png"
-        pixels = values[..., :3] if values.ndim == 3 else values
-        Image.fromarray(pixels.float().clamp(0, 1).mul(255).round().byte().cpu().numpy()).save(path)
-        return path
-
-    def options(
-        self, index: int, content_mask: Tensor | None, style_mask: Tensor | None, regions: Sequence[Region]
-    ) -> dict[str, Any]:
-        """The options that name the masks of one picture of a batch; the last mask serves all further pictures."""
-        found: dict[str, Any] = {}
-        if content_mask is not None:
-            found["content_mask"] = self.saved("content_mask", at(content_mask, index))
-        if style_mask is not None:
-            found["style_mask"] = [self.saved(f"style_mask_{n}", mask) for n, mask in enumerate(style_mask)]
-        if regions:
-            found["region"] = [
-                (self.saved(f"region_{n}", at(mask, index)), self.saved(f"region_style_{n}", style[0]), weight)
-                for n, (mask, style, weight) in enumerate(regions)
-            ]
-        return found
+def mask_options(
+    folder: Path, index: int, content_mask: Tensor | None, style_mask: Tensor | None, regions: Sequence[Region]
+) -> dict[str, Any]:
+    """The options that name the masks of one picture of a batch; the last mask serves all further pictures."""
+    found: dict[str, Any] = {}
+    if content_mask is not None:
+        found["content_mask"] = saved(folder, "content_mask", at(content_mask, index))
+    if style_mask is not None:
+        found["style_mask"] = [saved(folder, f"style_mask_{n}", mask) for n, mask in enumerate(style_mask)]
+    if regions:
+        found["region"] = [
+            (saved(folder, f"region_{n}", at(mask, index)), saved(folder, f"region_style_{n}", style[0]), weight)
+            for n, (mask, style, weight) in enumerate(regions)
+        ]
+    return found
 
 
 def at(batch: Tensor, index: int) -> Tensor:
@@ -158,6 +149,7 @@ class Stylize(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        colors = declared(StylizeConfig)["color"].option.choices
         return io.Schema(
             node_id="NstFastStylize",
             display_name="Stylize (nst-fast)",
@@ -171,7 +163,7 @@ class Stylize(io.ComfyNode):
                 widget("steps", min=0, default=0, tooltip="Optimiser updates; 0: the preset's."),
                 widget("strength", step=0.05),
                 widget("style_scale", step=0.05),
-                widget("color", options=[OF_PRESET, *declaration("color").option.choices], default=OF_PRESET),
+                widget("color", options=[OF_PRESET, *colors], default=OF_PRESET),
                 widget("seed", max=LARGEST_SEED),
                 io.Mask.Input("content_mask", optional=True, tooltip="Where the content loss counts."),
                 io.Mask.Input("style_mask", optional=True, tooltip="What of each style image is used."),
@@ -203,7 +195,7 @@ class Stylize(io.ComfyNode):
         styles, made = pictures_of(style), []
         for index, picture in enumerate(pictures_of(content)):
             with tempfile.TemporaryDirectory(prefix="nst-fast-") as folder:
-                masks = MaskFiles(folder).options(index, content_mask, style_mask, regions)
+                masks = mask_options(Path(folder), index, content_mask, style_mask, regions)
                 given = on_device(masks | chosen)
                 made.append(stylize(picture, styles, preset=preset, listeners=follower, networks=NETWORKS, **given))
             follower.ended()

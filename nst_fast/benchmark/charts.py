@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from nst_fast.images.plots import new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#222222", "#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d")
+COLORS = ("#222222", "#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d")
 MARKERS = "osD^vP"
 DASHES = ("--", ":", "-.")
 PANELS = {
@@ -54,9 +55,9 @@ def save_plot(data: Data, path: Path) -> bool:
 
 def _draw_curves(axes: Axes, pair: str, rows: Rows) -> None:
     """Loss over seconds of every run on one pair, and the late goal as a line across."""
-    for index, row in enumerate(rows):
+    for row, color in zip(rows, cycle(COLORS), strict=False):
         label = f"{row['engine']}, {row['precision']}, {row['recipe']}"
-        axes.plot(row["seconds"], row["losses"], label=label, color=COLOURS[index % len(COLOURS)], linewidth=1.4)
+        axes.plot(row["seconds"], row["losses"], label=label, color=color, linewidth=1.4)
         if row["late_loss"] is not None:
             axes.axhline(row["late_loss"], color="#999999", linewidth=0.6, linestyle=DASHES[0])
     least = min((row["losses"][-1] for row in rows), default=1)
@@ -73,24 +74,20 @@ def _draw_rates(axes: Axes, kind: str, rows: Rows) -> None:
     from matplotlib.ticker import LogLocator
 
     title, unit, time = PANELS[kind]
-    lines: dict[str, list[Mapping[str, Any]]] = {}
+    lines: dict[str, list[Mapping[str, Any]]] = {label: [] for label in map(_label, rows)}
     ceilings: dict[str, dict[float, float]] = {}
     for row in sorted(rows, key=_side):
-        lines.setdefault(_label(row), []).append(row)
+        lines[_label(row)].append(row)
         if row["ceiling_share"]:
             rate = row["gflops"] / row["ceiling_share"] / row["gflop"]
             ceilings.setdefault(row["precision"], {})[_side(row)] = rate
-    for index, label in enumerate(dict.fromkeys(map(_label, rows))):
+    for label, color, marker in zip(lines, cycle(COLORS), cycle(MARKERS), strict=False):
         low, rates, high = ([1e3 / row[time + at] for row in lines[label]] for at in ("_p90", "", "_p10"))
         spread = [[b - a for a, b in zip(*pair, strict=True)] for pair in ((low, rates), (rates, high))]
-        sides, colour, marker = (
-            list(map(_side, lines[label])),
-            COLOURS[index % len(COLOURS)],
-            MARKERS[index % len(MARKERS)],
-        )
-        axes.errorbar(sides, rates, spread, label=label, color=colour, marker=marker, capsize=2.5, markersize=4.5)
-    for index, (precision, rates_by_side) in enumerate(ceilings.items()):
-        dashes, label = DASHES[index % len(DASHES)], f"ceiling, {precision}"
+        sides = [*map(_side, lines[label])]
+        axes.errorbar(sides, rates, spread, label=label, color=color, marker=marker, capsize=2.5, markersize=4.5)
+    for (precision, rates_by_side), dashes in zip(ceilings.items(), cycle(DASHES), strict=False):
+        label = f"ceiling, {precision}"
         axes.plot(*zip(*rates_by_side.items(), strict=True), dashes, color="#999999", linewidth=1, label=label)
     names = {_side(row): size_of(row) for row in rows}
     axes.set_xscale("log", base=2)

@@ -50,19 +50,6 @@ class CompareConfig(Options):
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One line of the two environments."""
-
-    name: str
-    before: str
-    after: str
-
-    @property
-    def differs(self) -> bool:
-        return self.before != self.after
-
-
-@dataclass(frozen=True)
 class Change:
     """One figure of one row in both results.
 
@@ -87,11 +74,12 @@ class BenchComparison:
     """All that two results say about each other.
 
     Attributes:
+        environment: of every fact its ``name``, the text ``before`` and ``after``, and whether it ``differs``.
         broken: a sentence for every row that is there in A and fails in B.
         notes: a sentence for all that could not be compared.
     """
 
-    environment: Sequence[Fact]
+    environment: Sequence[Data]
     changes: Sequence[Change]
     broken: Sequence[str]
     notes: Sequence[str]
@@ -109,9 +97,9 @@ class BenchComparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, rounded."""
-        facts = [asdict(fact) | {"differs": fact.differs} for fact in self.environment]
         changes: list[dict[str, Any]] = rounded([asdict(change) for change in self.changes], DIGITS)
-        found = {"environment": facts, "changes": changes, "broken": list(self.broken), "notes": list(self.notes)}
+        found = {"environment": list(self.environment), "changes": changes}
+        found |= {"broken": list(self.broken), "notes": list(self.notes)}
         return {"schema": COMPARISON_SCHEMA, "status": "complete"} | found
 
 
@@ -172,16 +160,18 @@ def refuse(before: Data, after: Data) -> None:
         raise UsageError(message, "Measure one of them again with the other's options")
 
 
-def environment(before: Data, after: Data) -> list[Fact]:
+def environment(before: Data, after: Data) -> list[Data]:
     """Versions, machine and date of both, and the options in which they differ."""
-    facts = [_fact(name, before, after) for name in ("nst_fast", "created", "status", "device")]
+    names = ("nst_fast", "created", "status", "device")
+    texts = [(name, _text(before, name), _text(after, name)) for name in names]
     for name in dict.fromkeys([*before["machine"], *after["machine"]]):
         if name == "packages":
-            packages = before["machine"][name], after["machine"][name]
-            facts += [_fact(package, *packages) for package in dict.fromkeys([*packages[0], *packages[1]])]
+            ours, theirs = before["machine"][name], after["machine"][name]
+            texts += [(each, _text(ours, each), _text(theirs, each)) for each in dict.fromkeys([*ours, *theirs])]
         elif name != "nst_fast":
-            facts.append(_fact(name, before["machine"], after["machine"]))
-    return [*facts, *(Fact(f"--{name.replace('_', '-')}", *texts) for name, *texts in _options(before, after))]
+            texts.append((name, _text(before["machine"], name), _text(after["machine"], name)))
+    texts += [(f"--{name.replace('_', '-')}", a, b) for name, a, b in _options(before, after)]
+    return [{"name": name, "before": a, "after": b, "differs": a != b} for name, a, b in texts]
 
 
 def title(row: Data) -> str:
@@ -192,7 +182,10 @@ def title(row: Data) -> str:
 
 def to_markdown(comparison: BenchComparison, names: Sequence[str], limit: float | None) -> str:
     """The report: both environments, every figure, what was not compared, and what is worse if there is a limit."""
-    facts = [[fact.name, fact.before, fact.after, "differs" if fact.differs else ""] for fact in comparison.environment]
+    facts = [
+        [fact["name"], fact["before"], fact["after"], "differs" if fact["differs"] else ""]
+        for fact in comparison.environment
+    ]
     rows = []
     for change in comparison.changes:
         beside = "" if change.beside_eager is None else f"{change.beside_eager:.3f}"
@@ -257,10 +250,6 @@ def _options(before: Data, after: Data) -> Iterator[tuple[str, str, str]]:
     for name, value in before["options"].items():
         if name in after["options"] and value != after["options"][name]:
             yield name, _text(before["options"], name), _text(after["options"], name)
-
-
-def _fact(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Fact:
-    return Fact(name, _text(before, name), _text(after, name))
 
 
 def _text(facts: Mapping[str, Any], name: str) -> str:

@@ -9,7 +9,8 @@ import torch
 from nst_fast.benchmark.memory import bind
 from nst_fast.benchmark.rows import EvaluationRow
 from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio, spread
-from nst_fast.benchmark.workbench import Workbench, arithmetic
+from nst_fast.benchmark.workbench import Workbench
+from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.onnx.export import INPUT_NAME, ExportModule
 from nst_fast.onnx.session import check_provider
 from nst_fast.options.config import ExportConfig
@@ -36,7 +37,9 @@ class EvaluationContender(Contender):
     def prepare(self) -> None:
         config = self.workbench.config
         started = self.clock()
-        self.evaluate = self._pytorch() if self.row.runtime == PYTORCH else self._onnxruntime()
+        picture = self.workbench.scene(self.row.height, self.row.width).content_image
+        of_pytorch = self.row.runtime == PYTORCH
+        self.evaluate = forward(self.workbench, picture) if of_pytorch else self._onnxruntime(picture)
         self.evaluate()
         self.row.setup_seconds = self.clock() - started
         seconds = min(self._timed() for _ in range(config.warmup)) / 1e3
@@ -53,33 +56,26 @@ class EvaluationContender(Contender):
         row.latency_ms = median_ms
         row.evaluations_per_second = 1e3 / median_ms
         row.ratio_to_pytorch = median_ratio(baseline, self)
+        flop = self.workbench.flops(row)
         if row.runtime == PYTORCH:
-            self.workbench.rate(row, self.workbench.flops(row), median_ms, self.workbench.device)
-        elif (
-            row.actual == "cpu" or find_provider(row.actual).memory == "cuda"
-        ):  # of no other device is the ceiling known
-            device = resolve_device(find_provider(row.actual).memory)
-            self.workbench.rate(row, self.workbench.flops(row), median_ms, device)
+            self.workbench.rate(row, flop, median_ms, self.workbench.device)
+        # Of no other device than these is the ceiling known.
+        elif row.actual == "cpu" or find_provider(row.actual).memory == "cuda":
+            self.workbench.rate(row, flop, median_ms, resolve_device(find_provider(row.actual).memory))
 
     def _timed(self) -> float:
         started = self.clock()
         self.evaluate()
         return 1e3 * (self.clock() - started)
 
-    def _pytorch(self) -> Callable[[], object]:
-        return forward(self.workbench, self._picture())
-
-    def _onnxruntime(self) -> Callable[[], object]:
+    def _onnxruntime(self, picture: torch.Tensor) -> Callable[[], object]:
         config = self.workbench.config
         if not config.allow_fallback:
             check_provider(self.row.requested)  # before the export, which such a row does not need
-        feeds = {INPUT_NAME: self._picture().cpu().numpy()}
+        feeds = {INPUT_NAME: picture.cpu().numpy()}
         model = self.workbench.model()
         self.row.actual, run = bind(model, self.row.requested, feeds, allow_fallback=config.allow_fallback)
         return run
-
-    def _picture(self) -> torch.Tensor:
-        return self.workbench.scene(self.row.height, self.row.width).content_image
 
 
 def forward(workbench: Workbench, picture: torch.Tensor) -> Callable[[], object]:
@@ -87,7 +83,7 @@ def forward(workbench: Workbench, picture: torch.Tensor) -> Callable[[], object]
     module = ExportModule(workbench.encoder, ExportConfig.serving(workbench.config))
 
     def evaluate() -> object:
-        with torch.no_grad(), arithmetic("fp32"):  # as the sessions, which compute in IEEE fp32
+        with torch.no_grad(), float32_arithmetic("fp32"):  # as the sessions, which compute in IEEE fp32
             return module(picture)
 
     return evaluate

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from nst_fast.benchmark.rows import OK, LoopRow, MonitorRow
 from nst_fast.benchmark.turns import Contender, compete, count_for, median_ratio, recorded, spread
-from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
+from nst_fast.benchmark.workbench import Scene, Workbench
 from nst_fast.engines import Evaluator
+from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.errors import NstFastError
 from nst_fast.onnx.monitor import Monitor, open_monitor
 from nst_fast.onnx.session import Session
@@ -93,7 +94,7 @@ class LoopContender(Contender):
         row, config = self.row, self.workbench.config
         self.run = self.workbench.run_config(row.engine, row.precision)
         row.engine, row.precision = self.run.engine, self.run.precision
-        with arithmetic(row.precision):
+        with float32_arithmetic(row.precision):
             self.loop = PacedLoop(self.run, self.workbench, self.scene)
             seconds = self.loop.advance(config.warmup) / config.warmup
         row.setup_seconds = self.loop.setup_seconds
@@ -102,7 +103,7 @@ class LoopContender(Contender):
         self.turn_steps = count_for(config.turn_seconds, seconds, MOST_TURN_STEPS)
 
     def take_turn(self) -> list[float]:
-        with arithmetic(self.row.precision):
+        with float32_arithmetic(self.row.precision):
             return [1e3 * self.loop.advance(self.turn_steps) / self.turn_steps]
 
 
@@ -150,7 +151,7 @@ class Reference:
 
     def __init__(self, workbench: Workbench, scene: Scene) -> None:
         run = workbench.run_config("eager", "fp32")
-        with arithmetic("fp32"):
+        with float32_arithmetic("fp32"):
             self.evaluate = workbench.evaluator(run, scene)
             self.start_gradient = self.evaluate(scene.start).gradient
             self.pastiche = run_steps(self.evaluate, scene, run)
@@ -159,12 +160,12 @@ class Reference:
     def compare(self, row: LoopRow, contender: LoopContender) -> None:
         """Fill in how far an engine's gradient and final loss are from these."""
         evaluate, scene = contender.loop.evaluate, contender.scene
-        with arithmetic(row.precision):
+        with float32_arithmetic(row.precision):
             row.gradient_cosine = cosine(evaluate(scene.start).gradient, self.start_gradient)
             row.gradient_cosine_late = cosine(evaluate(self.pastiche).gradient, self.evaluation.gradient)
             # Eager is the reference itself: once is enough.
             pastiche = self.pastiche if row.engine == "eager" else run_steps(evaluate, scene, contender.run)
-        with arithmetic("fp32"):
+        with float32_arithmetic("fp32"):
             row.final_loss = self.evaluate(pastiche).total.mean().item()
         loss = self.evaluation.total.mean().item()
         row.final_loss_change = row.final_loss / loss - 1 if loss else None
@@ -216,7 +217,7 @@ class MonitoredContender(LoopContender):
         if self.monitor is None:
             return super().take_turn()
         seconds = 0.0
-        with arithmetic(self.row.precision):
+        with float32_arithmetic(self.row.precision):
             for _ in range(self.turn_steps // self.row.monitor_every):
                 started = self.loop.clock()
                 self._submit(self.monitor)

@@ -76,11 +76,11 @@ def main() -> None:
 
 def _loop(task: Mapping[str, Any]) -> tuple[float, float]:
     from nst_fast.benchmark.loops import PacedLoop
-    from nst_fast.benchmark.workbench import arithmetic
+    from nst_fast.engines.precision import float32_arithmetic
 
     workbench, scene = _prepared(task)
     run = workbench.run_config(task["engine"], task["precision"])
-    with arithmetic(run.precision):
+    with float32_arithmetic(run.precision):
         return _around(lambda: PacedLoop(run, workbench, scene).advance(STEPS), workbench.device)
 
 

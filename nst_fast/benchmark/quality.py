@@ -14,8 +14,9 @@ import torch
 from nst_fast.benchmark.loops import start_loop
 from nst_fast.benchmark.rows import OK, QualityRow
 from nst_fast.benchmark.turns import Contender, compete, recorded, take_turns
-from nst_fast.benchmark.workbench import Scene, Workbench, arithmetic
+from nst_fast.benchmark.workbench import Scene, Workbench
 from nst_fast.engines import choose, confirm_precision
+from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.images import from_uint8, save_image
 from nst_fast.jobs.sample_art import draw_content, draw_style
 from nst_fast.jury.judge import Panel
@@ -67,7 +68,7 @@ class QualityContender(Contender):
             choice = confirm_precision(choice, encoder, scene.objective, scene.start)
         self.row.engine, self.row.precision = choice.engine, choice.precision
         run = self.run.replace(engine=choice.engine, precision=choice.precision)
-        with arithmetic(self.row.precision):
+        with float32_arithmetic(self.row.precision):
             self.stepper = make_stepper(self.workbench.evaluator(run, scene), scene.start.clone(), run)
             for _ in range(WARM_UP):
                 self.stepper.evaluate(0.0)
@@ -78,7 +79,7 @@ class QualityContender(Contender):
     def take_turn(self) -> list[float]:
         """Some timed steps, and a point of the curve."""
         self._target += TURN_STEPS
-        with arithmetic(self.row.precision):
+        with float32_arithmetic(self.row.precision):
             started = self.clock()
             while next(self._events).step < self._target:
                 continue  # an event in between is the guard's
@@ -87,7 +88,7 @@ class QualityContender(Contender):
         return [1e3 * seconds]
 
     def _add_point(self, seconds: float) -> None:
-        with arithmetic("fp32"), torch.no_grad():
+        with float32_arithmetic("fp32"), torch.no_grad():
             image = self.stepper.pastiche.clamp(0, 1)
             terms = self.objective.terms(self.objective.measure(self.problem.encoder(image)), image)
         self.row.losses.append(torch.stack([*terms.values()]).sum(0).mean().item())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nst_fast.benchmark.rows import OK
 from nst_fast.system.files import write_atomic
+from nst_fast.system.tables import csv_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,12 +50,7 @@ def to_csv(data: Data) -> str:
     """
     known = facts(data)
     rows = [{name: value for name, value in row.items() if not isinstance(value, list)} for row in data["rows"]]
-    columns = dict.fromkeys([*IDENTITY, *(name for row in rows for name in (*row, *known))])
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row | known for row in rows)
-    return buffer.getvalue()
+    return csv_table([row | known for row in rows], IDENTITY)
 
 
 def facts(data: Data) -> dict[str, Any]:

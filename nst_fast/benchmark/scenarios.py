@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nst_fast.errors import InputError, UsageError, nearest
 from nst_fast.network.taps import smallest_side
-from nst_fast.options.config import DeviceOptions, MonitorOptions, ObjectiveOptions, OptimizerOptions
-from nst_fast.options.declaration import Option, declared, option
+from nst_fast.options.config import DeviceOptions, MonitorOptions, ObjectiveOptions, OptimizerOptions, StylizeConfig
+from nst_fast.options.declaration import declared, option
 from nst_fast.options.providers import PLUGIN_NAME, PROVIDERS
 from nst_fast.system.files import shown, user_path
 
@@ -131,11 +131,12 @@ class BenchConfig(MonitorOptions, OptimizerOptions, ObjectiveOptions):
         if self.batch > 1 and self.picture_pairs:
             problems.append(f"`batch` {self.batch}: time to quality is that of single pictures")
         engines, precisions = zip(*self.engine_precisions, strict=True) if self.engine_precisions else ((), ())
+        run_options = declared(StylizeConfig)
         for option_name, names, known in (
-            ("engines", engines, _option(DeviceOptions, "engine")),
-            ("engines", precisions, _option(DeviceOptions, "precision")),
-            ("providers", self.provider_names, _option(MonitorOptions, "monitor_provider")),
-            ("plain", [name for name, _ in self.plain_optimizers], _option(OptimizerOptions, "optimizer")),
+            ("engines", engines, run_options["engine"].option),
+            ("engines", precisions, run_options["precision"].option),
+            ("providers", self.provider_names, run_options["monitor_provider"].option),
+            ("plain", [name for name, _ in self.plain_optimizers], run_options["optimizer"].option),
         ):
             unknown = dict.fromkeys(name for name in names if not known.takes(name))
             problems += [f"`{option_name}` {name}: must be among {', '.join(known.choices)}" for name in unknown]
@@ -156,21 +157,8 @@ def _split(text: str) -> list[str]:
     return [part for part in (part.strip() for part in text.split(",")) if part]
 
 
-def _option(config_class: type, name: str) -> Option:
-    return next(item.option for item in declared(config_class) if item.name == name)
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A named benchmark: the stem of its file, and in the file ``description`` and a table ``[options]``."""
-
-    name: str
-    description: str
-    config: BenchConfig
-
-
-def load_scenario(path: Path, changes: Sequence[str] = ()) -> Scenario:
-    """Read a scenario file; ``changes`` (``NAME=VALUE``) replace its own options.
+def load_scenario(path: Path, changes: Sequence[str] = ()) -> tuple[str, BenchConfig]:
+    """Description and options of a scenario file; ``changes`` (``NAME=VALUE``) replace its own options.
 
     Raises:
         InputError: the file cannot be read or is not TOML.
@@ -184,7 +172,7 @@ def load_scenario(path: Path, changes: Sequence[str] = ()) -> Scenario:
     if unknown:
         raise UsageError(f"{shown(path)}: unknown key {unknown}", "A scenario has a description and [options]")
     options = data.get("options", {}) | dict(map(_assignment, changes))
-    return Scenario(path.stem, data.get("description", ""), BenchConfig().replace(**options))
+    return data.get("description", ""), BenchConfig().replace(**options)
 
 
 def _assignment(text: str) -> tuple[str, object]:
@@ -194,10 +182,10 @@ def _assignment(text: str) -> tuple[str, object]:
         UsageError: no such option, or not a value.
     """
     name, equals, value = text.partition("=")
-    kinds = {item.name: item.kind for item in declared(BenchConfig)}
-    if not equals or name not in kinds:
-        raise UsageError(f"{text!r} is not NAME=VALUE of an option", nearest(name, kinds) or "As weights=FILE")
+    items = declared(BenchConfig)
+    if not equals or name not in items:
+        raise UsageError(f"{text!r} is not NAME=VALUE of an option", nearest(name, items) or "As weights=FILE")
     try:
-        return name, value if kinds[name] is str else tomllib.loads(f"value = {value}")["value"]
+        return name, value if items[name].kind is str else tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         raise UsageError(f"{text!r}: {name} takes no text", "Write the value as in TOML: 3, 0.5 or true") from None

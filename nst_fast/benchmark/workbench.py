@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,11 +14,11 @@ from nst_fast.benchmark.ceilings import Ceiling, find_ceiling, layer_flops
 from nst_fast.benchmark.rows import Row
 from nst_fast.benchmark.scenarios import BenchConfig
 from nst_fast.engines import Evaluator, choose, make_evaluator
-from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.onnx.checked_export import find_or_export
 from nst_fast.onnx.session import Session
 from nst_fast.options.config import ExportConfig, StylizeConfig
+from nst_fast.options.declaration import declared
 from nst_fast.run.observer import Observer
 from nst_fast.run.problem import Networks
 from nst_fast.system.machine import resolve_device
@@ -74,7 +73,7 @@ class Workbench:
 
     def run_options(self, engine: str, precision: str) -> StylizeConfig:
         """The run of ``stylize`` that is measured for an engine."""
-        shared = {item.name for item in fields(StylizeConfig)} & {item.name for item in fields(self.config)}
+        shared = declared(StylizeConfig).keys() & declared(type(self.config)).keys()
         options = {name: getattr(self.config, name) for name in shared} | {"steps": max(1, self.config.steps)}
         return StylizeConfig(**options | {"engine": engine, "precision": precision})
 
@@ -91,7 +90,7 @@ class Workbench:
     def evaluator(
         self, run: StylizeConfig, scene: Scene, opened: Callable[[Session], None] = lambda session: None
     ) -> Evaluator:
-        """The evaluator of a run; to be made and called within :func:`arithmetic`.
+        """The evaluator of a run; to be made and called within its precision's :func:`float32_arithmetic`.
 
         ``opened`` is called with every session of ONNX Runtime that computes for it.
         """
@@ -112,11 +111,6 @@ class Workbench:
         least = ceiling.winograd_seconds(self.config, row.height, row.width)  # of one evaluation, as flops() counts it
         if least is not None:
             row.winograd_share = 1e3 * least * row.batch * flop / self.flops(row) / milliseconds
-
-
-def arithmetic(precision: str) -> AbstractContextManager[None]:
-    """How float32 is multiplied while an engine of this precision works: engines that take turns share one switch."""
-    return float32_arithmetic(precision)
 
 
 def seeded_noise(size: tuple[int, int], seed: int) -> Tensor:

@@ -25,7 +25,6 @@ EPILOG = "Two commands to a picture: `nst-fast demo`, then `nst-fast stylize CON
 app = typer.Typer(
     name="nst-fast",
     cls=Commands,
-    help="Neural style transfer by optimisation (Gatys et al. 2016), fast and trustworthy.",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nst_fast.cli.completion import words
-from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.console import Messages, emit_result
 from nst_fast.cli.options import Json, at_least_one, overwrites, takes
 from nst_fast.cli.signals import Stop, graceful_stop
 from nst_fast.cli.startup import loading
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 
 Inputs = Annotated[
     list[str],
-    typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures; or addresses.", show_default=False),
+    typer.Argument(metavar="INPUT", help="Pictures, and folders of pictures; or addresses."),
 ]
 Styles = Annotated[
     list[str],
     typer.Option("--style", metavar="FILE", help="A picture to paint like; given again, both are blended."),
 ]
-Folder = Annotated[
-    str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write to.", show_default=False)
-]
+Folder = Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write to.")]
 FORMATS = ("png", "jpg", "webp", "avif", "tif", "bmp")
 Format = Annotated[
     str,
@@ -70,7 +68,7 @@ def batch(
     together: Together = 1,
     workers: Workers = None,
     on: Place = "local",
-    address: Annotated[str, typer.Option("--address", help="Of the Ray cluster's head.", show_default=False)] = "",
+    address: Annotated[str, typer.Option("--address", help="Of the Ray cluster's head.")] = "",
     gpus_per_worker: Gpus = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking for new pictures until stopped.")] = False,
     skip_failed: Annotated[
@@ -133,10 +131,7 @@ def conclude(outcome: BatchResult, batch: BatchRequest, messages: Messages, stop
     summary += f"; {outcome.made} made now in {outcome.seconds:.1f} s"
     if stop() or not failed:  # else the error says it
         messages.say(f"{status}: {summary}")
-    if as_json:
-        emit_json(facts_of(outcome, batch, status))
-    else:
-        emit(str(batch.folder))
+    emit_result(facts_of(outcome, batch, status), str(batch.folder), as_json=as_json)
     if stop():
         messages.say("the same command continues")
         raise typer.Exit(stop.exit_code)

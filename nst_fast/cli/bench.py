@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from nst_fast.benchmark.compare import CompareConfig
 from nst_fast.benchmark.scenarios import BenchConfig
 from nst_fast.cli.commands import Command, Group
-from nst_fast.cli.console import TABLE_WIDTH, Messages, emit, emit_json
+from nst_fast.cli.console import TABLE_WIDTH, Messages, emit, emit_json, emit_report
 from nst_fast.cli.options import JsonFile, Quiet, expanding, overwrites, path_of, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.errors import PartialError, UsageError
@@ -81,8 +80,8 @@ def refuse_options_before(context: typer.Context) -> None:
 @takes(CompareConfig)
 def compare(
     config: CompareConfig,
-    before: Annotated[Path, typer.Argument(metavar="A", help="What `bench --json` wrote before.", show_default=False)],
-    after: Annotated[Path, typer.Argument(metavar="B", help="And after.", show_default=False)],
+    before: Annotated[Path, typer.Argument(metavar="A", help="What `bench --json` wrote before.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="And after.")],
     json_file: JsonFile = None,
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Write the report as Markdown too.", metavar="FILE")
@@ -99,20 +98,14 @@ def compare(
     from nst_fast.benchmark import compare as comparing
     from nst_fast.system.files import check_all_writable, write_atomic
 
-    json_path = path_of(json_file)
-    check_all_writable(filter(None, (json_path, markdown)), overwrite, (before, after))
+    check_all_writable(filter(None, (path_of(json_file), markdown)), overwrite, (before, after))
     results = [comparing.read_results(path) for path in (before, after)]
     comparing.refuse(*results)
     comparison = comparing.compare(*results)
     report = comparing.to_markdown(comparison, ("A", "B"), config.fail_over)
-    if json_path is not None:
-        write_atomic(json_path, (json.dumps(comparison.as_dict(), indent=1, ensure_ascii=False) + "\n").encode())
     if markdown is not None:
         write_atomic(markdown, report.encode())
-    if json_file == "-":
-        emit_json(comparison.as_dict(), indent=1)
-    else:
-        emit(report.rstrip("\n"))
+    emit_report(comparison.as_dict(), report.rstrip("\n"), json_file)
     if config.fail_over is not None:
         comparison.check(config.fail_over)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from nst_fast.errors import OutputError, UsageError
-from nst_fast.system.files import shown
+from nst_fast.system.files import shown, user_path, write_atomic
 from nst_fast.system.rounding import rounded
 
 EVENT_SCHEMA = "nst-fast/progress/1"
@@ -104,8 +104,7 @@ def _writing_output() -> Iterator[None]:
 def check_binary_output(refused: Mapping[str, bool]) -> None:
     """Raise :class:`UsageError` where standard output cannot take a picture.
 
-    Args:
-        refused: option -> whether it is given; each would write beside the picture, or to standard output too.
+    ``refused``: option -> whether it is given; each would write beside the picture, or to standard output too.
     """
     if given := [f"`{name}`" for name, is_given in refused.items() if is_given]:
         raise UsageError(f"`output` -: standard output takes the picture alone, not {', '.join(given)}", "Name a file")
@@ -127,6 +126,24 @@ def emit_json(facts: Mapping[str, Any], *, indent: int | None = None) -> None:
     """The one JSON object that --json gives; ``facts`` begin with their ``schema``. ASCII, for any locale."""
     _objects.append(facts["schema"])
     emit(json.dumps(facts, indent=indent))
+
+
+def emit_result(facts: Mapping[str, Any], *lines: str, as_json: bool) -> None:
+    """The result, on stdout: ``facts`` as JSON, or the lines for people."""
+    if as_json:
+        emit_json(facts)
+    else:
+        emit("\n".join(lines))
+
+
+def emit_report(facts: Mapping[str, Any], text: str, json_file: str | None) -> None:
+    """The text on stdout, and the facts in the file of ``--json``; or they alone, on stdout, where that is ``-``."""
+    if json_file == "-":
+        emit_json(facts, indent=1)
+        return
+    if json_file is not None:
+        write_atomic(user_path(json_file), (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
+    emit(text)
 
 
 def emit_error(text: str, *, code: int, kind: str, as_json: bool) -> None:

@@ -24,12 +24,9 @@ LINE_SHARE = 0.1  # ... or whenever this much more of the run is done
 
 
 class Display(JobObserver):
-    """Shows one run, or several in turn; the first signal stops them.
+    """Shows one run, or several in turn, and stops them at a signal.
 
-    Args:
-        messages: where lines go.
-        stop: true after a signal.
-        options: log lines, if they ask for any, in place of progress lines or above the bar.
+    Log lines, if ``options`` ask for any, come in place of progress lines or above the bar.
     """
 
     def __init__(self, messages: Messages, stop: Stop, options: ReportOptions | None = None) -> None:

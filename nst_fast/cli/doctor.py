@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.console import emit_result
 from nst_fast.cli.options import Json
 
 
@@ -14,11 +14,7 @@ def doctor(as_json: Json = False) -> None:
     Every provider that is installed is tried with a real convolution. Nothing is downloaded.
     """
     report = examine()
-    if as_json:
-        emit_json({"schema": "nst-fast/doctor/1", **report})
-        return
-    for line in describe(report):
-        emit(line)
+    emit_result({"schema": "nst-fast/doctor/1", **report}, *describe(report), as_json=as_json)
 
 
 def examine() -> dict[str, Any]:

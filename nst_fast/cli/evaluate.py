@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nst_fast.cli.console import TABLE_WIDTH, LastingConsole, Messages, emit, emit_json
+from nst_fast.cli.console import TABLE_WIDTH, LastingConsole, Messages, emit, emit_report
 from nst_fast.cli.options import JsonFile, Quiet, overwrites, path_of, takes
 from nst_fast.cli.startup import loading
 from nst_fast.options.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from nst_fast.jury.evaluation import Evaluation
 
 
 def show_columns(value: bool) -> None:
@@ -52,33 +49,20 @@ def evaluate(
     from nst_fast.system.files import check_all_writable, write_atomic
 
     messages = Messages(quiet=quiet)
-    json_path = path_of(json_file)
     inputs = [content, style, *pictures, Path(config.weights)]
-    check_all_writable(filter(None, (json_path, csv_file)), overwrite, inputs)
+    check_all_writable(filter(None, (path_of(json_file), csv_file)), overwrite, inputs)
     with loading(messages):
         from nst_fast.jury.evaluation import evaluate as judged
         from nst_fast.jury.report import score_table, to_csv
 
     evaluation = judged(content, style, pictures, config)
-    tell(evaluation, messages)
-    if json_path is not None:
-        write_atomic(json_path, (json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+    messages.say("weights {source}, sha256 {sha256}".format(**evaluation.weights))
+    notes = [f"{each.picture}: {note}" for each in evaluation.pictures for note in each.notes]
+    for note in [*notes, *evaluation.notes]:
+        messages.note(note)
     if csv_file is not None:
         write_atomic(csv_file, to_csv(evaluation).encode())
-    if json_file == "-":
-        emit_json(evaluation.as_dict(), indent=1)
-    else:
-        emit(drawn(score_table(evaluation)))
-
-
-def tell(evaluation: Evaluation, messages: Messages) -> None:
-    """The weights, and the notes on the pictures."""
-    messages.say("weights {source}, sha256 {sha256}".format(**evaluation.weights))
-    for note in [
-        *(f"{each.picture}: {note}" for each in evaluation.pictures for note in each.notes),
-        *evaluation.notes,
-    ]:
-        messages.note(note)
+    emit_report(evaluation.as_dict(), drawn(score_table(evaluation)), json_file)
 
 
 def drawn(table: Table) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from nst_fast.cli.completion import words
-from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.console import Messages, emit_result
 from nst_fast.cli.options import Json, Quiet, overwrites, takes
 from nst_fast.errors import UsageError
 from nst_fast.options.config import ExportConfig
@@ -23,17 +22,8 @@ SCHEMA = "nst-fast/export/1"
 CAPABILITIES = ("8.9", "12.0")  # what --prove builds for: Ada and Blackwell
 
 
-class Target(StrEnum):
-    """The formats that are written."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-
-
-class Prover(StrEnum):
-    """What proves a graph by building it."""
-
-    tensorrt_rtx = "tensorrt-rtx"
+Target = Literal["onnx", "openvino"]
+Prover = Literal["tensorrt-rtx"]
 
 
 @takes(ExportConfig, recipes=True)
@@ -57,7 +47,7 @@ def export(
     ] = None,
     target: Annotated[
         Target, typer.Option("--target", help="openvino: write OpenVINO's NAME.xml and NAME.bin, run by it.")
-    ] = Target.onnx,
+    ] = "onnx",
     prove: Annotated[
         Prover | None,
         typer.Option("--prove", help="Parse the graph and build engines by TensorRT for RTX; needs no GPU."),
@@ -78,21 +68,21 @@ def export(
     on any provider, or TensorRT refuses the graph, no file is written and the exit code is 9.
     """
     messages = Messages(quiet=quiet)
-    check_combination(
-        output=output, bundle=bundle, target=target, provider=provider, prove=prove, capability=capability
-    )
+    check_combination(output, bundle, target, provider, prove, capability)
+    providers = tuple(provider or ["cpu"])
+    facts: dict[str, Any] = {"schema": SCHEMA, "status": "complete", "output": str(bundle)}
     if bundle is not None:
-        write(bundle, config, tuple(provider or ["cpu"]), messages, overwrite=overwrite, as_json=as_json)
-        return
-    messages.say("exporting")
-    capabilities = (capability or CAPABILITIES) if prove else ()
-    published = publish(config, output, target, provider or ["cpu"], capabilities, overwrite=overwrite)
-    if as_json:
-        facts = {"status": "complete", "output": str(published.path), "manifest": published.manifest}
-        emit_json({"schema": SCHEMA, **facts})
-        return
-    show_parity(published, messages)
-    emit(str(published.path))
+        from nst_fast.onnx.bundle import write_bundle
+
+        write_bundle(config, bundle, overwrite=overwrite, providers=providers, note=messages.say)
+    else:
+        messages.say("exporting")
+        capabilities = (capability or CAPABILITIES) if prove else ()
+        published = publish(config, output, target, providers, capabilities, overwrite=overwrite)
+        facts |= {"output": str(published.path), "manifest": published.manifest}
+        if not as_json:
+            show_parity(published, messages)
+    emit_result(facts, facts["output"], as_json=as_json)
 
 
 def publish(
@@ -105,7 +95,7 @@ def publish(
     overwrite: bool,
 ) -> CheckedModel:
     """Write the file or files of a format."""
-    if target is Target.openvino and output is not None:
+    if target == "openvino" and output is not None:
         from nst_fast.onnx.openvino import export_ir
 
         return export_ir(config, output, overwrite=overwrite)
@@ -115,7 +105,6 @@ def publish(
 
 
 def check_combination(
-    *,
     output: Path | None,
     bundle: Path | None,
     target: Target,
@@ -124,37 +113,17 @@ def check_combination(
     capability: list[str] | None,
 ) -> None:
     """Refuse options that the others leave without effect."""
-    if bundle is not None and output is not None:
-        raise UsageError("both --output and --bundle", "Give one of them")
-    if capability and not prove:
-        raise UsageError("--capability without --prove", "Add --prove tensorrt-rtx")
-    if target is Target.openvino and output is None:
-        raise UsageError("--target openvino without --output", "Name the .xml file to write")
-    if target is Target.openvino and (bundle is not None or provider or prove):
-        raise UsageError(
-            "--target openvino with --bundle, --provider or --prove", "OpenVINO itself runs what is written"
-        )
-    if bundle is not None and prove:
-        raise UsageError("--prove with --bundle", "Prove an export of the same options without --bundle")
-
-
-def write(
-    folder: Path,
-    config: ExportConfig,
-    providers: tuple[str, ...],
-    messages: Messages,
-    *,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Write a bundle and name its folder."""
-    from nst_fast.onnx.bundle import write_bundle
-
-    write_bundle(config, folder, overwrite=overwrite, providers=providers, note=messages.say)
-    if as_json:
-        emit_json({"schema": SCHEMA, "status": "complete", "output": str(folder)})
-    else:
-        emit(str(folder))
+    itself = "OpenVINO itself runs what is written"
+    is_ir = target == "openvino"
+    for refused, message, remedy in (
+        (bundle and output, "both --output and --bundle", "Give one of them"),
+        (capability and not prove, "--capability without --prove", "Add --prove tensorrt-rtx"),
+        (is_ir and not output, "--target openvino without --output", "Name the .xml file to write"),
+        (is_ir and (bundle or provider or prove), "--target openvino with --bundle, --provider or --prove", itself),
+        (bundle and prove, "--prove with --bundle", "Prove an export of the same options without --bundle"),
+    ):
+        if refused:
+            raise UsageError(message, remedy)
 
 
 def show_parity(published: CheckedModel, messages: Messages) -> None:

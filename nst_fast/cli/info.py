@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.console import emit, emit_result
 from nst_fast.cli.options import Json
 from nst_fast.system.files import shown
 
@@ -27,11 +27,7 @@ def info(
         emit(as_toml(recorded_options(picture, ()), f"as {shown(picture.name)}"))
         return
     record = read_record(picture)
-    if as_json:
-        emit_json(record)
-        return
-    for line in describe(record):
-        emit(line)
+    emit_result(record, *describe(record), as_json=as_json)
 
 
 def describe(record: dict[str, Any]) -> list[str]:

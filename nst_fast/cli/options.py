@@ -98,8 +98,7 @@ def takes(
         recipes: add ``--preset``, ``--from``, ``--quality`` and ``--config``, and read the environment.
         as_given: pass the options that are given and no others, as a dictionary.
     """
-    items = [item for item in declared(config_class) if item.name not in without]
-    own_options = {item.name for item in items}
+    items = {name: item for name, item in declared(config_class).items() if name not in without}
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(command, eval_str=True)
@@ -109,8 +108,9 @@ def takes(
         def call(**arguments: Any) -> Any:
             if talks:
                 arguments["messages"] = Messages(**{name: arguments.pop(name) for name in MESSAGE_FLAGS})
-            given = {item.name: arguments.pop(item.name) for item in items}
-            given = {name: joined(value) for name, value in given.items() if value not in (None, [])}
+            given = {name: arguments.pop(name) for name in items}
+            given = {name: value for name, value in given.items() if value not in (None, [])}
+            given |= {name: SEPARATOR.join(value) for name, value in given.items() if isinstance(value, list)}
             if recipes:
                 named = {name: arguments.pop(name) for name in ("preset", "quality", "replayed", "config_file")}
                 environment = environment_layer(os.environ)
@@ -118,11 +118,11 @@ def takes(
                     arguments["messages"].note(
                         "set by the environment: " + ", ".join(f"`{name}`" for name in environment)
                     )
-                found = values_of(environment, given, own_options, **named)
-                given = {name: value for name, value in found.items() if name in own_options}
+                found = values_of(environment, given, items, **named)
+                given = {name: value for name, value in found.items() if name in items}
             return command(config=given if as_given else config_class().replace(**given), **arguments)
 
-        generated = [*(recipe_parameters() if recipes else ()), *map(parameter_of, items)]
+        generated = [*(recipe_parameters() if recipes else ()), *map(parameter_of, items.values())]
         if talks:
             own += [
                 inspect.Parameter(name, KEYWORD, default=default, annotation=kind)
@@ -141,11 +141,6 @@ def takes(
     return decorate
 
 
-def joined(value: Any) -> Any:
-    """The values of an option that was repeated as one."""
-    return SEPARATOR.join(value) if isinstance(value, list) else value
-
-
 def values_of(
     environment: Layer,
     flags: Layer,
@@ -158,8 +153,7 @@ def values_of(
 ) -> dict[str, Any]:
     """The values of options: flags before the environment, that before the file, that before a preset or a record.
 
-    Args:
-        own: the options of the command; no file of another is looked for.
+    No file is looked for of an option that is not among the command's ``own``.
     """
     if preset is not None and replayed is not None:
         raise UsageError("--preset and --from both say how to run", "Name one, and change it by further options")
@@ -183,21 +177,18 @@ def recipe_parameters() -> list[inspect.Parameter]:
         "--preset",
         help="A recipe by name, see `nst-fast presets`; other options override its values.",
         metavar="NAME",
-        show_default=False,
         autocompletion=completion.presets,
     )
     replayed = typer.Option(
         "--from",
         help="A picture made by nst-fast, or its .json: run with the same options, but for those given.",
         metavar="RECORD",
-        show_default=False,
         rich_help_panel=PANEL,
     )
     config_file = typer.Option(
         "--config",
         help="A TOML file of options, see docs/settings.md; flags and variables NST_FAST_... override it.",
         metavar="FILE",
-        show_default=False,
         rich_help_panel=PANEL,
     )
     steps = ", ".join(f"{name} {values['steps']}" for name, values in QUALITIES.items())
@@ -205,7 +196,6 @@ def recipe_parameters() -> list[inspect.Parameter]:
         "--quality",
         help=f"Speed or finish, by steps: {steps}.",
         metavar="NAME",
-        show_default=False,
         autocompletion=completion.words(*QUALITIES),
     )
     return [
@@ -224,7 +214,6 @@ def parameter_of(item: Declared) -> inspect.Parameter:
         flag,
         parser=item.number if is_number else None,
         help=help_of(item),
-        show_default=False,  # Typer would show None: what is not given must stay apart from what is
         metavar=item.option.metavar or ({int: "INTEGER", float: "FLOAT"}.get(item.kind)),
         rich_help_panel=None if item.name in FIRST else item.group,
         autocompletion=completion.completion_of(item),

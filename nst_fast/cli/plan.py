@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.console import emit_result
 from nst_fast.cli.options import Json, takes
 from nst_fast.errors import UsageError
 from nst_fast.options.config import StylizeConfig
@@ -27,7 +27,7 @@ def parse_size(text: str) -> tuple[int, int]:
 @takes(StylizeConfig, without=("image_size",), recipes=True)
 def plan(
     config: StylizeConfig,
-    size: Annotated[str, typer.Argument(help="WIDTHxHEIGHT of the pastiche, in pixels.", show_default=False)],
+    size: Annotated[str, typer.Argument(help="WIDTHxHEIGHT of the pastiche, in pixels.")],
     as_json: Json = False,
 ) -> None:
     """Say how much memory a picture of SIZE takes, and whether it would be computed whole or in tiles.
@@ -43,7 +43,4 @@ def plan(
     height, width = seamless_size(config, *parse_size(size))
     style = (max(16, round(height * config.style_scale)), max(16, round(width * config.style_scale)))
     made = memory_of(config, (height, width), [style])
-    if as_json:
-        emit_json({"schema": "nst-fast/plan/1", **made.as_dict()})
-    else:
-        emit(str(made))
+    emit_result({"schema": "nst-fast/plan/1", **made.as_dict()}, str(made), as_json=as_json)

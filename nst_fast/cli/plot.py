@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.completion import words
-from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.console import emit_result
 from nst_fast.cli.options import Json, overwrites
 from nst_fast.errors import UsageError
 
@@ -43,7 +43,5 @@ def plot(
         show_beside(runs, output, overwrite=overwrite)
     else:
         compare_curves(runs, output, terms=terms.split(","), against=against, overwrite=overwrite)
-    if as_json:
-        emit_json({"schema": "nst-fast/plot/1", "status": "complete", "output": str(output)})
-    else:
-        emit(str(output))
+    facts = {"schema": "nst-fast/plot/1", "status": "complete", "output": str(output)}
+    emit_result(facts, str(output), as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nst_fast.cli import completion
-from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.console import emit_result
 from nst_fast.cli.options import Json
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
@@ -20,7 +20,7 @@ SCHEMA = "nst-fast/presets/1"
 def presets(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show every value of this preset.", show_default=False, autocompletion=completion.presets),
+        typer.Argument(help="Show every value of this preset.", autocompletion=completion.presets),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -33,20 +33,15 @@ def presets(
         listed = [{"name": preset.name, "system": preset.system, "summary": preset.summary} for preset in known]
         width = max(len(preset.name) for preset in known)
         lines = [f"{preset.name:<{width}}  {preset.summary}" for preset in known]
-        if as_json:
-            emit_json({"schema": SCHEMA, "presets": listed})
-        else:
-            emit("\n".join(lines))
+        emit_result({"schema": SCHEMA, "presets": listed}, *lines, as_json=as_json)
         return
     preset = find_preset(name)
     options = explained(preset)
-    if as_json:
-        facts = {"name": preset.name, "system": preset.system, "summary": preset.summary, "options": options}
-        emit_json({"schema": SCHEMA, **facts})
-        return
-    emit(f"{preset.name}: {preset.summary}")
-    for option, setting in options.items():
-        emit(f"  --{option.replace('_', '-')} {setting['value']}  ({setting['source']})")
+    facts = {"name": preset.name, "system": preset.system, "summary": preset.summary, "options": options}
+    settings = [
+        f"  --{name.replace('_', '-')} {setting['value']}  ({setting['source']})" for name, setting in options.items()
+    ]
+    emit_result({"schema": SCHEMA, **facts}, f"{preset.name}: {preset.summary}", *settings, as_json=as_json)
 
 
 def explained(preset: Preset) -> dict[str, dict[str, Any]]:
@@ -54,7 +49,7 @@ def explained(preset: Preset) -> dict[str, dict[str, Any]]:
     values = StylizeConfig().replace(**preset.values).as_dict()
     default = f"{OURS}: the program's default"
     found = {}
-    for item in declared(StylizeConfig):
-        setting = preset.settings.get(item.name)
-        found[item.name] = {"value": values[item.name], "source": setting.source if setting else default}
+    for name in declared(StylizeConfig):
+        setting = preset.settings.get(name)
+        found[name] = {"value": values[name], "source": setting.source if setting else default}
     return found

@@ -19,7 +19,7 @@ from nst_fast.options.commands import RECONSTRUCT_FIXED, ReconstructConfig
 def reconstruct(
     config: ReconstructConfig,
     messages: Messages,
-    content: Annotated[Path, typer.Argument(help="The picture to reconstruct.", show_default=False)],
+    content: Annotated[Path, typer.Argument(help="The picture to reconstruct.")],
     taps: Annotated[
         str,
         typer.Option(

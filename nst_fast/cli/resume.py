@@ -13,7 +13,7 @@ from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.startup import loading
 from nst_fast.cli.stylize import conclude, resumable
-from nst_fast.cli.tracking import FilmKind, LogDir, Table, TrackerName, followers, tracked
+from nst_fast.cli.tracking import FilmKind, LogDir, Table, TrackerName, file_trackers, tracked
 from nst_fast.options.config import StylizeConfig
 
 
@@ -21,7 +21,7 @@ from nst_fast.options.config import StylizeConfig
 def resume(
     config: dict[str, Any],
     messages: Messages,
-    output: Annotated[Path, typer.Argument(help="The picture that the run was to write.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="The picture that the run was to write.")],
     content: Annotated[
         Path | None, typer.Option("--content", help="Where the content image is now, if it was moved.")
     ] = None,
@@ -60,7 +60,9 @@ def resume(
         graceful_stop(messages.say) as stop,
         resumable(output, messages),
         Display(messages, stop, shown).begin() as display,
-        tracked(display, followers(output, csv, film, overwrite, style or ()), log_dir, tracker) as observer,
+        tracked(
+            display, file_trackers(display.note, output, csv, film, overwrite, style or ()), log_dir, tracker
+        ) as observer,
     ):
         pastiche = api.resume(
             output, content=content, style=style or (), overwrite=overwrite, listeners=observer, **config

@@ -31,8 +31,7 @@ def conclude_series(
 ) -> None:
     """A line for every failure, the sheet's path on stdout or one JSON object, and the exit code.
 
-    Raises:
-        PartialError: a run failed.
+    Raises :class:`PartialError` where a run failed.
     """
     from nst_fast.jobs.series import check_complete
 

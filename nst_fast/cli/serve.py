@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import platformdirs
 import typer
 
-from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.console import Messages, emit_result
 from nst_fast.cli.options import Json, Quiet
 from nst_fast.errors import UsageError
 
@@ -65,17 +66,15 @@ def served(
     if missing:
         raise UsageError(f"{', '.join(missing)}: not installed", "pip install fastapi uvicorn python-multipart")
     from nst_fast.server.gate import Doors, token_for
-    from nst_fast.server.serving import default_folder, serve
+    from nst_fast.server.serving import serve
 
-    place = folder or default_folder()
+    place = folder or platformdirs.user_data_path("nst-fast", appauthor=False) / "ui"
     doors = Doors(host, token_for(host), tuple(names))
 
     def begun(address: str) -> None:
         messages.say("Ctrl-C ends the server")
-        if as_json:
-            emit_json({"schema": SCHEMA, "address": address, "token": doors.token, "folder": str(place)})
-        else:
-            emit(address)
+        facts = {"schema": SCHEMA, "address": address, "token": doors.token, "folder": str(place)}
+        emit_result(facts, address, as_json=as_json)
         ready(address)
 
     serve(place, doors, port, messages.say, page=page, ready=begun)

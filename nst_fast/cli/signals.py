@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+SIGNALS = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP")]  # Windows lacks one
 
 
 class Stop:
@@ -36,7 +36,7 @@ def graceful_stop(say: Callable[[str], None]) -> Iterator[Stop]:
         stop.signal_number = number
         say("stopping after this step and saving; once more to quit at once")
 
-    before = {number: signal.getsignal(number) for number in _numbers()}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, handle)
@@ -45,8 +45,3 @@ def graceful_stop(say: Callable[[str], None]) -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _numbers() -> list[signal.Signals]:
-    """The signals this platform has; Windows has no SIGHUP."""
-    return [signal.Signals[name] for name in SIGNALS if name in signal.Signals.__members__]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nst_fast.cli.console import Messages, Stream, check_binary_output, emit, emit_bytes, emit_event, emit_json
+from nst_fast.cli.console import Messages, Stream, check_binary_output, emit_bytes, emit_event, emit_result
 from nst_fast.cli.options import Json, overwrites, takes
 from nst_fast.cli.signals import graceful_stop
 from nst_fast.cli.startup import loading
 from nst_fast.cli.torchrun import joined_ranks
-from nst_fast.cli.tracking import FilmKind, LogDir, Table, TrackerName, followers, tracked
+from nst_fast.cli.tracking import FilmKind, LogDir, Table, TrackerName, file_trackers, tracked
 from nst_fast.distributed import process_rank
 from nst_fast.options.config import StylizeConfig
 from nst_fast.system.files import shown
@@ -36,11 +36,9 @@ JSON_FIELDS = (
 def stylize(
     config: StylizeConfig,
     messages: Messages,
-    content: Annotated[Path, typer.Argument(help="The picture whose scene is kept.", show_default=False)],
-    style: Annotated[list[Path], typer.Argument(help="The picture, or pictures, to paint like.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The picture to write; - is standard output.", show_default=False)
-    ],
+    content: Annotated[Path, typer.Argument(help="The picture whose scene is kept.")],
+    style: Annotated[list[Path], typer.Argument(help="The picture, or pictures, to paint like.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write; - is standard output.")],
     overwrite: Annotated[bool, overwrites("OUTPUT and the files beside it that are named after it")] = False,
     log_dir: LogDir = None,
     tracker: TrackerName = None,
@@ -71,7 +69,9 @@ def stylize(
         joined_ranks(config) as (config, ranks),
         resumable(output, messages),
         Display(messages, stop, config).begin() as display,
-        tracked(display, followers(output, csv, film, overwrite, [content, *style]), log_dir, tracker) as observer,
+        tracked(
+            display, file_trackers(display.note, output, csv, film, overwrite, [content, *style]), log_dir, tracker
+        ) as observer,
     ):
         pastiche = api.stylize(
             content,
@@ -100,11 +100,9 @@ def conclude(record: RunRecord, output: Path, messages: Messages, *, as_json: bo
     messages.detail("seconds: " + ", ".join(f"{phase} {taken:.2f}" for phase, taken in record.phases.items()))
     if str(output) == PIPE:
         return
-    if as_json:
-        facts = record.as_dict()
-        emit_json({"schema": SCHEMA} | {name: facts[name] for name in JSON_FIELDS} | {"output": str(output)})
-    else:
-        emit(str(output))
+    recorded = record.as_dict()
+    facts = {"schema": SCHEMA} | {name: recorded[name] for name in JSON_FIELDS} | {"output": str(output)}
+    emit_result(facts, str(output), as_json=as_json)
 
 
 def peak_memory(record: RunRecord) -> str:

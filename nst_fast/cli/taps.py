@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nst_fast.cli.completion import words
-from nst_fast.cli.console import emit, emit_json
+from nst_fast.cli.console import emit_result
 from nst_fast.cli.options import Json
 from nst_fast.network.taps import CONVS_PER_BLOCK, channels_of, layer_names, tap_size
 from nst_fast.options.config import EncoderOptions
@@ -31,9 +31,7 @@ def taps(
 
         names = available_taps(weights, network)
     sizes = {name: (channels_of(name), *tap_size(name, image_size, image_size)) for name in names}
-    if as_json:
-        emit_json({"schema": "nst-fast/taps/1", "network": network, "image_size": image_size, "taps": sizes})
-        return
-    emit(f"{network}: tap, channels, size for an image of {image_size}x{image_size}")
-    for name, (channels, height, width) in sizes.items():
-        emit(f"{name:<8} {channels:>4}  {width}x{height}")
+    facts = {"schema": "nst-fast/taps/1", "network": network, "image_size": image_size, "taps": sizes}
+    head = f"{network}: tap, channels, size for an image of {image_size}x{image_size}"
+    lines = [f"{name:<8} {channels:>4}  {width}x{height}" for name, (channels, height, width) in sizes.items()]
+    emit_result(facts, head, *lines, as_json=as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from nst_fast.system.files import check_writable, shown, user_path
 if TYPE_CHECKING:
     from nst_fast.cli.display import Display
     from nst_fast.run.observer import Observer
+    from nst_fast.run.trackers import Tracker
 
 LogDir = Annotated[
     Path | None,
@@ -53,19 +54,26 @@ FilmKind = Annotated[
 ]
 
 
-def followers(
-    output: Path, csv: bool, film: str | None, overwrite: bool, inputs: Sequence[Path]
-) -> list[tuple[str, Path]]:
-    """The trackers that write a file beside the picture, by name, each with its file.
+def file_trackers(
+    note: Callable[[str], None], output: Path, csv: bool, film: str | None, overwrite: bool, inputs: Sequence[Path]
+) -> list[Tracker]:
+    """The trackers that write a file beside the picture.
 
     Raises:
         UsageError: a film that cannot be written, or one of several processes, each of which has a part of the picture.
         OutputError: a file cannot be written.
     """
-    found = [("LossTable", output.with_name(f"{output.stem}-losses.csv"))] if csv else []
-    found += [("Film", output.with_name(f"{output.stem}-film{FILMS[film]}"))] if film in FILMS else []
-    for _, path in found:
+    from nst_fast.run.films import Film, TimeLapse
+    from nst_fast.run.outputs import OutputFiles
+    from nst_fast.run.trackers import LossTable
+
+    kinds: list[tuple[type[LossTable | Film], str]] = [(LossTable, "losses.csv")] if csv else []
+    kinds += [(Film, f"film{FILMS[film]}")] if film in FILMS else []
+    found: list[Tracker] = []
+    for kind, ending in kinds:
+        path = output.with_name(f"{output.stem}-{ending}")
         check_writable(path, overwrite=overwrite, inputs=inputs)
+        found.append(kind(path, note))
     if film is None:
         return found
     if not process_rank().alone:
@@ -75,40 +83,31 @@ def followers(
     if not Path(film).suffix:
         message = f"`film` {film!r}: must be one of {', '.join(FILMS)}, or a file as out.mp4"
         raise UsageError(message, nearest(film, FILMS))
-    return [*found, ("TimeLapse", checked_film(user_path(film), output, overwrite, inputs))]
-
-
-def checked_film(film: Path, output: Path, overwrite: bool, inputs: Sequence[Path]) -> Path:
-    """The file of a film of the run. Raises what :func:`followers` raises."""
-    from nst_fast.run.films import TimeLapse
-    from nst_fast.run.outputs import OutputFiles
-
-    if film.absolute() in {path.absolute() for path in OutputFiles(output).ends_with}:
-        raise UsageError(f"`film` {shown(film)} is the name of another output", "Give it a name of its own")
-    TimeLapse.check(film, overwrite=overwrite, inputs=inputs)
-    return film
+    path = user_path(film)
+    if path.absolute() in {each.absolute() for each in OutputFiles(output).ends_with}:
+        raise UsageError(f"`film` {shown(path)} is the name of another output", "Give it a name of its own")
+    TimeLapse.check(path, overwrite=overwrite, inputs=inputs)
+    return [*found, TimeLapse(path, note)]
 
 
 @contextmanager
 def tracked(
-    display: Display, files: Sequence[tuple[str, Path]], log_dir: Path | None, tracker: str | None
+    display: Display, trackers: Sequence[Tracker], log_dir: Path | None, service: str | None
 ) -> Iterator[Observer]:
-    """The display, joined by the trackers that were asked for while the block lasts.
+    """The display, joined while the block lasts by the trackers, those of TensorBoard and of a service too.
 
-    Raises:
-        UsageError: an unknown tracker, or one whose package is not installed.
+    Raises :class:`UsageError` for an unknown service, or one whose package is not installed.
     """
-    from nst_fast.run.films import Film, TimeLapse
-    from nst_fast.run.trackers import SERVICES, LossTable, Observers, TensorBoard, Tracker
+    from nst_fast.run.trackers import SERVICES, Observers, TensorBoard
 
-    if tracker is not None and tracker not in SERVICES:
-        raise UsageError(f"`tracker` {tracker!r}: must be one of {', '.join(SERVICES)}", nearest(tracker, SERVICES))
+    if service is not None and service not in SERVICES:
+        raise UsageError(f"`tracker` {service!r}: must be one of {', '.join(SERVICES)}", nearest(service, SERVICES))
+    trackers = [*trackers, *([TensorBoard(log_dir, display.note)] if log_dir is not None else [])]
+    trackers += [SERVICES[service](display.note)] if service is not None else []
+    if not trackers or not process_rank().is_main:
+        yield display
+        return
     with ExitStack() as stack:
-        kinds: dict[str, type[LossTable | Film | TimeLapse]]
-        kinds = {"LossTable": LossTable, "Film": Film, "TimeLapse": TimeLapse}
-        trackers: list[Tracker] = [kinds[name](path, display.note) for name, path in files]
-        trackers += [TensorBoard(log_dir, display.note)] if log_dir is not None else []
-        trackers += [SERVICES[tracker](display.note)] if tracker is not None else []
-        for each in trackers if process_rank().is_main else ():
+        for each in trackers:
             stack.enter_context(each)
-        yield Observers([display, *trackers]) if trackers and process_rank().is_main else display
+        yield Observers([display, *trackers])

@@ -18,12 +18,12 @@ from nst_fast.options.video import VIDEO_FIXED, VideoConfig
 def video(
     config: VideoConfig,
     messages: Messages,
-    film: Annotated[Path, typer.Argument(help="The film to be painted.", show_default=False)],
+    film: Annotated[Path, typer.Argument(help="The film to be painted.")],
     style: Annotated[
         list[Path],
         typer.Option("--style", metavar="FILE", help="A picture to paint like; given again, both are blended."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The film to write.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The film to write.")],
     preview: Annotated[
         bool, typer.Option("--preview", help="Paint three frames onto OUTPUT-preview.png, and say how long all take.")
     ] = False,

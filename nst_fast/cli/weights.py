@@ -11,7 +11,7 @@ import typer
 
 from nst_fast.cli.commands import Command, Group
 from nst_fast.cli.completion import words
-from nst_fast.cli.console import Messages, emit, emit_json
+from nst_fast.cli.console import Messages, emit_result
 from nst_fast.cli.options import expanding
 from nst_fast.errors import UsageError, VerificationError
 from nst_fast.network.taps import CONVS_PER_BLOCK, check_network
@@ -25,9 +25,7 @@ SCHEMA = "nst-fast/weights/1"
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-Sha256 = Annotated[
-    str | None, typer.Option("--sha256", help="The hash that the file's supplier states.", show_default=False)
-]
+Sha256 = Annotated[str | None, typer.Option("--sha256", help="The hash that the file's supplier states.")]
 
 app = typer.Typer(
     cls=Group, help="List, fetch, verify or import the network's weights.", no_args_is_help=True, add_completion=False
@@ -55,28 +53,27 @@ def list_weights(as_json: Json = False) -> None:
     }
     networks = [describe(hub.hub_file(network), network, held) for network in CONVS_PER_BLOCK]
     imported = [as_dict(file) for file in held if not file.source]
-    normalisation = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    if as_json:
-        found = {
-            "original": ours,
-            "networks": networks,
-            "imported": imported,
-            "damaged": damaged,
-            "normalisation": normalisation,
-        }
-        emit_json({"schema": SCHEMA, "status": "complete", "auto": AUTO, **found})
-        return
+    found = {
+        "auto": AUTO,
+        "original": ours,
+        "networks": networks,
+        "imported": imported,
+        "damaged": damaged,
+        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+    }
     where = marked(ours["files"]) or f"not on this machine: `{original.INSTALL}`"
-    emit(f"{ours['network']}  original  {ours['package']}  sha256 {original.SHA256[:8]}...  {where}")
+    lines = [f"{ours['network']}  original  {ours['package']}  sha256 {original.SHA256[:8]}...  {where}"]
     for facts in networks:
         where = marked(facts["files"]) or f"not on this machine: `nst-fast weights fetch {facts['network']}`"
-        emit(f"{facts['network']}  imagenet  {facts['hub_file']}  sha256 {facts['sha256_prefix']}...  {where}")
-    emit("any    random    seeded numbers: --weights random[:SEED]")
-    for file in imported:
-        emit(f"imported  {marked([file['path']])}")
-    emit(f"auto  {', '.join(f'{source} for {network}' for network, source in AUTO.items())}")
-    emit(f"normalisation  pictures in [0, 1], RGB, mean {IMAGENET_MEAN}, std {IMAGENET_STD}")
-    emit(f"attribution  {original.ATTRIBUTION}")
+        lines.append(f"{facts['network']}  imagenet  {facts['hub_file']}  sha256 {facts['sha256_prefix']}...  {where}")
+    lines += [
+        "any    random    seeded numbers: --weights random[:SEED]",
+        *(f"imported  {marked([file['path']])}" for file in imported),
+        f"auto  {', '.join(f'{source} for {network}' for network, source in AUTO.items())}",
+        f"normalisation  pictures in [0, 1], RGB, mean {IMAGENET_MEAN}, std {IMAGENET_STD}",
+        f"attribution  {original.ATTRIBUTION}",
+    ]
+    emit_result({"schema": SCHEMA, "status": "complete", **found}, *lines, as_json=as_json)
 
 
 def describe(file: Any, network: str, held: Sequence[WeightFile]) -> dict[str, Any]:
@@ -99,9 +96,7 @@ def as_dict(held: WeightFile) -> dict[str, str]:
 def fetch(
     network: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="vgg19 or vgg16. (default vgg19)", show_default=False, autocompletion=words(*CONVS_PER_BLOCK)
-        ),
+        typer.Argument(help="vgg19 or vgg16. (default vgg19)", autocompletion=words(*CONVS_PER_BLOCK)),
     ] = None,
     mirror: Annotated[
         list[str] | None,
@@ -135,9 +130,7 @@ def fetch(
 @app.command(cls=Command)
 @expanding
 def verify(
-    file: Annotated[
-        list[Path] | None, typer.Argument(help="Weight files. (default all on this machine)", show_default=False)
-    ] = None,
+    file: Annotated[list[Path] | None, typer.Argument(help="Weight files. (default all on this machine)")] = None,
     sha256: Sha256 = None,
     as_json: Json = False,
 ) -> None:
@@ -175,7 +168,7 @@ def remedy_for(wrong: Sequence[WeightFile]) -> str:
 @app.command("import", cls=Command)
 @expanding
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors file.")],
     sha256: Sha256 = None,
     as_json: Json = False,
 ) -> None:
@@ -200,10 +193,7 @@ def checked_hash(given: str | None) -> str | None:
 
 def conclude(held: Sequence[WeightFile], *, as_json: bool) -> None:
     """The files on stdout: their paths, and what is known of them."""
-    if as_json:
-        emit_json({"schema": SCHEMA, "status": "complete", "files": [as_dict(one) for one in held]})
-        return
-    for one in held:
-        emit(f"{one.state}  {one.sha256[:16]}  {shown(one.path)}")
-    if not held:
-        emit("no weights on this machine: `nst-fast weights fetch` gets them")
+    facts = {"schema": SCHEMA, "status": "complete", "files": [as_dict(one) for one in held]}
+    lines = [f"{one.state}  {one.sha256[:16]}  {shown(one.path)}" for one in held]
+    none = "no weights on this machine: `nst-fast weights fetch` gets them"
+    emit_result(facts, *lines or [none], as_json=as_json)

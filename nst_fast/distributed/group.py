@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
 
 import torch
 from torch import Tensor, distributed
@@ -25,56 +24,30 @@ JOIN_SECONDS = 120.0  # how long the processes wait for one another at the start
 STEP_SECONDS = 1800.0  # how long one may compute while the others wait; a lost one is noticed by the watch
 
 
-class Ranks(Protocol):
-    """The processes that share a picture, as one of them sees the others. Every rank has to make the same calls."""
+class Ranks:
+    """The processes that share a picture, as one of them sees the others; here the only one, without others.
 
-    @property
-    def rank(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def local_size(self) -> int:
-        """How many of them are on this machine."""
-        ...
-
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Replace a tensor, of the same shape on all ranks, by the sum over the ranks: the same bits on each."""
-        ...
-
-    def exchange(self, sent: Mapping[int, Tensor], received: Mapping[int, Tensor]) -> None:
-        """Send a contiguous tensor to each rank named, and fill those that are named as coming from others."""
-        ...
-
-    def maximum(self, values: Sequence[float]) -> list[float]:
-        """The largest of all ranks' values, position by position. Never waits for a GPU."""
-        ...
-
-    def broadcast(self, text: str) -> str:
-        """The text of rank 0."""
-        ...
-
-
-class SingleRank:
-    """The only process: a picture that is not shared."""
+    Every rank has to make the same calls. ``local_size`` of them are on this machine.
+    """
 
     rank, size, local_size = 0, 1, 1
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """The sum is the tensor."""
+        """Replace a tensor, of the same shape on all ranks, by the sum over the ranks: the same bits on each."""
 
     def exchange(self, sent: Mapping[int, Tensor], received: Mapping[int, Tensor]) -> None:
-        """There is nobody to exchange with."""
+        """Send a contiguous tensor to each rank named, and fill those that are named as coming from others."""
 
     def maximum(self, values: Sequence[float]) -> list[float]:
+        """The largest of all ranks' values, position by position. Never waits for a GPU."""
         return list(values)
 
     def broadcast(self, text: str) -> str:
+        """The text of rank 0."""
         return text
 
 
-class JoinedRanks:
+class JoinedRanks(Ranks):
     """The ranks of a ``torch.distributed`` process group: gloo between CPUs, NCCL between GPUs.
 
     Raises:

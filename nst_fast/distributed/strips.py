@@ -65,23 +65,22 @@ def make_strip(
     grid: tuple[int, int] = (1, 1),
     *,
     wraps: Wraps = NO_WRAP,
-    halo: int | None = None,
 ) -> Strip:
-    """This rank's strip of a picture, cut into ``grid`` (rows, columns) tiles. ``wraps``, ``halo``: of ``make_tiling``.
+    """This rank's strip of a picture, cut into ``grid`` (rows, columns) tiles.
 
-    Rows that several ranks share do not wrap.
+    Rows that several ranks share do not wrap, whatever ``wraps`` says.
 
     Raises:
         UsageError: there are more ranks than strips can be cut.
     """
     taps = list(taps)
-    rows = strip_rows(network, taps, height, ranks.size, halo=halo)
+    rows = strip_rows(network, taps, height, ranks.size)
     if len(rows) < ranks.size:
         raise UsageError(
             f"{height} rows cannot be shared among {ranks.size} ranks",
             f"With these taps at most {len(rows)} can take part: torchrun --nproc-per-node {len(rows)}",
         )
-    tiling = tiling_of_strip(network, taps, rows[ranks.rank], width, grid, wraps=wraps, halo=halo)
+    tiling = tiling_of_strip(network, taps, rows[ranks.rank], width, grid, wraps=wraps)
     return Strip(ranks, height, width, rows, tiling)
 
 

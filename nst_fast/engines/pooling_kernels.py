@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nst_fast.system.numba_cache import compiled
-from nst_fast.system.threads import in_threads
+from nst_fast.system.compiled import compiled, in_threads
 
 PIECE = 64  # channels; those of every pooling of VGG are a multiple of it
 ZERO = np.float32(0)

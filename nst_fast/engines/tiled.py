@@ -294,10 +294,7 @@ def tiled_targets(
         tiling = similar_tiling(options, strip, strip.mine, strip.width, options.wraps)
         content = tiled_features(network, seen, tiling, options.content_tap_weights, halve=halve_content)
     parts = style_parts(style_images, style_weights, style_guides) if options.style_terms else []
-    terms = [part.guides.terms(options) for part in parts]
-    measured = [shared_style(style_network or network, options, strip, part) for part in parts]
-    weights = [part.weights(each) for part, each in zip(parts, terms, strict=True)]
-    style = blended({name: term for each in terms for name, term in each.items()}, measured, weights)
+    style = blended(options, parts, [shared_style(style_network or network, options, strip, part) for part in parts])
     edges = edges_of(options, content_image)
     if edges is not None:
         edges = replace(edges, image=edges.image[:, :, strip.mine.low : strip.mine.high])

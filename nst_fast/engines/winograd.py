@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nst_fast.engines import winograd_transforms as transforms
-from nst_fast.system.threads import in_threads
+from nst_fast.system.compiled import in_threads
 
 BLOCK = 2**20  # numbers in the transformed inputs and products of a block of tiles
 LEAST_TILES = 12  # with fewer, reading the weights, four times those of a direct convolution, takes longer

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from nst_fast.system.numba_cache import compiled
+from nst_fast.system.compiled import compiled
 
 PIECE = 128  # channels
 u = np.uintp

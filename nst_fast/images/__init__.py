@@ -21,9 +21,10 @@ from torch import Tensor
 from nst_fast.errors import InputError
 from nst_fast.images.borders import NO_BORDERS, Borders, Crop, decode_cropped
 from nst_fast.images.color import SRGB_PROFILE, Color, parse_color
-from nst_fast.images.decoding import Decoded, Limits, decode
-from nst_fast.images.encoding import QUALITY, WRITABLE, check_output_suffix, check_suffix, quantised, write_image
+from nst_fast.images.decoding import Limits, decode
+from nst_fast.images.encoding import QUALITY, WRITABLE, check_output_suffix, quantised, write_image
 from nst_fast.images.extra import KINDS
+from nst_fast.images.given import GivenPicture
 from nst_fast.images.resizing import resize, resize_to, scaled_size
 from nst_fast.images.sources import STANDARD_INPUT, open_source
 from nst_fast.images.text import MAX_MEGAPIXELS, read_text
@@ -57,29 +58,19 @@ READABLE |= {suffix: kind.format for kind in KINDS if kind.installed for suffix 
 
 @dataclass(frozen=True, eq=False)
 class LoadedImage:
-    """An image read from a file.
+    """An image read from a file, or from memory."""
 
-    Attributes:
-        tensor: [1, 3, H, W], RGB, float32 in [0, 1].
-        path: as given.
-        format: of the content, not the suffix: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF, AVIF, HEIF, JXL or RAW.
-        original_size: width and height in the file, upright, in pixels.
-        sha256: of the file's bytes.
-        notes: what a user should know: wrong suffix, first frame used, profile ignored, border left out.
-        alpha: [1, 1, H, W] in [0, 1]; None where all is opaque or a background was asked for.
-    """
-
-    tensor: Tensor
-    path: Path
-    format: str
-    original_size: tuple[int, int]
-    sha256: str
-    notes: tuple[str, ...]
-    alpha: Tensor | None = None
+    tensor: Tensor  # [1, 3, H, W], RGB, float32 in [0, 1]
+    path: Path  # as given; of a picture in memory its kind, as ``format``
+    format: str  # of the content, not the suffix: PNG, JPEG, MPO, WEBP, TIFF, BMP, GIF, AVIF, HEIF, JXL or RAW
+    original_size: tuple[int, int]  # width and height in the file, upright, in pixels
+    sha256: str  # of the file's bytes
+    notes: tuple[str, ...]  # what a user should know: wrong suffix, first frame used, profile ignored
+    alpha: Tensor | None = None  # [1, 1, H, W] in [0, 1]; None where all is opaque or a background was asked for
 
 
 def load_image(
-    path: AnyPath,
+    picture: AnyPath | GivenPicture,
     *,
     longest_side: int | None = None,
     background: str | Color | None = "white",
@@ -89,8 +80,8 @@ def load_image(
     """Read a picture as upright sRGB.
 
     Args:
-        path: a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF file, one of :mod:`nst_fast.images.extra`, or ``-`` for
-            standard input.
+        picture: a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF file, one of :mod:`nst_fast.images.extra`, ``-`` for standard
+            input, or a picture in memory, whose ``path`` and ``format`` are then its kind.
         longest_side: resize, down or up, to this many pixels; ``None`` keeps the size.
         background: the colour behind transparent pixels: a name, ``#rrggbb`` or three numbers in [0, 1]. None keeps
             their alpha apart, and gives what is invisible the colours around it.
@@ -102,22 +93,21 @@ def load_image(
         UsageError: a folder; not a colour.
     """
     color = parse_color(background) if background is not None else None
-    name = "standard input" if str(path) == STANDARD_INPUT else shown(path)
-    with open_source(path) as stream:
-        try:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            decode_at = partial(decode, stream, name, background=color)
-            decoded = decode_cropped(decode_at, name, Limits(longest_side, max_megapixels), crop)
-        except OSError as error:
-            raise InputError(f"{name} cannot be read: {error}", "Check the disk or the network it is on") from error
-    notes = (*_suffix_note(Path(path), decoded.format), *decoded.notes)
-    tensor, alpha = straight_of(decoded, name)
-    return LoadedImage(tensor, Path(path), decoded.format, decoded.size, digest, notes, alpha)
-
-
-def straight_of(decoded: Decoded, name: str) -> tuple[Tensor, Tensor | None]:
-    """The colours of a picture, and its alpha if it has any."""
-    return straight(decoded.tensor, name) if decoded.tensor.shape[1] == 4 else (decoded.tensor, None)
+    limits = Limits(longest_side, max_megapixels)
+    if isinstance(picture, GivenPicture):
+        path, name, digest = Path(picture.kind), picture.name, picture.sha256
+        decoded = decode_cropped(partial(picture.decoded, background=color), name, limits, crop)
+    else:
+        path, name = Path(picture), "standard input" if str(picture) == STANDARD_INPUT else shown(picture)
+        with open_source(picture) as stream:
+            try:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                decoded = decode_cropped(partial(decode, stream, name, background=color), name, limits, crop)
+            except OSError as error:
+                raise InputError(f"{name} cannot be read: {error}", "Check the disk or the network it is on") from error
+    tensor, alpha = straight(decoded.tensor, name)
+    notes = (*_suffix_note(path, decoded.format), *decoded.notes)
+    return LoadedImage(tensor, path, decoded.format, decoded.size, digest, notes, alpha)
 
 
 def _suffix_note(path: Path, actual: str) -> tuple[str, ...]:
@@ -129,11 +119,7 @@ def _suffix_note(path: Path, actual: str) -> tuple[str, ...]:
 
 
 def to_uint8(tensor: Tensor) -> NDArray[np.uint8]:
-    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in 0-255, clamped and rounded to the nearest.
-
-    Raises:
-        NumericsError: a value is NaN or infinite.
-    """
+    """Image [1, 3, H, W] in [0, 1] to [H, W, 3] in 0-255; see :func:`nst_fast.images.encoding.quantised`."""
     return cast(NDArray[np.uint8], quantised(tensor, 8))
 
 
@@ -152,9 +138,8 @@ def save_image(
 ) -> None:
     """Write an image [1, 3, H, W], or [1, 4, H, W] with alpha; the suffix chooses the format.
 
-    The old file stays until the new one is complete.
-
-    Beyond the image itself this takes a strip of rows; for JPEG, WebP, AVIF and BMP also 4 bytes per pixel.
+    The old file stays until the new one is complete. Beyond the image itself this takes a strip of rows in memory; for
+    JPEG, WebP, AVIF and BMP also 4 bytes per pixel.
 
     Args:
         tensor: the image.
@@ -176,5 +161,5 @@ def save_image(
 def encode_image(tensor: Tensor, suffix: str, *, text: Mapping[str, str] | None = None, bit_depth: int = 8) -> bytes:
     """The bytes of the file that :func:`save_image` would write under a name with this suffix; the same errors."""
     sink = io.BytesIO()
-    write_image(sink, tensor, check_suffix(suffix, f"*{suffix}", bit_depth), text or {}, bit_depth)
+    write_image(sink, tensor, check_output_suffix(f"*{suffix}", bit_depth), text or {}, bit_depth)
     return sink.getvalue()

@@ -43,6 +43,11 @@ class Borders(NamedTuple):
         left, top = _up(self.left * width), _up(self.top * height)
         return left, top, width - _up(self.right * width), height - _up(self.bottom * height)
 
+    def left_of(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the part that is no border, in whole pixels."""
+        left, top, right, bottom = self.inside(width, height)
+        return right - left, bottom - top
+
 
 NO_BORDERS = Borders()
 Crop = Borders | Literal["auto"]
@@ -87,11 +92,9 @@ def _from_each_side(image: Tensor) -> Iterator[Tensor]:
 
 
 def strip_depth(rows: Tensor, most: int) -> int:
-    """How many of the first rows are a border and its blurred edge; 0 when there is none.
+    """How many of the first rows are a border, which ends before row ``most``, and its blurred edge; 0 for none.
 
-    Args:
-        rows: [3, depth, length] in [0, 1], the side in question first.
-        most: the border ends before this row.
+    ``rows`` [3, depth, length] in [0, 1], the side in question first.
     """
     reach = max(1, round(REACH * max(rows.shape[1:])))
     rows = rows[:, : most + 2 * reach + 1]
@@ -127,21 +130,14 @@ def decode_cropped(decode: Decode, name: str, limits: Limits, crop: Crop) -> Dec
     """Decode a picture without its borders; the longest side of ``limits`` is that of the rest.
 
     The picture is decoded again to look for borders (``auto``), and once more where there is one. A picture that would
-    be too small without them keeps them.
-
-    Raises:
-        InputError: as from ``decode``; too little is left.
+    be too small without them keeps them. Raises :class:`InputError` as ``decode`` does, and if too little is left.
     """
     decoded = decode(limits)
-    borders = crop
-    if borders == "auto":
-        borders = find_borders(_overview(decode, limits, decoded).tensor)
-        left = _left_of(decoded.size, borders)
-        if min(*left, *scaled_size(*left, limits.longest_side)) < SMALLEST_SIDE:
-            return decoded
-    if borders == NO_BORDERS:
+    borders = find_borders(_overview(decode, limits, decoded).tensor) if crop == "auto" else crop
+    left = borders.left_of(*decoded.size)
+    too_small = min(*left, *scaled_size(*left, limits.longest_side)) < SMALLEST_SIDE
+    if borders == NO_BORDERS or (crop == "auto" and too_small):
         return decoded
-    left = _left_of(decoded.size, borders)
     limits.check(*left, f"{name} without its border")
     size, notes = decoded.size, decoded.notes
     if crop == "auto":
@@ -162,12 +158,6 @@ def _overview(decode: Decode, limits: Limits, decoded: Decoded) -> Decoded:
     if side == limits.longest_side or (limits.longest_side is None and side == longest):
         return decoded
     return decode(replace(limits, longest_side=side))
-
-
-def _left_of(size: tuple[int, int], borders: Borders) -> tuple[int, int]:
-    """Width and height in the file of the part without borders, in pixels."""
-    left, top, right, bottom = borders.inside(*size)
-    return right - left, bottom - top
 
 
 def _cut(image: Tensor, borders: Borders, size: tuple[int, int]) -> Tensor:

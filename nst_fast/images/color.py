@@ -48,10 +48,6 @@ def parse_color(color: str | Color) -> Color:
     return color
 
 
-def _unstated(*, profile: bool) -> tuple[Space | None, bool, list[str]]:
-    return None, False, []
-
-
 class ColorReader:
     """Reads pieces of one picture as [h, w, 3] float32 sRGB in [0, 1].
 
@@ -73,12 +69,12 @@ class ColorReader:
         picture: Image.Image,
         rawmode: str,
         background: Color | None,
-        stated: Stated = _unstated,
+        stated: Stated | None = None,
         *,
         sixteen: bool = False,
     ) -> None:
         self.notes: list[str] = []
-        self._background = np.array(background, np.float32) if background is not None else None
+        self._background = background
         self._has_alpha = picture.has_transparency_data
         self._key = picture.info.get("transparency") if sixteen else None
         self._premultiplied = rawmode.startswith("RGBa") or bool(picture.info.get("premultiplied"))
@@ -104,18 +100,16 @@ class ColorReader:
         if isinstance(piece, np.ndarray):
             colors, alpha = self._sixteen(piece)
         else:
+            piece = piece.convert("LA") if piece.mode == "La" else piece
             colors = self._deep(piece) if piece.mode in _DEEP_MODES else self._shallow(piece)
             alpha = self._alpha(piece)[..., None] if self._has_alpha else None
         if self._space is not None:
             colors = self._space.to_srgb(colors)
         if alpha is None:
             return colors
-        if self._background is None:
-            return np.concatenate([colors * alpha, alpha], axis=2)
-        if alpha.min() < 1:
-            self._note("transparent pixels composited on the background")
-        composited: FloatArray = colors * alpha + self._background * (1 - alpha)
-        return composited
+        pixels, notes = composited(colors, alpha, self._background)
+        self.notes += [note for note in notes if note not in self.notes]
+        return pixels
 
     def _sixteen(self, values: NDArray[np.uint16]) -> tuple[FloatArray, FloatArray | None]:
         unit = values.astype(np.float32) / np.float32(65535)
@@ -131,9 +125,7 @@ class ColorReader:
         return colors, alpha
 
     def _shallow(self, piece: Image.Image) -> FloatArray:
-        if piece.mode == "La":
-            piece = piece.convert("LA")
-        elif self._has_alpha and piece.mode not in _GRAY_MODES:
+        if self._has_alpha and piece.mode not in _GRAY_MODES:
             piece = piece.convert("RGBA")
         if self._transform is not None:
             piece = _applied(self._transform, piece.convert(self._profile_mode))
@@ -151,8 +143,6 @@ class ColorReader:
     def _alpha(self, piece: Image.Image) -> FloatArray:
         if piece.mode in _DEEP_MODES:
             return np.asarray(self._values(piece) != piece.info["transparency"], np.float32)
-        if piece.mode == "La":
-            piece = piece.convert("LA")
         return _unit(piece.convert("RGBA").getchannel("A"))
 
     def _values(self, piece: Image.Image) -> NDArray[np.float64]:
@@ -171,7 +161,7 @@ class ColorReader:
         return black, white
 
     def _profile(
-        self, info: Mapping[Any, Any], mode: str, stated: Stated, *, deep: bool
+        self, info: Mapping[Any, Any], mode: str, stated: Stated | None, *, deep: bool
     ) -> tuple[str, ImageCms.ImageCmsTransform | None, Space | None]:
         """The mode that the transform to sRGB takes, the transform, or in its place a space; None where not needed."""
         if mode == "LAB":
@@ -181,10 +171,12 @@ class ColorReader:
             try:
                 profile_mode, transform = _transform_for(data, mode)
             except (OSError, ValueError, ImageCms.PyCMSError) as error:
-                self._note(f"ICC profile ignored: {error}")
+                self.notes.append(f"ICC profile ignored: {error}")
         elif mode == "CMYK":
-            self._note("CMYK without a profile: colours are approximate")
-        space, decides, notes = stated(profile=transform is not None) if mode != "CMYK" else (None, False, [])
+            self.notes.append("CMYK without a profile: colours are approximate")
+        space, decides, notes = None, False, list[str]()
+        if stated is not None and mode != "CMYK":
+            space, decides, notes = stated(profile=transform is not None)
         self.notes += notes
         if decides or transform is None or not isinstance(data, bytes):
             return "", None, space
@@ -193,9 +185,13 @@ class ColorReader:
                 return "", None, profile_space(data)
         return profile_mode, transform, None
 
-    def _note(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
+
+def composited(colors: FloatArray, alpha: FloatArray, background: Color | None) -> tuple[FloatArray, list[str]]:
+    """Colours [h, w, 3] of an alpha [h, w, 1] on a background, or without one times alpha, and alpha; notes."""
+    if background is None:
+        return np.concatenate([colors * alpha, alpha], axis=2), []
+    pixels: FloatArray = colors * alpha + np.array(background, np.float32) * (1 - alpha)
+    return pixels, ["transparent pixels composited on the background"] if alpha.min() < 1 else []
 
 
 def value_range(low: float, high: float, full: tuple[float, ...]) -> tuple[float, float, list[str]]:

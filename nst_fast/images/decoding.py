@@ -102,8 +102,7 @@ class Limits:
 def decode(stream: BinaryIO, name: str, limits: Limits, background: Color | None) -> Decoded:
     """Decode a picture that begins at the start of a stream; ``name`` is for messages.
 
-    Raises:
-        InputError: damaged, cut short, of no readable kind, too large or too small.
+    Raises :class:`InputError` for one that is damaged, cut short, of no readable kind, too large or too small.
     """
     try:
         return _decode(stream, name, limits, background)
@@ -238,25 +237,23 @@ def _pixels(
 ) -> tuple[Tensor, int, list[str]]:
     """The picture at the size wanted but not yet turned, its EXIF orientation, and notes."""
     notes: list[str] = []
-    stated = partial(stated_space, picture, stream)
+
+    def read(rows: Rows, *, sixteen: bool) -> tuple[Tensor, int, list[str]]:
+        stated, orientation = partial(stated_space, picture, stream), _orientation(picture)
+        reader = ColorReader(picture, rawmode, background, stated, sixteen=sixteen)
+        tensor = read_bands(lambda top, bottom: reader.read(rows(top, bottom)), change)
+        return tensor, orientation, [*notes, *reader.notes]
+
     if isinstance(picture, ImageFile.ImageFile) and is_large(picture, rawmode, stream):
         with suppress(UnlikePillowError):
-            banded = rows_of(picture, stream)
-            if banded is not None:
-                reader = ColorReader(picture, rawmode, background, stated, sixteen=";16" in rawmode)
-                tensor = read_bands(lambda top, bottom: reader.read(banded(top, bottom)), change)
-                return tensor, _orientation(picture), reader.notes
+            if (banded := rows_of(picture, stream)) is not None:
+                return read(banded, sixteen=";16" in rawmode)
             notes.append(HINT)
-    if rows is None:
-        rows = halves(picture, rawmode, lambda: Image.open(stream, formats=FORMATS))
-    sixteen = rows is not None
-    if rows is None:
-        picture.load()
-    read = rows or (lambda top, bottom: picture.crop((0, top, picture.width, bottom)))
-    orientation = _orientation(picture)
-    reader = ColorReader(picture, rawmode, background, stated, sixteen=sixteen)
-    tensor = read_bands(lambda top, bottom: reader.read(read(top, bottom)), change)
-    return tensor, orientation, [*notes, *reader.notes]
+    rows = rows or halves(picture, rawmode, lambda: Image.open(stream, formats=FORMATS))
+    if rows is not None:
+        return read(rows, sixteen=True)
+    picture.load()
+    return read(lambda top, bottom: picture.crop((0, top, picture.width, bottom)), sixteen=False)
 
 
 def _rawmode(picture: Image.Image) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -49,12 +48,12 @@ _HORIZONTAL = 2  # TIFF's predictor: differences between neighbours
 _SUB, _UP, _AVERAGE = 1, 2, 3  # PNG's filters; Paeth gains 1 % and takes as long as the rest together
 
 
-def check_suffix(suffix: str, name: str, bit_depth: int, side: int = 0) -> str:
-    """Pillow's name of the format that a suffix asks for.
+def check_output_suffix(path: AnyPath, bit_depth: int = 8, side: int = 0) -> str:
+    """Pillow's name of the format that a file's suffix asks for.
 
-    Raises:
-        UsageError: it cannot be written, or not with this bit depth or a side of this many pixels.
+    Raises :class:`UsageError` for one that cannot be written, or not with this bit depth or a side of so many pixels.
     """
+    name, suffix = shown(path), Path(path).suffix
     if suffix.lower() not in WRITABLE:
         raise UsageError(f"{name}: cannot write {suffix or 'a name without suffix'}", f"Use {', '.join(WRITABLE)}")
     kind = WRITABLE[suffix.lower()]
@@ -70,16 +69,10 @@ def check_suffix(suffix: str, name: str, bit_depth: int, side: int = 0) -> str:
     return kind
 
 
-def check_output_suffix(path: AnyPath, bit_depth: int = 8, side: int = 0) -> str:
-    """As :func:`check_suffix`, for the name of a file."""
-    return check_suffix(Path(path).suffix, shown(path), bit_depth, side)
-
-
 def quantised(image: Tensor, bit_depth: int) -> Pixels:
     """Image [1, C, H, W] in [0, 1] to [H, W, C] in whole numbers, clamped and rounded to the nearest.
 
-    Raises:
-        NumericsError: a value is NaN or infinite.
+    Raises :class:`NumericsError` for a value that is NaN or infinite.
     """
     image = image.detach()
     if not bool(torch.isfinite(image).all()):
@@ -103,31 +96,25 @@ def rows_per_strip(image: Tensor) -> int:
 def write_image(
     stream: BinaryIO, image: Tensor, kind: str, text: Mapping[str, str], bit_depth: int, quality: int = QUALITY
 ) -> None:
-    """Write an image [1, 3, H, W] as a file of a kind that :func:`check_suffix` gave; of :data:`TRANSPARENT` also
-    [1, 4, H, W], colours and alpha. ``quality``, to 100, is of the formats that lose detail.
+    """Write an image [1, 3, H, W], of :data:`TRANSPARENT` also [1, 4, H, W] with alpha, as a file of a kind that
+    :func:`check_output_suffix` gave. ``quality``, to 100, is of the formats that lose detail.
 
     Raises:
         OutputError: the format cannot hold an image of this size.
         NumericsError: a value is NaN or infinite.
         OSError: the stream cannot be written.
     """
-    with _storable(kind, image):
+    try:
         if kind == "PNG":
             _write_png(stream, image, text, bit_depth)
         elif kind == "TIFF":
             _write_tiff(stream, image, text, bit_depth)
         else:
             _write_by_pillow(stream, image, kind, text, quality)
-
-
-@contextmanager
-def _storable(kind: str, image: Tensor) -> Iterator[None]:
-    """A picture that the encoder refuses, an error without a number, becomes an :class:`OutputError`."""
-    try:
-        yield
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
+        # An encoder that refuses a picture gives an error without a number.
         message = f"an image of {image.shape[3]}x{image.shape[2]} cannot be stored as {kind} ({error})"
         raise OutputError(message, "Use .png") from error
 
@@ -145,15 +132,11 @@ def _write_png(stream: BinaryIO, image: Tensor, text: Mapping[str, str], bit_dep
     above = np.zeros(image.shape[3] * channels * bit_depth // 8, np.uint8)
     for strip in strips(image, bit_depth):
         rows = (strip.byteswap() if bit_depth > 8 else strip).reshape(len(strip), -1).view(np.uint8)
-        _put_data(stream, packer.compress(_filtered(rows, above, bit_depth * channels // 8)))
+        if data := packer.compress(_filtered(rows, above, bit_depth * channels // 8)):  # it may hold its input back
+            PngImagePlugin.putchunk(stream, b"IDAT", data)
         above = rows[-1]
-    _put_data(stream, packer.flush())
+    PngImagePlugin.putchunk(stream, b"IDAT", packer.flush())
     PngImagePlugin.putchunk(stream, b"IEND")
-
-
-def _put_data(stream: BinaryIO, data: bytes) -> None:
-    if data:  # a compressor may hold its input back
-        PngImagePlugin.putchunk(stream, b"IDAT", data)
 
 
 def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> bytes:

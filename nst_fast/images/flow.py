@@ -51,8 +51,7 @@ def dense_inverse_search(first: Tensor, second: Tensor) -> Tensor:
 def raft(device: torch.device) -> Estimate:
     """RAFT (Teed & Deng 2020, arXiv:2003.12039) of torchvision, from the weights in the cache of PyTorch's hub.
 
-    Raises:
-        UsageError: they are not there; they are not downloaded.
+    Raises :class:`UsageError` where they are not there: they are not downloaded.
     """
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
@@ -102,19 +101,12 @@ def places_of(flow: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """How a frame is found in another: the flow to it, and where that can be trusted.
-
-    Attributes:
-        flow: from the frame to the other [1, 2, H, W].
-        seen: 1 where the other frame has the same point, 0 where it is hidden there [1, 1, H, W].
-        trusted: 1 where ``seen``, but 0 at the borders of what moves, where the flow is blurred.
-        still: 1 where nothing has changed.
-    """
+    """How a frame is found in another: the flow to it [1, 2, H, W], and where [1, 1, H, W] that can be trusted."""
 
     flow: Tensor
-    seen: Tensor
-    trusted: Tensor
-    still: Tensor
+    seen: Tensor  # 1 where the other frame has the same point, 0 where it is hidden there
+    trusted: Tensor  # 1 where ``seen``, but 0 at the borders of what moves, where the flow is blurred
+    still: Tensor  # 1 where nothing has changed
 
     def holding(self, still: Tensor) -> Motion:
         """The same, but for what is still: that has not moved, and is trusted ``STILL`` times as much."""
@@ -173,12 +165,7 @@ def motion_boundaries(flow: Tensor) -> Tensor:
 
 
 def is_cut(before: Tensor, frame: Tensor, motion: Motion) -> bool:
-    """Whether a frame [1, 3, H, W] begins a scene: what it shows was not there before.
-
-    Args:
-        before: the frame before it.
-        motion: of the frame to the one before.
-    """
+    """Whether a frame [1, 3, H, W] begins a scene: what it shows is not in the one before, to which ``motion`` goes."""
     if motion.lost > LOST:
         return True
     difference = (color_histogram(before) - color_histogram(frame)).abs().sum() / 2

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from nst_fast.errors import InputError
-from nst_fast.images import LoadedImage, load_image, straight_of
-from nst_fast.images.borders import NO_BORDERS, Crop, decode_cropped
-from nst_fast.images.color import Color, ColorReader, parse_color
+from nst_fast.images.color import Color, ColorReader, composited
 from nst_fast.images.decoding import Decoded, Limits, decode, pillow_guarded
 from nst_fast.images.resizing import Change, read_bands, scaled_size
 from nst_fast.images.sources import check_signature
@@ -70,18 +69,20 @@ class GivenPicture:
     def decoded(self, limits: Limits, background: Color | None) -> Decoded:
         """The picture on a background at the size of the limits. Raises :class:`InputError` for one beyond them."""
         if isinstance(self.pixels, bytes):
-            return decode(io.BytesIO(self.pixels), self.name, limits, background)
+            return replace(decode(io.BytesIO(self.pixels), self.name, limits, background), format=self.kind)
         limits.check(*self.size, self.name)
         with pillow_guarded(self.name, limits.max_megapixels):
             if isinstance(self.pixels, Image.Image):
                 reader = ColorReader(self.pixels, "", background)
-                colors, notes = reader.read(self.pixels), tuple(reader.notes)
+                colors, notes = reader.read(self.pixels), reader.notes
+            elif self.pixels.shape[2] == 3:
+                colors, notes = self.pixels, []
             else:
-                colors, notes = _composited(self.pixels, background)
+                colors, notes = composited(self.pixels[..., :3], self.pixels[..., 3:], background)
         wanted = scaled_size(*self.size, limits.longest_side)
         change = Change(self.size, self.size, limits.reduction(*self.size), wanted)
         tensor = read_bands(lambda top, bottom: colors[top:bottom], change)
-        return Decoded(tensor, self.size, self.kind, notes)
+        return Decoded(tensor, self.size, self.kind, tuple(notes))
 
     @property
     def name(self) -> str:
@@ -106,27 +107,6 @@ def sources_of(pictures: Picture | Sequence[Picture]) -> list[Source]:
     return [source_of(pictures)]
 
 
-def load_source(
-    source: Source,
-    *,
-    longest_side: int | None = None,
-    background: str | Color | None = "white",
-    max_megapixels: float = MAX_MEGAPIXELS,
-    crop: Crop = NO_BORDERS,
-) -> LoadedImage:
-    """As :func:`nst_fast.images.load_image`, also for a picture in memory, whose ``path`` is then its kind."""
-    if isinstance(source, Path):
-        return load_image(
-            source, longest_side=longest_side, background=background, max_megapixels=max_megapixels, crop=crop
-        )
-    color = parse_color(background) if background is not None else None
-    decoded = decode_cropped(
-        lambda limits: source.decoded(limits, color), source.name, Limits(longest_side, max_megapixels), crop
-    )
-    tensor, alpha = straight_of(decoded, source.name)
-    return LoadedImage(tensor, Path(source.kind), source.kind, decoded.size, source.sha256, decoded.notes, alpha)
-
-
 def _upright(picture: Image.Image) -> Image.Image:
     """A copy, turned as its EXIF orientation says, without a palette."""
     with pillow_guarded("the given image", MAX_MEGAPIXELS):
@@ -146,7 +126,7 @@ def _checked(given: NDArray[Any] | Tensor) -> Image.Image | FloatArray:
         array = given
     else:
         raise InputError(f"{type(given).__name__} is no picture", REMEDY)
-    usable = array.size > 0 and (array.dtype in (np.uint8, np.uint16) or _real(array))
+    usable = array.size > 0 and (array.dtype in (np.uint8, np.uint16) or np.issubdtype(array.dtype, np.floating))
     if array.ndim != 3 or array.shape[2] not in (3, 4) or not usable:
         raise InputError(f"an array {list(array.shape)} of {array.dtype} is no picture", REMEDY)
     if array.dtype == np.uint8:
@@ -155,17 +135,3 @@ def _checked(given: NDArray[Any] | Tensor) -> Image.Image | FloatArray:
     if not (floats.min() >= 0 and floats.max() <= 1):  # NaN is not
         raise InputError("the given array has values that are not from 0 to 1", "Divide it by its largest value")
     return floats
-
-
-def _real(array: NDArray[Any]) -> bool:
-    return np.issubdtype(array.dtype, np.floating)
-
-
-def _composited(pixels: FloatArray, background: Color | None) -> tuple[FloatArray, tuple[str, ...]]:
-    if pixels.shape[2] == 3:
-        return pixels, ()
-    alpha = pixels[..., 3:]
-    if background is None:
-        return np.concatenate([pixels[..., :3] * alpha, alpha], axis=2), ()
-    colors: FloatArray = pixels[..., :3] * alpha + np.array(background, np.float32) * (1 - alpha)
-    return colors, ("transparent pixels composited on the background",) if alpha.min() < 1 else ()

@@ -112,9 +112,7 @@ def _draw(axes: Axes, x: Sequence[float], y: Sequence[float], style: str, color:
 
 
 def _finish(axes: Axes, y_label: str, x_label: str, smallest: float) -> None:
-    """A logarithmic axis, cut below the smallest value that matters: a content loss that starts at rounding error must
-    not stretch it.
-    """
+    """A logarithmic axis, cut below the smallest value that matters, as a content loss may begin at rounding error."""
     axes.set_yscale("log")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)

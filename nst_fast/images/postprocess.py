@@ -62,11 +62,8 @@ def finished(
 ) -> tuple[Tensor, list[str]]:
     """The final picture [1, 3, H, W] on the CPU, and one phrase per step of postprocessing, for the record.
 
-    Denoising comes first, so that it does not change the chroma of the content.
-
-    A texture whose sides join may begin anywhere: it does where its seam shows least.
-
-    The content has the same size; only its chroma is used. ``wraps``: rows, and columns, go on at the opposite side.
+    A texture whose sides join begins where its seam shows least. Denoising comes before the chroma of the content,
+    which has the same size and is used for nothing else. ``wraps``: rows, and columns, go on at the opposite side.
     """
     done = []
     if content is None and any(wraps):

@@ -74,18 +74,11 @@ def _resampled(image: Tensor, extent: tuple[float, float], size: tuple[int, int]
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to the size of a picture as it is read.
+    """What happens to the size of a picture, width and height in pixels, as it is read."""
 
-    Attributes:
-        size: width and height as decoded, in pixels.
-        extent: the same, where the picture ends within the last pixels.
-        reduction: by averaging squares of so many pixels; 1 leaves them.
-        wanted: width and height in the end.
-    """
-
-    size: tuple[int, int]
-    extent: tuple[float, float]
-    reduction: int
+    size: tuple[int, int]  # as decoded
+    extent: tuple[float, float]  # the same, where the picture ends within the last pixels
+    reduction: int  # by averaging squares of so many pixels; 1 leaves them
     wanted: tuple[int, int]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ GUTTER = 170  # the most that row headings take, in pixels
 HEADING_WIDTH = 150  # of a column whose pictures are narrower, where its heading needs it
 TITLE_WIDTH = 520  # for which a narrower sheet is widened
 LABEL_SIZE, TITLE_SIZE = 14, 17
+font = functools.cache(ImageFont.load_default)  # of a size in pixels
 PAPER, INK, FAINT, HOLE = (250, 250, 248), (40, 40, 40), (120, 120, 118), (232, 230, 226)
 
 
@@ -43,14 +45,9 @@ def contact_sheet(
     columns: Sequence[Sequence[Heading]] = (),
     row_headings: Sequence[Sequence[Heading]] = (),
 ) -> np.ndarray:
-    """Draw rows of cells, which may differ in length, on one sheet, uint8 [H, W, 3].
+    """Draw rows of cells, which may differ in length, on one sheet, uint8 [H, W, 3], below a title and headings.
 
-    Args:
-        rows: cells from top to bottom, left to right.
-        cell_size: longest side of a picture on the sheet, in pixels; smaller pictures are not enlarged.
-        title: a line above the first row.
-        columns: the headings of each column.
-        row_headings: the headings of each row.
+    ``cell_size`` is the longest side of a picture on the sheet, in pixels; smaller pictures are not enlarged.
     """
     sizes = (_shrunk(cell.picture, cell_size).size for row in rows for cell in row if cell.picture is not None)
     box = next(sizes, (cell_size, cell_size * 3 // 4))
@@ -153,7 +150,3 @@ def shorten(text: str, width: int, size: int = LABEL_SIZE) -> str:
     while len(text) > 1 and font(size).getlength(text) > width:
         text = text.rstrip("…")[:-1] + "…"
     return text
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -1,6 +1,4 @@
-"""Colours of more than 8 bits. Pillow keeps half of 16 bits, so it is asked for each half; TIFFs that it does not read,
-or not rightly, come from tifffile.
-"""
+"""Colours of more than 8 bits: each half of 16 by Pillow, which keeps one; TIFFs beyond Pillow by tifffile."""
 
 from __future__ import annotations
 

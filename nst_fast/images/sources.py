@@ -1,6 +1,4 @@
-"""Picture files before they are decoded: a path, a pipe or standard input becomes a bounded stream that can be rewound;
-the chunks of a PNG.
-"""
+"""Picture files before they are decoded: paths, pipes and standard input as bounded streams; the chunks of a PNG."""
 
 from __future__ import annotations
 
@@ -136,37 +134,22 @@ def with_only_chunks(kept: set[bytes], stream: BinaryIO) -> BinaryIO:
     return io.BytesIO(data[:8] + b"".join(parts))
 
 
-def chunks_behind_pixels(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and beginning of the data of each chunk of a PNG behind the first of the pixels, except those of pixels.
+def chunks(stream: BinaryIO, *, behind_pixels: bool) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and beginning of the data of each chunk of a PNG before its pixels, or behind the first of them.
 
     The stream is left where it was. A file that is cut short or no PNG gives those that can be found.
     """
     start, pixels = stream.tell(), False
     try:
         for kind, at, length in _png_chunks(stream):
-            if pixels and kind != b"IDAT":
+            pixels = pixels or kind == b"IDAT"
+            if pixels and not behind_pixels:
+                break
+            if pixels == behind_pixels and kind != b"IDAT":
                 stream.seek(at + 8)
                 yield kind, stream.read(min(length - 12, _LONGEST_NAME))
-            pixels = pixels or kind == b"IDAT"
     finally:
         stream.seek(start)
-
-
-def color_chunks(stream: BinaryIO) -> dict[bytes, bytes]:
-    """The first of each of a PNG's chunks before its pixels that describe colours, but the profile. The stream is left
-    where it was.
-    """
-    start, found = stream.tell(), dict[bytes, bytes]()
-    try:
-        for kind, at, length in _png_chunks(stream):
-            if kind == b"IDAT":
-                break
-            if kind in COLOR_CHUNKS and kind not in found:
-                stream.seek(at + 8)
-                found[kind] = stream.read(min(length - 12, _LONGEST_NAME))
-    finally:
-        stream.seek(start)
-    return found
 
 
 def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from nst_fast.images.sources import color_chunks
+from nst_fast.images.sources import COLOR_CHUNKS, chunks
 
 FloatArray = NDArray[np.float32]
 Curve = Callable[[FloatArray], FloatArray]
@@ -89,7 +89,8 @@ def stated_space(picture: Image.Image, stream: BinaryIO, *, profile: bool) -> tu
     whether it goes before a profile; notes. ``profile``: there is a usable one.
     """
     if picture.format == "PNG":
-        return png_space(color_chunks(stream), profile=profile)
+        before = [chunk for chunk in chunks(stream, behind_pixels=False) if chunk[0] in COLOR_CHUNKS]
+        return png_space(dict(reversed(before)), profile=profile)  # the first of each kind
     space, notes = None, list[str]()
     if profile:
         return None, False, []
@@ -165,10 +166,9 @@ def _interoperability(picture: Image.Image) -> object:
 
 
 def profile_space(data: bytes) -> Space | None:
-    """An ICC profile of RGB or grey that consists of curves and a matrix; None for others and for sRGB.
+    """The space of an ICC profile of RGB or grey that consists of curves and a matrix; None for sRGB.
 
-    Raises:
-        ValueError: it is another kind, or damaged. Then LittleCMS is to decide.
+    Raises ValueError for another kind, or damage. Then LittleCMS is to decide.
     """
     try:
         count = struct.unpack_from(">I", data, 128)[0]

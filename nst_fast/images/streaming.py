@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from nst_fast.images.color import Piece
-from nst_fast.images.sources import chunks_behind_pixels
+from nst_fast.images.sources import chunks
 
 Rows = Callable[[int, int], Piece]  # the rows from one to before another, asked for from top to bottom
 
@@ -50,14 +50,13 @@ def is_large(picture: ImageFile.ImageFile, rawmode: str, stream: BinaryIO) -> bo
 
 def _is_turned_late(stream: BinaryIO) -> bool:
     """Whether a PNG may hold its orientation after its pixels, too late for a reader of bands."""
-    return any(kind == b"eXIf" or data.startswith(_TURNING_TEXTS) for kind, data in chunks_behind_pixels(stream))
+    return any(kind == b"eXIf" or data.startswith(_TURNING_TEXTS) for kind, data in chunks(stream, behind_pixels=True))
 
 
 def rows_of(picture: ImageFile.ImageFile, stream: BinaryIO) -> Rows | None:
     """The rows of a large picture; None where pyvips is not installed.
 
-    Raises:
-        UnlikePillowError: at once, or when rows are asked for.
+    Raises :class:`UnlikePillowError` at once, or when rows are asked for.
     """
     vips = _pyvips()
     if vips is None:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from PIL import ExifTags, Image, PngImagePlugin
 
 from nst_fast.images.decoding import FORMATS, pillow_guarded
-from nst_fast.images.sources import chunks_behind_pixels, open_source
+from nst_fast.images.sources import chunks, open_source
 from nst_fast.system.files import AnyPath, shown
 
 # A JPEG segment holds 65,533 bytes, so long texts are spread over several comments, each with this mark.
@@ -78,7 +78,7 @@ def _must_be_decoded(stream: BinaryIO) -> bool:
     head = stream.read(8)
     stream.seek(0)
     if head.startswith(b"\x89PNG"):
-        return any(kind in _TEXTS for kind, _ in chunks_behind_pixels(stream))
+        return any(kind in _TEXTS for kind, _ in chunks(stream, behind_pixels=True))
     return not head.startswith((b"\xff\xd8", b"II", b"MM"))
 
 

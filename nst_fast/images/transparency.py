@@ -13,16 +13,13 @@ VISIBLE = 0.5 / 255  # the least alpha that 8 bits do not round to 0
 
 
 def straight(pixels: Tensor, name: str) -> tuple[Tensor, Tensor | None]:
-    """Premultiplied colours and alpha [1, 4, H, W] to colours [1, 3, H, W] and alpha [1, 1, H, W], None if opaque.
+    """Colours [1, 3, H, W], and alpha [1, 1, H, W] or None, of such colours, or of premultiplied ones with alpha.
 
     Under what is invisible the colours of its surroundings are spread, so that there is no edge for a network to see;
-    none of those in the file come through.
-
-    Raises:
-        InputError: nothing is visible.
+    none of those in the file come through. Raises :class:`InputError` where nothing is visible.
     """
     colors, alpha = pixels[:, :3], pixels[:, 3:]
-    if bool((alpha == 1).all()):
+    if bool((alpha == 1).all()):  # or there is none
         return colors.contiguous(), None
     if float(alpha.max()) < VISIBLE:
         raise InputError(f"{name} is transparent all over", "Give a picture with something on it")

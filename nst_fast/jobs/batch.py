@@ -20,6 +20,7 @@ import msgspec
 from nst_fast.errors import DeviceError, InputError, OutputError, UsageError
 from nst_fast.images import READABLE, WRITABLE, check_output_suffix
 from nst_fast.images.decoding import size_at
+from nst_fast.jobs import storage
 from nst_fast.jobs.executors import Dispatcher, Executor, InProcess, ProcessBackend
 from nst_fast.jobs.inputs import (
     STATE,
@@ -34,18 +35,7 @@ from nst_fast.jobs.inputs import (
 from nst_fast.jobs.manifest import DONE, FAILED, Entry, Manifest
 from nst_fast.jobs.painter import ATTEMPTS, Made, Picture, Spec, remove_checkpoints_of, this_process
 from nst_fast.jobs.runner import JobObserver, Record
-from nst_fast.jobs.storage import (
-    Fetched,
-    Place,
-    Url,
-    commit,
-    delete_folder,
-    identity,
-    place_of,
-    sha256_at,
-    stamp,
-    write,
-)
+from nst_fast.jobs.storage import Fetched, Place, Url, place_of, sha256_at, stamp
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.problem import Networks, check_styles, files_read, read_picture
 from nst_fast.run.provenance import Provenance
@@ -220,7 +210,7 @@ class BatchFolder:
         return differences
 
     def save_plan(self) -> None:
-        write(self.state / "plan.json", (json.dumps(self._plan, indent=1) + "\n").encode())
+        storage.write(self.state / "plan.json", (json.dumps(self._plan, indent=1) + "\n").encode())
 
     def executor(self) -> Executor:
         """Where the pictures are made."""
@@ -291,11 +281,11 @@ class BatchFolder:
     def check_outputs(self, pictures: Sequence[Picture]) -> None:
         """Raise :class:`OutputError`, before any work, if something that this batch did not make would be replaced."""
         inputs: set[Place] = {*files_read(self.batch.config, []), *self.batch.styles}
-        given = {identity(place): place for place in (*inputs, *(picture.content for picture in pictures))}
+        given = {storage.identity(place): place for place in (*inputs, *(picture.content for picture in pictures))}
         for picture in pictures:
             place = self.folder / picture.output
             for output in (place, place.with_suffix(".json")):
-                if (found := identity(output)) is not None and found in given:
+                if (found := storage.identity(output)) is not None and found in given:
                     message = f"{shown(output)} is the input {shown(given[found])}"
                     raise OutputError(message, "Choose another name for the output")
         if refused := [refusal for picture in pictures if (refusal := self.refusal(picture))]:
@@ -330,9 +320,9 @@ class BatchFolder:
         if record is None and error is None:
             return
         if record is not None and picture.attempt:
-            commit(self.folder / picture.written, self.folder / picture.output, record_text(record))
+            storage.commit(self.folder / picture.written, self.folder / picture.output, record_text(record))
         if isinstance(self.folder, Path) and picture.attempt:
-            delete_folder(self.folder / ATTEMPTS / picture.attempt)
+            storage.delete_folder(self.folder / ATTEMPTS / picture.attempt)
         remove_checkpoints_of(self.folder, picture.output)
         self.manifest.append(
             Entry(
@@ -398,7 +388,7 @@ def run_batch(batch: BatchRequest, observer: JobObserver) -> BatchResult:
         folder.save_plan()
         mine = work(folder, found)
         if batch.shard == WHOLE:  # else there may be others'
-            delete_folder(batch.folder / ATTEMPTS)
+            storage.delete_folder(batch.folder / ATTEMPTS)
     entries = folder.entries()
     ours = {name: entries[name] for name in mine if name in entries}
     left = [name for name in mine if name not in ours]

@@ -25,7 +25,6 @@ def compare_curves(
 
     Args:
         runs: pictures, or the .json beside them.
-        output: the PNG to write.
         terms: losses, one panel each.
         against: ``step`` or ``seconds``.
 

@@ -18,7 +18,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -38,20 +38,6 @@ Group = Sequence[Picture]
 Worker = TypeVar("Worker")
 
 
-class Executor(Protocol):
-    """Makes pictures."""
-
-    def run(self, groups: Iterable[Group]) -> Iterator[Made]:
-        """What came of every picture, as they end; those of a group share a loop. After a stop it ends soon.
-
-        Raises:
-            NstFastError: what concerns not one picture alone.
-        """
-
-    def close(self) -> None:
-        """End what was started."""
-
-
 class InProcess:
     """Makes pictures in this process, one group after the other."""
 
@@ -59,6 +45,11 @@ class InProcess:
         self._painter, self._observer = Painter(spec, networks), observer
 
     def run(self, groups: Iterable[Group]) -> Iterator[Made]:
+        """What came of every picture, as they end; those of a group share a loop. After a stop it ends soon.
+
+        Raises:
+            NstFastError: what concerns not one picture alone.
+        """
         for group in groups:
             if self._observer.stop():
                 return
@@ -113,7 +104,7 @@ class Backend(Protocol[Worker]):
 
 
 class Dispatcher(Generic[Worker]):
-    """Gives pictures to workers."""
+    """Makes pictures as :class:`InProcess` does, by workers."""
 
     def __init__(self, backend: Backend[Worker], observer: JobObserver) -> None:
         self._backend, self._observer = backend, observer
@@ -181,6 +172,9 @@ class Dispatcher(Generic[Worker]):
                 "Use `max_memory` or a smaller `image_size`",
             )
             yield Made(picture, error=error)
+
+
+Executor = InProcess | Dispatcher[Any]
 
 
 class Listener(JobObserver):

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -113,8 +113,8 @@ def _files_below(root: Path, output: Place) -> Iterator[tuple[str, Path]]:
 def _files_at(root: Url, output: Place) -> Iterator[tuple[str, Url]]:
     every = [(f"/{name}", place) for name, place in root.files()]
     batches = {name.partition(f"/{STATE}/")[0] for name, _ in every if f"/{STATE}/" in name}
-    if isinstance(output, Url) and output.text.startswith(f"{root}/"):
-        batches.add(output.text.removeprefix(root.text))
+    if isinstance(output, Url) and output.startswith(f"{root}/"):
+        batches.add(output.removeprefix(root))
     for name, place in every:
         if "/." not in name and not any(name.startswith(f"{batch}/") for batch in batches):
             yield name[1:], place
@@ -149,22 +149,20 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def output_name(name: str, suffix: str, taken: Collection[str]) -> str:
-    """``a.jpg`` -> ``a.png``, or ``a.jpg.png``, ``a.jpg-2.png`` ... unless it is among the :func:`folded` ``taken``."""
-    path = PurePosixPath(name)
-    number, candidate = 1, str(path.with_suffix(suffix))
-    while folded(candidate) in taken:
-        candidate = f"{path}{suffix}" if number == 1 else f"{path}-{number}{suffix}"
-        number += 1
-    return candidate
-
-
 def output_names(names: Sequence[str], suffix: str, known: dict[str, str]) -> dict[str, str]:
-    """Input -> output for all names in order; those that are ``known``, made before, stay as they are."""
+    """Input -> output for all names in order; those that are ``known``, made before, stay as they are.
+
+    ``a.jpg`` -> ``a.png``, or else ``a.jpg.png``, ``a.jpg-2.png`` ..., the first that is free.
+    """
     chosen = {name: output for name, output in known.items() if PurePosixPath(output).suffix == suffix}
     taken = {folded(output) for output in chosen.values()}
     for name in names:
         if name not in chosen:
-            chosen[name] = output_name(name, suffix, taken)
-            taken.add(folded(chosen[name]))
+            path, number = PurePosixPath(name), 1
+            output = str(path.with_suffix(suffix))
+            while folded(output) in taken:
+                output = f"{path}{suffix}" if number == 1 else f"{path}-{number}{suffix}"
+                number += 1
+            chosen[name] = output
+            taken.add(folded(output))
     return chosen

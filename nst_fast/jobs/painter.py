@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from nst_fast.errors import InputError, NstFastError, ResumeError
 from nst_fast.jobs.inputs import STATE
-from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Record, Runner
+from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Record
 from nst_fast.jobs.storage import Fetched, Place, Url, delete, delete_folder, write
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.checkpoint import CheckpointWriter, remove_checkpoints
@@ -63,7 +63,6 @@ class Spec:
     """What all pictures of a batch have in common.
 
     Attributes:
-        folder: of the outputs.
         wanted: the provenance of its pictures, but for their contents.
         home: the folder that relative paths of options start from.
     """
@@ -120,7 +119,7 @@ class Painter(JobFolder):
             else:
                 number = picture.number
                 jobs.append(Job(picture.name, picture.output, self.spec.config, content, self.styles, number=number))
-        for outcome in Runner(self, observer).run_group(jobs):
+        for outcome in self.run(jobs, observer):
             picture = known[outcome.job.name]
             problem = self._fetched.renamed(outcome.error, picture.content)
             self._fetched.forget(picture.content)
@@ -135,9 +134,10 @@ class Painter(JobFolder):
     def paint(self, job: Job, problem: Problem, observer: Observer) -> Pastiche:
         """Continue from the checkpoint of a worker that died or was stopped, or start."""
         files, writer = self._checkpoints(job), None
-        if interval := job.config.checkpoint_interval:
+        if interval := job.config.checkpoint_every:
             make_folder(files.picture.parent)
-            self._fetch_checkpoints(job)
+            for name, place in checkpoints_at(self._remote, job.output).items() if self._remote is not None else ():
+                write_atomic(files.picture.with_name(name), place.read_bytes())
             writer = CheckpointWriter(files, interval, observer.note, lambda: self._publish_checkpoints(job))
         if files.checkpoints():
             try:
@@ -165,11 +165,6 @@ class Painter(JobFolder):
     def _checkpoints(self, job: Job) -> OutputFiles:
         """The files of a picture's checkpoints: not among the pictures, and of use to this batch alone."""
         return OutputFiles(self.folder / CHECKPOINTS / job.output)
-
-    def _fetch_checkpoints(self, job: Job) -> None:
-        if self._remote is not None:
-            for name, place in checkpoints_at(self._remote, job.output).items():
-                write_atomic(self._checkpoints(job).picture.with_name(name), place.read_bytes())
 
     def _publish_checkpoints(self, job: Job) -> None:
         """Bring those of an address to the state of those here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,7 +112,10 @@ class JobObserver(Observer):
 
 
 class JobFolder:
-    """The folder of the results. A subclass adds checkpoints or measures."""
+    """Runs jobs, one after the other or several of one size in one loop; the results are in its folder.
+
+    A subclass adds checkpoints or measures.
+    """
 
     def __init__(self, folder: Path) -> None:
         check_folder(folder)
@@ -122,13 +125,11 @@ class JobFolder:
     def files(self, job: Job) -> OutputFiles:
         return OutputFiles(self.folder / job.output)
 
-    def wanted(self, job: Job) -> Provenance:
-        _, weights = self.networks.encoder(job.config, job.config.taps, resolve_device(job.config.device))
-        return job.provenance(weights["sha256"])
-
     def finished(self, job: Job) -> Record | None:
         """The record of a picture that is whole and has the job's provenance; else None."""
-        files, wanted = self.files(job), self.wanted(job)
+        files = self.files(job)
+        _, weights = self.networks.encoder(job.config, job.config.taps, resolve_device(job.config.device))
+        wanted = job.provenance(weights["sha256"])
         try:
             record = read_record(files.record)
             whole = record["output_sha256"] == sha256_of(files.picture) and record["status"] != "stopped"
@@ -148,83 +149,74 @@ class JobFolder:
         """Further figures about a finished picture."""
         return {}
 
+    def run(self, jobs: Sequence[Job], observer: JobObserver) -> Iterator[Outcome]:
+        """Run jobs in one loop, then those without a result one by one: a fault there concerns one job alone.
 
-@dataclass(frozen=True)
-class Runner:
-    """Runs jobs one after the other, or several of one size in one loop."""
-
-    folder: JobFolder
-    observer: JobObserver
-
-    def run(self, jobs: Iterable[Job]) -> list[Outcome]:
-        """One outcome for each job; ``NOT_RUN`` are those after a stop."""
-        return [outcome for job in jobs for outcome in self.run_group([job])]
-
-    def run_group(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Run jobs in one loop, then those without a result one by one: a fault there concerns one job alone."""
+        One outcome for each job; ``NOT_RUN`` are those after a stop.
+        """
         made = set()
-        for outcome in self._run_together(jobs) if len(jobs) > 1 and not self.observer.stop() else ():
+        for outcome in self._run_together(jobs, observer) if len(jobs) > 1 and not observer.stop() else ():
             made.add(outcome.job.name)
             yield outcome
         for job in jobs:
             if job.name not in made:
-                yield Outcome(job) if self.observer.stop() else self._run_one(job)
+                yield Outcome(job) if observer.stop() else self._run_one(job, observer)
 
-    def _run_together(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def _run_together(self, jobs: Sequence[Job], observer: JobObserver) -> Iterator[Outcome]:
         problems = [(job, problem) for job in jobs if (problem := self._shareable(job)) is not None]
         if len(problems) < 2:
             return
         title = f"{problems[0][0].title} and {len(problems) - 1} more of its size"
         warm_up()
         try:
-            with self.observer.begin(title) as observer:
-                runs = run_together([problem for _, problem in problems], [None] * len(problems), observer)
+            with observer.begin(title) as own:
+                runs = run_together([problem for _, problem in problems], [None] * len(problems), own)
                 for index, pastiche in runs:
                     job, record = problems[index][0], pastiche.record
                     if pastiche.failure is not None:
                         raise pastiche.failure
                     if record.status == "stopped":
                         break
-                    self.folder.store(job, pastiche)
+                    self.store(job, pastiche)
                     yield Outcome(job, record.as_dict(), seconds=record.seconds / record.plan.get("together", 1))
         except ERRORS_OF_ONE as error:
-            self.observer.note(f"{title}: {error}; continuing one by one")
+            observer.note(f"{title}: {error}; continuing one by one")
 
     def _shareable(self, job: Job) -> Problem | None:
         """The problem of a job; None where :meth:`_run_one` must find its result or its fault."""
         try:
-            return self._load(job) if self.folder.finished(job) is None else None
+            return self._load(job) if self.finished(job) is None else None
         except ERRORS_OF_ONE:
             return None
 
-    def _run_one(self, job: Job) -> Outcome:
+    def _run_one(self, job: Job, observer: JobObserver) -> Outcome:
         started = time.perf_counter()
         try:
-            record = self._result(job)
-            outcome = Outcome(job, record, measured=self.folder.measure(job) if record is not None else {})
+            record = self._result(job, observer)
+            outcome = Outcome(job, record, measured=self.measure(job) if record is not None else {})
         except ERRORS_OF_ONE as error:
             outcome = Outcome(job, error=error)
         return replace(outcome, seconds=time.perf_counter() - started)
 
-    def _result(self, job: Job) -> Record | None:
+    def _result(self, job: Job, observer: JobObserver) -> Record | None:
         """The record of the job's picture, found or made now; None if it was stopped."""
-        if (found := self.folder.finished(job)) is not None:
-            self.observer.kept(job.title)
+        if (found := self.finished(job)) is not None:
+            observer.kept(job.title)
             return found
-        with self.observer.begin(job.title) as observer:
+        with observer.begin(job.title) as own:
             problem = self._load(job)
             warm_up()
-            pastiche = self.folder.paint(job, problem, observer)
+            pastiche = self.paint(job, problem, own)
         if pastiche.failure is not None:
             raise pastiche.failure
         if pastiche.record.status == "stopped":
             return None
-        self.folder.store(job, pastiche)
+        self.store(job, pastiche)
         return pastiche.record.as_dict()
 
     def _load(self, job: Job) -> Problem:
-        make_folder(self.folder.files(job).picture.parent)
-        return load_problem(job.config, job.content, job.styles, self.folder.networks, size=job.size)
+        make_folder(self.files(job).picture.parent)
+        return load_problem(job.config, job.content, job.styles, self.networks, size=job.size)
 
 
 @functools.cache

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import itertools
 import json
 import re
@@ -24,7 +22,7 @@ from nst_fast.images.plots import grouped, save_comparison
 from nst_fast.images.sheet import Cell, Heading, contact_sheet
 from nst_fast.images.sources import open_source
 from nst_fast.jobs.inputs import check_files_named
-from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome, Runner
+from nst_fast.jobs.runner import Job, JobFolder, JobObserver, Outcome
 from nst_fast.network.weights import available_taps
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.outputs import OutputFiles
@@ -34,6 +32,7 @@ from nst_fast.run.record import read_record
 from nst_fast.system.files import check_writable, lock, refuse_inputs, shown, user_path, write_atomic
 from nst_fast.system.machine import resolve_device
 from nst_fast.system.rounding import rounded
+from nst_fast.system.tables import csv_table
 
 PLAIN_AXES = ("content", "style", "tap")  # whose values need no name beside them
 LONGEST_NAME = 120  # of a job; file systems allow 255 bytes with suffix and snapshot number
@@ -51,7 +50,6 @@ class Series:
 
     Attributes:
         kind: ``sweep``, ``reconstruction`` or ``texture``.
-        title: of the sheet.
         axes: axis -> its values; the columns of the sheet are the last axis, its rows all the others.
         jobs: one for each combination of values.
     """
@@ -155,7 +153,7 @@ def run_series(
     files.check(series)
     with lock(files.plan):
         files.write_plan(series)
-        outcomes = Runner(files, observer).run(series.jobs)
+        outcomes = [outcome for job in series.jobs for outcome in files.run([job], observer)]
         files.conclude(series, outcomes, label)
     return outcomes
 
@@ -194,7 +192,8 @@ class SeriesFolder(JobFolder):
         super().__init__(folder)
         self.overwrite = overwrite
         names = ("plan.json", "sheet.png", "table.csv", "curves.png")
-        self.plan, self.sheet, self.table, self.curves = (folder / name for name in names)
+        self.own = [folder / name for name in names]
+        self.plan, self.sheet, self.table, self.curves = self.own
         self._measure = measure
 
     def files(self, job: Job) -> OutputFiles:
@@ -208,17 +207,15 @@ class SeriesFolder(JobFolder):
         """Raise :class:`OutputError`, before any work, if the folder cannot be written or holds files of others."""
         inputs = {path for job in series.jobs for path in job.inputs}
         check_files_named([path for job in series.jobs for path in (job.content, *job.styles) if path is not None])
-        every = [self.files(job) for job in series.jobs]
-        made = [path for files in every for path in (files.picture, files.record)]
-        made += [path for job, files in zip(series.jobs, every, strict=True) for path in files.snapshots(job.config)]
-        refuse_inputs([self.plan, self.sheet, self.table, self.curves, *filter(Path.exists, made)], inputs)
+        every = [(job, self.files(job)) for job in series.jobs]
+        made = [it for job, files in every for it in (files.picture, files.record, *files.snapshots(job.config))]
+        refuse_inputs([*self.own, *filter(Path.exists, made)], inputs)
         check_options(series.jobs)  # which makes no folder
         ours = self.overwrite or continues(self.plan, series)
-        for path in (self.plan, self.sheet, self.table, self.curves):
+        for path in self.own:
             check_writable(path, ours, inputs)
         taken: set[Path] = set()
-        for job in series.jobs:
-            files = self.files(job)
+        for job, files in every:
             results, snapshots = {files.picture, files.record}, set(files.snapshots(job.config))
             names = results | snapshots
             if not taken.isdisjoint(names):
@@ -294,9 +291,7 @@ def table(series: Series, outcomes: Sequence[Outcome]) -> str:
     measures = list(dict.fromkeys(name for outcome in outcomes for name in outcome.measured))
     facts = ["status", "steps", "seconds", "steps_per_second"]
     kinds = ["total", "content", "style", "tv"]
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, [*series.axes, "picture", *facts, *kinds, *measures, "error"], lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for outcome in outcomes:
         row: dict[str, Any] = {**outcome.job.values, "status": outcome.status, **outcome.measured}
         if outcome.record is not None:
@@ -306,5 +301,5 @@ def table(series: Series, outcomes: Sequence[Outcome]) -> str:
             row["picture"] = f"{outcome.job.name}.png"
         if outcome.error is not None:
             row["error"] = str(outcome.error)
-        writer.writerow(rounded(row))
-    return sink.getvalue()
+        rows.append(rounded(row))
+    return csv_table(rows, [*series.axes, "picture", *facts, *kinds, *measures, "error"])

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -21,31 +21,24 @@ from nst_fast.run.provenance import readable_sha256
 from nst_fast.system.files import make_folder, move_into_place, remove, sha256_bytes, shown, user_path, write_atomic
 
 
-@dataclass(frozen=True, order=True)
-class Url:
-    """A file or folder at an address, with those methods of a path that a batch needs."""
+class Url(str):
+    """The address, without a slash at its end, of a file or folder; with those methods of a path that a batch needs."""
 
-    text: str  # without a slash at its end
-
-    def __fspath__(self) -> str:
-        return self.text
-
-    def __str__(self) -> str:
-        return self.text
+    __slots__ = ()
 
     def __truediv__(self, name: str) -> Self:
-        return type(self)(f"{self.text}/{name}")
+        return type(self)(f"{self}/{name}")
 
     @property
     def name(self) -> str:
-        return self.text.rpartition("/")[2]
+        return self.rpartition("/")[2]
 
     @property
     def parent(self) -> Self:
-        return type(self)(self.text.rpartition("/")[0])
+        return type(self)(self.rpartition("/")[0])
 
     def with_suffix(self, suffix: str) -> Self:
-        folder, slash, name = self.text.rpartition("/")
+        folder, slash, name = self.rpartition("/")
         return type(self)(f"{folder}{slash}{PurePosixPath(name).with_suffix(suffix)}")
 
     def exists(self) -> bool:
@@ -60,7 +53,7 @@ class Url:
 
     def files(self) -> Iterator[tuple[str, Self]]:
         """Name below this folder and address of every file in it, in order."""
-        root = self.call("_strip_protocol", self.text).rstrip("/")
+        root = self.call("_strip_protocol", self).rstrip("/")
         for path in self.call("find"):
             name = path[len(root) :].strip("/")
             yield name, self / name
@@ -77,7 +70,7 @@ class Url:
 
         try:
             # Others write there too: a listing that was kept would be wrong.
-            system, path = url_to_fs(self.text, use_listings_cache=False)
+            system, path = url_to_fs(str(self), use_listings_cache=False)
             if method == "_strip_protocol":
                 return path
             return getattr(system, method)(path, *arguments, **options)
@@ -168,10 +161,8 @@ def delete(place: Place) -> None:
     if isinstance(place, Path):
         remove(place)
     else:
-        try:
+        with suppress(FileNotFoundError):
             place.call("rm_file")
-        except FileNotFoundError:
-            return
 
 
 def delete_folder(place: Place) -> None:

@@ -56,7 +56,7 @@ def plan_sweep(contents: Sequence[Path], styles: Sequence[Path], vary: Sequence[
 def parse_vary(text: str, config_class: type) -> tuple[Declared, dict[str, object]]:
     """``content-weight=0.01,1`` -> the option and its values by how they were written."""
     name, equals, given = text.partition("=")
-    items = {item.name.replace("_", "-"): item for item in declared(config_class)}
+    items = {name.replace("_", "-"): item for name, item in declared(config_class).items()}
     name = name.strip().removeprefix("--").replace("_", "-")
     if not equals or not given.strip():
         raise UsageError(f"`vary` {text!r}: no values", "Write OPTION=VALUE,VALUE as content-weight=0.01,1,100")

@@ -19,11 +19,14 @@ from nst_fast.images.sheet import Cell, contact_sheet
 from nst_fast.images.sources import open_source
 from nst_fast.jobs.inputs import WHOLE, Shard
 from nst_fast.jobs.runner import JobObserver
-from nst_fast.jobs.video_folder import Facts, VideoFolder, provenance
+from nst_fast.jobs.video_folder import Facts, VideoFolder
 from nst_fast.jobs.video_frames import FrameMaker
+from nst_fast.options.config import StylizeConfig
+from nst_fast.options.declaration import declared
 from nst_fast.options.video import VideoConfig
 from nst_fast.run.problem import check_styles, files_read
 from nst_fast.run.provenance import Provenance
+from nst_fast.run.record import record_text
 from nst_fast.run.scales import plan_scales
 from nst_fast.system.files import check_all_writable, check_writable, lock, sha256_bytes, sha256_of, write_atomic
 from nst_fast.system.machine import describe_machine, resolve_device
@@ -39,8 +42,6 @@ class VideoRequest:
 
     Attributes:
         film: what is read, see :func:`nst_fast.images.film.open_film`.
-        styles: the pictures to paint like.
-        output: the film that is written.
         overwrite: replace ``output``, and frames that were made otherwise.
         keep_frames: leave the folder of frames at the end.
         shard: make these scenes alone; a call for all of them then puts the film together.
@@ -156,7 +157,7 @@ def preview_video(request: VideoRequest, observer: JobObserver) -> VideoResult:
             pace.add(0, index, time.perf_counter() - begun)
             picture = maker.finished(problem, pastiche)[0].image
             at = f"{float(film.info.times[index]):.2f} s"
-            for row, image in zip(rows, (maker.contents[index].tensor, picture), strict=True):
+            for row, image in zip(rows, (maker.content(index).tensor, picture), strict=True):
                 row.append(Cell(at, to_uint8(image)))
         if rows[0]:
             write_atomic(request.sheet, encode_image(from_uint8(contact_sheet(rows)), ".png"))
@@ -185,11 +186,15 @@ def plan_of(request: VideoRequest, film: Film, maker: FrameMaker) -> Provenance:
     config = request.config
     _, weights = maker.networks.encoder(config, config.taps, resolve_device(config.device))
     if request.film.is_file():
-        return provenance(config, sha256_of(request.film), request.styles, weights["sha256"])
-    digest = hashlib.sha256()
-    for frame in film.frames():
-        digest.update(frame.pixels.tobytes())
-    return provenance(config, digest.hexdigest(), request.styles, weights["sha256"])
+        content = sha256_of(request.film)
+    else:
+        digest = hashlib.sha256()
+        for frame in film.frames():
+            digest.update(frame.pixels.tobytes())
+        content = digest.hexdigest()
+    found = Provenance.of_run(config, None, request.styles, weights["sha256"])
+    own = {name: value for name, value in config.as_dict().items() if name not in declared(StylizeConfig)}
+    return replace(found, content=content, options=dict(found.options) | rounded(own))
 
 
 def is_finished(request: VideoRequest, wanted: Provenance) -> bool:
@@ -242,7 +247,7 @@ def write(request: VideoRequest, film: Film, maker: FrameMaker, wanted: Provenan
         "scenes": [[scene.start, scene.stop] for scene in maker.scenes],
         "frames": [folder.facts(number, index) for number, index in maker.order()],
     }
-    write_atomic(request.record, (json.dumps(rounded(record), indent=1) + "\n").encode())
+    write_atomic(request.record, record_text(record))
     if not request.keep_frames:
         folder.remove()
 
@@ -286,9 +291,9 @@ class Pace:
 
     def _share(self) -> float:
         """Of the work of a frame by itself: what a frame that follows takes at most."""
-        height, width = self.maker.contents[0].tensor.shape[2:]
+        height, width = self.maker.content(0).tensor.shape[2:]
         still, following = (
-            sum(scale.steps * scale.height * scale.width for scale in plan_scales(config, config.steps, height, width))
+            sum(scale.work for scale in plan_scales(config, config.steps, height, width))
             for config in (self.maker.config.still(0), self.maker.config.following(0))
         )
         return following / still

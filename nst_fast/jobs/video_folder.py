@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,12 @@ from nst_fast.errors import InputError, OutputError
 from nst_fast.images import encode_image, load_image
 from nst_fast.images.film import FilmInfo, Frame
 from nst_fast.jobs.storage import delete_folder
-from nst_fast.options.declaration import declared
-from nst_fast.options.video import VideoConfig
 from nst_fast.run.outputs import Pastiche
 from nst_fast.run.provenance import Provenance
 from nst_fast.system.files import TEMP_PREFIX, make_folder, remove, shown, write_atomic
 from nst_fast.system.rounding import rounded
 
 Facts = Mapping[str, Any]
-
-
-def provenance(config: VideoConfig, film: str, styles: Sequence[Path], weights: str | None) -> Provenance:
-    """What decides the frames of a film, ``film`` the hash of its file or of its frames."""
-    found = Provenance.of_run(config, None, styles, weights)
-    own = {name: config.as_dict()[name] for name in deciding_names()}
-    return replace(found, content=film, options=dict(found.options) | rounded(own))
-
-
-def deciding_names() -> list[str]:
-    """The options of films, beside those of stills, that decide their frames."""
-    stills = {item.name for base in VideoConfig.__bases__ for item in declared(base)}
-    return [item.name for item in declared(VideoConfig) if item.name not in stills]
 
 
 @dataclass(frozen=True)

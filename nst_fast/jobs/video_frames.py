@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,24 +37,6 @@ BLOCK = 8  # frames that are read at a time
 SCENE_SIDE = 160  # longest side of frames, in pixels, in the search for cuts
 
 
-class Contents:
-    """The frames of a film at the size that they are painted at, read in blocks, in whatever order."""
-
-    def __init__(self, film: Film, config: StylizeConfig) -> None:
-        self.film = film
-        self.config = config
-        self._kept: OrderedDict[int, LoadedImage] = OrderedDict()
-
-    def __getitem__(self, index: int) -> LoadedImage:
-        if index not in self._kept:
-            first = index // BLOCK * BLOCK
-            for frame in self.film.frames(first, first + BLOCK):
-                self._kept[frame.index] = read_content(GivenPicture(frame.pixels), self.config)
-            while len(self._kept) > 2 * BLOCK:
-                self._kept.popitem(last=False)
-        return self._kept[index]
-
-
 def find_scenes(film: Film, config: VideoConfig, estimate: Estimate) -> list[range]:
     """The frames of each scene, by looking through the film at a small size."""
     options = config.replace(image_size=SCENE_SIDE, transparency="background")
@@ -69,42 +50,33 @@ def find_scenes(film: Film, config: VideoConfig, estimate: Estimate) -> list[ran
     return [range(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
 
 
+@dataclass(eq=False)
 class FrameMaker:
-    """Makes the frames of a film.
+    """Makes the frames of an open film, of the scenes those of the shard."""
 
-    Args:
-        film: what is painted, open.
-        styles: the pictures to paint like.
-        config: every option.
-        folder: the frames that are made.
-        observer: of every run.
-        shard: of the scenes, those to be made.
+    film: Film
+    styles: Sequence[Path]
+    config: VideoConfig
+    folder: VideoFolder
+    observer: JobObserver
+    shard: Shard = WHOLE
 
-    Attributes:
-        scenes: the frames of each.
-    """
-
-    def __init__(
-        self,
-        film: Film,
-        styles: Sequence[Path],
-        config: VideoConfig,
-        folder: VideoFolder,
-        observer: JobObserver,
-        shard: Shard = WHOLE,
-    ) -> None:
-        self.film = film
-        self.styles = styles
-        self.config = config
-        self.folder = folder
-        self.observer = observer
-        self.shard = shard
+    def __post_init__(self) -> None:
         self.networks = Networks()
-        self.contents = Contents(film, config)
-        self.estimate = estimator(config.flow, resolve_device(config.device))
+        self._block = functools.lru_cache(maxsize=2)(self._read_block)
+        self.estimate = estimator(self.config.flow, resolve_device(self.config.device))
+
+    def content(self, index: int) -> LoadedImage:
+        """A frame at the size that it is painted at."""
+        return self._block(index // BLOCK)[index]
+
+    def _read_block(self, number: int) -> dict[int, LoadedImage]:
+        frames = self.film.frames(number * BLOCK, (number + 1) * BLOCK)
+        return {frame.index: read_content(GivenPicture(frame.pixels), self.config) for frame in frames}
 
     @functools.cached_property
     def scenes(self) -> list[range]:
+        """The frames of each."""
         return self.folder.scenes(self.found_scenes)
 
     def found_scenes(self) -> list[range]:
@@ -159,7 +131,7 @@ class FrameMaker:
         others = self.continuation(number, index)
         config = self.config.still(seconds) if others is None else self.config.following(seconds)
         problem = load_problem(
-            unfinished(config), self.contents[index], self.styles, self.networks, runs=len(self.film.info.times)
+            unfinished(config), self.content(index), self.styles, self.networks, runs=len(self.film.info.times)
         )
         return replace(problem, continuation=others)
 
@@ -177,8 +149,8 @@ class FrameMaker:
             return Continuation(
                 itself, torch.ones_like(itself[:, :1]), itself, torch.ones_like(itself[:, :1]), math.inf
             )
-        frame = self.contents[index].tensor
-        motions = [motion_to(self.contents[other].tensor, frame, self.estimate) for other in others]
+        frame = self.content(index).tensor
+        motions = [motion_to(self.content(other).tensor, frame, self.estimate) for other in others]
         still = torch.stack([motion.still for motion in motions]).amin(0)  # slow motion shows over several frames alone
         motions = [motion.holding(still) for motion in motions]
         moved = [
@@ -201,7 +173,10 @@ class FrameMaker:
         model, values = self.scene(index).start, keys.at(times[index])
         model = max([model, *(at + 1 for at in range(model, index) if keys.at(times[at]) != values)])
         facts = self.folder.facts(1, model) if model < index else None
-        return ENOUGH * total_of(facts) if facts is not None else 0.0
+        if facts is None:
+            return 0.0
+        losses = facts["losses"]
+        return float(ENOUGH * (losses["total"] - losses.get("temporal", 0.0)))
 
     def finished(self, problem: Problem, pastiche: Pastiche) -> tuple[Pastiche, Tensor]:
         """The frame as it is shown, and as the next one starts from it."""
@@ -227,9 +202,3 @@ def composed(pictures: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Ten
     for picture, more in zip(pictures[1:], weights[1:], strict=True):
         whole, known = torch.where(known > 0, whole, picture), torch.where(known > 0, known, more)
     return whole, known
-
-
-def total_of(facts: Facts) -> float:
-    """The loss of a frame without the temporal term."""
-    losses = facts["losses"]
-    return float(losses["total"] - losses.get("temporal", 0.0))

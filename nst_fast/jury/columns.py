@@ -12,28 +12,19 @@ CONTENT_TAP = "relu4_3"
 
 @dataclass(frozen=True)
 class Column:
-    """One measure.
+    """One measure."""
 
-    Attributes:
-        name: in JSON and CSV.
-        heading: above the column of a table for people; empty for what only JSON and CSV hold.
-        unit: every measure is free of dimension; this says what 1 stands for.
-        better: ``lower`` or ``higher``.
-        source: the paper, or ``ours``.
-        what: the definition, in one sentence.
-    """
-
-    name: str
-    heading: str
-    unit: str
-    better: str
-    source: str
-    what: str
+    name: str  # in JSON and CSV
+    heading: str  # above the column of a table for people; empty for what only JSON and CSV hold
+    unit: str  # what 1 stands for: every measure is free of dimension
+    better: str  # ``lower`` or ``higher``
+    source: str  # the paper, or ``ours``
+    what: str  # the definition, in one sentence
 
     @property
     def title(self) -> str:
-        """The heading in one line, with an arrow that says which way is better."""
-        return f"{self.heading} {'↓' if self.better == LOWER else '↑'}".replace("\n", " ")
+        """The heading with an arrow that says which way is better."""
+        return f"{self.heading} {'↓' if self.better == LOWER else '↑'}"
 
     def as_dict(self) -> dict[str, str]:
         """All but the heading."""
@@ -116,5 +107,6 @@ COLUMNS = (
 )
 HEADLINE = tuple(column for column in COLUMNS if column.heading)  # of the table for people: means, not single taps
 STYLE, CONTENT = "style_swd", f"content_{CONTENT_TAP}"
-# Of tables that compare many pictures: name -> title.
-COMPARED = {column.name: column.title for column in HEADLINE if column.name not in ("content_lpips", "clipped")}
+# Of tables that compare many pictures: name -> title in one line.
+_NOT_COMPARED = ("content_lpips", "clipped")
+COMPARED = {each.name: each.title.replace("\n", " ") for each in HEADLINE if each.name not in _NOT_COMPARED}

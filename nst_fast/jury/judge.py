@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nst_fast.engines.precision import float32_arithmetic
 from nst_fast.errors import InputError
-from nst_fast.images import LoadedImage, from_uint8, resize_to, scaled_size, to_uint8
-from nst_fast.images.given import Picture, Source, load_source, source_of
+from nst_fast.images import LoadedImage, from_uint8, load_image, resize_to, scaled_size, to_uint8
+from nst_fast.images.given import Picture, Source, source_of
 from nst_fast.jury import measures
 from nst_fast.jury.columns import COLUMNS, CONTENT_TAP, GRAM_TAPS, WASSERSTEIN_TAPS
 from nst_fast.network.taps import channels_of
@@ -66,8 +66,7 @@ class Jury:
     def read(self, picture: Picture | Source) -> LoadedImage:
         """A picture at its own size.
 
-        Raises:
-            InputError: it, or the content, cannot be read; it has another shape than the content.
+        Raises :class:`InputError` where it or the content cannot be read, or it has another shape than the content.
         """
         loaded = self._read(source_of(picture))
         size = loaded.original_size
@@ -84,8 +83,7 @@ class Jury:
     def score(self, image: Tensor) -> dict[str, float | None]:
         """Column -> score of an image [1, 3, H, W] of the content's shape, as its 8-bit file would score.
 
-        Raises:
-            InputError: content or style cannot be read, or the style has a side under 16 pixels at this size.
+        Raises :class:`InputError` where content or style cannot be read, or the style is under 16 pixels at this size.
         """
         image = from_uint8(to_uint8(image))
         height, width = image.shape[2], image.shape[3]
@@ -142,7 +140,7 @@ class Jury:
 
     def _read(self, path: Source, longest_side: int | None = None) -> LoadedImage:
         background, limit = self.config.background, self.config.max_megapixels
-        return load_source(path, longest_side=longest_side, background=background, max_megapixels=limit)
+        return load_image(path, longest_side=longest_side, background=background, max_megapixels=limit)
 
 
 def load_encoder(config: EvaluateConfig) -> tuple[Encoder, dict[str, str]]:
@@ -155,12 +153,7 @@ def load_encoder(config: EvaluateConfig) -> tuple[Encoder, dict[str, str]]:
 class Panel:
     """Juries for several pairs of pictures in one process: the network is loaded at once; the last jury is kept.
 
-    Args:
-        weights: of the jury's network, as ``original``.
-        device: where features are computed.
-
-    Raises:
-        WeightsError, DeviceError: as :func:`load_encoder`.
+    ``weights`` and ``device`` are options of ``evaluate``. Raises what :func:`load_encoder` raises.
     """
 
     def __init__(self, weights: str, device: str) -> None:

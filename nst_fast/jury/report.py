@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from nst_fast.jury.columns import COLUMNS, HEADLINE, LOWER
+from nst_fast.jury.columns import COLUMNS, HEADLINE
 from nst_fast.system.files import shown
 from nst_fast.system.rounding import rounded
+from nst_fast.system.tables import csv_table
 
 if TYPE_CHECKING:
     from nst_fast.jury.evaluation import Evaluation
@@ -24,7 +23,7 @@ def score_table(evaluation: Evaluation) -> Table:
     table.add_column("picture")
     table.add_column("size", justify="right")
     for column in HEADLINE:
-        table.add_column(f"{column.heading} {'↓' if column.better == LOWER else '↑'}", justify="right")
+        table.add_column(column.title, justify="right")
     for each in evaluation.pictures:
         scores = [each.scores[column.name] for column in HEADLINE]
         cells = ["–" if score is None else f"{score:.4f}" for score in scores]
@@ -34,9 +33,8 @@ def score_table(evaluation: Evaluation) -> Table:
 
 def legend() -> Table:
     """Every column: name, unit, direction, source and definition."""
-    table = Table(title="What the jury measures", title_justify="left")
-    for heading in ("column", "unit", "better", "source", "what"):
-        table.add_column(heading)
+    headings = ("column", "unit", "better", "source", "what")
+    table = Table(*headings, title="What the jury measures", title_justify="left")
     for column in COLUMNS:
         table.add_row(*column.as_dict().values())
     return table
@@ -49,12 +47,9 @@ def to_csv(evaluation: Evaluation) -> str:
         "style": evaluation.style["name"],
         "weights_sha256": evaluation.weights["sha256"],
     }
-    names = [column.name for column in COLUMNS]
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, ["picture", "width", "height", *names, *facts], lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for each in evaluation.pictures:
         width, height = each.size
         row = {"picture": shown(each.picture), "width": width, "height": height, **rounded(dict(each.scores))}
-        writer.writerow(row | facts)
-    return sink.getvalue()
+        rows.append(row | facts)
+    return csv_table(rows, ["picture", "width", "height", *(column.name for column in COLUMNS), *facts])

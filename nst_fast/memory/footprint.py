@@ -7,9 +7,10 @@ constants, fitted to measured peaks (docs/large-pictures.md).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from itertools import pairwise
 
 from nst_fast.network.taps import channels_of, convolutions, cut, smallest_side
+from nst_fast.options.config import StylizeConfig
 
 MIB = 2**20
 IMAGE = 12  # bytes per pixel of a picture: three channels of float32
@@ -41,27 +42,20 @@ def weight_bytes(network: str, taps: Iterable[str]) -> int:
     return sum(4 * outputs * (9 * inputs + 1) for _, inputs, outputs in shapes)
 
 
-def kept_bytes(
-    network: str, taps: Iterable[str], engine: str, pooling: str, size: int, *, wraps: bool = False
-) -> float:
+def kept_bytes(config: StylizeConfig, engine: str, size: int) -> float:
     """Bytes per pixel kept from the forward to the backward pass.
 
     Down to ``relu5_1`` in fp32: 1,532 by eager with max pooling, 1,172 by the fast engine, which keeps no indices.
     """
-    taps = set(taps)
-    layers = cut(network, taps)
+    taps = config.taps
+    layers = cut(config.network, taps)
     total = IMAGE + sum(size * elements(layer) for layer in layers if layer.startswith("relu") or layer in taps)
     if engine == "eager":  # autograd keeps the input of every convolution
         total += sum(size * elements(layer) for layer in layers if layer.startswith("pool") and layer not in taps)
-        total += sum(_indices(layer, pooling) for layer in layers)
-        if wraps:  # that is a padded copy
-            total += sum(size * elements(before) for before in _inputs(layers) if before)
+        total += sum(_indices(layer, config.pooling) for layer in layers)
+        if any(config.wraps):  # that is a padded copy
+            total += sum(size * elements(before) for before, layer in pairwise(layers) if layer.startswith("conv"))
     return total
-
-
-def _inputs(layers: list[str]) -> list[str]:
-    """The layer before every convolution; empty for the picture."""
-    return [before for before, layer in zip(["", *layers], layers, strict=False) if layer.startswith("conv")]
 
 
 def _indices(layer: str, pooling: str) -> float:
@@ -69,45 +63,37 @@ def _indices(layer: str, pooling: str) -> float:
     return INDEX * elements(layer) if layer.startswith("pool") and pooling == "max" else 0.0
 
 
-@dataclass(frozen=True)
-class Network:
-    """The properties of the encoder that decide the memory of a step."""
-
-    name: str
-    content_taps: tuple[str, ...]
-    style_taps: tuple[str, ...]
-    pooling: str
-    wraps: bool = False  # convolutions pad their input themselves
-    guided: bool = False  # features are multiplied by weights
-    whole_taps: tuple[str, ...] = ()  # of losses that compare positions, one entry for each loss
-
-    @property
-    def taps(self) -> list[str]:
-        return list(dict.fromkeys([*self.content_taps, *self.style_taps]))
+def whole_taps(config: StylizeConfig) -> list[str]:
+    """The taps of the terms that compare positions, one entry for each term."""
+    taps = [tap for tap, loss in config.content_losses.items() if loss != "features"]
+    return taps + [term.tap for term in config.style_terms.values() if not term.additive]
 
 
-def step_bytes(network: Network, engine: str, size: int, *, tiled: bool) -> float:
+def step_bytes(config: StylizeConfig, engine: str, size: int, *, tiled: bool, guided: bool = False) -> float:
     """Bytes per pixel of the crop (or of the whole picture) at the worst moment of one evaluation.
 
     Args:
-        network: what is computed.
         engine: ``eager`` or ``fast``.
         size: bytes per number of features.
         tiled: whether seeds come tap by tap. They do in the fast engine anyway; in eager evaluation of a whole
             picture autograd computes the slopes of all Gram matrices before it enters the network.
+        guided: whether features are multiplied by weights.
     """
-    layers = cut(network.name, network.taps)
-    kept = kept_bytes(network.name, network.taps, engine, network.pooling, size, wraps=network.wraps)
+    layers = cut(config.network, config.taps)
+    kept = kept_bytes(config, engine, size)
     slopes = 0.0
     if engine == "eager" and not tiled:
-        per_tap = [size * elements(tap) for tap in (*network.content_taps, *network.style_taps)]
-        per_tap += [WHOLE_COPIES * size * elements(tap) for tap in network.whole_taps]
+        per_tap = [size * elements(tap) for tap in (*config.content_tap_weights, *config.style_tap_weights)]
+        per_tap += [WHOLE_COPIES * size * elements(tap) for tap in whole_taps(config)]
         slopes = AUTOGRAD_HOLES * kept + sum(per_tap) + 2 * max(per_tap)
-    worst = _backward(network, layers, engine, size, kept, tiled=tiled)
-    return max(kept + slopes, worst, _forward(layers, engine, size) + network.wraps * size * elements(layers[0]))
+    seeds = {tap: _seed(config, tap, engine, size, tiled=tiled, guided=guided) for tap in config.taps}
+    worst = _backward(config, layers, seeds, engine, size, kept)
+    return max(kept + slopes, worst, _forward(layers, engine, size) + any(config.wraps) * size * elements(layers[0]))
 
 
-def _backward(network: Network, layers: list[str], engine: str, size: int, kept: float, *, tiled: bool) -> float:
+def _backward(
+    config: StylizeConfig, layers: list[str], seeds: dict[str, float], engine: str, size: int, kept: float
+) -> float:
     """The worst moment of the backward pass: kept features, two gradients, a seed and its temporaries."""
     worst = kept
     for layer, before in zip(layers[::-1], [*layers[-2::-1], ""], strict=True):
@@ -116,29 +102,26 @@ def _backward(network: Network, layers: list[str], engine: str, size: int, kept:
         again = 0.0
         if engine == "eager":
             again = out + into  # oneDNN's own layout, from and to NCHW
-        elif layer.startswith("pool") and network.pooling == "max":
-            again = out + _indices(layer, network.pooling)
-        if network.wraps and layer.startswith("conv"):
+        elif layer.startswith("pool") and config.pooling == "max":
+            again = out + _indices(layer, config.pooling)
+        if any(config.wraps) and layer.startswith("conv"):
             again += into  # with its margins, while they are folded
-        seed = _seed(network, layer, engine, size, tiled=tiled)
-        worst = max(worst, kept + out + seed, kept + out + into + again)
-        if layer.startswith("relu") or layer in network.taps or (engine == "eager" and layer.startswith("pool")):
+        worst = max(worst, kept + out + seeds.get(layer, 0.0), kept + out + into + again)
+        if layer.startswith("relu") or layer in seeds or (engine == "eager" and layer.startswith("pool")):
             kept -= out
         if engine == "eager":
-            kept -= _indices(layer, network.pooling)
+            kept -= _indices(layer, config.pooling)
     return worst
 
 
-def _seed(network: Network, tap: str, engine: str, size: int, *, tiled: bool) -> float:
+def _seed(config: StylizeConfig, tap: str, engine: str, size: int, *, tiled: bool, guided: bool) -> float:
     """To add a seed: eager copies the gradient; for content, differences and squares in float32."""
-    if tap not in network.taps:
-        return 0.0
     out, wide = size * elements(tap), 4 * elements(tap)
     making = out if engine == "eager" else 0.0
-    if tap in network.content_taps:
+    if tap in config.content_tap_weights:
         making += 2 * wide + (wide + out if size < 4 else 0.0)
-    making += 2 * wide if network.guided else 0.0
-    if tap in network.whole_taps:
+    making += 2 * wide if guided else 0.0
+    if tap in whole_taps(config):
         making += WHOLE_COPIES * wide
     own_cells = 2 * out  # a copy of them, and the product with a Gram's slope
     return making + own_cells if tiled else making
@@ -153,8 +136,3 @@ def _forward(layers: list[str], engine: str, size: int) -> float:
 def forward_bytes(network: str, taps: Iterable[str]) -> float:
     """Bytes per pixel at the worst moment of a forward pass that keeps no features, as whole targets are built with."""
     return _forward(cut(network, taps), "eager", 4)
-
-
-def target_bytes(taps: Iterable[str], size: int) -> float:
-    """Bytes per pixel of the content targets."""
-    return sum(size * elements(tap) for tap in taps)

@@ -16,16 +16,15 @@ SMALLEST_TILE = 64  # pixels along one axis; also no smaller than the halo
 
 @dataclass(frozen=True)
 class Grid:
-    """A way to cut a picture: pixels of its largest crop, and pixels of all crops over those of the picture."""
+    """Rows and columns to cut a picture into, pixels of the largest crop, and of all crops over the picture's."""
 
-    rows: int
-    columns: int
+    shape: tuple[int, int]
     crop: int
     overhead: float
 
     @property
     def whole(self) -> bool:
-        return self.rows == self.columns == 1
+        return self.shape == (1, 1)
 
 
 def grids(config: StylizeConfig, height: int, width: int, *, tiled: bool) -> list[Grid]:
@@ -44,7 +43,7 @@ def grids(config: StylizeConfig, height: int, width: int, *, tiled: bool) -> lis
     rows = {count: _axis(config, 0, height, count) for count in {row for row, _ in pairs}}
     columns = {count: _axis(config, 1, width, count) for count in {column for _, column in pairs}}
     found = [
-        Grid(row, column, rows[row][0] * columns[column][0], rows[row][1] * columns[column][1] / (height * width))
+        Grid((row, column), rows[row][0] * columns[column][0], rows[row][1] * columns[column][1] / (height * width))
         for row, column in pairs
     ]
     return [grid for grid in found if WIDEST * grid.crop < LARGEST_TENSOR] or found
@@ -58,8 +57,9 @@ def _axis(config: StylizeConfig, axis: int, length: int, count: int) -> tuple[in
     return max(seen), sum(seen)
 
 
-def cut_into(config: StylizeConfig, height: int, width: int, grid: Grid) -> Tiling:
-    return make_tiling(config.network, config.taps, height, width, (grid.rows, grid.columns), wraps=config.wraps)
+def cut_into(config: StylizeConfig, height: int, width: int, grid: tuple[int, int]) -> Tiling:
+    """The tiling of a pastiche into rows and columns."""
+    return make_tiling(config.network, config.taps, height, width, grid, wraps=config.wraps)
 
 
 def tiling_like(config: StylizeConfig, tiling: Tiling, height: int, width: int) -> Tiling:

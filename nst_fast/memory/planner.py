@@ -24,10 +24,9 @@ from nst_fast.memory.footprint import (
     WEIGHT_COPIES,
     WINOGRAD_COPIES,
     WINOGRAD_FIXED,
-    Network,
+    elements,
     forward_bytes,
     step_bytes,
-    target_bytes,
     weight_bytes,
 )
 from nst_fast.memory.grids import Grid, cut_into, grids, tiling_like
@@ -43,10 +42,11 @@ GOOD_HISTORY = 5  # a shorter one costs more steps than tiles cost time
 # Pictures held at once: content, pastiche, the best so far, the gradient.
 IMAGES = 4
 # Of the optimiser: held during an evaluation (L-BFGS: and two per pair), and in use during an update.
-OPTIMIZER_IMAGES = {"adam": 2, "lbfgs": 2}
+OPTIMIZER_IMAGES = 2
 UPDATE_IMAGES = {"adam": 2, "lbfgs": 5}
+FLOAT = 4  # bytes
 # Bytes per pixel of a mask: as read, at the size of the scale, times alpha, and carried down to every tap.
-MASK = 4 * (3 + 4 / 3)
+MASK = FLOAT * (3 + 4 / 3)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class MemoryTask:
     """What decides the memory of one scale of a run.
 
     Attributes:
-        config: every option.
         engine, precision: what really runs.
         height, width: of the pastiche in pixels.
         styles: height and width of every style image.
@@ -110,24 +109,7 @@ class MemoryTask:
 
     def step_bytes(self, *, tiled: bool) -> float:
         """Per pixel of the crop, or of the whole picture, at the worst moment of an evaluation."""
-        config = self.config
-        taps = tuple(config.content_tap_weights), tuple(config.style_tap_weights)
-        network = Network(
-            config.network, *taps, config.pooling, any(config.wraps), self.masks > 0, tuple(whole_taps(config))
-        )
-        return step_bytes(network, self.family, self.size, tiled=tiled)
-
-
-def whole_taps(config: StylizeConfig) -> list[str]:
-    """The taps of the terms that compare positions, one entry for each term."""
-    taps = [tap for tap, loss in config.content_losses.items() if loss != "features"]
-    return taps + [term.tap for term in config.style_terms.values() if not term.additive]
-
-
-def level_bytes(config: StylizeConfig) -> float:
-    """Bytes per pixel of what losses of sorted features keep: one number for each of the pastiche's."""
-    sorting = [term.tap for term in config.style_terms.values() if term.loss in ("sliced", "histogram")]
-    return target_bytes(sorting, 4)
+        return step_bytes(self.config, self.family, self.size, tiled=tiled, guided=self.masks > 0)
 
 
 @dataclass(frozen=True)
@@ -199,7 +181,7 @@ def free_memory(device: str) -> int:
 def budget_of(config: StylizeConfig, device: str) -> int:
     """Bytes that a run may use: ``max_memory``, but never more than most of what the device has free."""
     free = int(FREE_SHARE * free_memory(device))
-    return min(config.max_memory_bytes or free, free)
+    return min(config.max_memory or free, free)
 
 
 def may_use_winograd(config: StylizeConfig, device: str) -> bool:
@@ -217,28 +199,23 @@ def predict(task: MemoryTask, tiling: Tiling, budget: int, *, history: int, halv
     styles = sum(height * width for height, width in task.styles)
     step = task.step_bytes(tiled=not tiling.whole)
     style = forward_bytes(config.network, config.taps) if tiling.whole else step  # while targets are built
+    # Losses of sorted features keep one number for each of the pastiche's; the others a few matrices.
+    sorting = [term.tap for term in config.style_terms.values() if term.loss in ("sliced", "histogram")]
+    pairs = 2 * history if config.optimizer == "lbfgs" else 0
+    images = OPTIMIZER_IMAGES + pairs + (1 if config.average_decay else 0)
     crops = [math.prod(tiling_like(config, tiling, *size).largest_crop) for size in task.styles]
     parts = {
         "network": network + (HOLES if tiling.whole else 0),
         "pictures": IMAGE * (IMAGES * pixels + styles),
         **({"masks": MASK * task.masks * pixels} if task.masks else {}),
-        "optimiser": IMAGE * optimizer_images(config, history) * pixels,
-        "style targets": level_bytes(config) * pixels,
-        "content targets": target_bytes(config.content_tap_weights, 4) * pixels / (2 if halve else 1),
+        "optimiser": IMAGE * images * pixels,
+        **({"style targets": FLOAT * sum(map(elements, sorting)) * pixels} if sorting else {}),
+        "content targets": FLOAT / (2 if halve else 1) * sum(map(elements, config.content_tap_weights)) * pixels,
         "step": max(
             step * math.prod(tiling.largest_crop) * task.pictures, task.update_bytes, *(style * crop for crop in crops)
         ),
     }
-    if not parts["style targets"]:
-        del parts["style targets"]  # a few matrices
     return MemoryPlan(tiling, history, halve, {name: round(value) for name, value in parts.items()}, budget)
-
-
-def optimizer_images(config: StylizeConfig, history: int) -> int:
-    """Pictures that the optimiser, and the average of its iterates, hold while a step is evaluated."""
-    average = 1 if config.average_decay else 0
-    pairs = 2 * history if config.optimizer == "lbfgs" else 0
-    return average + OPTIMIZER_IMAGES[config.optimizer] + pairs
 
 
 def make_plan(task: MemoryTask, budget: int) -> MemoryPlan:
@@ -278,7 +255,7 @@ def _best(task: MemoryTask, table: list[Grid], budget: int, *, history: int, hal
     """The grid of least halo that fits, else the one of the smallest crops."""
 
     def plan_of(grid: Grid) -> MemoryPlan:
-        tiling = cut_into(task.config, task.height, task.width, grid)
+        tiling = cut_into(task.config, task.height, task.width, grid.shape)
         return predict(task, tiling, budget, history=history, halve=halve and not grid.whole)
 
     costs = {whole: task.step_bytes(tiled=not whole) for whole in (False, True)}
@@ -305,7 +282,7 @@ def smaller_plan(task: MemoryTask, plan: MemoryPlan) -> MemoryPlan:
     chosen = min(fitting, key=lambda grid: grid.overhead) if fitting else min(table, key=lambda grid: grid.crop)
     if chosen.whole or chosen.crop >= math.prod(plan.tiling.largest_crop):
         raise OutOfMemoryError("memory ran out, and there are no smaller tiles", "Choose a smaller `image_size`")
-    tiling = cut_into(config, task.height, task.width, chosen)
+    tiling = cut_into(config, task.height, task.width, chosen.shape)
     return predict(task, tiling, plan.budget, history=plan.lbfgs_history, halve=plan.halve_content)
 
 
@@ -332,12 +309,11 @@ def largest_size(task: MemoryTask, budget: int) -> tuple[int, int] | None:
 
     def at(side: int) -> MemoryTask:
         scale = side / max(task.height, task.width)
-
-        def shrunk(size: tuple[int, int]) -> tuple[int, int]:
-            return max(16, round(size[0] * scale)), max(16, round(size[1] * scale))
-
-        height, width = shrunk((task.height, task.width))
-        return replace(task, height=height, width=width, styles=tuple(shrunk(style) for style in task.styles))
+        (height, width), *styles = (
+            (max(16, round(rows * scale)), max(16, round(columns * scale)))
+            for rows, columns in ((task.height, task.width), *task.styles)
+        )
+        return replace(task, height=height, width=width, styles=tuple(styles))
 
     if not _find(at(low), budget).fits:
         return None

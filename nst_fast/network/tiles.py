@@ -148,41 +148,22 @@ class Tiling:
 
 
 def make_tiling(
-    network: str,
-    taps: Iterable[str],
-    height: int,
-    width: int,
-    grid: tuple[int, int],
-    *,
-    wraps: Wraps = NO_WRAP,
-    halo: int | None = None,
+    network: str, taps: Iterable[str], height: int, width: int, grid: tuple[int, int], *, wraps: Wraps = NO_WRAP
 ) -> Tiling:
     """Cut a picture into ``grid`` (rows, columns) tiles of nearly equal size, exact for the given taps.
 
-    A small picture gets fewer tiles. ``halo`` overrides the one that the taps need; a smaller one makes results wrong.
-    Along an axis that ``wraps`` every tile has a halo on both sides; an only one has none, as the network wraps itself.
-
-    Raises:
-        UsageError: the grid is empty.
+    A small picture gets fewer tiles. Along an axis that ``wraps`` every tile has a halo on both sides; an only one has
+    none, as the network wraps itself. Raises :class:`UsageError` for an empty grid.
     """
-    taps = list(taps)
-    if min(grid) < 1:
-        raise UsageError(f"a grid of {grid[0]}x{grid[1]} tiles", "Give at least one tile each way")
-    alignment = smallest_side(taps)
-    halo = halo_of(network, taps) if halo is None else halo
-    rows = _extents(height, grid[0], alignment, halo, wraps=wraps[0])
-    columns = _extents(width, grid[1], alignment, halo, wraps=wraps[1])
-    return Tiling(height, width, halo, rows, columns)
+    return tiling_of_strip(network, taps, Extent(0, height, 0, height), width, grid, wraps=wraps)
 
 
-def strip_rows(
-    network: str, taps: Iterable[str], height: int, count: int, *, halo: int | None = None
-) -> tuple[Extent, ...]:
+def strip_rows(network: str, taps: Iterable[str], height: int, count: int) -> tuple[Extent, ...]:
     """Cut the rows of a picture into at most ``count`` strips, one per process: tiles as wide as the picture."""
     taps = list(taps)
     # Edges on even rows, so that smoothing, which pools by 2, cuts none of its windows either.
     alignment = max(2, smallest_side(taps))
-    return _extents(height, count, alignment, halo_of(network, taps) if halo is None else halo)
+    return _extents(height, count, alignment, halo_of(network, taps))
 
 
 def tiling_of_strip(
@@ -193,15 +174,16 @@ def tiling_of_strip(
     grid: tuple[int, int],
     *,
     wraps: Wraps = NO_WRAP,
-    halo: int | None = None,
 ) -> Tiling:
-    """The tiles of a strip, in the coordinates of its crop: row 0 is the strip's ``low``.
+    """The tiles of a strip as :func:`make_tiling` cuts a picture; row 0 is the first of the strip's crop, its ``low``.
 
     They own the rows of the strip and not its halo, so sums over all tiles of all strips are those over the picture.
     Rows of the picture wrap only where the strip is all of them.
     """
+    if min(grid) < 1:
+        raise UsageError(f"a grid of {grid[0]}x{grid[1]} tiles", "Give at least one tile each way")
     taps = list(taps)
-    alignment, halo = smallest_side(taps), halo_of(network, taps) if halo is None else halo
+    alignment, halo = smallest_side(taps), halo_of(network, taps)
     above, below = strip.start - strip.low, strip.high - strip.stop
     rows = _extents(strip.stop - strip.start, grid[0], alignment, halo, above, below, wraps=wraps[0])
     return Tiling(strip.seen, width, halo, rows, _extents(width, grid[1], alignment, halo, wraps=wraps[1]))
@@ -218,10 +200,9 @@ def _extents(
     count = min(count, cells)
     edges = [above + number * cells // count * alignment for number in range(count)] + [above + length]
     end = above + length + below
-    if wraps and count > 1:
-        return tuple(Extent(start, stop, start - halo, stop + halo, wraps) for start, stop in itertools.pairwise(edges))
+    beyond = halo if wraps and count > 1 else 0
     return tuple(
-        Extent(start, stop, max(0, start - halo), min(end, stop + halo), wraps)
+        Extent(start, stop, max(-beyond, start - halo), min(end + beyond, stop + halo), wraps)
         for start, stop in itertools.pairwise(edges)
     )
 

@@ -25,16 +25,10 @@ SMALLEST_ENERGY = 1e-30  # of an all-dark target: no division by zero, and a coe
 
 @dataclass(frozen=True)
 class Coefficient:
-    """factor · positions^power / energy, where energy is the target's sum of squares, or 1 if not ``relative``.
+    """factor · positions^power / energy, where energy is the target's sum of squares, or 1 if not ``relative``."""
 
-    Attributes:
-        factor: all that depends neither on the size nor on the target.
-        power: of h · w of the tap in the pastiche.
-        relative: whether to divide by the target's energy.
-    """
-
-    factor: float
-    power: int
+    factor: float  # all that depends neither on the size nor on the target
+    power: int  # of h · w of the tap in the pastiche
     relative: bool
 
     def value(self, positions: float, target: NDArray[Any], weights: NDArray[Any] | None = None) -> float:

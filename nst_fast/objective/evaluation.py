@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,23 +14,15 @@ from nst_fast.objective.objective import Objective
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The objective at one pastiche.
+    """The objective at one pastiche."""
 
-    Attributes:
-        total: [B], the sum of the terms, on the pastiche's device.
-        terms: name -> weighted term [B], as :meth:`nst_fast.objective.objective.Objective.terms` names them.
-        gradient: of the total with respect to the pastiche, [B, 3, H, W].
-    """
-
-    total: Tensor
-    terms: Mapping[str, Tensor]
-    gradient: Tensor
+    total: Tensor  # [B], the sum of the terms, on the pastiche's device
+    terms: Mapping[str, Tensor]  # name -> weighted term [B], see :meth:`nst_fast.objective.objective.Objective.terms`
+    gradient: Tensor  # of the total with respect to the pastiche, [B, 3, H, W]
 
 
-class Evaluator(Protocol):
-    """Evaluates the objective and its gradient. No ``.item()``, no print, no host synchronisation."""
-
-    def __call__(self, pastiche: Tensor) -> Evaluation: ...
+# From a pastiche [B, 3, H, W]. No ``.item()``, no print, no host synchronisation.
+Evaluator = Callable[[Tensor], Evaluation]
 
 
 class EagerEvaluator:

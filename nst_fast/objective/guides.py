@@ -39,7 +39,7 @@ class Guides:
     regions: Mapping[str, Tensor | None] = field(default_factory=lambda: {EVERYWHERE: None})
     factors: Mapping[str, float] = field(default_factory=lambda: {EVERYWHERE: 1.0})
     content_factor: float = 1.0
-    _carried: dict[tuple[str | None, int], tuple[Tensor, float]] = field(default_factory=dict, init=False, repr=False)
+    _carried: dict[tuple[int, int], tuple[Tensor, float]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def plain(self) -> bool:
@@ -60,34 +60,32 @@ class Guides:
                 name = f"{term.name}/{region}" if region else term.name
                 each = replace(term, name=name, weight=term.weight * factor, region=region)
                 mask = self.regions[region]
-                if mask is None or self._at(region, mask, term.tap)[1]:
+                if mask is None or self._carried_to(term.tap, mask)[1]:
                     found[name] = each
         return found
 
     def at(self, term: StyleTerm) -> Tensor | None:
         """The weights [1, 1, h, w] of a term's region in the cells of its tap; None where all count alike."""
         mask = self.regions[term.region]
-        return self._at(term.region, mask, term.tap)[0] if mask is not None else None
+        return self._carried_to(term.tap, mask)[0] if mask is not None else None
 
     def content_at(self, tap: str) -> Tensor | None:
-        return self._at(None, self.content, tap)[0] if self.content is not None else None
+        return self._carried_to(tap, self.content)[0] if self.content is not None else None
 
     def positions(self, term: StyleTerm, size: tuple[int, int]) -> float:
         """How many positions of a picture of a size a term counts: the sum of weights, or all."""
-        mask = self.regions[term.region]
-        return self._at(term.region, mask, term.tap)[1] if mask is not None else math.prod(tap_size(term.tap, *size))
+        return self._counted(term.tap, self.regions[term.region], size)
 
     def content_size(self, tap: str, size: tuple[int, int]) -> float:
         """C H W of the features that the content loss counts in a picture of a size."""
-        mask = self.content
-        return channels_of(tap) * (
-            self._at(None, mask, tap)[1] if mask is not None else math.prod(tap_size(tap, *size))
-        )
+        return channels_of(tap) * self._counted(tap, self.content, size)
 
-    def _at(self, name: str | None, mask: Tensor, tap: str) -> tuple[Tensor, float]:
+    def _counted(self, tap: str, mask: Tensor | None, size: tuple[int, int]) -> float:
+        return self._carried_to(tap, mask)[1] if mask is not None else math.prod(tap_size(tap, *size))
+
+    def _carried_to(self, tap: str, mask: Tensor) -> tuple[Tensor, float]:
         """A mask carried down to a tap, and the sum of its weights there."""
-        stride = smallest_side([tap])
-        key = (name, stride)
+        key = (id(mask), stride := smallest_side([tap]))
         if key not in self._carried:  # also because a sum cannot be read while a CUDA graph is captured
             weights = functional.avg_pool2d(mask, stride)
             self._carried[key] = weights, float(weights.sum(dtype=torch.float64))
@@ -105,15 +103,11 @@ def fingerprint(image: Tensor) -> tuple[Hashable, ...]:
 
 @dataclass(frozen=True, eq=False)
 class StylePart:
-    """A style image [1 or B, 3, H, W], what of it counts for which region, and its weight in the blends."""
+    """A style image [1 or B, 3, H, W], what of it counts for which region, and its weight in the blend."""
 
     image: Tensor
     guides: Guides
     weight: float
-
-    def weights(self, terms: Mapping[str, StyleTerm]) -> dict[str, float]:
-        """Term -> the weight of this image in its blend."""
-        return {name: self.weight * self.guides.factors[term.region] for name, term in terms.items()}
 
 
 def style_parts(

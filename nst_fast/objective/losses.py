@@ -66,12 +66,9 @@ def content_loss(features: Tensor, target: Tensor, normalization: str, weights: 
 
 
 def content_factor(normalization: str, size: float, energy: Tensor | None) -> Tensor | float:
-    """What the sum of squared differences is multiplied by: a number, or one per image [B].
+    """What the sum of squared differences in :func:`content_loss` is multiplied by: a number, or one per image [B].
 
-    Args:
-        normalization: see :func:`content_loss`.
-        size: C H W of the target.
-        energy: the target's sum of squares [B]; needed by ``relative`` alone.
+    ``size`` is C H W of the target, ``energy`` its sum of squares [B], which ``relative`` alone needs.
     """
     if normalization == "relative" and energy is not None:
         return 1 / above_zero(energy)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from nst_fast.network.taps import NO_WRAP, Wraps
 from nst_fast.network.tiles import stride_of
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
@@ -22,7 +21,6 @@ from nst_fast.objective.style import (
     distance_to,
     measure_style,
     measure_target,
-    shares,
 )
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.options.style import StyleTerm
@@ -34,43 +32,22 @@ SIMILARITY_SCALE = 4.0  # of self-similarity, so that the content weights that s
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """What the term of edges compares with.
+    """What the term of edges compares with."""
 
-    Attributes:
-        image: the content image [B, 3, H, W], or the rows of it that a strip sees.
-        energy: of the whole content image [B]: what the term is relative to.
-    """
-
-    image: Tensor
-    energy: Tensor
-
-    @classmethod
-    def of(cls, image: Tensor, wraps: Wraps = NO_WRAP) -> Edges:
-        energy = losses.tv_loss(image, losses.edge_colors().to(image), wraps)
-        return cls(image, energy + torch.finfo(image.dtype).tiny)
+    image: Tensor  # the content [B, 3, H, W], or the rows of it that a strip sees
+    energy: Tensor  # of the whole content [B], to which the term is relative
 
     def colors(self, weight: float) -> Tensor:
         """The matrix [B, 3, 3] of which total variation of the difference to the content is the term of edges."""
         return losses.edge_colors().to(self.image) * (weight / self.energy[:, None, None])
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Edges:
-        return Edges(self.image.to(device, dtype), self.energy.to(device, dtype))
-
 
 @dataclass(frozen=True, eq=False)
 class Temporal:
-    """What the temporal term of a film's frame compares with (Ruder, Dosovitskiy & Brox 2016, sections 5.1 and 5.2).
+    """What the temporal term of a film's frame compares with (Ruder, Dosovitskiy & Brox 2016, sections 5.1 and 5.2)."""
 
-    Attributes:
-        image: earlier frames, moved along the optical flow [B, 3, H, W].
-        weights: as :func:`losses.temporal_loss` takes them [B, 1, H, W].
-    """
-
-    image: Tensor
-    weights: Tensor
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Temporal:
-        return Temporal(self.image.to(device, dtype), self.weights.to(device, dtype))
+    image: Tensor  # earlier frames, moved along the optical flow [B, 3, H, W]
+    weights: Tensor  # as :func:`losses.temporal_loss` takes them [B, 1, H, W]
 
     def derivative(self, image: Tensor, region: tuple[slice, ...] = ()) -> tuple[Tensor, Tensor]:
         """The term [B] of a region of an image, and its gradient there."""
@@ -80,47 +57,21 @@ class Temporal:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What the losses compare. The same measures, taken once from content and style images, are the targets.
+    """What the losses compare. The same measures, taken once from content and style images, are the targets."""
 
-    Attributes:
-        content: tap -> features [B, C, h, w].
-        style: name of a term -> its statistic [B, ...], see :mod:`nst_fast.objective.style`.
-        positions: name of a term -> h * w of its tap, or the sum of its weights, for every one in ``style``; empty in
-            targets.
-        edges: of targets, where edges are compared.
-        temporal: of targets, of a film's frame that follows others.
-    """
-
-    content: Mapping[str, Tensor]
-    style: Mapping[str, Tensor]
-    positions: Mapping[str, float]
-    edges: Edges | None = None
-    temporal: Temporal | None = None
+    content: Mapping[str, Tensor]  # tap -> features [B, C, h, w]
+    style: Mapping[str, Tensor]  # name of a term -> its statistic [B, ...], see :mod:`nst_fast.objective.style`
+    positions: Mapping[str, float]  # the same -> h * w of its tap, or the sum of its weights; empty in targets
+    edges: Edges | None = None  # of targets, where edges are compared
+    temporal: Temporal | None = None  # of targets, of a film's frame that follows others
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Statistics:
-        def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {tap: tensor.to(device, dtype) for tap, tensor in tensors.items()}
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
 
-        edges = self.edges and self.edges.to(device, dtype)
-        temporal = self.temporal and self.temporal.to(device, dtype)
-        return Statistics(move(self.content), move(self.style), dict(self.positions), edges, temporal)
-
-
-def measure(
-    features: Mapping[str, Tensor],
-    content_taps: Iterable[str],
-    style_terms: Iterable[StyleTerm],
-    guides: Guides = PLAIN,
-) -> Statistics:
-    """The statistics of encoder features; those of style are of the positions that the guides say."""
-    found: dict[str, Tensor] = {}
-    positions: dict[str, float] = {}
-    for term in style_terms:
-        at_tap, weights = features[term.tap], guides.at(term)
-        found[term.name] = measure_style(term, at_tap, weights.to(at_tap.dtype) if weights is not None else None)
-        stride = stride_of(term.tap)
-        positions[term.name] = guides.positions(term, (stride * at_tap.shape[2], stride * at_tap.shape[3]))
-    return Statistics({tap: features[tap] for tap in content_taps}, found, positions)
+        edges = self.edges and Edges(**moved(vars(self.edges)))
+        temporal = self.temporal and Temporal(**moved(vars(self.temporal)))
+        return Statistics(moved(self.content), moved(self.style), self.positions, edges, temporal)
 
 
 @torch.no_grad()
@@ -132,8 +83,7 @@ def build_targets(
     style_weights: Sequence[float] | None = None,
     style_guides: Sequence[Guides] | None = None,
 ) -> Statistics:
-    """The targets: features of the content image, blended statistics of the style images, which end at their
-    sides.
+    """The targets: features of the content image, blended statistics of the style images, which end at their sides.
 
     Args:
         encoder: serves the taps that the options name.
@@ -146,21 +96,15 @@ def build_targets(
     content: Mapping[str, Tensor] = {}
     if options.content_tap_weights and content_image is not None:
         content = encoder.measured(content_image, dict.fromkeys(options.content_tap_weights, lambda features: features))
-    terms: dict[str, StyleTerm] = {}
-    measured, weights = [], []
     parts = style_parts(style_images, style_weights, style_guides) if options.style_terms else []
-    for part, share in zip(parts, shares([part.weight for part in parts], len(parts)), strict=True):
-        own = part.guides.terms(options)
-        measured.append(measured_style(encoder, part, own, share))
-        weights.append(part.weights(own))
-        terms |= own
-    return Statistics(content, blended(terms, measured, weights), {}, edges_of(options, content_image))
+    whole = sum(part.weight for part in parts)
+    measured = [measured_style(encoder, options, part, part.weight / whole) for part in parts]
+    return Statistics(content, blended(options, parts, measured), {}, edges_of(options, content_image))
 
 
-def measured_style(
-    encoder: Encoder, part: StylePart, terms: Mapping[str, StyleTerm], share: float
-) -> dict[str, Tensor]:
+def measured_style(encoder: Encoder, options: ObjectiveOptions, part: StylePart, share: float) -> dict[str, Tensor]:
     """What one style image, of which the target has this share, adds to it: by the name of the term."""
+    terms = part.guides.terms(options)
 
     def at(tap: str) -> Callable[[Tensor], dict[str, Tensor]]:
         there = [term for term in terms.values() if term.tap == tap]
@@ -175,8 +119,10 @@ def measured_style(
 
 def edges_of(options: ObjectiveOptions, content_image: Tensor | None) -> Edges | None:
     """The target of the term of edges, where there is one."""
-    wanted = options.edge_weight and content_image is not None
-    return Edges.of(content_image, options.wraps) if wanted and content_image is not None else None
+    if not options.edge_weight or content_image is None:
+        return None
+    energy = losses.tv_loss(content_image, losses.edge_colors().to(content_image), options.wraps)
+    return Edges(content_image, energy + torch.finfo(content_image.dtype).tiny)
 
 
 class Objective:
@@ -232,7 +178,14 @@ class Objective:
                     distance.draw(seed, step)
 
     def measure(self, features: Mapping[str, Tensor]) -> Statistics:
-        return measure(features, self.content_taps, self.style_terms.values(), self.guides)
+        """The statistics of encoder features; those of style are of the positions that the guides say."""
+        style: dict[str, Tensor] = {}
+        positions: dict[str, float] = {}
+        for name, term in self.style_terms.items():
+            at_tap, stride = features[term.tap], stride_of(term.tap)
+            style[name] = measure_style(term, at_tap, self.guides.at(term))
+            positions[name] = self.guides.positions(term, (stride * at_tap.shape[2], stride * at_tap.shape[3]))
+        return Statistics({tap: features[tap] for tap in self.content_taps}, style, positions)
 
     @property
     def term_names(self) -> list[str]:
@@ -243,12 +196,7 @@ class Objective:
         return [*names, "temporal"] if self.targets.temporal is not None else names
 
     def terms(self, statistics: Statistics, image: Tensor) -> dict[str, Tensor]:
-        """Weighted terms, each [B]; they add up to the total.
-
-        Args:
-            statistics: of the picture, as :meth:`measure` gives them.
-            image: the picture itself [B, 3, H, W], for total variation.
-        """
+        """Weighted terms [B] of an image [B, 3, H, W] and what :meth:`measure` gives for it; their sum is the total."""
         found = {f"content/{tap}": self.content_term(tap, features) for tap, features in statistics.content.items()}
         for name, statistic in statistics.style.items():
             found[name] = self.style_term(name, statistic, statistics.positions[name])

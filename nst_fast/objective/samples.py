@@ -57,7 +57,7 @@ def directions(channels: int, like: Tensor, entropy: Sequence[int] = ()) -> Tens
 
 
 def quantiles(ordered: Tensor, count: int) -> Tensor:
-    """Sorted samples [B, K, N] at ``count`` evenly spaced levels, between samples interpolated linearly."""
+    """Sorted samples [B, K, N] of levels (j + 1/2) / N, at the levels (i + 1/2) / ``count``, linear between."""
     samples = ordered.shape[2]
     if samples == count:
         return ordered
@@ -85,10 +85,7 @@ class Sliced:
     sum over directions k of mean (q_k - s_k)² / E|f_s|², q_k and s_k the sorted projections of picture and style.
     Differs from Heitz et al., whose directions are independent, and new at every step: here they are an orthonormal
     basis, and as long as :meth:`turn` is not called the objective is one function, which L-BFGS needs.
-
-    Args:
-        target: the style's samples.
-        along: directions [C, C]; the axes, for a distance of histograms (Risser et al. 2017, equation 5).
+    ``along``: directions [C, C]; the axes, for a distance of histograms (Risser et al. 2017, equation 5).
     """
 
     def __init__(self, target: Tensor, along: Tensor) -> None:

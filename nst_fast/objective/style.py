@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nst_fast.objective import losses
 from nst_fast.objective.gaussians import moments, moments_loss, target_root, wasserstein_loss
+from nst_fast.objective.guides import StylePart
 from nst_fast.objective.samples import Nearest, RelaxedTransport, Sliced, directions, sampled
 from nst_fast.options.config import ObjectiveOptions
 from nst_fast.options.style import SAMPLES, StyleTerm
@@ -42,11 +43,9 @@ def measure_style(term: StyleTerm, features: Tensor, weights: Tensor | None = No
 
 
 def measure_target(term: StyleTerm, features: Tensor, weights: Tensor | None, share: float) -> Tensor:
-    """What of a style image's features [B, C, H, W] becomes part of the target.
+    """What of a style image's features [B, C, H, W] becomes part of the target, of which the style has a share.
 
-    Args:
-        weights: as for :func:`measure_style`.
-        share: of this style among all.
+    ``weights`` as for :func:`measure_style`.
     """
     if term.additive:
         return measure_style(term, features, weights)
@@ -54,30 +53,25 @@ def measure_target(term: StyleTerm, features: Tensor, weights: Tensor | None, sh
     return sampled(features, round(share * SAMPLES[term.loss]) if share < 1 else min(SAMPLES[term.loss], positions))
 
 
-def shares(weights: Sequence[float] | None, count: int) -> list[float]:
-    """The share of each of so many styles, by default equal."""
-    weights = weights or [1.0] * count
-    return [weight / sum(weights) for weight in weights]
-
-
 def blended(
-    terms: Mapping[str, StyleTerm], measured: Sequence[Mapping[str, Tensor]], weights: Sequence[Mapping[str, float]]
+    options: ObjectiveOptions, parts: Sequence[StylePart], measured: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """One target from those of several styles, per term: that of their mixture.
+    """One target from what was measured of several styles, per term: that of their mixture.
 
-    ``weights``: term -> weight, for each style. A style may lack some of the terms, those of other regions.
-
-    The weighted sum of squared distances to several Grams differs from the squared distance to their weighted mean
-    by a constant, so both have the same gradient (for normalisations that do not depend on the target).
+    A style may lack some of the terms, those of other regions. The weighted sum of squared distances to several Grams
+    differs from the squared distance to their weighted mean by a constant, so both have the same gradient (for
+    normalisations that do not depend on the target).
     """
+    terms = {name: term for part in parts for name, term in part.guides.terms(options).items()}
     found = {}
-    for name in dict.fromkeys(name for each in measured for name in each):
-        parts = [(weight[name], each[name]) for weight, each in zip(weights, measured, strict=True) if name in each]
-        if terms[name].additive:
-            whole = sum(weight for weight, _ in parts)
-            found[name] = torch.stack([weight / whole * part for weight, part in parts]).sum(0)
+    for name, term in terms.items():
+        having = [(part, each[name]) for part, each in zip(parts, measured, strict=True) if name in each]
+        if term.additive:
+            weights = [part.weight * part.guides.factors[term.region] for part, _ in having]
+            shares = [weight / sum(weights) for weight in weights]
+            found[name] = torch.stack([share * each for share, (_, each) in zip(shares, having, strict=True)]).sum(0)
         else:
-            found[name] = torch.cat([part for _, part in parts], 2)
+            found[name] = torch.cat([each for _, each in having], 2)
     return found
 
 

@@ -19,8 +19,7 @@ KEPT_BYTES = 2**28  # the content targets of large pictures take gigabytes; thos
 class TargetCache:
     """The targets used last, content and style apart, by what decides them. ``built`` counts those measured."""
 
-    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
-        self.kept_bytes = kept_bytes
+    def __init__(self) -> None:
         self.built = 0
         self._kept: OrderedDict[tuple[Hashable, ...], Statistics] = OrderedDict()
 
@@ -42,7 +41,10 @@ class TargetCache:
         if options.style_terms and style_images:
             images = tuple(map(fingerprint, style_images))
             masks = tuple(each.fingerprint for each in style_guides or ())
-            key = ("style", encoder, measured_terms(options), images, tuple(style_weights or ()), masks)
+            terms = [
+                (term.name, term.tap, term.statistic, SAMPLES.get(term.loss)) for term in options.style_terms.values()
+            ]
+            key = ("style", encoder, tuple(terms), images, tuple(style_weights or ()), masks)
             style = self._found(
                 key, lambda: build_targets(encoder, options, None, style_images, style_weights, style_guides)
             )
@@ -54,14 +56,9 @@ class TargetCache:
             found = build()
             self.built += 1
         self._kept[key] = found
-        while sum(map(size_of, self._kept.values())) > self.kept_bytes:
+        while sum(map(size_of, self._kept.values())) > KEPT_BYTES:
             self._kept.popitem(last=False)
         return found
-
-
-def measured_terms(options: ObjectiveOptions) -> tuple[Hashable, ...]:
-    """What of the terms of style decides their targets."""
-    return tuple((term.name, term.tap, term.statistic, SAMPLES.get(term.loss)) for term in options.style_terms.values())
 
 
 def size_of(targets: Statistics) -> int:

@@ -7,8 +7,7 @@ import functools
 import numpy as np
 from torch import Tensor
 
-from nst_fast.system.numba_cache import compiled
-from nst_fast.system.threads import in_threads
+from nst_fast.system.compiled import compiled, in_threads
 
 FEWEST_BINS, MOST_BINS = 2**14, 2**16  # 64 and 256 KiB of counts, which stay in the cache
 ZERO = np.float32(0)

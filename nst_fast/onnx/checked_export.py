@@ -80,7 +80,7 @@ def export_model(
     made = _checked(options, encoder, weights_sha256, providers, path)
     if capabilities:
         proof = prove(made.model, made.manifest["inputs"], capabilities)
-        made = replace(made, manifest={**made.manifest, "tensorrt_rtx": proof.as_dict()})
+        made = replace(made, manifest={**made.manifest, "tensorrt_rtx": proof})
     _write(made)
     return made
 

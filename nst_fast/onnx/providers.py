@@ -1,16 +1,15 @@
-"""The options of ONNX Runtime's execution providers, and the key of the TensorRT engine cache.
+"""The options of ONNX Runtime's execution providers, and the folder of the TensorRT engine cache.
 
 Pure: nothing here imports ONNX Runtime, so every option can be tested where no GPU is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nst_fast.errors import ModelError
@@ -50,11 +49,11 @@ class SessionConfig:
     engine_cache: Path | None = None
     profile: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
 
-    def options(self, row: Provider, key: EngineKey | None = None) -> dict[str, str]:
-        """The options of a provider; the key names TensorRT's engine in the cache, if there is a cache."""
+    def options(self, row: Provider, engine: str = "") -> dict[str, str]:
+        """The options of a provider; ``engine``: how TensorRT's is called in the cache, if there is a cache."""
         own: dict[str, Callable[[], dict[str, str]]] = {
             "cuda": self.cuda,
-            "tensorrt": lambda: self.tensorrt(key),
+            "tensorrt": lambda: self.tensorrt(engine),
             "dml": lambda: {"device_id": str(self.device_id)},
             PROVIDERS["tensorrt-rtx"].module: self.tensorrt_rtx,
             PROVIDERS["openvino"].module: self.openvino,
@@ -70,7 +69,7 @@ class SessionConfig:
             "enable_cuda_graph": _flag(self.cuda_graph),
         }
 
-    def tensorrt(self, key: EngineKey | None) -> dict[str, str]:
+    def tensorrt(self, engine: str) -> dict[str, str]:
         """The options of the TensorRT provider."""
         options = {
             **self._device(),
@@ -79,12 +78,12 @@ class SessionConfig:
             "trt_cuda_graph_enable": _flag(self.cuda_graph),
         }
         options |= {f"trt_profile_{end}_shapes": shapes for end, shapes in self._profile().items()}
-        if self.engine_cache is not None and key is not None:
+        if self.engine_cache is not None and engine:
             folder = str(engine_cache_dir(self.engine_cache))
             options |= {
                 "trt_engine_cache_enable": "1",
                 "trt_engine_cache_path": folder,
-                "trt_engine_cache_prefix": key.prefix,
+                "trt_engine_cache_prefix": engine,
                 "trt_timing_cache_enable": "1",  # shared by all engines: it saves most of the next build
                 "trt_timing_cache_path": folder,
             }
@@ -106,7 +105,7 @@ class SessionConfig:
         return {"load_config": json.dumps({"CPU": hints | threads, "GPU": hints})}
 
     def shapes(self) -> str:
-        """The profile as text, empty without one: its part of the engine key."""
+        """The profile as text, empty without one: its part of an engine's name."""
         return "; ".join(f"{end}: {shapes}" for end, shapes in self._profile().items())
 
     def _device(self) -> dict[str, str]:
@@ -126,26 +125,6 @@ class SessionConfig:
 
 def _flag(value: bool) -> str:
     return str(int(value))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineKey:
-    """All that a TensorRT engine depends on. ONNX Runtime's own cache key leaves out the weights (onnxruntime#6455)
-    and can mistake one static shape for another (#32254), so an engine of another model could be served."""
-
-    model_sha256: str
-    onnxruntime: str
-    tensorrt: str
-    gpu: str
-    sm: int
-    precision: str
-    shapes: str
-
-    @property
-    def prefix(self) -> str:
-        """How the names of its engines begin in the cache folder."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-        return f"nst_{digest[:32]}"
 
 
 def engine_cache_dir(folder: Path) -> Path:

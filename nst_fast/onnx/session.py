@@ -7,6 +7,7 @@ a CPU session, and says so only in its log. So a provider works when it has run 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import threading
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from nst_fast.errors import DeviceError, NstFastError, OnnxModelError, OutOfMemoryError
 from nst_fast.onnx import TELEMETRY_VARIABLE, libraries, plugins
-from nst_fast.onnx.providers import EngineKey, SessionConfig
+from nst_fast.onnx.providers import SessionConfig
 from nst_fast.options.providers import PROVIDERS, Provider, find_provider
 from nst_fast.system.files import sha256_bytes, sha256_of, shown
 from nst_fast.system.machine import cuda_driver, physical_cores
@@ -304,9 +305,9 @@ def session_options(config: SessionConfig, *, strict: bool) -> Any:
 
 def provider_list(row: Provider, model: Path | bytes, config: SessionConfig) -> list[tuple[str, dict[str, str]]]:
     """A built-in provider and its fallbacks. Not the CPU: listing it conflicts with forbidding it."""
-    key = engine_key(model, config) if row.name == "tensorrt" and config.engine_cache else None
+    engine = engine_prefix(model, config) if row.name == "tensorrt" and config.engine_cache else ""
     others = (PROVIDERS[name] for name in row.fallbacks if name != "cpu")
-    return [(each.ep, config.options(each, key)) for each in (row, *others)]
+    return [(each.ep, config.options(each, engine)) for each in (row, *others)]
 
 
 @functools.cache
@@ -328,23 +329,28 @@ def _engine(model: Path | bytes, config: SessionConfig) -> str:
     """Whether TensorRT will find its engine for this model in the cache."""
     if config.engine_cache is None:
         return "built"
-    kept = config.engine_cache.glob(f"{engine_key(model, config).prefix}*.engine")
+    kept = config.engine_cache.glob(f"{engine_prefix(model, config)}*.engine")
     return "kept" if any(kept) else "built"
 
 
-def engine_key(model: Path | bytes, config: SessionConfig) -> EngineKey:
-    """All that an engine built here and now for this model would depend on."""
+def engine_prefix(model: Path | bytes, config: SessionConfig) -> str:
+    """How the file of an engine begins that TensorRT builds here and now: a hash of all that it depends on.
+
+    ONNX Runtime's own cache key leaves out the weights (onnxruntime#6455) and can mistake one static shape for another
+    (#32254), so an engine of another model could be served.
+    """
     driver = cuda_driver()
     gpu = driver.gpus[config.device_id] if driver and config.device_id < len(driver.gpus) else None
-    return EngineKey(
-        model_sha256=sha256_bytes(model) if isinstance(model, bytes) else sha256_of(model),
-        onnxruntime=onnxruntime.__version__,
-        tensorrt=libraries.tensorrt_version(),
-        gpu=gpu.name if gpu else "",
-        sm=gpu.sm if gpu else 0,
-        precision=config.precision,
-        shapes=config.shapes(),
-    )
+    facts = {
+        "model_sha256": sha256_bytes(model) if isinstance(model, bytes) else sha256_of(model),
+        "onnxruntime": onnxruntime.__version__,
+        "tensorrt": libraries.tensorrt_version(),
+        "gpu": gpu.name if gpu else "",
+        "sm": gpu.sm if gpu else 0,
+        "precision": config.precision,
+        "shapes": config.shapes(),
+    }
+    return f"nst_{sha256_bytes(json.dumps(facts, sort_keys=True).encode())[:32]}"
 
 
 def _placement(session: Any, asked: Provider) -> dict[str, list[str]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from nst_fast.errors import DeviceError, UsageError, VerificationError
@@ -18,34 +17,17 @@ from nst_fast.onnx.graph.step import PADS
 SIZES = ((32, 32), (384, 512), (1024, 1024))
 
 
-@dataclass(frozen=True)
-class BuiltEngine:
-    """An engine for GPUs of one compute capability: how large it is, and how long its building took here."""
-
-    capability: str
-    bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What TensorRT for RTX made of a graph: all of its nodes in one subgraph, and an engine per capability."""
-
-    version: str
-    nodes: int
-    engines: tuple[BuiltEngine, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def prove(model: bytes, inputs: Sequence[Mapping[str, Any]], capabilities: Sequence[str]) -> Proof:
+def prove(model: bytes, inputs: Sequence[Mapping[str, Any]], capabilities: Sequence[str]) -> dict[str, Any]:
     """Parse a graph and build an engine for every capability.
 
     Args:
         model: an ONNX model.
         inputs: name and shape of its inputs, as an export's manifest lists them.
         capabilities: of GPUs, as "8.9".
+
+    Returns:
+        ``version``, the graph's ``nodes``, and of ``engines`` each ``capability``, ``bytes``, and ``seconds`` of
+        building.
 
     Raises:
         DeviceError: TensorRT for RTX is not installed.
@@ -63,8 +45,8 @@ def prove(model: bytes, inputs: Sequence[Mapping[str, Any]], capabilities: Seque
     if not whole:
         raise VerificationError(f"TensorRT for RTX {trt.__version__} does not take the whole graph: {_errors(parser)}")
     nodes = len(parser.get_subgraph_nodes(0))
-    engines = tuple(_build(trt, builder, logger, model, inputs, capability) for capability in capabilities)
-    return Proof(trt.__version__, nodes, engines)
+    engines = [_build(trt, builder, logger, model, inputs, capability) for capability in capabilities]
+    return {"version": trt.__version__, "nodes": nodes, "engines": engines}
 
 
 def _library() -> Any:
@@ -90,7 +72,7 @@ def _capability(trt: Any, capability: str) -> Any:
 
 def _build(
     trt: Any, builder: Any, logger: Any, model: bytes, inputs: Sequence[Mapping[str, Any]], capability: str
-) -> BuiltEngine:
+) -> dict[str, Any]:
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
@@ -105,7 +87,8 @@ def _build(
         raise VerificationError(
             f"TensorRT for RTX builds no engine for compute capability {capability}: {'; '.join(logger.errors)}"
         )
-    return BuiltEngine(capability, engine.nbytes, round(time.perf_counter() - started, 2))
+    seconds = round(time.perf_counter() - started, 2)
+    return {"capability": capability, "bytes": engine.nbytes, "seconds": seconds}
 
 
 def _profile(builder: Any, inputs: Sequence[Mapping[str, Any]]) -> Any:

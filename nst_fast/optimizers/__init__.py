@@ -14,10 +14,9 @@ from torch import Tensor
 from nst_fast.distributed.strips import Strip
 from nst_fast.engines import Evaluator
 from nst_fast.optimizers.adam import Adam, resized_moments
-from nst_fast.optimizers.base import PixelOptimizer, State, learning_rate_at, smoothed, smooths_at
+from nst_fast.optimizers.base import PixelOptimizer, State, Stepper, TorchStepper, learning_rate_at, smooths_at
 from nst_fast.optimizers.captured import graphed
 from nst_fast.optimizers.lbfgs import LBFGS
-from nst_fast.optimizers.stepper import Stepper, TorchStepper
 from nst_fast.optimizers.wolfe import WolfeLBFGS
 from nst_fast.options.config import OptimizerOptions, StylizeConfig
 
@@ -78,17 +77,4 @@ def ort_stepper(evaluator: Evaluator, pastiche: Tensor, options: StylizeConfig) 
     return OrtAdam(evaluator, pastiche, options) if isinstance(evaluator, OrtEvaluator) else None
 
 
-__all__ = [
-    "LBFGS",
-    "Adam",
-    "PixelOptimizer",
-    "Stepper",
-    "TorchStepper",
-    "WolfeLBFGS",
-    "learning_rate_at",
-    "make_optimizer",
-    "make_stepper",
-    "resized_moments",
-    "smoothed",
-    "smooths_at",
-]
+__all__ = ["Stepper", "learning_rate_at", "make_optimizer", "make_stepper", "resized_moments", "smooths_at"]

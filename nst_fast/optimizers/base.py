@@ -1,4 +1,4 @@
-"""The interface of optimizers of pixels, learning rate schedules and smoothing."""
+"""What optimizers and steppers are, the usual stepper, learning rate schedules and smoothing."""
 
 from __future__ import annotations
 
@@ -20,33 +20,71 @@ REACH = 2  # rows: pooled by 2 and brought back bilinearly, a pixel depends on o
 SMALLEST_SCALE = 1e-30  # of a gradient that is 0 everywhere
 
 
-class PixelOptimizer(Protocol):
-    """Changes the pastiche, one update at a time."""
+class Updated(Protocol):
+    """A pastiche [B, 3, H, W] that is updated step by step, with the state that its updates have."""
 
     @property
     def pastiche(self) -> Tensor:
         """The picture; after an update it may be another tensor."""
-        ...
-
-    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
-        """One update by the evaluation of the pastiche; ``evaluate`` is for line searches."""
-        ...
 
     def smooth(self) -> None:
         """Smooth the pastiche, see :func:`smoothed`; drop state that no longer applies."""
-        ...
 
     def restart_from(self, picture: Tensor) -> None:
         """Set the pastiche to an earlier picture and drop all state."""
-        ...
 
     def state(self) -> State:
         """The state for a checkpoint: live tensors, without the picture."""
-        ...
 
     def restore(self, state: State) -> None:
         """Take over what :meth:`state` gave."""
-        ...
+
+
+class PixelOptimizer(Updated, Protocol):
+    """Changes the pastiche, one update at a time."""
+
+    def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
+        """One update by the evaluation of the pastiche; ``evaluate`` is for line searches."""
+
+
+class Stepper(Updated, Protocol):
+    """Evaluates and updates the pastiche. Nothing is read back to the host."""
+
+    def evaluate(self, rate: float) -> Evaluation:
+        """The objective at the pastiche; ``rate`` is the learning rate of the update that is expected to follow."""
+
+    def update(self, rate: float) -> None:
+        """Update the pastiche by what was evaluated last."""
+
+    def evaluate_image(self, image: Tensor) -> Evaluation:
+        """The objective at another image of the pastiche's size."""
+
+
+class TorchStepper:
+    """A stepper made of an evaluator and an optimizer."""
+
+    def __init__(self, evaluator: Evaluator, optimizer: PixelOptimizer) -> None:
+        self.evaluate_image = evaluator
+        self.optimizer = optimizer
+        self.smooth = optimizer.smooth
+        self.restart_from = optimizer.restart_from
+        self.state = optimizer.state
+        self.restore = optimizer.restore
+        self._evaluation: Evaluation | None = None
+
+    @property
+    def pastiche(self) -> Tensor:
+        return self.optimizer.pastiche
+
+    def evaluate(self, rate: float) -> Evaluation:
+        self._evaluation = self.evaluate_image(self.pastiche)
+        return self._evaluation
+
+    def update(self, rate: float) -> None:
+        assert self._evaluation is not None, "evaluate comes before update"
+        # Not kept: its gradient, as large as the picture, would lie beside the next one.
+        evaluation, self._evaluation = self._evaluation, None
+        self.optimizer.update(evaluation, self.evaluate_image, rate)
 
 
 def learning_rate_at(options: OptimizerOptions, step: int) -> float:

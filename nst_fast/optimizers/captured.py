@@ -32,14 +32,11 @@ class GraphedOptimizer:
 
     def __init__(self, optimizer: LBFGS) -> None:
         self.optimizer = optimizer
+        self.pastiche, self.state = optimizer.pastiche, optimizer.state
         self._plain = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._evaluation: Evaluation | None = None  # at the address that the graph reads
         self._learning_rate = torch.ones((), device=optimizer.pastiche.device)
-
-    @property
-    def pastiche(self) -> Tensor:
-        return self.optimizer.pastiche
 
     def update(self, evaluation: Evaluation, evaluate: Evaluator, learning_rate: float) -> None:
         if self._graph is None and self._plain < PLAIN_UPDATES:
@@ -77,9 +74,6 @@ class GraphedOptimizer:
     def restart_from(self, picture: Tensor) -> None:
         self.optimizer.restart_from(picture)
         self._forget()
-
-    def state(self) -> State:
-        return self.optimizer.state()
 
     def restore(self, state: State) -> None:
         self.optimizer.restore(state)

@@ -32,7 +32,6 @@ class LBFGS:
 
     Args:
         pastiche: [B, 3, H, W], B independent pictures.
-        options: history and learning rate.
         strip: the rows that the pastiche has, of a picture that ranks share: scalar products are sums over all ranks.
         near: whether the picture is close to its end, which makes the first step shorter.
     """

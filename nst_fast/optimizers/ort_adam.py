@@ -22,7 +22,6 @@ class OrtAdam:
     Args:
         engine: evaluates, and provides the session of the step graph.
         pastiche: [1, 3, H, W], contiguous; used as the first set's picture.
-        options: Adam's constants.
     """
 
     def __init__(self, engine: OrtEvaluator, pastiche: Tensor, options: OptimizerOptions) -> None:

@@ -19,8 +19,7 @@ TEXTURE_FIXED = ("content_taps", "content_weight", "style_taps", "seed")
 
 def default(name: str, value: object) -> Any:
     """A field of :class:`StylizeConfig` with another default; type, range and help stay as they are declared there."""
-    (item,) = (item for item in declared(StylizeConfig) if item.name == name)
-    return dataclasses.field(default=value, metadata={"option": item.option})
+    return dataclasses.field(default=value, metadata={"option": declared(StylizeConfig)[name].option})
 
 
 @dataclass(frozen=True, kw_only=True)

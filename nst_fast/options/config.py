@@ -6,7 +6,6 @@ combine the groups by inheritance, so an option means the same thing, and has th
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Self
 
 from nst_fast.errors import nearest
 from nst_fast.network.taps import CONVS_PER_BLOCK, Wraps, check_taps
-from nst_fast.options.declaration import Options, option
+from nst_fast.options.declaration import Options, declared, option
 from nst_fast.options.providers import PLUGIN_NAME, PROVIDERS
 from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.options.regions import Files, MapPair, Masks, Regions
@@ -22,8 +21,6 @@ from nst_fast.options.style import CONTENT_LOSSES, IN_PARTS, STYLE_LOSSES, Style
 from nst_fast.options.values import Bytes, Interval, Seconds, Shares, StyleCrop, Taps
 
 INITS = ("recolored", "content", "noise", "content+noise")  # where a pastiche can start but from a file
-
-
 TYPICAL_COLORS = 4  # of a map
 WEIGHTS = ("auto", "original", "imagenet")  # sources of weights that are no files, beside random[:SEED]
 WEIGHTS_METAVAR = "|".join([*WEIGHTS, "random[:SEED]", "FILE"])
@@ -70,10 +67,6 @@ class MemoryOptions(Options):
         cosmetic=True,
     )
 
-    @property
-    def max_memory_bytes(self) -> int | None:
-        return self.max_memory
-
 
 @dataclass(frozen=True, kw_only=True)
 class ControlOptions(Options):
@@ -97,11 +90,6 @@ class ControlOptions(Options):
         both ends makes it exactly 0 at 0 and exactly 1 at 1. It grows with s, everywhere.
         """
         return float((STRENGTH_RANGE**self.strength - 1) / (STRENGTH_RANGE - 1))
-
-    @property
-    def blend_weights(self) -> list[float] | None:
-        """One weight per style image, or None for equal shares."""
-        return list(self.style_weight_each) or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +156,6 @@ class FitOptions(Options):
         metavar="auto|none|L,T,R,B",
     )
 
-    @property
-    def style_borders(self) -> tuple[float, float, float, float] | None:
-        """Shares of the sides to be left out: left, top, right, bottom; None where they are to be looked for."""
-        return self.style_crop.borders
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleOptions(Options):
@@ -219,11 +202,6 @@ class StopOptions(Options):
     @property
     def patience_steps(self) -> int:
         return self.patience or (CONVERGED_PATIENCE if self.until_converged else 0)
-
-    @property
-    def budget_seconds(self) -> float:
-        """The time budget in seconds; 0 means none."""
-        return self.time_budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,11 +253,6 @@ class ReportOptions(Options):
     metadata: bool = option(
         True, "The record of the run also inside the picture; the one beside it is written in any case.", cosmetic=True
     )
-
-    @property
-    def checkpoint_interval(self) -> Interval | None:
-        """How often the state is kept; None for never."""
-        return self.checkpoint_every if self.checkpoint_every != Interval() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -705,5 +678,4 @@ class ExportConfig(ObjectiveOptions):
     @classmethod
     def serving(cls, objective: ObjectiveOptions) -> ExportConfig:
         """What to export for the monitor of a run with this objective."""
-        names = {field.name for field in dataclasses.fields(ObjectiveOptions)}
-        return cls(**{name: getattr(objective, name) for name in names})
+        return cls(**{name: getattr(objective, name) for name in declared(ObjectiveOptions)})

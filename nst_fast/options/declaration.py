@@ -7,6 +7,7 @@ import inspect
 import math
 import os
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -109,13 +110,13 @@ class Declared:
         return value
 
 
-_DECLARED: dict[type, tuple[Declared, ...]] = {}
+_DECLARED: dict[type, Mapping[str, Declared]] = {}
 
 
-def declared(config_class: type) -> tuple[Declared, ...]:
-    """The options of a config class, its bases' first, each with the group (docstring title) of the class it is in."""
+def declared(config_class: type) -> Mapping[str, Declared]:
+    """Name -> option of a config class, its bases' first; the group is the docstring title of the class it is in."""
     if config_class not in _DECLARED:
-        _DECLARED[config_class] = tuple(_declarations(config_class))
+        _DECLARED[config_class] = {item.name: item for item in _declarations(config_class)}
     return _DECLARED[config_class]
 
 
@@ -137,9 +138,9 @@ class Options:
 
     def __post_init__(self) -> None:
         problems = []
-        for item in declared(type(self)):
+        for name, item in declared(type(self)).items():
             try:
-                object.__setattr__(self, item.name, item.checked(getattr(self, item.name)))
+                object.__setattr__(self, name, item.checked(getattr(self, name)))
             except UsageError as error:
                 problems.append(str(error))
         problems += [] if problems else self.contradictions()
@@ -165,7 +166,7 @@ class Options:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for records: option -> value, as text where the option has a type of its own."""
-        values = {item.name: getattr(self, item.name) for item in declared(type(self))}
+        values = {name: getattr(self, name) for name in declared(type(self))}
         return {name: value.text if isinstance(value, Parsed) else value for name, value in values.items()}
 
 
@@ -174,8 +175,8 @@ def _converted(item: Declared, given: Any) -> Any:
     given = plain(given)
     if item.parsed is not None:
         return given if isinstance(given, item.parsed) else item.parsed.of(given)
-    if item.kind is float and type(given) is int:
-        return _as_float(given)  # 1 means 1.0, also in records and comparisons
+    if item.kind is float and type(given) is int:  # 1 means 1.0, also in records and comparisons
+        return float(given) if abs(given) <= sys.float_info.max else math.inf
     if item.option.names_file and isinstance(given, os.PathLike):
         path = Path(given)
         given = str(path) if len(path.parts) > 1 else f".{os.sep}{path}"  # no word, as noise or auto
@@ -184,13 +185,6 @@ def _converted(item: Declared, given: Any) -> Any:
     if type(given) is not item.kind:
         raise UsageError(f"must be {_KINDS.get(item.kind, 'text')}")
     return given
-
-
-def _as_float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of more than 308 digits
-        return math.inf
 
 
 def _out_of_range(item: Declared, value: Any) -> str | None:
@@ -206,7 +200,7 @@ def _out_of_range(item: Declared, value: Any) -> str | None:
 
 def known(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
     """The values, unchanged, after a check that each names an option of the class."""
-    names = [item.name for item in declared(config_class)]
+    names = declared(config_class)
     for name in values:
         if name not in names:
             raise UsageError(f"unknown option {name!r}", nearest(str(name), names) or f"Known are {', '.join(names)}")

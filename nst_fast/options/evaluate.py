@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from nst_fast.options.config import DEVICE_METAVAR, WEIGHTS_METAVAR, DeviceOptions, ImageOptions, StylizeConfig
-from nst_fast.options.declaration import Options, option
+from nst_fast.options.declaration import Options, declared, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,5 +33,4 @@ class EvaluateConfig(Options):
     @classmethod
     def serving(cls, run: StylizeConfig, weights: str) -> EvaluateConfig:
         """How the pictures of a run are scored: read as the run reads them, on its device."""
-        names = {field.name for field in dataclasses.fields(cls)} - {"weights"}
-        return cls(weights=weights, **{name: getattr(run, name) for name in names})
+        return cls(weights=weights, **{name: getattr(run, name) for name in declared(cls) if name != "weights"})

@@ -10,19 +10,19 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from nst_fast.errors import UsageError, nearest
 from nst_fast.options.config import StylizeConfig
-from nst_fast.options.declaration import Declared, declared
+from nst_fast.options.declaration import declared
 from nst_fast.options.presets import PRESETS, Preset, Setting, find_quality
 from nst_fast.system.files import config_dir, read_small_text, shown
 
 Layer = Mapping[str, Any]
 
+OPTIONS = declared(StylizeConfig)
 NAMED = ("summary", "preset", "quality")  # what a layer holds beside options
 PREFIX = "NST_FAST_"
 MOST_BYTES = 2**20  # of a file of options
@@ -39,9 +39,8 @@ def find_preset(name: str) -> Preset:
     return _built_in(name, {*PRESETS, *own})
 
 
-def _built_in(name: str, known: set[str] | None = None) -> Preset:
+def _built_in(name: str, known: Collection[str] = PRESETS.keys()) -> Preset:
     if not isinstance(name, str) or name not in PRESETS:
-        known = known or set(PRESETS)
         hint = nearest(str(name), sorted(known)) or f"Known are {', '.join(sorted(known))}."
         raise UsageError(f"unknown preset {name!r}", f"{hint} `nst-fast presets` says what each is")
     return PRESETS[name]
@@ -62,7 +61,7 @@ def own_preset(path: Path) -> Preset:
     layer = file_layer(path, find=_built_in)
     base = PRESETS[layer["preset"]].settings if "preset" in layer else {}
     values = {name: Setting(value, f"{YOURS}: {shown(path.name)}") for name, value in laid_over(layer).items()}
-    return Preset(path.stem, "", layer.get("summary", shown(path)), {**base, **values})
+    return Preset(path.stem, layer.get("summary", shown(path)), {**base, **values})
 
 
 def file_layer(path: Path, find: Callable[[str], object] = find_preset) -> dict[str, Any]:
@@ -100,15 +99,10 @@ def _check(name: str, given: Any, find: Callable[[str], object]) -> None:
         raise UsageError(f"{name} {given!r}: must be text")
     elif name == "quality":
         find_quality(given)
-    elif name in _options():
-        _options()[name].checked(given)
+    elif name in OPTIONS:
+        OPTIONS[name].checked(given)
     elif name != "summary":
-        raise UsageError(f"unknown option {shown(name)}", nearest(name, [*NAMED, *_options()]))
-
-
-@cache
-def _options() -> dict[str, Declared]:
-    return {item.name: item for item in declared(StylizeConfig)}
+        raise UsageError(f"unknown option {shown(name)}", nearest(name, [*NAMED, *OPTIONS]))
 
 
 def line_of(name: str, text: str) -> int:
@@ -120,10 +114,9 @@ def line_of(name: str, text: str) -> int:
 def environment_layer(environment: Mapping[str, str]) -> dict[str, Any]:
     """The layer that variables hold: ``NST_FAST_IMAGE_SIZE`` has the option ``image_size``. Empty ones hold nothing.
 
-    Raises:
-        UsageError: a value that is not allowed; a variable that is nearly, but not quite, one of an option.
+    Raises :class:`UsageError` for a value that is not allowed, and for a variable that is nearly an option's.
     """
-    names = {name.upper(): name for name in (*NAMED[1:], *_options())}
+    names = {name.upper(): name for name in (*NAMED[1:], *OPTIONS)}
     layer: dict[str, Any] = {}
     for variable, text in environment.items():
         key = variable.removeprefix(PREFIX)
@@ -136,7 +129,7 @@ def environment_layer(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         name = names[key]
         try:
-            layer[name] = _options()[name].read(text) if name in _options() else text
+            layer[name] = OPTIONS[name].read(text) if name in OPTIONS else text
             _check(name, layer[name], find_preset)
         except UsageError as error:
             raise UsageError(f"the variable {variable}: {error}") from None
@@ -159,7 +152,7 @@ def as_toml(options: Mapping[str, Any], title: str) -> str:
     """A file of options, by groups; None, which TOML has no word for, is left out. ``title`` is its summary."""
     lines = [f"summary = {_quoted(title)}"]
     group = ""
-    for name, item in _options().items():
+    for name, item in OPTIONS.items():
         if options.get(name) is None:
             continue
         if item.group != group:

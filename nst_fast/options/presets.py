@@ -28,12 +28,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe: what it is in one line, which system it follows, and its settings by option name."""
+    """A recipe: what it is in one line, its settings by option name, and which system it follows, if any."""
 
     name: str
-    system: str
     summary: str
     settings: Mapping[str, Setting]
+    system: str = ""
 
     @property
     def values(self) -> dict[str, str | int | float]:
@@ -79,7 +79,6 @@ PLAIN = {
 
 SMOOTHING = Preset(
     "adam-smoothing",
-    "S0",
     "Adam from the content image, total variation, and average-pool smoothing every 251st step",
     {
         **PLAIN,
@@ -101,11 +100,11 @@ SMOOTHING = Preset(
         **stated("501 was tried too", smooth_every=251),
         **stated(save_every=100, save_format="png"),
     },
+    "S0",
 )
 
 WEIGHTED = Preset(
     "weighted-layers",
-    "S1",
     "Adam on content plus noise, style layers weighted from 1.0 to 0.1, pixels unnormalised",
     {
         **PLAIN,
@@ -124,6 +123,7 @@ WEIGHTED = Preset(
         **stated("epochs of one step", steps=1001),
         **stated(save_every=250, save_format="jpg", log_every=250, log_format="epoch"),
     },
+    "S1",
 )
 
 # What both starts of S2 have in common.
@@ -143,21 +143,20 @@ PRE_RELU = {
 
 NOISE_START = Preset(
     "lbfgs-noise",
-    "S2",
     "L-BFGS from noise, losses before the ReLU",
     {**PRE_RELU, **stated(init="noise", content_weight=100.0, style_weight=1e6)},
+    "S2",
 )
 
 CONTENT_START = Preset(
     "lbfgs-content",
-    "S2",
     "L-BFGS from the content image, losses before the ReLU",
     {**PRE_RELU, **stated(init="content", content_weight=10.0, style_weight=1e7)},
+    "S2",
 )
 
 CLASSIC = Preset(
     "classic",
-    "S3",
     "The field's plain recipe, and its post-processing: content's colours, noise reduction",
     {
         **PLAIN,
@@ -176,11 +175,11 @@ CLASSIC = Preset(
         **stated("colour adjustment of the final output; this kind of it is ours", color="keep"),
         **stated("noise reduction of the final output; the strength is ours", denoise=0.3),
     },
+    "S3",
 )
 
 TUTORIAL = Preset(
     "tutorial",
-    "S4",
     "The PyTorch tutorial: mean squared errors, Gram over C H W, weights 1 and 1e6, L-BFGS",
     {
         **PLAIN,
@@ -198,20 +197,19 @@ TUTORIAL = Preset(
         **stated("1000 was tried too", steps=300),
         **stated(log_every=25, log_format="run"),
     },
+    "S4",
 )
 
-PAINTERLY = Preset("painterly", "", "The default: the scene is kept, its manner is the painting's", {})
+PAINTERLY = Preset("painterly", "The default: the scene is kept, its manner is the painting's", {})
 
 FAITHFUL = Preset(
     "faithful",
-    "",
     "The scene first: every window and face stays, in the painting's colours and strokes",
     ours("a third of the default's style, at one size: coarse ones move shapes", style_weight=1.5, scales=1),
 )
 
 BOLD = Preset(
     "bold",
-    "",
     "The painting first: its larger forms take hold of the scene",
     ours(
         "deep taps and a coarser start bring the painting's own shapes",
@@ -223,14 +221,12 @@ BOLD = Preset(
 
 PRINT = Preset(
     "print",
-    "",
     "Flat areas and clean edges, for woodcuts, posters and screen prints",
     ours("ink has no noise of luminance or colour within an area", tv_weight=8.0, chroma_tv_weight=80.0),
 )
 
 SKETCH = Preset(
     "sketch",
-    "",
     "Line drawings: the content's lines in the strokes of a drawing",
     {
         **ours("a drawing is lines: content by its edges, style by its strokes", content_taps="relu3_2,relu4_2"),

@@ -131,10 +131,7 @@ def find_provider(name: str) -> Provider:
     """The row of a provider; one is made for ``plugin:NAME[:KEY=VALUE,...]``.
 
     NAME is that of a plugin's module, which may lack ``onnxruntime_ep_``. KEY ``device`` is the kind of device, all
-    others are the plugin's own.
-
-    Raises:
-        UsageError: there is none of the name.
+    others are the plugin's own. Raises :class:`UsageError` where there is none of the name.
     """
     if name in PROVIDERS:
         return PROVIDERS[name]

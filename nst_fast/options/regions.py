@@ -19,16 +19,10 @@ SEPARATOR = ";"  # between the values of an option that may be repeated
 
 @dataclass(frozen=True)
 class Files(Parsed):
-    """Files that an option names, in order; its text says what each is for.
-
-    Attributes:
-        files: in the order of the text.
-    """
+    """Files that an option names, in the order of its text, which says what each is for."""
 
     files: tuple[Path, ...] = ()
     text: str = field(default="", compare=False)
-
-    __str__ = Parsed.__str__
 
     @property
     def shape(self) -> str:
@@ -76,8 +70,7 @@ class MapPair(Files):
 class Regions(Files):
     """Parts of the picture with styles of their own: ``MASK=STYLE[:WEIGHT];...`` or (mask, style[, weight]) each.
 
-    Attributes:
-        weights: of the regions; the files are mask and style of each in turn.
+    The files are mask and style of each in turn.
     """
 
     weights: tuple[float, ...] = ()

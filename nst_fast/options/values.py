@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, Self
 
 from nst_fast.errors import UsageError
@@ -42,10 +41,7 @@ class Parsed:
 class Taps(Parsed, Mapping[str, float]):
     """Taps and their weights within a term, in order: ``TAP[:WEIGHT[:LOSS]],...``, a mapping, or a sequence of taps.
 
-    A mapping gives a weight, or a weight and a loss. Names of losses are not checked here.
-
-    Attributes:
-        losses: of the taps that name one.
+    A mapping gives a weight, or a weight and a loss. ``losses`` are of the taps that name one, and not checked here.
     """
 
     def __init__(
@@ -148,16 +144,23 @@ class Seconds(Parsed, float):
         elif isinstance(given, str):
             seconds, text = cls(_seconds(given)), given
         else:
+            from decimal import Decimal  # compiled: its import waits until PyTorch's libraries are open (cli/startup)
+
             text = format(Decimal(repr(given)), "f") if type(given) in (int, float) else repr(given)
             seconds = cls(_seconds(text))
         seconds.text = text
         return seconds
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float | None:
+    """``90``, ``2.5s``, ``1m`` or ``1h`` in seconds; None for any other text."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if not 0 < seconds < math.inf:
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else None
+
+
+def _seconds(text: str) -> float:
+    seconds = seconds_of(text)
+    if not seconds or seconds == math.inf:
         raise UsageError("is no duration", "Write seconds, or 60s, 5m, 1h")
     return seconds
 
@@ -177,21 +180,18 @@ class Percent(Parsed, float):
 
 @dataclass(frozen=True)
 class Interval(Parsed):
-    """A number of steps, or of seconds; the other is 0, and both are for never. ``200``, ``30s``, or a number of steps.
-
-    Attributes:
-        text: by default what the numbers are written as.
-    """
+    """A number of steps, or of seconds; the other is 0, and both are for never: ``200``, ``30s``, or a whole number."""
 
     steps: int = 0
     seconds: float = 0.0
     text: str = field(default="", compare=False)
 
+    def __bool__(self) -> bool:
+        return self.steps > 0 or self.seconds > 0
+
     def __post_init__(self) -> None:
         written = f"{Seconds.of(self.seconds)}s" if self.seconds else str(self.steps)
         object.__setattr__(self, "text", self.text or written)
-
-    __str__ = Parsed.__str__
 
     @classmethod
     def of(cls, given: object) -> Self:
@@ -205,14 +205,11 @@ class Interval(Parsed):
 class StyleCrop(Parsed):
     """What is left out of a style image at its sides: ``auto``, ``none``, or LEFT,TOP,RIGHT,BOTTOM in per cent.
 
-    Attributes:
-        borders: shares of the sides in that order; None where they are to be looked for.
+    ``borders`` are shares of the sides in that order; None where they are to be looked for.
     """
 
     borders: tuple[float, float, float, float] | None
     text: str = field(compare=False)
-
-    __str__ = Parsed.__str__
 
     @classmethod
     def of(cls, given: object) -> Self:

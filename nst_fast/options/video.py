@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from nst_fast.errors import UsageError
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared, option
 from nst_fast.options.regions import SEPARATOR
-from nst_fast.options.values import Parsed, Shares
+from nst_fast.options.values import Parsed, Shares, seconds_of
 
 # What is of single pictures, and no flag of a film.
 VIDEO_FIXED = (
@@ -31,10 +30,10 @@ class Moment(Parsed, float):
 
     @classmethod
     def of(cls, given: object) -> Self:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(given).strip())
-        if match is None or isinstance(given, bool):
+        seconds = seconds_of(str(given))
+        if seconds is None or isinstance(given, bool):
             raise UsageError("is no time in a film", "Write seconds, or 2.5s, 1m")
-        moment = cls(float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]])
+        moment = cls(seconds)
         moment.text = str(given)
         return moment
 
@@ -43,14 +42,11 @@ class Moment(Parsed, float):
 class Keys(Parsed):
     """Values that options have at times: ``TIME:OPTION=VALUE``, several joined by semicolons.
 
-    Attributes:
-        values: option -> (seconds, numbers) in the order of time.
+    ``values``: option -> (seconds, numbers) in the order of time.
     """
 
     values: Mapping[str, tuple[tuple[float, Numbers], ...]] = field(default_factory=dict, compare=False)
     text: str = ""
-
-    __str__ = Parsed.__str__
 
     @classmethod
     def of(cls, given: object) -> Self:
@@ -78,7 +74,7 @@ class Keys(Parsed):
         if name not in KEYED:
             names = ", ".join(each.replace("_", "-") for each in KEYED)
             raise UsageError(f"{text!r}: {name or 'nothing'} does not change over a film", f"Those that do are {names}")
-        (item,) = (each for each in declared(StylizeConfig) if each.name == name)
+        item = declared(StylizeConfig)[name]
         checked = item.checked(item.read(value.strip()))
         return name, Moment.of(time), tuple(checked) if isinstance(checked, Shares) else (checked,)
 
@@ -130,7 +126,7 @@ class VideoConfig(StylizeConfig):
 
     def still(self, seconds: float) -> StylizeConfig:
         """The options of a frame at a time of the film, as of a picture by itself."""
-        own = {item.name: getattr(self, item.name) for item in declared(StylizeConfig)}
+        own = {name: getattr(self, name) for name in declared(StylizeConfig)}
         return StylizeConfig(**own).replace(monitor_every=0, checkpoint_every="0", **self.key.at(seconds))
 
     def following(self, seconds: float) -> StylizeConfig:

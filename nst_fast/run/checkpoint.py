@@ -169,30 +169,23 @@ def _unpacked(value: Any, file: Any) -> Any:
     return [_unpacked(item, file) for item in value] if isinstance(value, list) else value
 
 
+@dataclass(eq=False)
 class CheckpointWriter:
     """Writes checkpoints beside the picture of a run.
 
     Args:
-        files: of the run.
-        interval: between two checkpoints.
         note: called when a checkpoint cannot be written; the run continues, and none is due any more.
         publish: brings what was written to where others find it.
     """
 
-    def __init__(
-        self,
-        files: OutputFiles,
-        interval: Interval,
-        note: Callable[[str], None],
-        publish: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.files = files
-        self.interval = interval
-        self.note = note
-        self.publish = publish
+    files: OutputFiles
+    interval: Interval
+    note: Callable[[str], None]
+    publish: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
         self.failed = False
-        self._last = time.monotonic()
-        self._pause = interval.seconds
+        self._last, self._pause = time.monotonic(), self.interval.seconds
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due before this step. Reads the step and the clock only."""
@@ -221,10 +214,10 @@ class CheckpointWriter:
 
 
 def checkpoint_writer(
-    files: OutputFiles | None, interval: Interval | None, note: Callable[[str], None]
+    files: OutputFiles | None, interval: Interval, note: Callable[[str], None]
 ) -> CheckpointWriter | None:
     """The writer of a run's checkpoints, if it writes files and checkpoints are wanted."""
-    return CheckpointWriter(files, interval, note) if files is not None and interval is not None else None
+    return CheckpointWriter(files, interval, note) if files is not None and interval else None
 
 
 def remove_checkpoints(files: OutputFiles) -> None:

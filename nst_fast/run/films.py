@@ -79,7 +79,7 @@ class TimeLapse(Tracker):
     @staticmethod
     def check(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
         """Raise, before the run, :class:`UsageError` or :class:`OutputError` for a film that could not be written."""
-        check_film_output(path, FilmInfo((16, 16), (Fraction(0),), Fraction(1), Fraction(1)))
+        check_film_output(path, FilmInfo((16, 16), (Fraction(0),), Fraction(1)))
         check_all_writable(film_files(path) or [path], overwrite, inputs)
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
@@ -98,7 +98,7 @@ class TimeLapse(Tracker):
         rate = Fraction(min(fastest, max(slowest, round(count / LAPSE_SECONDS))))
         times = tuple(at / rate for at in range(count + int(HOLD_SECONDS * rate)))
         width, height = (max(1, round(side * shrink)) for side in record.size)
-        info = FilmInfo((height, width), times, rate, len(times) / rate)
+        info = FilmInfo((height, width), times, len(times) / rate)
         self._thread = threading.Thread(target=self._encode, args=(info,), name="film", daemon=True)
         self._thread.start()
 

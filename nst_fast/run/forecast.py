@@ -27,7 +27,7 @@ class Forecast:
     @property
     def work(self) -> int:
         """Pixels times steps."""
-        return sum(scale.height * scale.width * scale.steps for scale in self.scales)
+        return sum(scale.work for scale in self.scales)
 
     def share_done(self, step: int) -> float:
         """The part of the work that is done after ``step`` updates."""

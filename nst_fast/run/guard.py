@@ -129,12 +129,11 @@ class StopRules:
         """Why the scale should end now: ``converged``, ``out of time``, or an empty string.
 
         Args:
-            step: updates done.
             totals: the loss of each picture at this step.
             elapsed: seconds since the run began.
             share: the part of the time budget that may be used up by the end of this scale.
         """
-        if self.options.budget_seconds and elapsed >= self.options.budget_seconds * share:
+        if self.options.time_budget and elapsed >= self.options.time_budget * share:
             return "out of time"
         if not self.options.patience_steps or step % GUARD_STEPS:
             return ""  # other events depend on the time

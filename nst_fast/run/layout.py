@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nst_fast.distributed.group import Ranks, SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import Strip, make_strip
 from nst_fast.engines import Choice, Evaluator, choose, confirm_precision, make_crop_network, make_evaluator
 from nst_fast.engines.choice import narrowest_accurate
 from nst_fast.engines.tiled import TiledEvaluator, check_additive, tiled_targets
 from nst_fast.errors import OutOfMemoryError, UsageError
-from nst_fast.memory.allocator import release_freed_memory, return_freed_memory
+from nst_fast.memory.allocator import keep_freed_memory, release_freed_memory, return_freed_memory
 from nst_fast.memory.footprint import IMAGE
+from nst_fast.memory.grids import cut_into
 from nst_fast.memory.planner import MemoryPlan, MemoryTask, budget_of, make_plan, predict, smaller_plan
-from nst_fast.network.tiles import make_tiling
 from nst_fast.objective.objective import Objective
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Observer
@@ -60,12 +60,12 @@ class ScalePlan:
         return f"{self.memory}; {size} ranks share {strip.width}x{strip.height}, {strip.mine.seen} rows seen"
 
 
-class WholePicture:
+class Layout:
     """The whole picture in one process. Of a layout, all ranks make the same calls and get the same answers."""
 
     def __init__(self) -> None:
-        self.ranks: Ranks = SingleRank()
-        self.start_clock()
+        self.ranks = Ranks()
+        self._started = time.perf_counter()
 
     def check(self, config: StylizeConfig) -> None:
         """Raise :class:`UsageError` where an option does not suit the layout."""
@@ -88,8 +88,7 @@ class WholePicture:
         if before is None:
             memory = make_plan(task, budget)
         else:
-            config, grid = batch.config, tuple(before["grid"])
-            tiling = make_tiling(config.network, config.taps, scale.height, scale.width, grid, wraps=config.wraps)
+            tiling = cut_into(batch.config, scale.height, scale.width, tuple(before["grid"]))
             memory = predict(task, tiling, budget, history=before["lbfgs_history"], halve=before["halve_content"])
         return ScalePlan(scale, memory, strip_of(batch, scale, memory, self.ranks))
 
@@ -121,9 +120,10 @@ class WholePicture:
         ``opened`` receives every session of ONNX Runtime that computes for the loop.
         """
         config, scale = batch.config, plan.scale
-        if plan.tiled:
+        if plan.tiled or self.ranks.size > 1:
             objective, evaluate = tiled_evaluator(batch, choice, plan)
         else:
+            keep_freed_memory()
             objective = batch.objective_at(scale)
             if choice.engine == "ort" and config.engine_provider == "tensorrt":
                 observer.note(
@@ -142,10 +142,6 @@ class WholePicture:
 
         return objective, RetryInTiles(evaluate, in_smaller_tiles) if config.on_oom == "tile" else evaluate
 
-    def start_clock(self) -> None:
-        """The run begins now."""
-        self._started = time.perf_counter()
-
     def clock(self) -> float:
         """Seconds since the run began."""
         return time.perf_counter() - self._started
@@ -156,10 +152,10 @@ class WholePicture:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
-        return flag
+        return bool(self.ranks.maximum([float(flag)])[0])
 
 
-class SharedPicture:
+class SharedPicture(Layout):
     """A strip of the picture in each of several processes, which take all decisions alike.
 
     Losses are the same numbers on all ranks; so whatever follows from losses, steps, :meth:`clock` and :meth:`stop`
@@ -167,16 +163,17 @@ class SharedPicture:
     """
 
     def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
         self.ranks = ranks
-        self.start_clock()
+        self._now = 0.0
 
     def check(self, config: StylizeConfig) -> None:
         check_shareable(config)
 
     def choose(self, batch: Batch, config: StylizeConfig, observer: Observer, *, long: bool) -> Choice:
         """Rank 0's choice: a trial may come out differently elsewhere."""
-        choice = asdict(choose(config, batch.encoder, batch.device, long=long, note=observer.note))
-        return Choice(**json.loads(self.ranks.broadcast(json.dumps(choice))))
+        own = super().choose(batch, config, observer, long=long)
+        return Choice(**json.loads(self.ranks.broadcast(json.dumps(asdict(own)))))
 
     def plan(self, batch: Batch, choice: Choice, scale: Scale, before: Mapping[str, Any] | None = None) -> ScalePlan:
         """The plan of what this rank sees; ranks may cut their strips into different tiles."""
@@ -198,7 +195,7 @@ class SharedPicture:
         device = str(batch.device)
         sharing = 1 if has_own_memory(device) else self.ranks.local_size
         free = budget_of(batch.config.replace(max_memory=None), device) // sharing
-        return min(batch.config.max_memory_bytes or free, free)
+        return min(batch.config.max_memory or free, free)
 
     def confirm_precision(self, batch: Batch, choice: Choice, plan: ScalePlan, own: Tensor) -> Choice:
         if batch.config.precision != "auto" or self.any(plan.tiled):
@@ -217,34 +214,13 @@ class SharedPicture:
 
         return narrowest_accurate(choice, own.device, cosine)
 
-    def evaluator(
-        self,
-        batch: Batch,
-        choice: Choice,
-        plan: ScalePlan,
-        observer: Observer,
-        opened: Callable[[Session], None],
-    ) -> tuple[Objective, Evaluator]:
-        made = tiled_evaluator(batch, choice, plan)
-        release_freed_memory()
-        return made
-
-    def start_clock(self) -> None:
-        self._started, self._now = time.perf_counter(), 0.0
-
     def clock(self) -> float:
         """As the slowest rank counts them at the last :meth:`stop`."""
         return self._now
 
     def stop(self, asked: bool) -> bool:
-        stop, self._now = self.ranks.maximum([float(asked), time.perf_counter() - self._started])
+        stop, self._now = self.ranks.maximum([float(asked), super().clock()])
         return bool(stop)
-
-    def any(self, flag: bool) -> bool:
-        return bool(self.ranks.maximum([float(flag)])[0])
-
-
-Layout = WholePicture | SharedPicture
 
 
 def check_shareable(config: StylizeConfig) -> None:
@@ -292,21 +268,23 @@ def strip_of(batch: Batch, scale: Scale, memory: MemoryPlan, ranks: Ranks) -> St
 
 
 def tiled_evaluator(batch: Batch, choice: Choice, plan: ScalePlan) -> tuple[Objective, Evaluator]:
-    """The objective with targets computed in tiles as large as those of the pastiche, and its evaluator."""
+    """The objective with targets computed in tiles as large as those of the pastiche, and its evaluator.
+
+    Of the only problem: several are evaluated whole.
+    """
     return_freed_memory()
-    config, scale = batch.config.dialled(), plan.scale
+    problem, config, scale = batch.problems[0], batch.config.dialled(), plan.scale
     network = make_crop_network(choice, batch.encoder)
     targets = tiled_targets(
         network,
         config,
         plan.strip,
-        batch.content_at(scale),
-        batch.styles_at(scale),
-        batch.problems[0].style_weights,
-        batch.problems[0].style_guides_at(scale),
+        problem.content_at(scale),
+        problem.styles_at(scale),
+        problem.style_weights,
+        problem.style_guides_at(scale),
         style_network=make_crop_network(choice, batch.encoder.unwrapped) if any(config.wraps) else None,
         halve_content=plan.memory.halve_content,
     )
-    targets = replace(targets, temporal=batch.problems[0].temporal)
-    objective = Objective(config, targets, batch.problems[0].guides_at(scale))
+    objective = Objective(config, replace(targets, temporal=problem.temporal), problem.guides_at(scale))
     return objective, TiledEvaluator(network, objective, plan.strip)

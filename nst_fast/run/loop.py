@@ -106,10 +106,7 @@ def optimize(
 ) -> Iterator[StepEvent]:
     """Run the loop; yield an event at every step that is due, and one when the run ends.
 
-    The device is read at events only.
-
     Args:
-        guard: keeps the best picture; steps in when an event shows a divergence.
         history, average: receive the terms of every step, and every iterate.
         options: learning rate and smoothing by step.
         due, elapsed: step -> whether to report; seconds since the run began.
@@ -150,7 +147,10 @@ def optimize(
         if average is not None:
             average.add(stepper.pastiche)
         if smooths_at(options, step + 1):
-            smooth(stepper, guard, average)
+            stepper.smooth()
+            guard.forget(stepper.pastiche)  # a higher loss is then no divergence
+            if average is not None:
+                average.restart()
 
 
 def event_at(step: int, pastiche: Tensor, history: LossHistory, span: Span, elapsed: Callable[[], float]) -> StepEvent:
@@ -161,14 +161,6 @@ def event_at(step: int, pastiche: Tensor, history: LossHistory, span: Span, elap
     terms = {name: sum(values) / len(values) for name, values in zip(history.names, row, strict=True)}
     memory = peak_memory_mib(pastiche.device)
     return StepEvent(span.scale, step, span.total, terms, seconds, rate, memory, pastiche, tuple(row[-1]))
-
-
-def smooth(stepper: Stepper, guard: Guard, average: IterateAverage | None) -> None:
-    """Smooth the pastiche: a higher loss is then no divergence, and the average begins anew."""
-    stepper.smooth()
-    guard.forget(stepper.pastiche)
-    if average is not None:
-        average.restart()
 
 
 def recover(

@@ -56,11 +56,9 @@ def load_masks(
     """Read the masks that the options name.
 
     Args:
-        config: every option.
         size: height and width of the pastiche.
         content: the content image, whose shape the masks of the pastiche should have.
-        styles: all style images.
-        own: how many of them are not styles of regions; those come first.
+        own: how many style images are not those of regions; they come first.
 
     Raises:
         InputError: a mask that cannot be read or has no white; maps that do not agree.
@@ -76,21 +74,19 @@ def load_masks(
     for index, path in enumerate(config.style_mask.files):
         style = styles[index]
         used[index] = read_mask(path, config, size_of(style), style.original_size, notes, style_crop(config))
+    parts: list[dict[str, Tensor | None]]
     if config.map.files:
         regions, style_regions = read_maps(config, size, size_of(styles[0]))
-        parts = [within(style_regions, used[0])]
-        return checked(Masks(content_mask, regions, dict.fromkeys(regions, 1.0), parts, tuple(notes)), content, styles)
-    names = [str(number) for number in range(1, len(config.region.masks) + 1)]
-    regions = dict(zip(names, map(of_pastiche, config.region.masks), strict=True))
-    name = REST if regions else EVERYWHERE
-    parts = [{name: mask} for mask in used] + [{region: None} for region in names]
-    each = (config.blend_weights or [])[own:] or config.region.weights
-    weights = dict(zip(names, each, strict=True))
+        weights, mask = dict.fromkeys(regions, 1.0), used[0]
+        parts = [{name: part if mask is None else part * mask for name, part in style_regions.items()}]
+    else:
+        names = [str(number) for number in range(1, len(config.region.masks) + 1)]
+        regions = dict(zip(names, map(of_pastiche, config.region.masks), strict=True))
+        name = REST if regions else EVERYWHERE
+        parts = [{name: mask} for mask in used] + [{region: None} for region in names]
+        each = config.style_weight_each[own:] or config.region.weights
+        weights = dict(zip(names, each, strict=True))
     return checked(Masks(content_mask, regions, weights, parts, tuple(notes)), content, styles)
-
-
-def within(regions: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor | None]:
-    return {name: region if mask is None else region * mask for name, region in regions.items()}
 
 
 def checked(masks: Masks, content: LoadedImage | None, styles: Sequence[LoadedImage]) -> Masks:
@@ -120,7 +116,7 @@ def left_of(mask: Tensor | None, alpha: Tensor | None) -> bool:
 
 def style_crop(config: StylizeConfig) -> Crop:
     """The borders that style images are read without; none are looked for where a mask says what is used."""
-    borders = config.style_borders
+    borders = config.style_crop.borders
     if borders is not None:
         return Borders(*borders)
     return NO_BORDERS if config.style_mask.files or config.map.files else "auto"

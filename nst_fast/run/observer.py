@@ -99,19 +99,6 @@ class Listeners(Observer):
         stop: Callable[[], bool] | None = None,
         detail: Callable[[str], None] | None = None,
     ) -> None:
-        self._event, self._note, self._stop, self._detail = event, note, stop, detail
-
-    def event(self, event: StepEvent) -> None:
-        if self._event:
-            self._event(event)
-
-    def note(self, text: str) -> None:
-        if self._note:
-            self._note(text)
-
-    def detail(self, text: str) -> None:
-        if self._detail:
-            self._detail(text)
-
-    def stop(self) -> bool:
-        return bool(self._stop and self._stop())
+        given = {"event": event, "note": note, "stop": stop, "detail": detail}
+        # In place of the methods, which do nothing.
+        vars(self).update({name: function for name, function in given.items() if function is not None})

@@ -21,21 +21,20 @@ class RetryInTiles:
     """
 
     def __init__(self, evaluate: Evaluator, smaller: Callable[[], Evaluator]) -> None:
-        self.evaluate: Evaluator | None = evaluate
+        self.evaluate = evaluate
         self.smaller: Callable[[], Evaluator] | None = smaller
 
     def __call__(self, pastiche: Tensor) -> Evaluation:
-        assert self.evaluate is not None  # one replaces the other
-        if self.smaller is None:
-            return self.evaluate(pastiche)
-        try:
-            return self.evaluate(pastiche)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        # Outside of the handler: the error's traceback holds the tensors of the failed evaluation.
-        smaller, self.smaller, self.evaluate = self.smaller, None, None
-        self.evaluate = smaller()
+        if self.smaller is not None:
+            try:
+                return self.evaluate(pastiche)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside of the handler: the error's traceback holds the tensors of the failed evaluation.
+            smaller, self.smaller = self.smaller, None
+            del self.evaluate  # and its tensors, before the next one is made
+            self.evaluate = smaller()
         return self.evaluate(pastiche)
 
 

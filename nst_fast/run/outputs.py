@@ -97,9 +97,7 @@ class OutputFiles:
         Args:
             overwrite: whether what has the names of our files may be replaced.
             inputs: files that are read.
-            bit_depth: of the picture, per channel.
-            side: its longest, in pixels.
-            snapshots: that the run may write.
+            side: the longest of the picture, in pixels.
         """
         check_output_suffix(self.picture, bit_depth, side)
         inputs = list(inputs)
@@ -110,18 +108,10 @@ class OutputFiles:
         for path in (*self.ends_with, *there[:1], *snapshots[-1:]):
             check_writable(path, overwrite=overwrite, inputs=inputs)
 
-    def save_snapshot(
-        self,
-        image: Tensor,
-        step: int,
-        kind: str = "same",
-        alpha: Tensor | None = None,
-        background: str = "white",
-        quality: int = QUALITY,
-    ) -> None:
-        path = self.snapshot(step, kind)
+    def save_snapshot(self, image: Tensor, step: int, config: StylizeConfig, alpha: Tensor | None) -> None:
+        path = self.snapshot(step, config.save_format)
         if not (self.keeps_snapshots and path.exists()):
-            save_image(with_alpha(image, alpha, path, background), path, quality=quality)
+            save_image(with_alpha(image, alpha, path, config.background), path, quality=config.file_quality)
 
     def save(self, image: Tensor, record: RunRecord, alpha: Tensor | None = None) -> None:
         """Write the picture with its record inside (option ``metadata``), then the record and the curve beside it.
@@ -134,17 +124,12 @@ class OutputFiles:
     def save_picture(self, image: Tensor, record: RunRecord, alpha: Tensor | None = None) -> None:
         """Write the picture, then the record, whose hash of the picture says that both are whole."""
         record.output, record.output_sha256 = self.picture.name, ""
-        text = text_of(record)
+        text = record.as_text()
         image = with_alpha(image, alpha, self.picture, record.options.get("background", "white"))
         quality = int(record.options.get("file_quality", QUALITY))
         save_image(image, self.picture, text=text, bit_depth=bit_depth_of(record), quality=quality)
         record.output_sha256 = sha256_of(self.picture)
         record.save(self.record)
-
-
-def text_of(record: RunRecord) -> dict[str, str]:
-    """What a picture carries of its record: nothing without the option ``metadata``."""
-    return record.as_text() if record.options.get("metadata", True) else {}
 
 
 def bit_depth_of(record: RunRecord) -> int:
@@ -186,7 +171,7 @@ class Pastiche:
     def png(self) -> bytes:
         """The picture as the bytes of a PNG file, with its record inside (option ``metadata``)."""
         image = self.image if self.alpha is None else torch.cat([self.image, self.alpha], 1)
-        return encode_image(image, ".png", text=text_of(self.record), bit_depth=bit_depth_of(self.record))
+        return encode_image(image, ".png", text=self.record.as_text(), bit_depth=bit_depth_of(self.record))
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows of it."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from nst_fast.engines import Kept
 from nst_fast.engines.checked_kernels import begin_kernels
 from nst_fast.errors import UsageError
-from nst_fast.images import NO_BORDERS, Crop, LoadedImage
-from nst_fast.images.given import KINDS, Source, load_source
+from nst_fast.images import NO_BORDERS, Crop, LoadedImage, load_image
+from nst_fast.images.given import KINDS, Source
 from nst_fast.images.matching import gray, matched_colors
 from nst_fast.images.postprocess import finished, prepared_content, prepared_style, with_joined_sides
 from nst_fast.images.resizing import resize_to, resize_wrapped
@@ -87,13 +87,11 @@ class Problem:
     """One optimisation problem.
 
     Attributes:
-        config: every option of the run.
         content: the picture whose scene is kept; None when there is no content loss and nothing to start from.
         styles: the pictures whose manner is taken; at the end those of regions.
         masks: which part of the picture, and of its styles, counts.
         height, width: of the pastiche at the final scale.
         encoder, weights: the network on its device, and where its weights come from.
-        device: where the loop runs.
         targets: built for this and for other runs.
         phases: where the time went so far.
         continuation: of a frame of a film that follows others; there is then one scale.
@@ -171,11 +169,6 @@ class Problem:
         """Whether some positions count less than others."""
         return not self.guides_at(self.scales[-1]).plain
 
-    @property
-    def plain_styles(self) -> bool:
-        """Whether all of every style image counts, for one region."""
-        return all(guides.plain for guides in self.style_guides_at(self.scales[-1]))
-
     def guides_at(self, scale: Scale) -> Guides:
         """Which positions of the pastiche count at a scale."""
         return pastiche_guides(self.masks, (scale.height, scale.width), self.alpha_at(scale), self.device)
@@ -190,8 +183,8 @@ class Problem:
     @property
     def style_weights(self) -> list[float] | None:
         """Of the styles in their blends; those of regions are alone in theirs."""
-        blend, own = self.config.blend_weights, len(self.own_styles)
-        return [*blend[:own], *[1.0] * len(self.config.region.styles)] if blend is not None else None
+        blend, own = self.config.style_weight_each, len(self.own_styles)
+        return [*blend[:own], *[1.0] * len(self.config.region.styles)] if blend else None
 
     def _style_sizes(self, scale: Scale) -> list[tuple[int, int]]:
         shapes = [style.tensor.shape[2:] for style in self.styles]
@@ -316,14 +309,6 @@ class Batch:
             total.update(problem.phases.seconds)
         return dict(total)
 
-    def content_at(self, scale: Scale) -> Tensor | None:
-        """The content images at a scale, [B, 3, H, W] on the device."""
-        contents = [content for problem in self.problems if (content := problem.content_at(scale)) is not None]
-        return joined(contents) if contents else None
-
-    def styles_at(self, scale: Scale) -> list[Tensor]:
-        return [image for problem in self.problems for image in problem.styles_at(scale)]
-
     def start_at(self, scale: Scale) -> Tensor:
         """Where the pastiches start, [B, 3, H, W] on the device."""
         return torch.cat([problem.start_at(scale) for problem in self.problems])
@@ -359,11 +344,9 @@ def load_problem(
     """Load pictures and network.
 
     Args:
-        config: every option of the run.
         content: may be None for a texture, which has no content; then ``size`` says how large it becomes. A frame of a
             film is one that :func:`read_content` has read.
         styles: may be empty for a reconstruction, which has no style.
-        networks: shares loaded networks between runs.
         size: height and width of the pastiche; by default the content's shape at ``image_size``. Sides that are to
             join become multiples of a cell (:func:`nst_fast.run.scales.seamless_size`).
         runs: about how many there are alike, as of frames.
@@ -379,7 +362,7 @@ def load_problem(
             size = (shape[2], shape[3])
         size = seamless_size(config, *size)
         scales = plan_scales(config, config.steps, *size)
-        if config.engine in ("auto", "fast") and is_long(scales, runs, device, config.budget_seconds):
+        if config.engine in ("auto", "fast") and is_long(scales, runs, device, config.time_budget):
             begin_kernels(device)
         if content_image is not None and any(config.wraps):
             joined_sides = with_joined_sides(at_size(content_image.tensor, *size), config.wraps)
@@ -398,7 +381,7 @@ def load_problem(
 def check_weighed(problem: Problem) -> None:
     """Raise :class:`UsageError` where masks or alpha would weigh losses that count all pixels alike."""
     losses = problem.config.whole_losses
-    if losses and not (problem.guides_at(problem.scales[-1]).plain and problem.plain_styles):
+    if losses and (problem.guided or not all(guides.plain for guides in problem.style_guides_at(problem.scales[-1]))):
         message = f"{', '.join(losses)}: counts all pixels alike, and here masks or alpha weigh them"
         raise UsageError(message, f"With masks there are {IN_PARTS}; without them `transparency` background will do")
 
@@ -422,8 +405,8 @@ def check_styles(config: StylizeConfig, content: Source | LoadedImage | None, st
 
 def check_blend(config: StylizeConfig, styles: int) -> None:
     """Raise :class:`UsageError` where blend weights are not one for each style image, and maybe one for each region."""
-    blend, regions = config.blend_weights, len(config.region.masks)
-    if blend is None:
+    blend, regions = config.style_weight_each, len(config.region.masks)
+    if not blend:
         return
     if len(blend) not in (styles, styles + regions):
         also = f" and {regions} regions" if regions else ""
@@ -478,7 +461,7 @@ def read_stretched(
 
 
 def read_picture(path: Source, options: ImageOptions, longest_side: int, crop: Crop = NO_BORDERS) -> LoadedImage:
-    return load_source(
+    return load_image(
         path,
         longest_side=longest_side,
         background=options.reading_background,

@@ -104,7 +104,7 @@ def with_hashes(options: Mapping[str, Any], masks: Mapping[str, Iterable[str]]) 
 @cache
 def deciding_names() -> list[str]:
     """The options that decide a picture."""
-    return [item.name for item in declared(StylizeConfig) if not item.option.cosmetic]
+    return [name for name, item in declared(StylizeConfig).items() if not item.option.cosmetic]
 
 
 def deciding_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def recorded_options(path: Path, wanted: Collection[str] = ("weights", "init")) 
     """
     record = read_record(path)
     options: dict[str, Any] = record["options"]
-    if unknown := sorted(set(options) - {item.name for item in declared(StylizeConfig)}):
+    if unknown := sorted(options.keys() - declared(StylizeConfig).keys()):
         raise InputError(
             f"{path}: the run had options that this version does not know ({', '.join(unknown)})",
             "Use the version that `nst-fast info` names",

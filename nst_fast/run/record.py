@@ -82,7 +82,7 @@ class RunRecord:
         history: column name -> one value per step, starting before the first update.
         monitor: readings of the ONNX Runtime side, and how many were dropped.
         recoveries: returns to the best picture after a divergence, see :class:`nst_fast.run.guard.Recovery`.
-        plan: of the memory of the last scale, see :func:`nst_fast.memory.planner.describe`.
+        plan: of the memory of the last scale, see :class:`nst_fast.memory.planner.MemoryPlan`.
         phases: seconds of pictures, weights, targets, trial, engine, first step (the first evaluation of every scale),
             loop, monitor (what was waited for it) and finish; of the process that ended the run.
         finish: what was done to the picture after its last step; the losses are those before it.
@@ -123,16 +123,15 @@ class RunRecord:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"warnings": [FOLDERS.sub("", warning) for warning in self.warnings]}
 
-    def to_json(self, indent: int | None = None) -> str:
-        return json.dumps(rounded(self.as_dict()), indent=indent)
-
     def save(self, path: Path) -> None:
         write_atomic(path, record_text(self.as_dict()))
 
     def as_text(self) -> dict[str, str]:
-        """The record as the text chunk that a picture carries, with a short history."""
+        """The record as the text chunk that a picture carries, with a short history; none without ``metadata``."""
+        if not self.options.get("metadata", True):
+            return {}
         history = {name: thin(column, EMBEDDED_ROWS) for name, column in self.history.items()}
-        return {TEXT_KEY: replace(self, history=history, output_sha256="").to_json()}
+        return {TEXT_KEY: json.dumps(rounded(replace(self, history=history, output_sha256="").as_dict()))}
 
 
 def record_text(record: Mapping[str, Any]) -> bytes:

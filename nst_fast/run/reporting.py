@@ -17,7 +17,6 @@ from nst_fast.run.observer import Observer, StepEvent
 from nst_fast.run.problem import Batch, Problem
 from nst_fast.run.provenance import remember_file
 from nst_fast.run.record import RunRecord
-from nst_fast.run.resumption import as_it_was
 from nst_fast.system.files import sha256_of
 from nst_fast.system.machine import describe_machine, peak_memory_mib
 
@@ -66,7 +65,7 @@ class Report:
     """The records of a run, one per problem, and its notes.
 
     Args:
-        interrupted: the run that is resumed; its record is continued.
+        interrupted: the run that is resumed; its record is continued, with the options of now.
 
     Attributes:
         choice: engine and precision of the run.
@@ -81,7 +80,7 @@ class Report:
         if interrupted is None:
             self.records = [new_record(problem) for problem in batch.problems]
         else:
-            self.records = [as_it_was(interrupted, batch.config)]
+            self.records = [RunRecord(**copy.deepcopy(interrupted.record) | {"options": batch.config.recorded()})]
         self.last: StepEvent | None = None
         self.program_mib = peak_memory_mib(batch.device)
         self._detailed = ""
@@ -142,14 +141,9 @@ class Report:
             record.warnings.append(sentence)
         self.observer.note(sentence)
 
-    def add_readings(self, monitor: Monitor) -> None:
-        """The monitor's readings, as columns like the loop's own history."""
-        for record in self.records:
-            add_readings(record, monitor)
-
     def so_far(self, monitor: Monitor | None) -> dict[str, Any]:
         """The record of a run that continues, as plain data of its own, with the readings that there are by now."""
-        record = RunRecord(**copy.deepcopy(self.records[0].as_dict()))
+        record = RunRecord(**self.records[0].as_dict())
         if monitor is not None:
             add_readings(record, monitor)
         if self.last is not None:
@@ -167,7 +161,7 @@ class Report:
 
 
 def add_readings(record: RunRecord, monitor: Monitor) -> None:
-    """Append the monitor's readings to those in the record."""
+    """Append the monitor's readings, columns like the loop's own history, to those in the record."""
     readings = monitor.readings()
     before = record.monitor or {"steps": [], "terms": {}, "latency_ms": [], "dropped": 0}
     names = list(readings[0].terms) if readings else list(before["terms"])

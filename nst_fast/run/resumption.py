@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from nst_fast.run.checkpoint import STARTS_ANEW, Checkpoint, read_checkpoint, ru
 from nst_fast.run.outputs import OutputFiles
 from nst_fast.run.problem import Problem
 from nst_fast.run.provenance import deciding_names, deciding_options, option_differences
-from nst_fast.run.record import RunRecord, current_options, read_record
+from nst_fast.run.record import current_options, read_record
 from nst_fast.run.scales import Scale
 from nst_fast.system.files import sha256_of, shown
 from nst_fast.system.machine import describe_machine
@@ -241,11 +240,6 @@ def _record_of_the_run(checkpoint: Checkpoint, path: Path) -> Mapping[str, Any] 
         record = read_record(path)
         return record if record["created"] == checkpoint.record["created"] else None
     return None
-
-
-def as_it_was(checkpoint: Checkpoint, config: StylizeConfig) -> RunRecord:
-    """The record of the interrupted run, to be continued; its options with the harmless changes."""
-    return RunRecord(**copy.deepcopy(checkpoint.record) | {"options": config.recorded()})
 
 
 def check_size(checkpoint: Checkpoint, scales: Sequence[Scale]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,26 +14,72 @@ from torch import Tensor
 from nst_fast.distributed.group import Ranks
 from nst_fast.engines import Choice
 from nst_fast.errors import NumericsError, OutOfMemoryError
+from nst_fast.memory.allocator import release_freed_memory
 from nst_fast.memory.planner import may_use_winograd
 from nst_fast.objective.objective import Objective
-from nst_fast.optimizers import make_stepper, resized_moments
+from nst_fast.optimizers import Stepper, make_stepper, resized_moments
 from nst_fast.optimizers.base import State
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.checkpoint import Checkpoint, CheckpointWriter
 from nst_fast.run.guard import GUARD_STEPS, Guard, Recovery, StopRules
-from nst_fast.run.layout import Layout, ScalePlan, SharedPicture, WholePicture
+from nst_fast.run.layout import Layout, ScalePlan, SharedPicture
 from nst_fast.run.loop import EventClock, LossHistory, Span, optimize, row_of
 from nst_fast.run.observer import Listeners, LoopObserver, Observer, StepEvent
 from nst_fast.run.out_of_memory import memory_errors
 from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Batch, Problem, at_size
-from nst_fast.run.reporting import Report
+from nst_fast.run.reporting import Report, add_readings
 from nst_fast.run.resumption import check_size, places_of, refusing_what_does_not_fit
 from nst_fast.run.scales import Scale, is_long, share_of_work
-from nst_fast.run.stage import Stage
 
 if TYPE_CHECKING:
     from nst_fast.onnx.monitor import Monitor
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What lives as long as one scale does. Stepper, guard and average change from step to step.
+
+    Attributes:
+        first: updates done before it.
+        plan: of its memory, with the part of the picture that this process has.
+        average: of the iterates, if it was asked for.
+        done: updates done at this scale before, by a run that was interrupted.
+    """
+
+    scale: Scale
+    first: int
+    plan: ScalePlan
+    objective: Objective
+    stepper: Stepper
+    guard: Guard
+    average: IterateAverage | None
+    done: int = 0
+
+    def state(self) -> dict[str, Any]:
+        """Its fields of a :class:`Checkpoint`: live tensors, to be written before the run continues."""
+        parts = {
+            "pastiche": self.stepper.pastiche,
+            "optimizer": self.stepper.state(),
+            "guard": self.guard.state(),
+            "average": self.average.state() if self.average is not None else None,
+        }
+        return {"scale": self.scale.index, "first": self.first, **self.whole(parts)}
+
+    def whole(self, state: Any) -> Any:
+        """A state with the strips of all ranks put together to pictures; everything else is the same on all ranks."""
+        if isinstance(state, Mapping):
+            return {name: self.whole(value) for name, value in state.items()}
+        is_strip = isinstance(state, Tensor) and state.shape[1:] == self.stepper.pastiche.shape[1:]
+        return self.plan.strip.whole(state) if is_strip else state
+
+    def restored(self, interrupted: Checkpoint) -> Stage:
+        """This stage, fresh but for the checkpoint's picture, in the checkpoint's state."""
+        self.stepper.restore(interrupted.optimizer)
+        self.guard.restore(interrupted.guard)
+        if self.average is not None and interrupted.average is not None:
+            self.average.restore(interrupted.average)
+        return replace(self, done=interrupted.step - interrupted.first)
 
 
 def run(
@@ -53,7 +99,7 @@ def run(
         UsageError: an option that cannot be shared.
         DeviceError: another rank has ended.
     """
-    layout: Layout = WholePicture()
+    layout = Layout()
     if ranks is not None:
         layout = SharedPicture(ranks)
         problem = replace(problem, config=problem.config.replace(monitor_every=0))
@@ -63,6 +109,7 @@ def run(
     return pastiche
 
 
+@dataclass(eq=False)
 class Run(LoopObserver):
     """A run over all scales. It follows its own loop as an observer, and reports to the caller's.
 
@@ -76,26 +123,18 @@ class Run(LoopObserver):
         interrupted: the state to resume from.
     """
 
-    def __init__(
-        self,
-        problems: Sequence[Problem],
-        layout: Layout,
-        observer: Observer,
-        files: Sequence[OutputFiles | None],
-        writer: CheckpointWriter | None = None,
-        interrupted: Checkpoint | None = None,
-    ) -> None:
-        self.batch = Batch(problems)
-        self.config = self.batch.config
-        self.phases = self.batch.problems[0].phases
-        self.layout = layout
-        self.observer = observer
-        self.files = files
-        self.writer = writer
-        self.interrupted = interrupted
-        self.report = Report(self.batch, observer, interrupted)
+    problems: Sequence[Problem]
+    layout: Layout
+    observer: Observer
+    files: Sequence[OutputFiles | None]
+    writer: CheckpointWriter | None = None
+    interrupted: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        self.batch = Batch(self.problems)
+        self.config, self.phases = self.batch.config, self.problems[0].phases
+        self.report = Report(self.batch, self.observer, self.interrupted)
         self.rules = StopRules(self.config)
-        self.earlier_seconds = interrupted.seconds if interrupted else 0.0
         self.stage: Stage | None = None
         self.monitor: Monitor | None = None
         self.history: LossHistory | None = None
@@ -116,11 +155,14 @@ class Run(LoopObserver):
         with self.phases("trial"):
             choice = self.choose()
         self.observer.started(self.report.records[0])
-        with memory_errors():
-            pictures = self.through_scales(choice)
+        try:
+            with memory_errors():
+                pictures = self.through_scales(choice)
+        finally:
+            release_freed_memory()
         assert self.history is not None and self.final is not None  # every run evaluates at least once
         results = []
-        for index, problem in enumerate(self.batch.problems):
+        for index, problem in enumerate(self.problems):
             record = self.report.records[index]
             self.report.conclude(index, self.status, self.history.named(self.final)[index], self.history.rows(index))
             with self.phases("finish"):
@@ -135,8 +177,8 @@ class Run(LoopObserver):
         settled, record = self.config, self.report.records[0]
         if self.interrupted is not None:
             settled = settled.replace(engine=record.engine, precision=record.precision, convolution=record.convolution)
-        pictures = self.batch.count * self.batch.problems[0].runs
-        long = is_long(self.batch.scales, pictures, self.batch.device, self.config.budget_seconds)
+        pictures = self.batch.count * self.problems[0].runs
+        long = is_long(self.batch.scales, pictures, self.batch.device, self.config.time_budget)
         if settled.convolution == "auto" and not may_use_winograd(settled, str(self.batch.device)):
             settled = settled.replace(convolution="direct")
         choice = self.layout.choose(self.batch, settled, self.observer, long=long)
@@ -179,7 +221,7 @@ class Run(LoopObserver):
             objective, evaluator = self.layout.evaluator(
                 self.batch, self.report.choice, plan, self.observer, self.report.opened
             )
-            near = self.batch.problems[0].continuation is not None
+            near = self.problems[0].continuation is not None
             moments = resized_moments(moments, plan.strip)
             stepper = make_stepper(evaluator, own, options, moments, plan.strip, near=near)
         average = IterateAverage(own, options.average_decay) if options.average_decay else None
@@ -254,7 +296,7 @@ class Run(LoopObserver):
             except NumericsError as error:
                 verdict, self.failure = "diverged", error
         if self.monitor is not None:
-            self.report.add_readings(self.monitor)
+            add_readings(self.report.records[0], self.monitor)  # several pictures have no monitor
             self.monitor = None
         assert self.report.last is not None  # the loop reports its end, and its beginning is always due
         updates = self.report.last.step - stage.first if verdict else scale.steps
@@ -309,7 +351,8 @@ class Run(LoopObserver):
 
     def elapsed(self) -> float:
         """Seconds since the run began, without the time between interruption and resumption."""
-        return self.earlier_seconds + self.layout.clock()
+        earlier = self.interrupted.seconds if self.interrupted else 0.0
+        return earlier + self.layout.clock()
 
     def verdict(self, event: StepEvent, scale: Scale) -> str:
         """Why the scale ends now, if it does: the user stopped it, or one of the stop rules holds."""
@@ -325,7 +368,7 @@ class Run(LoopObserver):
 
     def good_enough(self, event: StepEvent) -> bool:
         """Whether a frame of a film has come as far as the others; asked at steps that do not depend on the time."""
-        others = self.batch.problems[0].continuation
+        others = self.problems[0].continuation
         if others is None or event.step % GUARD_STEPS:
             return False
         return event.terms["total"] - event.terms["temporal"] <= others.enough
@@ -334,7 +377,7 @@ class Run(LoopObserver):
 
     def stop(self) -> bool:
         """Asked by the loop alone, so that all that depends on it sees the same answer."""
-        self.stopped = self.layout.stop(self.stopped or self.observer.stop())
+        self.stopped = self.layout.stop(self.stopped or bool(self.observer.stop()))
         return self.stopped
 
     def recovered(self, recovery: Recovery) -> None:
@@ -343,7 +386,7 @@ class Run(LoopObserver):
     def evaluated(self, step: int, stopping: bool) -> None:
         """Write a checkpoint when one is due, and before a stop; all ranks bring their parts."""
         due = self.writer is not None and self.writer.due(step)
-        if self.config.checkpoint_interval is None or not (stopping or self.layout.any(due)):
+        if not self.config.checkpoint_every or not (stopping or self.layout.any(due)):
             return
         state = self.checkpoint(step)
         problem = self.writer.write(state) if self.writer is not None else ""
@@ -354,7 +397,7 @@ class Run(LoopObserver):
         assert self.stage is not None and self.history is not None  # the loop runs
         return Checkpoint(
             record=self.report.so_far(self.monitor),
-            places=places_of(self.batch.problems[0], self.files[0]),
+            places=places_of(self.problems[0], self.files[0]),
             step=step,
             seconds=self.elapsed(),
             history=self.history.first_rows(step),
@@ -371,10 +414,8 @@ class Run(LoopObserver):
             for index, files in enumerate(self.files):
                 if files is not None:
                     image = event.pastiche[index : index + 1].cpu()
-                    alpha = self.batch.problems[index].alpha_at(self.stage.scale)
-                    files.save_snapshot(
-                        image, event.step, config.save_format, alpha, config.background, config.file_quality
-                    )
+                    alpha = self.problems[index].alpha_at(self.stage.scale)
+                    files.save_snapshot(image, event.step, config, alpha)
         self.observer.event(event)
 
 

@@ -41,6 +41,11 @@ class Scale:
     first: int
     steps: int
 
+    @property
+    def work(self) -> int:
+        """Pixels times steps."""
+        return self.height * self.width * self.steps
+
 
 def checked_size(size: object) -> tuple[int, int]:
     """Height and width in pixels, as a user gives them. Raises :class:`UsageError` for what they cannot be."""
@@ -97,8 +102,8 @@ def scale_fractions(options: ScaleOptions, longest: int) -> list[float]:
 
 
 def share_of_work(scales: Sequence[Scale], index: int) -> float:
-    """The part of a run's work, counted in pixels times steps, that is done by the end of a scale."""
-    work = [scale.height * scale.width * scale.steps for scale in scales]
+    """The part of a run's work that is done by the end of a scale."""
+    work = [scale.work for scale in scales]
     return sum(work[: index + 1]) / sum(work)
 
 
@@ -107,5 +112,5 @@ def is_long(scales: Sequence[Scale], pictures: int, device: torch.device, budget
 
     ``budget``: seconds that the run may take; 0 for any.
     """
-    work = pictures * sum(scale.steps * scale.height * scale.width for scale in scales)
+    work = pictures * sum(scale.work for scale in scales)
     return work >= LONG.get(device.type, 0) and (not budget or budget >= LONG_SECONDS)

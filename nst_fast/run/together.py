@@ -12,11 +12,10 @@ from dataclasses import replace
 
 from nst_fast.engines import Choice, choose
 from nst_fast.errors import UsageError
-from nst_fast.memory.grids import LARGEST_TENSOR, WIDEST
+from nst_fast.memory.grids import LARGEST_TENSOR, WIDEST, cut_into
 from nst_fast.memory.planner import budget_of, predict
-from nst_fast.network.tiles import make_tiling
 from nst_fast.options.config import StylizeConfig
-from nst_fast.run.layout import WholePicture, task_of
+from nst_fast.run.layout import Layout, task_of
 from nst_fast.run.observer import Observer
 from nst_fast.run.outputs import OutputFiles, Pastiche
 from nst_fast.run.problem import Batch, Problem
@@ -60,7 +59,7 @@ def run_together(
             if len(now) < len(left):
                 observer.note(f"{len(now)} of {len(left)} pictures at a time, as memory allows")
             group, theirs = [problems[index] for index in now], [files[index] for index in now]
-            yield from zip(now, Run(group, WholePicture(), observer, theirs).run(), strict=True)
+            yield from zip(now, Run(group, Layout(), observer, theirs).run(), strict=True)
 
 
 def check_joinable(config: StylizeConfig) -> None:
@@ -89,6 +88,6 @@ def fits(problems: Sequence[Problem], choice: Choice) -> bool:
     batch = Batch(problems)
     config, scale = batch.config, batch.scales[-1]
     task = task_of(batch, choice, scale)
-    whole = make_tiling(config.network, config.taps, scale.height, scale.width, (1, 1))
+    whole = cut_into(config, scale.height, scale.width, (1, 1))
     plan = predict(task, whole, budget_of(config, str(batch.device)), history=config.lbfgs_history, halve=False)
     return plan.fits and WIDEST * task.pixels < LARGEST_TENSOR

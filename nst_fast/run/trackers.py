@@ -6,6 +6,7 @@ Each is a :class:`Tracker`, which is given figures at the events of a run: every
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import math
 import os
@@ -122,13 +123,12 @@ class TensorBoard(Tracker):
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         super().__init__(say)
-        try:
-            from tensorboard.compat.proto import event_pb2, summary_pb2
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
-        except ImportError:
-            raise absent("TensorBoard", "`log_dir`", "tensorboard") from None
+        event_pb2, summary_pb2, writer = (
+            needed(f"tensorboard.{name}", self.title, "`log_dir`")
+            for name in ("compat.proto.event_pb2", "compat.proto.summary_pb2", "summary.writer.event_file_writer")
+        )
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._writer = EventFileWriter(str(make_folder(folder)))
+        self._writer = writer.EventFileWriter(str(make_folder(folder)))
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self._add(step, [self._summary.Value(tag=name, simple_value=value) for name, value in figures.items()])
@@ -154,11 +154,7 @@ class WeightsAndBiases(Tracker):
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(say)
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        try:
-            import wandb
-        except ImportError:
-            raise absent("Weights & Biases", "`tracker` wandb", "wandb") from None
-        self._wandb = wandb
+        self._wandb = needed("wandb", self.title, "`tracker` wandb")
 
     def open(self, options: Mapping[str, Any]) -> None:
         settings = self._wandb.Settings(console="off", silent=True)  # stdout and stderr stay ours
@@ -183,11 +179,7 @@ class MLflow(Tracker):
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(say)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # to its makers; not what the user asks for
-        try:
-            import mlflow
-        except ImportError:
-            raise absent("MLflow", "`tracker` mlflow", "mlflow") from None
-        self._mlflow = mlflow
+        self._mlflow = needed("mlflow", self.title, "`tracker` mlflow")
 
     def open(self, options: Mapping[str, Any]) -> None:
         self._mlflow.start_run()
@@ -225,6 +217,10 @@ class LossTable(Tracker):
 SERVICES: dict[str, Callable[[Callable[[str], None]], Tracker]] = {"wandb": WeightsAndBiases, "mlflow": MLflow}
 
 
-def absent(title: str, option: str, package: str) -> UsageError:
-    """The refusal of a tracker whose package is not installed."""
-    return UsageError(f"{option}: {title} is not installed", f"`pip install {package}` brings it")
+def needed(module: str, title: str, option: str) -> Any:
+    """A module of a tracker's package. Raises :class:`UsageError` where that is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise UsageError(f"{option}: {title} is not installed", f"`pip install {package}` brings it") from None

@@ -53,7 +53,7 @@ def option_in(message: str) -> str | None:
     """The first option that a message names."""
     if named := re.match(r"unknown (?:option '(\w+)'|(preset))|(device) '", message):
         return named[1] or named[2] or named[3]
-    names = {item.name for item in declared(StylizeConfig)} | set(PARTS)
+    names = {*declared(StylizeConfig), *PARTS}
     return next((name for name in re.findall(r"`([a-z][a-z0-9_]*)`", message) if name in names), None)
 
 

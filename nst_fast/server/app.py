@@ -27,7 +27,7 @@ from nst_fast.server.description import described
 from nst_fast.server.gate import UPLOAD_BYTES, UPLOADS, Doors, Gate, too_large
 from nst_fast.server.queue import Queue
 from nst_fast.server.receiving import received
-from nst_fast.server.runs import MOST_STYLES, Run, losses_of, option_facts, run_facts
+from nst_fast.server.runs import MOST_STYLES, Order, Run, losses_of, option_facts, run_facts
 from nst_fast.server.uploads import MEGAPIXELS, Uploads
 from nst_fast.system.rounding import rounded
 
@@ -71,14 +71,7 @@ STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream"
 
 
 def application(folder: Path, doors: Doors, say: Callable[[str], None], *, page: bool) -> tuple[ASGIApp, Queue]:
-    """The server of a folder, and its queue.
-
-    Args:
-        folder: of uploads and runs; nothing is written elsewhere.
-        doors: who may come in.
-        say: receives lines for the log.
-        page: whether the page is served beside the API.
-    """
+    """The server of a folder, with the page or the API alone, and its queue. Nothing is written elsewhere."""
     uploads = Uploads(folder / "uploads")
     queue = Queue(folder / "runs", uploads, say)
 
@@ -114,17 +107,17 @@ def pictures(uploads: Uploads, queue: Queue) -> APIRouter:
         name = await received(request, path)
         taken = await run_in_threadpool(uploads.add, path, name)
         await run_in_threadpool(uploads.forget, queue.used())
-        return Answer(taken.as_dict(), 201)
+        return Answer(taken.facts(), 201)
 
     @api.get(UPLOADS, responses={200: {"model": list[models.UploadFacts]}})
     def listed() -> Response:
         """All uploads, the newest first."""
-        return Answer([each.as_dict() for each in uploads.all()])
+        return Answer([each.facts() for each in uploads.all()])
 
     @api.get(UPLOADS + "/{id}/about", responses={200: {"model": models.UploadFacts}})
     def about(id: UploadId) -> Response:
         """The facts about an upload."""
-        return Answer(uploads.get(id).as_dict())
+        return Answer(uploads.get(id).facts())
 
     @api.get(UPLOADS + "/{id}", responses=WEBP)
     def display(id: UploadId) -> Response:
@@ -171,9 +164,9 @@ def facts(queue: Queue) -> APIRouter:
         return Answer({"presets": listed, "qualities": QUALITIES})
 
     @api.post("/api/plan", responses={200: {"model": models.Plan}})
-    def plan(order: models.Order) -> Response:
+    def plan(order: Order) -> Response:
         """What a run would take: memory by the plan, seconds by earlier runs. RequestError where nothing fits."""
-        forecast = order.asked.forecast(queue.uploads)
+        forecast = order.forecast(queue.uploads)
         memory, last = forecast.memory, forecast.scales[-1]
         found = {
             "width": memory.tiling.width,
@@ -197,9 +190,9 @@ def runs(queue: Queue) -> APIRouter:
     one: dict[int | str, dict[str, Any]] = {200: {"model": models.RunFacts}}
 
     @api.post("", status_code=201, responses={201: {"model": models.RunFacts}})
-    def create(order: models.Order) -> Response:
+    def create(order: Order) -> Response:
         """Queue a run."""
-        return Answer(run_facts(queue, queue.add(order.asked)), 201)
+        return Answer(run_facts(queue, queue.add(order)), 201)
 
     @api.get("", responses={200: {"model": list[models.RunFacts]}})
     def listed() -> Response:
@@ -260,12 +253,13 @@ def add_files(api: APIRouter, queue: Queue) -> None:
         run = queue.get(id)
         if (live := run.preview) is not None:
             return Response(live[1], media_type="image/webp")
-        return FileResponse(there(run.file("preview.webp")))
+        return FileResponse(there(run.folder / "preview.webp"))
 
     @api.get("/{id}/thumbnail", responses=WEBP)
     def thumbnail(id: RunId) -> Response:
         """The picture, or else its content, at 256 pixels."""
-        run, path = queue.get(id), queue.get(id).file("thumbnail.webp")
+        run = queue.get(id)
+        path = run.folder / "thumbnail.webp"
         return FileResponse(path if path.exists() else queue.uploads.thumbnail(run.asked.content))
 
     @api.get("/{id}/content", responses=WEBP)

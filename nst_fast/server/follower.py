@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from nst_fast.api import Forecast, Observer, StepEvent
 from nst_fast.server.pictures import Previews
@@ -23,14 +22,6 @@ class Follower(Observer):
         self.run, self.forecast, self.queue = run, forecast, queue
         self.every = max(1, run.steps // EVENTS)
         self.previews = Previews(self._show)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.previews.close()
 
     def event(self, event: StepEvent) -> None:
         self.previews.offer(event)

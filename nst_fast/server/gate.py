@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nst_fast.errors import UsageError, ours
+from nst_fast.errors import NstFastError, UsageError, ours
 from nst_fast.server.answers import RequestError, refusal
 
 TOKEN_VARIABLE = "NST_FAST_TOKEN"
@@ -42,10 +42,15 @@ HEADERS = {
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address."""
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return None
 
 
 def token_for(host: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -79,7 +84,7 @@ class Doors:
         own = {"localhost", self.host.lower(), *map(str.lower, self.names)}
         if is_loopback(self.host):
             return name in own or is_loopback(name)
-        return name in own or name == socket.gethostname().lower() or _is_address(name)
+        return name in own or name == socket.gethostname().lower() or _address(name) is not None
 
     @property
     def cookie(self) -> str:
@@ -99,14 +104,6 @@ class Doors:
 
     def fits(self, given: str) -> bool:
         return secrets.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 class Gate:
@@ -132,33 +129,29 @@ class Gate:
 
         try:
             await self.passed(scope, receive, answer)
+            return
         except asyncio.CancelledError:  # the server ends, and has waited for this answer long enough
-            if not begun:
-                await refusal(RequestError(503, "the server is ending", "Ask again when it runs"))(
-                    scope, receive, answer
-                )
+            fault: NstFastError = RequestError(503, "the server is ending", "Ask again when it runs")
+        except RequestError as error:
+            fault = error
         except Exception as error:
             if os.environ.get("NST_FAST_DEBUG"):
                 traceback.print_exception(error)
-            self.say(f"error: {ours(error)}")
-            if not begun:
-                await refusal(ours(error))(scope, receive, answer)
+            fault = ours(error)
+            self.say(f"error: {fault}")
+        if not begun:
+            await refusal(fault)(scope, receive, answer)
 
     async def passed(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        try:
-            entered = self.check(scope, headers)
-        except RequestError as error:
-            await refusal(error)(scope, receive, send)
-            return
+        entered = self.check(scope, headers)
         if entered is not None:
             await entered(scope, receive, send)
             return
         most = UPLOAD_BYTES if scope["path"] == UPLOADS else MOST_BYTES
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
-            await refusal(too_large(most))(scope, receive, send)
-            return
+            raise too_large(most)
         await self.app(scope, limited(receive, most), send)
 
     def check(self, scope: Scope, headers: Headers) -> Any:

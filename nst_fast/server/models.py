@@ -1,27 +1,10 @@
-"""What the API takes and gives, for its checks and its description."""
+"""What the API gives, for its description."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from nst_fast.server.runs import MOST_STYLES, Asked
-
-
-class Order(BaseModel):
-    """A run to be made: preset, then quality, then options, as on the command line."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    content: str = Field(description="id of an upload")
-    styles: list[str] = Field(default=[], description="ids of uploads", max_length=MOST_STYLES)
-    options: dict[str, str | int | float | bool | None] = Field(default={}, description="see /api/options")
-    preset: str | None = None
-    quality: str | None = None
-
-    @property
-    def asked(self) -> Asked:
-        return Asked(self.content, tuple(self.styles), self.options, self.preset, self.quality)
+from pydantic import BaseModel
 
 
 class Fault(BaseModel):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -41,49 +41,38 @@ def smaller(image: Tensor, longest_side: int) -> Tensor:
 
 
 class Previews:
-    """Encodes previews of a run in a thread of its own. One that comes while it is busy, or costs too much, is dropped.
+    """Encodes previews of a run in a thread of its own, in which ``show`` receives step and WebP.
 
-    Args:
-        show: receives step and WebP, in that thread.
+    One that comes while it is busy, or costs too much, is dropped.
     """
 
     def __init__(self, show: Callable[[int, bytes], None]) -> None:
         self._show = show
-        self._ready = threading.Condition()
-        self._next: tuple[int, Tensor] | None = None
-        self._busy = self._ended = False
+        self._encoder = ThreadPoolExecutor(1, "previews")
+        self._encoding: Future[None] | None = None
         self._spent, self._begun = 0.0, (time.monotonic(), time.process_time())
-        self._thread = threading.Thread(target=self._encode, name="previews", daemon=True)
-        self._thread.start()
 
     def offer(self, event: StepEvent) -> None:
         """Called by the loop: takes a small copy, or nothing."""
         passed = min(time.monotonic() - self._begun[0], time.process_time() - self._begun[1])
-        if self._busy or self._spent > ALLOWANCE + SHARE * passed:
+        if self.busy or self._spent > ALLOWANCE + SHARE * passed:
             return
         started = time.thread_time()
         copy = smaller(event.pastiche.detach(), PREVIEW).to("cpu", copy=True)
-        with self._ready:
-            self._spent += time.thread_time() - started
-            self._next, self._busy = (event.step, copy), True
-            self._ready.notify()
+        self._spent += time.thread_time() - started
+        self._encoding = self._encoder.submit(self._encode, event.step, copy)
+        self._encoding.add_done_callback(Future.result)  # an error is logged, and the run goes on
+
+    @property
+    def busy(self) -> bool:
+        return self._encoding is not None and not self._encoding.done()
 
     def close(self) -> None:
         """End the thread; what it has begun is finished."""
-        with self._ready:
-            self._ended = True
-            self._ready.notify()
-        self._thread.join()
+        self._encoder.shutdown()
 
-    def _encode(self) -> None:
-        while True:
-            with self._ready:
-                self._ready.wait_for(lambda: self._ended or self._next is not None)
-                if self._next is None:
-                    return
-                (step, image), self._next = self._next, None
-            started = time.thread_time()
-            with suppress(NumericsError):  # of a run that diverges: the guard sees to it
-                self._show(step, webp(image, PREVIEW, effort=0))
-            self._spent += time.thread_time() - started
-            self._busy = False
+    def _encode(self, step: int, image: Tensor) -> None:
+        started = time.thread_time()
+        with suppress(NumericsError):  # of a run that diverges: the guard sees to it
+            self._show(step, webp(image, PREVIEW, effort=0))
+        self._spent += time.thread_time() - started

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
+import shutil
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nst_fast.errors import NstFastError, OutputError, ours
 from nst_fast.server.answers import RequestError, facts_of
-from nst_fast.server.runs import Asked, Run, name_of, new_id
+from nst_fast.server.runs import Order, Run, name_of
 from nst_fast.server.uploads import ID, Uploads
 from nst_fast.system.files import make_folder, shown, write_atomic
 
@@ -27,13 +29,7 @@ MOST_STARTS = 5  # of a run during which the server ends each time, as when memo
 
 
 class Queue:
-    """All runs in a folder. Any thread may call.
-
-    Args:
-        folder: of the runs, each in a folder of its own.
-        uploads: their pictures.
-        say: receives one line about each run, for the log.
-    """
+    """All runs in a folder, each in a folder of its own. Any thread may call. ``say`` receives lines for the log."""
 
     def __init__(self, folder: Path, uploads: Uploads, say: Callable[[str], None]) -> None:
         self.folder, self.uploads, self.say = make_folder(folder), uploads, say
@@ -82,11 +78,11 @@ class Queue:
             raise RequestError(404, f"there is no run {shown(id[:40])!r}")
         return self._runs[id]
 
-    def add(self, asked: Asked) -> Run:
+    def add(self, asked: Order) -> Run:
         """A new run at the end of the queue. Raises what would make it fail at once."""
         if not asked.styles:
             raise RequestError(422, "no style image was given", "Name at least one", "styles")
-        forecast, id = asked.forecast(self.uploads), new_id()
+        forecast, id = asked.forecast(self.uploads), secrets.token_hex(8)
         memory = forecast.memory.tiling
         steps = forecast.scales[-1].first + forecast.scales[-1].steps
         name = self._new_name(name_of(asked, self.uploads))
@@ -134,7 +130,7 @@ class Queue:
                 raise RequestError(409, "the run is running", "Stop it first")
             del self._runs[id]
             run.state = "stopped"
-            run.remove()
+            shutil.rmtree(run.folder)
         self.changed()
 
     def used(self) -> set[str]:
@@ -242,7 +238,7 @@ class Queue:
             return "done"
         content, styles = run.asked.pictures(self.uploads)
         follower = Follower(run, run.asked.forecast(self.uploads), self)
-        with follower:
+        with closing(follower.previews):
             if api.is_unfinished(run.picture):
                 pastiche = api.resume(run.picture, content=content, style=styles, overwrite=True, listeners=follower)
             else:
@@ -262,4 +258,4 @@ def keep_small(run: Run, image: Tensor) -> None:
     from nst_fast.server.pictures import PREVIEW, THUMBNAIL, webp
 
     for name, side in (("preview.webp", 2 * PREVIEW), ("thumbnail.webp", THUMBNAIL)):
-        write_atomic(run.file(name), webp(image, side))
+        write_atomic(run.folder / name, webp(image, side))

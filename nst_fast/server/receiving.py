@@ -77,10 +77,9 @@ class Form:
 
 
 async def received(request: Request, path: Path) -> str:
-    """Write the part ``file`` of a body to a new file; the client's name of it. What does not end leaves nothing.
+    """Write the part ``file`` of a body to a new file; the client's name of it.
 
-    Raises:
-        RequestError: there is no such part, the body is damaged, or it does not end.
+    Raises :class:`RequestError` for a body without such a part, or damaged, or that does not end; it leaves nothing.
     """
     try:
         with path.open("xb") as stream:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import shlex
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
@@ -19,6 +19,7 @@ from nst_fast.options.layers import find_preset
 from nst_fast.options.presets import find_quality
 from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.server.answers import RequestError
+from nst_fast.server.models import RunFacts
 from nst_fast.server.uploads import ID, Uploads
 from nst_fast.system.files import shown, write_atomic
 
@@ -31,13 +32,13 @@ MOST_POINTS = 1000  # of a loss history that is sent
 ENDED = ("stopped", "done", "failed")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a client asks for: ids of pictures, a recipe, and options that differ from it."""
+class Order(BaseModel):
+    """A run to be made: preset, then quality, then options, as on the command line."""
 
-    content: str
-    styles: Sequence[str] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    content: str = Field(description="id of an upload")
+    styles: list[str] = Field(default=[], description="ids of uploads", max_length=MOST_STYLES)
+    options: dict[str, str | int | float | bool | None] = Field(default={}, description="see /api/options")
     preset: str | None = None
     quality: str | None = None
 
@@ -64,8 +65,6 @@ class Asked:
 
     def pictures(self, uploads: Uploads) -> tuple[Path, list[Path]]:
         """The files of content and styles. Raises :class:`RequestError`."""
-        if len(self.styles) > MOST_STYLES:
-            raise RequestError(422, f"{len(self.styles)} style images", f"Give at most {MOST_STYLES}", "styles")
         return uploads.path(self.content, "content"), [uploads.path(id, "styles") for id in self.styles]
 
     def forecast(self, uploads: Uploads) -> Forecast:
@@ -123,7 +122,7 @@ class Run:
 
     id: str
     folder: Path
-    asked: Asked
+    asked: Order
     name: str
     device: str
     work: int
@@ -153,33 +152,27 @@ class Run:
     def ended(self) -> bool:
         return self.state in ENDED
 
-    def file(self, name: str) -> Path:
-        return self.folder / name
-
     def save(self) -> None:
         facts = {name: getattr(self, name) for name in KEPT}
-        write_atomic(self.folder / "run.json", json.dumps(facts | {"asked": asdict(self.asked)}).encode())
+        write_atomic(self.folder / "run.json", json.dumps(facts | {"asked": self.asked.model_dump()}).encode())
 
     @classmethod
     def load(cls, folder: Path) -> Run:
         """Raises OSError, ValueError, TypeError or KeyError for what is no run."""
         facts = json.loads((folder / "run.json").read_text("utf-8"))
-        return cls(id=folder.name, folder=folder, **facts | {"asked": Asked(**facts["asked"])})
+        return cls(id=folder.name, folder=folder, **facts | {"asked": Order(**facts["asked"])})
 
     def lasting(self, uploads: Uploads) -> dict[str, Any]:
         """What of its facts follows from what was asked. Raises where that makes no sense any more."""
         if self._lasting is None:
             asked = self.asked
             self._lasting = {
-                **{name: getattr(asked, name) for name in ("content", "styles", "preset", "quality", "options")},
+                **asked.model_dump(),
                 "values": asked.config(uploads).recorded(),
                 "command": asked.command(uploads),
                 "python": asked.python(uploads),
             }
         return self._lasting
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder)
 
     def seen(self, event: StepEvent, share: float) -> None:
         """Take in an event; ``share`` of the work is done."""
@@ -199,12 +192,11 @@ KEPT = [each.name for each in fields(Run) if each.name not in NOT_KEPT]
 
 def run_facts(queue: Queue, run: Run) -> dict[str, Any]:
     """A run as the API describes it."""
-    names = ("id", "name", "state", "stopping", "step", "steps", "losses", "seconds", "seconds_left", "notes", "error")
-    live, small = run.preview, run.file("preview.webp").exists()
+    live, small = run.preview, (run.folder / "preview.webp").exists()
     written = run.picture.stat().st_size if run.picture.exists() else None
     step = live[0] if live is not None else run.step
     return {
-        **{name: getattr(run, name) for name in (*names, "created", "device", "width", "height")},
+        **{name: value for name, value in vars(run).items() if name in RunFacts.model_fields},
         **run.lasting(queue.uploads),
         "place": queue.place(run),
         "bytes": written,
@@ -229,11 +221,7 @@ def losses_of(run: Run) -> dict[str, Any]:
     return {"step": [step for step, _ in points], "losses": {kind: [row[kind] for _, row in points] for kind in kinds}}
 
 
-def new_id() -> str:
-    return secrets.token_hex(8)
-
-
-def name_of(asked: Asked, uploads: Uploads) -> str:
+def name_of(asked: Order, uploads: Uploads) -> str:
     """``harbour-starry``: of the pictures' names, for people, and for the name of a download."""
     stems = [Path(uploads.get(id).name).stem for id in (asked.content, *asked.styles[:1])]
     return "-".join(re.sub(r"[^\w.-]+", "_", stem)[:40] for stem in stems)
@@ -258,5 +246,5 @@ def option_facts(first: Sequence[str]) -> list[dict[str, Any]]:
             "cosmetic": item.option.cosmetic,
             "files": item.option.names_file or item.name in MASK_KINDS,
         }
-        for item in declared(StylizeConfig)
+        for item in declared(StylizeConfig).values()
     ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
-import platformdirs
 import uvicorn
 
 from nst_fast.errors import UsageError
@@ -18,11 +18,6 @@ from nst_fast.server.queue import Queue
 from nst_fast.system.files import lock, make_folder, shown
 
 GRACE_SECONDS = 3  # that answers have to end in when the server does
-
-
-def default_folder() -> Path:
-    """Where uploads and runs are by default: the user's data folder."""
-    return platformdirs.user_data_path("nst-fast", appauthor=False) / "ui"
 
 
 class Server(uvicorn.Server):
@@ -59,27 +54,21 @@ def serve(
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS, server_header=False
         )
-        threading.Thread(target=warm_up, name="imports", daemon=True).start()
+        # The first request for a plan or an upload would wait for it.
+        threading.Thread(target=import_module, args=("nst_fast.api",), name="imports", daemon=True).start()
         ready(address_of(bound, doors))
         Server(config, queue).run([bound])
-
-
-def warm_up() -> None:
-    """Import what the first request for a plan or an upload would wait for."""
-    import nst_fast.api  # noqa: F401  # for what it brings along
 
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens; the browser may come as soon as it does."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.create_server(address[:2], family=family)
+        return socket.create_server(address[:2], family=family, backlog=128)
     except (OSError, OverflowError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         remedy = "Choose another `port`; 0 takes one that is free"
         raise UsageError(f"`host` {host}, `port` {port}: cannot be listened on: {reason}", remedy) from None
-    bound.listen(128)
-    return bound
 
 
 def address_of(bound: socket.socket, doors: Doors) -> str:

@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from pydantic import Field
 
 from nst_fast.errors import InputError, UsageError
 from nst_fast.options.config import StylizeConfig
 from nst_fast.options.regions import KINDS as MASK_KINDS
 from nst_fast.server.answers import RequestError
+from nst_fast.server.models import UploadFacts
 from nst_fast.system.files import make_folder, remove, sha256_of, shown, write_atomic
 
 MEGAPIXELS = 179.0  # the most that a picture may have
@@ -29,20 +31,14 @@ SAMPLE_SIDE = 512  # drawing takes 4 s
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}  # the others are called as their formats are
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A picture that is here: size in pixels, and the options of the run that made it, if one of ours did."""
+class Upload(UploadFacts):
+    """A picture that is here, and its file."""
 
-    id: str
-    name: str
-    width: int
-    height: int
     file: str
-    record: dict[str, Any] | None = None
-    created: float = field(default_factory=time.time)
+    created: float = Field(default_factory=time.time)
 
-    def as_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name not in ("file", "created")}
+    def facts(self) -> dict[str, Any]:
+        return self.model_dump(include=set(UploadFacts.model_fields))
 
 
 class Uploads:
@@ -82,8 +78,7 @@ class Uploads:
     def add(self, path: Path, name: str) -> Upload:
         """Take a picture file in, under the name that the client gave it; the file is moved or removed.
 
-        Raises:
-            InputError: it is no picture that can be read.
+        Raises :class:`RequestError` for what is no picture that can be read.
         """
         name = shown(re.split(r"[/\\]", name)[-1])[:LONGEST_NAME] or "picture"
         id = sha256_of(path)[:ID_DIGITS]
@@ -113,13 +108,13 @@ class Uploads:
             stream.seek(0)
             limits = Limits(min(DISPLAY, longest_side(stream, name)), MEGAPIXELS)
             decoded = decode(stream, name, limits, parse_color("white"))
-        width, height = decoded.size
         file = id + SUFFIXES.get(decoded.format, f".{decoded.format.lower()}")
         write_atomic(self.folder / f"{id}-display.webp", webp(decoded.tensor, DISPLAY))
         write_atomic(self.folder / f"{id}-thumbnail.webp", webp(decoded.tensor, THUMBNAIL))
         path.replace(self.folder / file)
-        upload = Upload(id, name, width, height, file, options_of(self.folder / file))
-        write_atomic(self.folder / f"{id}.json", json.dumps(asdict(upload)).encode())
+        (width, height), record = decoded.size, options_of(self.folder / file)
+        upload = Upload(id=id, name=name, width=width, height=height, file=file, record=record)
+        write_atomic(self.folder / f"{id}.json", json.dumps(upload.model_dump()).encode())
         return upload
 
     def samples(self) -> list[dict[str, Any]]:
@@ -128,7 +123,7 @@ class Uploads:
             found = {upload.name: upload for upload in self.all() if upload.name in SAMPLES}
             for name in SAMPLES:
                 found[name] = found.get(name) or self._drawn(name)
-        return [found[name].as_dict() | {"kind": kind} for name, kind in SAMPLES.items()]
+        return [found[name].facts() | {"kind": kind} for name, kind in SAMPLES.items()]
 
     def _drawn(self, name: str) -> Upload:
         from nst_fast.images import encode_image, from_uint8

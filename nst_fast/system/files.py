@@ -154,10 +154,17 @@ def write_atomic(path: AnyPath, data: bytes | Callable[[BinaryIO], None]) -> Non
         OutputError: no space, no permission, no folder, not a regular file. The old file is intact.
     """
     target = _target(path)
-    temp = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
-    try:
+    with _temporary(target, path) as temp:
         _write_synced(temp, data)
         _put_in_place(temp, target)
+
+
+@contextmanager
+def _temporary(target: Path, path: AnyPath) -> Iterator[Path]:
+    """The name of a file beside ``target``, removed in the end; an ``OSError`` is one of ``path``."""
+    temp = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
+    try:
+        yield temp
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
@@ -286,14 +293,9 @@ def check_writable(path: AnyPath, overwrite: bool, inputs: Iterable[AnyPath] = (
     make_folder(target.parent)
     _sweep(target.parent)
     # Permission bits say little (root, network disks, full disks): write and remove a small file.
-    probe = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
-    try:
+    with _temporary(target, target) as probe:
         _write_synced(probe, bytes(PROBE_BYTES))
         probe.unlink()
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    finally:
-        remove(probe)
 
 
 def check_all_writable(paths: Iterable[AnyPath], overwrite: bool, inputs: Iterable[AnyPath] = ()) -> None:

@@ -59,10 +59,8 @@ _PROCESS = ProcessState()
 def own_state() -> Iterator[None]:
     """PyTorch and NumPy in their usual state for as long as a call lasts; also a decorator.
 
-    The number of threads stays the caller's. Random numbers come from generators of our own everywhere.
-
-    Raises:
-        UsageError: in a forked process, see :meth:`ProcessState.check_fork`.
+    The number of threads stays the caller's. Random numbers come from generators of our own everywhere. Raises as
+    :meth:`ProcessState.check_fork` does.
     """
     _PROCESS.check_fork()
     with ExitStack() as stack:
@@ -90,20 +88,16 @@ def _set_ours() -> list[Callable[[], object]]:
     # The precision of float32 has an older and a newer interface. Values of the newer one, once set, make reading the
     # older one fail, and setting the older one changes the newer one.
     levels = [torch.backends, mkldnn, mkldnn.conv, mkldnn.matmul, cudnn, cudnn.conv, cudnn.rnn, cuda.matmul]  # type: ignore[attr-defined]
-    newer: list[tuple[Any, str, object]] = [(level, "fp32_precision", "none") for level in levels]
-    flags: list[tuple[Any, str, object]] = [
-        (mkldnn, "enabled", True),
-        (cudnn, "enabled", True),
-        (cudnn, "benchmark", False),
-        (cudnn, "deterministic", False),
-    ]
-    for owner, name, _ in newer + flags:
+    settings: list[tuple[Any, str, object]] = [(level, "fp32_precision", "none") for level in levels]
+    settings += [(mkldnn, "enabled", True), (cudnn, "enabled", True)]
+    settings += [(cudnn, "benchmark", False), (cudnn, "deterministic", False)]
+    for owner, name, _ in settings:
         restore.append(partial(setattr, owner, name, getattr(owner, name)))
     with suppress(RuntimeError):  # a mixture of both
         restore.append(partial(setattr, cudnn, "allow_tf32", cudnn.allow_tf32))
     with suppress(RuntimeError):
         restore.append(partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()))
-    for owner, name, value in newer + flags:
+    for owner, name, value in settings:
         setattr(owner, name, value)
     torch.set_float32_matmul_precision("highest")
     cudnn.allow_tf32 = False

@@ -50,7 +50,7 @@ def made_clip(
 
 def clip_info(clip: Clip, rate: Fraction = Fraction(25)) -> FilmInfo:
     count, height, width = clip.frames.shape[:3]
-    return FilmInfo((height, width), tuple(at / rate for at in range(count)), rate, count / rate)
+    return FilmInfo((height, width), tuple(at / rate for at in range(count)), count / rate)
 
 
 def frames_of(pictures: NDArray[np.uint8], info: FilmInfo) -> list[Frame]:

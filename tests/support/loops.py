@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from nst_fast.engines import Evaluation, Evaluator
-from nst_fast.optimizers import Stepper, TorchStepper, make_optimizer
+from nst_fast.optimizers import Stepper, make_optimizer
+from nst_fast.optimizers.base import TorchStepper
 from nst_fast.options.config import OptimizerOptions
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.guard import Guard, Recovery

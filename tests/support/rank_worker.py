@@ -19,7 +19,8 @@ from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.optimizers import Adam, TorchStepper
+from nst_fast.optimizers.adam import Adam
+from nst_fast.optimizers.base import TorchStepper
 from nst_fast.options.config import StylizeConfig
 
 SIZE = (45, 51)  # odd, and no multiple of the pooling grid

@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from nst_fast.distributed.group import Ranks
+
 Found = TypeVar("Found")
 
 
@@ -27,7 +29,7 @@ class Exchange:
         return found
 
 
-class ThreadRanks:
+class ThreadRanks(Ranks):
     def __init__(self, exchange: Exchange, rank: int) -> None:
         self._exchange = exchange
         self.rank = rank

@@ -113,7 +113,7 @@ def test_losses_are_offered_after_a_tap_and_its_weight() -> None:
 def test_every_option_with_choices_offers_them() -> None:
     from nst_fast.cli.completion import completion_of
 
-    offered = {item.name: completion_of(item) for item in declared(StylizeConfig) if item.option.choices}
+    offered = {name: completion_of(item) for name, item in declared(StylizeConfig).items() if item.option.choices}
     assert len(offered) > 20
     assert all(offered.values())
 

@@ -316,7 +316,7 @@ GOOD: dict[str, Any] = json.loads(
         precision="fp32",
         losses={"total": 1.0},
         history={"total": [1.0, 2.0]},
-    ).to_json()
+    ).as_text()["nst-fast"]
 )
 TEXTS = {
     "nothing": "",

@@ -19,7 +19,7 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
 
 SLOW = "/api/samples"  # which are drawn for seconds
-NAMES = [item.name for item in declared(StylizeConfig)]
+NAMES = list(declared(StylizeConfig))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -122,7 +122,7 @@ def test_the_reference_has_every_option_command_and_public_name(work: Path) -> N
     options, commands, python = (
         (folder / f"{name}.md").read_text("utf-8") for name in ("options", "commands", "python")
     )
-    assert {item.flag for item in declared(StylizeConfig)} == set(
+    assert {item.flag for item in declared(StylizeConfig).values()} == set(
         re.findall(r"^\| `(--[\w-]+)`", options, re.MULTILINE)
     )
     assert list(COMMANDS) == re.findall(r"^## (.+)$", commands, re.MULTILINE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -14,20 +13,10 @@ from PIL import Image
 from nst_fast.errors import InputError
 from nst_fast.images.decoding import FORMATS, Limits, pillow_guarded
 from nst_fast.images.film.facts import Film, FilmInfo, Part, Pixels
-from nst_fast.images.sources import check_signature
 from nst_fast.system.files import shown
 
 _HASTE = Fraction(1, 100)  # a delay of a GIF that browsers take for "no matter", and for a tenth of a second
 _NO_DELAY = Fraction(1, 10)
-
-
-def is_picture(head: bytes) -> bool:
-    """Whether a file that begins with these 16 bytes is a picture, still or animated."""
-    try:
-        check_signature(head, "")
-    except InputError:
-        return False
-    return True
 
 
 def open_animation(path: Path, part: Part, limits: Limits) -> Film:
@@ -40,17 +29,15 @@ def open_animation(path: Path, part: Part, limits: Limits) -> Film:
             raise InputError(f"{name} is a still picture", "Give it to `nst-fast stylize`")
         offset = int(picture.info.get("default_image", False))  # of an APNG: shown where animations are not
         count = getattr(picture, "n_frames", 1) - offset
-        ends, opaque = [Fraction(0)], []
+        clock, opaque = [Fraction(0)], []
         for index in range(count):
             picture.seek(offset + index)
             opaque.append(bool(np.asarray(picture.convert("RGBA"))[..., 3].min() == 255))
-            ends.append(ends[-1] + _delay(picture))
-    first, stop = part.of(ends[:-1], ends[-1], name)
-    duration = ends[stop] - ends[first]
-    times = tuple(at - ends[first] for at in ends[first:stop])
-    info = FilmInfo(picture.size[::-1], times, (stop - first) / duration, duration, begin=ends[first])
-    info = replace(info, alpha=not all(opaque[first:stop]))
-    return Film(info, first, partial(_read, path, limits.max_megapixels, offset, "RGBA" if info.alpha else "RGB"))
+            clock.append(clock[-1] + _delay(picture))
+    first, stop = part.of(clock, name)
+    alpha = not all(opaque[first:stop])
+    info = FilmInfo.of_clock(clock[first : stop + 1], picture.size[::-1], alpha=alpha)
+    return Film(info, first, partial(_read, path, limits.max_megapixels, offset, "RGBA" if alpha else "RGB"))
 
 
 def _delay(picture: Image.Image) -> Fraction:

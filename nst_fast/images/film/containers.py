@@ -52,7 +52,7 @@ def open_container(path: Path, part: Part, limits: Limits) -> Film:
         limits.check(stream.codec_context.width, stream.codec_context.height, name)
         _check_colors(stream.codec_context, name)
         clock = _clock(path, container, stream, name)
-        first, stop = part.of([at - clock[0] for at in clock[:-1]], clock[-1] - clock[0], name)
+        first, stop = part.of(clock, name)
         info = _info(container, stream, clock[first : stop + 1], name)
     sound = (clock[first] if first else None, clock[stop] if stop < len(clock) - 1 else None)
     return Film(replace(info, sound=sound), first, partial(_read, path, limits, clock))
@@ -113,16 +113,12 @@ def _info(container: Any, stream: Any, clock: Sequence[Fraction], name: str) -> 
     frame = next(_decoded(container, stream), None)
     if frame is None:
         raise InputError(f"{name} has no frame that can be decoded", _REMEDY)
-    pixels, begin = _upright(frame, _has_alpha(stream)), clock[0]
-    aspect = Fraction(stream.sample_aspect_ratio or 1)
-    return FilmInfo(
-        size=pixels.shape[:2],
-        times=tuple(at - begin for at in clock[:-1]),
-        rate=(len(clock) - 1) / (clock[-1] - begin),
-        duration=clock[-1] - begin,
+    pixels, aspect = _upright(frame, _has_alpha(stream)), Fraction(stream.sample_aspect_ratio or 1)
+    return FilmInfo.of_clock(
+        clock,
+        pixels.shape[:2],
         audio=bool(container.streams.audio),
         alpha=pixels.shape[2] == 4,
-        begin=begin,
         pixel_aspect=1 / aspect if _turn(frame)[0] else aspect,
         metadata=tuple((key, text) for key, text in container.metadata.items() if key not in _OF_THE_FILE),
         notes=("interlaced: each frame shows two moments (`ffmpeg -i IN -vf yadif OUT.mp4`)",) * frame.interlaced_frame,

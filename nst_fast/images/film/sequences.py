@@ -18,7 +18,7 @@ from nst_fast.images.decoding import Limits
 from nst_fast.images.film.facts import Film, FilmInfo, Frame, Part, Pixels
 from nst_fast.system.files import make_folder, remove, shown
 
-RATE = Fraction(25)
+RATE = Fraction(25)  # frames a second
 _NUMBER = re.compile(r"%(?:0(\d))?d")
 
 
@@ -27,16 +27,14 @@ def is_pattern(path: Path) -> bool:
     return len(_NUMBER.findall(path.name)) == 1 and not path.exists()
 
 
-def open_sequence(path: Path, part: Part, limits: Limits, rate: Fraction | None) -> Film:
+def open_sequence(path: Path, part: Part, limits: Limits) -> Film:
     """See :func:`nst_fast.images.film.open_film`; the numbers begin anywhere and have no gap."""
-    paths, rate = _without_gap(path), rate or RATE
-    pixels = _picture(paths[0], limits.max_megapixels)
-    first, stop = part.of([at / rate for at in range(len(paths))], len(paths) / rate, shown(path))
-    count = stop - first
-    times = tuple(at / rate for at in range(count))
-    height, width, channels = pixels.shape
-    info = FilmInfo((height, width), times, rate, count / rate, alpha=channels == 4, begin=first / rate)
-    return Film(info, first, partial(_read, paths, (height, width, channels), limits.max_megapixels))
+    paths = _without_gap(path)
+    clock = [at / RATE for at in range(len(paths) + 1)]
+    first, stop = part.of(clock, shown(path))
+    shape = _picture(paths[0], limits.max_megapixels).shape
+    info = FilmInfo.of_clock(clock[first : stop + 1], shape[:2], alpha=shape[2] == 4)
+    return Film(info, first, partial(_read, paths, shape, limits.max_megapixels))
 
 
 def write_sequence(path: Path, frames: Iterable[Frame], quality: int) -> None:

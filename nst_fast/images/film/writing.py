@@ -135,14 +135,12 @@ def _write(
     audio: Path | None,
     quality: int,
 ) -> None:
+    import av
+
     first, begin = next(timed)
     info = replace(info, size=first.pixels.shape[:2], alpha=first.pixels.shape[2] == 4)
-    with ExitStack() as stack:
-        sound = _Sound(audio if kind.sound else None, info, stack)
-        clock = _Clock(info, kind, sound.early)
-        out, stream = _begun(file, kind, info, clock, sound, quality)
-        stack.callback(_abandon, out)
-        with _reported():
+    try:
+        with _begun(file, kind, info, audio, quality) as (out, stream, clock, sound):
             for index, (frame, time) in enumerate(chain([(first, begin)], timed)):
                 if index in clock.begins:
                     picture = _picture(frame.pixels, kind)
@@ -152,6 +150,10 @@ def _write(
             _mux(out, stream.encode(None), clock)
             sound.mux(out, None)
             out.close()
+    except av.FFmpegError as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the file
+            raise
+        raise OutputError(f"the film cannot be written ({error.strerror})") from error
     if kind.container == "webp" and info.alpha:  # which libwebp forgets if each frame is opaque where it differs
         file.seek(_WEBP_FLAGS)
         file.write(b"\x12")  # an animation with alpha
@@ -187,61 +189,44 @@ def _mux(out: Any, packets: list[Any], clock: _Clock) -> None:
         out.mux(packet)
 
 
-@contextmanager
-def _reported() -> Iterator[None]:
-    """What FFmpeg refuses becomes :class:`OutputError`; an error of the file stays an ``OSError``."""
-    import av
-
-    try:
-        yield
-    except av.FFmpegError as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise OutputError(f"the film cannot be written ({error.strerror})") from error
-
-
-def _abandon(out: Any) -> None:
-    """Close a film, whatever becomes of it: one that failed, or that is complete and closed already."""
-    import av
-
-    with suppress(av.FFmpegError, OSError):
-        out.close()
-
-
 def _try(kind: Kind, info: FilmInfo, audio: Path | None) -> None:
     """Begin a film in memory. Raises what FFmpeg raises."""
+    with _begun(io.BytesIO(), kind, info, audio, QUALITY) as (out, *_):
+        out.start_encoding()
+
+
+@contextmanager
+def _begun(
+    file: BinaryIO, kind: Kind, info: FilmInfo, audio: Path | None, quality: int
+) -> Iterator[tuple[Any, Any, _Clock, _Sound]]:
+    """A container, its stream of pictures, when they begin, and the sound; closed whatever becomes of it."""
+    import av
+
     with ExitStack() as stack:
         sound = _Sound(audio if kind.sound else None, info, stack)
         clock = _Clock(info, kind, sound.early)
-        out, _ = _begun(io.BytesIO(), kind, info, clock, sound, QUALITY)
+        for_ever = {"gif": {"loop": "0"}, "webp": {"loop": "0"}, "apng": {"plays": "0", "final_delay": str(clock.last)}}
+        out = av.open(file, "w", format=kind.container, options=for_ever.get(kind.container, {}))
+        out.metadata.update(dict(info.metadata))
+        stream = out.add_stream(kind.codec, options=_options(kind, quality, info.alpha))
+        encoder = stream.codec_context
+        height, width = info.size
+        if kind.codec == _H264.codec:
+            height, width = height + height % 2, width + width % 2
+        encoder.height, encoder.width, encoder.pix_fmt = height, width, kind.alpha if info.alpha else kind.opaque
+        encoder.time_base, encoder.framerate = clock.base, info.rate.limit_denominator(_FINEST)
+        encoder.max_b_frames = 0  # with them MP4 gives the last frame of a variable rate a wrong length
+        encoder.bit_rate = 0  # the quality decides
+        encoder.sample_aspect_ratio = info.pixel_aspect
+        if "yuv" in encoder.pix_fmt:
+            encoder.colorspace = encoder.color_primaries = BT709
+            encoder.color_trc, encoder.color_range = _SRGB_CURVE, _LIMITED_RANGE
+        sound.add_to(out, clock.delay)
         try:
-            out.start_encoding()
+            yield out, stream, clock, sound
         finally:
-            _abandon(out)
-
-
-def _begun(file: BinaryIO, kind: Kind, info: FilmInfo, clock: _Clock, sound: _Sound, quality: int) -> tuple[Any, Any]:
-    """A container and its stream of pictures."""
-    import av
-
-    for_ever = {"gif": {"loop": "0"}, "webp": {"loop": "0"}, "apng": {"plays": "0", "final_delay": str(clock.last)}}
-    out = av.open(file, "w", format=kind.container, options=for_ever.get(kind.container, {}))
-    out.metadata.update(dict(info.metadata))
-    stream = out.add_stream(kind.codec, options=_options(kind, quality, info.alpha))
-    encoder = stream.codec_context
-    height, width = info.size
-    if kind.codec == _H264.codec:
-        height, width = height + height % 2, width + width % 2
-    encoder.height, encoder.width, encoder.pix_fmt = height, width, kind.alpha if info.alpha else kind.opaque
-    encoder.time_base, encoder.framerate = clock.base, info.rate.limit_denominator(_FINEST)
-    encoder.max_b_frames = 0  # with them MP4 gives the last frame of a variable rate a wrong length
-    encoder.bit_rate = 0  # the quality decides
-    encoder.sample_aspect_ratio = info.pixel_aspect
-    if "yuv" in encoder.pix_fmt:
-        encoder.colorspace = encoder.color_primaries = BT709
-        encoder.color_trc, encoder.color_range = _SRGB_CURVE, _LIMITED_RANGE
-    sound.add_to(out, clock.delay)
-    return out, stream
+            with suppress(av.FFmpegError, OSError):  # it failed, or is complete and closed already
+                out.close()
 
 
 def _options(kind: Kind, quality: int, alpha: bool) -> dict[str, str]:

@@ -1,6 +1,4 @@
-"""VGG weights: the original network's (``original``), torchvision's (``cache``, ``hub``), a file (``checkpoints``),
-or seeded random numbers.
-"""
+"""VGG weights: original (``original``), torchvision's (``cache``, ``hub``), of a file (``checkpoints``), or random."""
 
 from __future__ import annotations
 

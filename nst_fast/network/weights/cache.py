@@ -31,23 +31,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A weight file of this machine.
+    """A weight file of this machine."""
 
-    Attributes:
-        network: ``vgg16`` or ``vgg19``; empty for a file that fits several, or is not known.
-        path: its place.
-        state: ``intact``, ``damaged`` or ``unknown`` (there is no hash to compare with).
-        sha256: of its bytes; empty when it was not read.
-        expected: its SHA-256 or the first digits of it; empty when nothing is known.
-        source: ``original`` or ``imagenet``, as the option ``weights`` names them; empty for any other file.
-    """
-
-    network: str
+    network: str  # ``vgg16`` or ``vgg19``; empty for a file that fits several, or is not known
     path: Path
-    state: str
-    sha256: str = ""
-    expected: str = ""
-    source: str = ""
+    state: str  # ``intact``, ``damaged`` or ``unknown`` (there is no hash to compare with)
+    sha256: str  # of its bytes; empty when it could not be read
+    expected: str  # its SHA-256 or the first digits of it; empty when nothing is known
+    source: str  # ``original`` or ``imagenet``, as the option ``weights`` names them; empty for any other file
 
 
 def copy_of(network: str) -> Path:
@@ -194,8 +185,7 @@ def _state(digest: str, expected: str) -> str:
 def examine(path: Path, sha256: str | None = None) -> WeightFile:
     """Compare a file with the hash that is given, that its note holds, or that the original's or torchvision's has.
 
-    Raises:
-        InputError: it cannot be read.
+    Raises :class:`InputError` where it cannot be read.
     """
     if path.exists() and not path.is_file():  # a pipe or a device may have no end
         raise InputError(f"{shown(path)} is no file", "Give a .safetensors, .pth or .pt file")

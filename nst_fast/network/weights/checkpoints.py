@@ -32,8 +32,7 @@ _FETCH_AGAIN = "Fetch or save it again (torch.save(model.state_dict(), ...)), or
 def read_features(path: Path) -> dict[str, Tensor]:
     """All tensors of a file that can be VGG features, on the CPU, as they are stored and named as torchvision does.
 
-    Raises:
-        WeightsError: the file is missing, damaged, of another kind, unsafe, or holds no VGG features.
+    Raises :class:`WeightsError` for a file that is missing, damaged, of another kind, unsafe, or without VGG features.
     """
     _check_kind(path)
     stored = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_checkpoint(path)
@@ -61,8 +60,7 @@ def servable_taps(names: Collection[str], network: str) -> list[str]:
 def select(features: Mapping[str, Tensor], network: str, taps: Iterable[str], path: Path) -> dict[str, Tensor]:
     """Exactly the tensors that the network needs up to its deepest tap: checked, copied, float32.
 
-    Raises:
-        WeightsError: another network's weights, weights that are not finite, or a layer that the file lacks.
+    Raises :class:`WeightsError` for those of another network, what is not finite, or a layer that the file lacks.
     """
     check_shapes(features, network, path)
     layers = cut(network, taps)

@@ -81,11 +81,11 @@ def hub_file(network: str, mirrors: tuple[str, ...] = ()) -> HubFile:
 
 
 class _FailedError(Exception):
-    """An address did not give the file; ``temporary`` if the same address may give it later."""
+    """An address did not give the file."""
 
-    def __init__(self, message: str, *, temporary: bool = False) -> None:
-        super().__init__(message)
-        self.temporary = temporary
+
+class _TemporaryError(_FailedError):
+    """The same address may give it later."""
 
 
 def download(file: HubFile) -> str:
@@ -117,9 +117,7 @@ def _with_tries(address: str, sink: BinaryIO, file: HubFile) -> str:
     for pause in PAUSES:
         try:
             return _fetch(address, sink, file)
-        except _FailedError as error:
-            if not error.temporary:
-                raise
+        except _TemporaryError as error:
             _log.warning("%s; trying again in %g seconds", error, pause)
             time.sleep(pause)
     return _fetch(address, sink, file)
@@ -140,10 +138,10 @@ def _fetch(address: str, sink: BinaryIO, file: HubFile) -> str:
     if file.is_content(digest):  # the stated length may be wrong
         return digest
     if received < length:
-        raise _FailedError(f"{address}: the download was cut after {received} of {length} bytes", temporary=True)
+        raise _TemporaryError(f"{address}: the download was cut after {received} of {length} bytes")
     sink.truncate(0)
-    # The fault may lie in what an earlier try left.
-    raise _FailedError(f"{address} gave {received} bytes whose sha256 is {digest}", temporary=present > 0)
+    failure = _TemporaryError if present else _FailedError  # the fault may lie in what an earlier try left
+    raise failure(f"{address} gave {received} bytes whose sha256 is {digest}")
 
 
 def _sha256(sink: BinaryIO) -> str:
@@ -161,8 +159,8 @@ def _answer(address: str, present: int) -> addinfourl:
         error.close()
         if error.code == 416:  # more is present than the file has
             return _answer(address, 0)
-        reason = f"{address}: the server answered {error.code} {error.reason}"
-        raise _FailedError(reason, temporary=error.code in _TEMPORARY) from error
+        failure = _TemporaryError if error.code in _TEMPORARY else _FailedError
+        raise failure(f"{address}: the server answered {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:
         raise _FailedError(f"{address}: {_reason(error)}") from error
 
@@ -234,4 +232,4 @@ def _chunks(response: addinfourl, address: str) -> Iterator[bytes]:
             yield piece
             piece = response.read1(_CHUNK)
     except (OSError, HTTPException, ValueError) as error:
-        raise _FailedError(f"{address}: the download broke off: {_reason(error)}", temporary=True) from error
+        raise _TemporaryError(f"{address}: the download broke off: {_reason(error)}") from error

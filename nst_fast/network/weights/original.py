@@ -56,12 +56,10 @@ def file_path() -> Path | None:
 def original_features(layers: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The original weights of some layers, float32 on the CPU, under torchvision's names.
 
-    Returns:
-        The tensors for torchvision's input, RGB in [0, 1] with ImageNet's mean subtracted and divided by its deviation;
-        and the first convolution's, which alone were rewritten, as they were published.
+    Those for torchvision's input, RGB in [0, 1] with ImageNet's mean subtracted and divided by its deviation; and those
+    of the first convolution, which alone were rewritten, as they were published.
 
-    Raises:
-        WeightsError: the package or its file is missing, or the file is not the one known here.
+    Raises :class:`WeightsError` where the package or its file is missing, or the file is not the one known here.
     """
     stored = _read_checked()
     shapes = convolutions(NETWORK)

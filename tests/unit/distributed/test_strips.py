@@ -6,7 +6,7 @@ import pytest
 import torch
 from thread_ranks import ThreadRanks, run_ranks
 
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 
 TAPS = ["relu2_2", "relu1_1"]
@@ -32,7 +32,7 @@ def test_the_sum_of_what_viewers_saw_of_a_row_is_given_back_to_it(height: int, c
 
 
 def test_a_single_rank_copies_and_sends_nothing() -> None:
-    picture, ranks = torch.rand(1, 3, 40, 30), SingleRank()
+    picture, ranks = torch.rand(1, 3, 40, 30), Ranks()
     strip = make_strip(ranks, "vgg19", TAPS, 40, 30)
     assert strip.own(picture) is picture
     assert strip.whole(picture) is picture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
 from nst_fast.engines.checked_kernels import compare_pooling, compare_seed, some_features
@@ -24,8 +24,10 @@ from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.optimizers import LBFGS, TorchStepper, make_optimizer
+from nst_fast.optimizers import make_optimizer
+from nst_fast.optimizers.base import TorchStepper
 from nst_fast.optimizers.captured import PLAIN_UPDATES, GraphedOptimizer, graphed
+from nst_fast.optimizers.lbfgs import LBFGS
 from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
 from nst_fast.run.guard import Guard
 from nst_fast.run.loop import LossHistory, Span, optimize
@@ -110,8 +112,7 @@ def test_kernels_of_seeds_change_the_gradient_by_rounding_alone(cuda: torch.devi
     objective, image = problem(options, encoder.to(cuda), (70, 53))
     plain, found = (FastEvaluator(encoder, objective, torch.bfloat16, kernels=on)(image) for on in (False, True))
     assert relative_error(found.gradient, plain.gradient) < 2e-2
-    for name, term in plain.terms.items():
-        torch.testing.assert_close(found.terms[name], term, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.terms, plain.terms, rtol=1e-4, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchInductor's own: of deprecated imports, and that TF32 would be faster
@@ -135,7 +136,7 @@ def test_tiles_on_a_gpu_add_up_to_the_whole(cuda: torch.device) -> None:
     objective, image = problem(options, encoder.to(cuda), (130, 97))
     with float32_arithmetic("fp32"):
         whole = FastEvaluator(encoder, objective)(image)
-        strip = make_strip(SingleRank(), "vgg19", options.taps, 130, 97, (3, 2))
+        strip = make_strip(Ranks(), "vgg19", options.taps, 130, 97, (3, 2))
         tiled = TiledEvaluator(FastNetwork(encoder, torch.float32), objective, strip)(image)
     assert relative_error(tiled.gradient, whole.gradient) < 1e-4
 

@@ -10,7 +10,7 @@ import torch
 from narrow_networks import crop_network, few_channels, narrow, pictures
 from torch import Tensor
 
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.tiled import TiledEvaluator, tiled_targets
@@ -66,7 +66,7 @@ def test_the_fast_engine_has_it() -> None:
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3)])
 def test_tiles_have_it(grid: tuple[int, int]) -> None:
-    strip = make_strip(SingleRank(), OPTIONS.network, OPTIONS.taps, *SIZE, grid)
+    strip = make_strip(Ranks(), OPTIONS.network, OPTIONS.taps, *SIZE, grid)
     network = crop_network("fast", narrow(OPTIONS))
     targets = replace(tiled_targets(network, OPTIONS, strip, CONTENT, [STYLE]), temporal=TEMPORAL)
     check(TiledEvaluator(network, Objective(OPTIONS, targets), strip)(PASTICHE), eager())

@@ -16,17 +16,18 @@ from narrow_networks import crop_network, few_channels, narrow, pictures
 from thread_ranks import ThreadRanks, run_ranks
 from torch import Tensor
 
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation
 from nst_fast.engines.crop_network import EagerNetwork
 from nst_fast.engines.tiled import TiledEvaluator, halved, shared_style, tiled_targets
 from nst_fast.errors import UsageError
+from nst_fast.network import tiles
 from nst_fast.network.tiles import halo_of
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.guides import PLAIN, StylePart
-from nst_fast.objective.objective import Objective, Statistics, build_targets, measure
+from nst_fast.objective.objective import Objective, Statistics, build_targets
 from nst_fast.options.config import ObjectiveOptions
 
 DEEP = ObjectiveOptions(tv_weight=0.5, chroma_tv_weight=2.0)
@@ -56,7 +57,6 @@ def cut(
     *,
     style_size: Size = STYLE_SIZE,
     engine: str = "eager",
-    halo: int | None = None,
     batch: int = 1,
 ) -> list[Evaluation]:
     """What every rank computes in tiles; the gradients are those of the whole picture, put together."""
@@ -65,7 +65,7 @@ def cut(
     network = crop_network(engine, narrow(options))
 
     def work(me: ThreadRanks) -> Evaluation:
-        strip = make_strip(me, options.network, options.taps, *size, grid, halo=halo)
+        strip = make_strip(me, options.network, options.taps, *size, grid)
         objective = Objective(options, tiled_targets(network, options, strip, content, [style]))
         found = TiledEvaluator(network, objective, strip)(strip.own(pastiche))
         return Evaluation(found.total, found.terms, strip.whole(found.gradient))
@@ -82,8 +82,7 @@ def check(one: Evaluation, ranks: list[Evaluation]) -> None:
     for found in ranks:
         assert gap(one, found) < 1e-10
         assert list(found.terms) == list(one.terms)
-        for name, term in one.terms.items():
-            torch.testing.assert_close(found.terms[name], term, rtol=1e-10, atol=1e-300)
+        torch.testing.assert_close(found.terms, one.terms, rtol=1e-10, atol=1e-300)
         torch.testing.assert_close(found.total, one.total, rtol=1e-10, atol=0)
         assert torch.equal(found.total, ranks[0].total), "decisions need the same bits on every rank"
 
@@ -132,13 +131,16 @@ def test_tiles_of_all_ranks_give_terms_and_gradient_of_the_whole(
 @pytest.mark.parametrize("network", ["vgg16", "vgg19"])
 @pytest.mark.parametrize("pooling", ["max", "average"])
 @pytest.mark.parametrize(("grid", "ranks"), [((2, 2), 1), ((1, 1), 2)])
-def test_a_halo_one_cell_too_small_gives_another_gradient(network: str, pooling: str, grid: Size, ranks: int) -> None:
+def test_a_halo_one_cell_too_small_gives_another_gradient(
+    network: str, pooling: str, grid: Size, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = DEEP.replace(network=network, pooling=pooling)
     size = (331, 289) if ranks == 1 else (331, 97)
     true = whole(options, size)
     narrower = halo_of(network, options.taps) - 16
     assert max(gap(true, found) for found in cut(options, size, grid, ranks)) < 1e-10
-    assert min(gap(true, found) for found in cut(options, size, grid, ranks, halo=narrower)) > 1e-8
+    monkeypatch.setattr(tiles, "halo_of", lambda network, taps: narrower)
+    assert min(gap(true, found) for found in cut(options, size, grid, ranks)) > 1e-8
 
 
 def test_there_is_no_seam() -> None:
@@ -187,7 +189,7 @@ class WatchedNetwork(EagerNetwork):
 def test_one_tile_takes_one_forward_pass_and_several_take_two_of_one_crop_each(grid: Size, calls: list[str]) -> None:
     network = WatchedNetwork(narrow(DEEP))
     content, style = pictures(500, 330, 2)
-    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 500, 330, grid)
+    strip = make_strip(Ranks(), "vgg19", DEEP.taps, 500, 330, grid)
     evaluate = TiledEvaluator(network, Objective(DEEP, tiled_targets(network, DEEP, strip, content, [style])), strip)
     network.calls.clear()
     evaluate(content)
@@ -202,7 +204,7 @@ def test_nothing_of_a_step_stays_in_memory_but_its_answer(grid: Size) -> None:
     encoder = narrow(DEEP)
     content, style = pictures(120, 120, 2)
     objective = Objective(DEEP, build_targets(encoder, DEEP, content, [style]))
-    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 120, 120, grid)
+    strip = make_strip(Ranks(), "vgg19", DEEP.taps, 120, 120, grid)
     evaluate = TiledEvaluator(EagerNetwork(encoder), objective, strip)
     gc.collect()
     gc.disable()
@@ -220,7 +222,7 @@ def test_targets_computed_in_tiles_are_the_targets() -> None:
     (content,) = pictures(203, 171, 1)
     styles = [*pictures(333, 190, 1), *pictures(64, 90, 1)]
     expected = build_targets(encoder, DEEP, content, styles, [1.0, 3.0])
-    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 203, 171, (2, 2))
+    strip = make_strip(Ranks(), "vgg19", DEEP.taps, 203, 171, (2, 2))
     for halve, rtol, atol in ((False, 1e-10, 0.0), (True, 2**-11, 1e-6)):
         network = EagerNetwork(encoder)
         found = tiled_targets(network, DEEP, strip, content, styles, [1.0, 3.0], halve_content=halve)
@@ -236,7 +238,7 @@ def test_halved_content_targets_move_the_content_term_by_less_than_a_millionth_o
     content, style, pastiche = pictures(203, 171, 3)
     targets = build_targets(encoder, DEEP, content, [style])
     rounded = Statistics({tap: halved(kept) for tap, kept in targets.content.items()}, targets.style, {})
-    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 203, 171, (2, 1))
+    strip = make_strip(Ranks(), "vgg19", DEEP.taps, 203, 171, (2, 1))
     exact, near = (TiledEvaluator(EagerNetwork(encoder), Objective(DEEP, kept), strip) for kept in (targets, rounded))
     assert exact(content).terms["content/relu4_2"].item() < 1e-25
     assert 0 < near(content).terms["content/relu4_2"].item() < 1e-6
@@ -254,10 +256,10 @@ def test_grams_of_low_precision_features_are_added_up_in_single_precision() -> N
 
     encoder = narrow(DEEP)
     (style,) = pictures(200, 180, 1)
-    strip = make_strip(SingleRank(), "vgg19", DEEP.taps, 200, 180, (2, 2))
+    strip = make_strip(Ranks(), "vgg19", DEEP.taps, 200, 180, (2, 2))
     found = shared_style(Half(encoder), DEEP, strip, StylePart(style, PLAIN, 1.0))["style/relu1_1"]
     assert found.dtype == torch.float32
-    expected = measure(encoder(style), (), DEEP.style_terms.values()).style["style/relu1_1"]
+    expected = build_targets(encoder, DEEP, None, [style]).style["style/relu1_1"]
     torch.testing.assert_close(found.double(), expected, rtol=5e-3, atol=1e-6)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import choice, pooling_kernels, trial
 from nst_fast.engines.checked_kernels import compare_pooling
@@ -114,7 +114,7 @@ def test_the_fast_engine_with_winograd_is_the_eager_one(size: tuple[int, int]) -
 
 def test_tiles_with_winograd_are_the_whole_picture() -> None:
     encoder, objective, image = problem((66, 75), torch.float64)
-    strip = make_strip(SingleRank(), "vgg19", OPTIONS.taps, 66, 75, (2, 2))
+    strip = make_strip(Ranks(), "vgg19", OPTIONS.taps, 66, 75, (2, 2))
     expected = EagerEvaluator(encoder, objective)(image)
     actual = TiledEvaluator(FastNetwork(encoder, torch.float64, winograd=LAYERS), objective, strip)(image)
     torch.testing.assert_close(actual.gradient, expected.gradient, rtol=1e-8, atol=1e-13)

@@ -28,7 +28,7 @@ UNEVEN = [Fraction(at, 30_000) for at in (0, 1001, 3003, 4004, 9009, 10_010)]
 
 def with_times(times: Sequence[Fraction], last: Fraction) -> FilmInfo:
     duration = times[-1] + last
-    return replace(INFO, times=tuple(times), duration=duration, rate=len(times) / duration)
+    return replace(INFO, times=tuple(times), duration=duration)
 
 
 def pixels_of(path: Path, **part: Any) -> NDArray[np.uint8]:
@@ -414,11 +414,11 @@ def test_the_picture_for_those_who_cannot_show_an_apng_is_no_frame(tmp_path: Pat
     assert np.array_equal(pixels_of(tmp_path / "f.png"), CLIP.frames[1:3])
 
 
-def test_numbered_pictures_have_the_rate_that_is_asked_for(tmp_path: Path) -> None:
+def test_numbered_pictures_are_25_a_second(tmp_path: Path) -> None:
     write_film(tmp_path / "%02d.png", frames_of(CLIP.frames, INFO), INFO)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:02d}.png" for number in range(1, 7)]
-    with open_film(tmp_path / "%d.png", rate=Fraction(10), start=0.2) as film:  # zeros in front do not matter
-        assert film.info.times == tuple(Fraction(at, 10) for at in range(4))
+    with open_film(tmp_path / "%d.png", start=0.08) as film:  # zeros in front do not matter
+        assert film.info.times == tuple(Fraction(at, 25) for at in range(4))
         assert np.array_equal(next(film.frames()).pixels, CLIP.frames[2])
     (tmp_path / "04.png").unlink()
     with pytest.raises(InputError, match="number 4 is missing"):

@@ -13,8 +13,8 @@ from pictures import sample, turned
 from PIL import Image
 
 from nst_fast.errors import InputError
-from nst_fast.images import Borders
-from nst_fast.images.given import GivenPicture, load_source, source_of, sources_of
+from nst_fast.images import Borders, load_image
+from nst_fast.images.given import GivenPicture, source_of, sources_of
 
 Array = np.ndarray[Any, Any]
 
@@ -46,8 +46,8 @@ SIZES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("how", SIZES, ids=str)
 def test_a_picture_in_memory_is_read_as_its_file(form: str, how: dict[str, Any], pixels: Array, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    file = load_source(tmp_path / "a.png", **how)
-    given = load_source(source_of(FORMS[form](pixels)), **how)
+    file = load_image(tmp_path / "a.png", **how)
+    given = load_image(source_of(FORMS[form](pixels)), **how)
     torch.testing.assert_close(given.tensor, file.tensor, atol=2e-6, rtol=0)
     assert (given.original_size, given.notes) == (file.original_size, file.notes)
     assert given.path.name == given.format == ("image" if form == "PIL image" else "array")
@@ -57,8 +57,8 @@ def test_a_picture_in_memory_is_read_as_its_file(form: str, how: dict[str, Any],
 def test_transparency_is_composited_on_the_background(form: str, pixels: Array, tmp_path: Path) -> None:
     alpha = np.concatenate([pixels, np.full((300, 400, 1), 51, np.uint8)], axis=2)
     Image.fromarray(alpha).save(tmp_path / "a.png")
-    file = load_source(tmp_path / "a.png", background="red")
-    given = load_source(source_of(FORMS[form](alpha)), background="red")
+    file = load_image(tmp_path / "a.png", background="red")
+    given = load_image(source_of(FORMS[form](alpha)), background="red")
     torch.testing.assert_close(given.tensor, file.tensor, atol=1e-6, rtol=0)
     assert given.notes == file.notes == ("transparent pixels composited on the background",)
 
@@ -68,8 +68,8 @@ def test_an_image_is_turned_as_its_orientation_says_and_its_palette_is_resolved(
     Image.fromarray(pixels).convert("P").save(tmp_path / "palette.png")
     for name in ("turned.png", "palette.png"):
         with Image.open(tmp_path / name) as image:
-            given = load_source(source_of(image))
-        file = load_source(tmp_path / name)
+            given = load_image(source_of(image))
+        file = load_image(tmp_path / name)
         assert torch.equal(given.tensor, file.tensor)
         assert given.original_size == file.original_size
 
@@ -89,14 +89,14 @@ def test_what_is_given_may_be_changed_afterwards(pixels: Array) -> None:
     for make in FORMS.values():
         given = make(pixels.copy())
         source = source_of(given)
-        before = load_source(source).tensor
+        before = load_image(source).tensor
         if isinstance(given, torch.Tensor):
             given.detach().zero_()
         elif isinstance(given, Image.Image):
             given.paste((0, 0, 0), (0, 0, 400, 300))
         else:
             given[:] = 0
-        assert torch.equal(load_source(source).tensor, before)
+        assert torch.equal(load_image(source).tensor, before)
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_what_is_given_may_be_changed_afterwards(pixels: Array) -> None:
 )
 def test_what_is_no_picture_is_refused_with_what_is_one(given: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        load_source(source_of(given))
+        load_image(source_of(given))
 
 
 def test_limits_are_those_of_files(pixels: Array) -> None:
     with pytest.raises(InputError, match="the given array has 400x300 pixels"):
-        load_source(source_of(pixels), max_megapixels=0.1)
+        load_image(source_of(pixels), max_megapixels=0.1)
     with pytest.raises(InputError, match="only 5x300"):
-        load_source(source_of(pixels[:, :5]))
+        load_image(source_of(pixels[:, :5]))
 
 
 def test_one_picture_or_several(pixels: Array) -> None:

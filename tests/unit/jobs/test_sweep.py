@@ -104,6 +104,11 @@ def test_an_option_may_be_varied_once_and_words_may_be_values(pictures: Path) ->
     ]
 
 
+def test_a_loss_that_not_every_run_has_is_a_column_of_the_table(pictures: Path, tmp_path: Path) -> None:
+    run_series(small_series(pictures, "one", vary="edge-weight=0,0.5"), tmp_path, Watcher())
+    assert [bool(row["edges"]) for row in rows_of(tmp_path)] == [False, True]
+
+
 def test_finished_runs_are_kept_and_unfinished_ones_are_done(pictures: Path, tmp_path: Path) -> None:
     series = small_series(pictures)
     run_series(series, tmp_path, Watcher())
@@ -269,7 +274,7 @@ def test_blends_are_a_row_of_the_sheet_from_one_style_to_the_other(pictures: Pat
     styles = [pictures / "wave.png", pictures / "three.png"]
     series = plan_sweep([pictures / "one.png"], styles, ["style-weight-each=1,0;0.5,0.5;0,1"], TINY)
     assert [list(job.styles) for job in series.jobs] == [styles] * 3
-    assert [job.config.blend_weights for job in series.jobs] == [[1, 0], [0.5, 0.5], [0, 1]]
+    assert [job.config.style_weight_each for job in series.jobs] == [(1, 0), (0.5, 0.5), (0, 1)]
     outcomes = run_series(series, tmp_path / "blend", JobObserver())
     alone = run_series(plan_sweep([pictures / "one.png"], styles, [], TINY), tmp_path / "alone", JobObserver())
     ends = [outcomes[0], outcomes[2]]

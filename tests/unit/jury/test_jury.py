@@ -157,14 +157,6 @@ def test_directions_are_an_orthonormal_basis_that_differs_by_tap() -> None:
     assert basis[0, :3].abs().tolist() == pytest.approx([0.0042168, 0.0390809, 0.0536217], abs=1e-6)
 
 
-def test_quantiles_of_another_number_of_positions_lie_between_the_samples() -> None:
-    rows = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
-    assert measures.quantiles(rows, 2).tolist() == [[0.5, 2.5]]
-    assert measures.quantiles(rows, 8).tolist() == [[0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]]
-    assert measures.quantiles(rows[:, :1], 3).tolist() == [[0, 0, 0]]
-    assert measures.quantiles(rows, 4) is rows
-
-
 def test_confetti_raises_chroma_noise_and_grey_noise_does_not() -> None:
     generator = torch.Generator().manual_seed(0)
     smooth = torch.linspace(0.2, 0.7, 64).expand(1, 3, 48, 64)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nst_fast.errors import OutOfMemoryError, UsageError
 from nst_fast.memory import planner
-from nst_fast.memory.footprint import MIB, Network, kept_bytes, step_bytes, weight_bytes
+from nst_fast.memory.footprint import MIB, kept_bytes, step_bytes, weight_bytes
 from nst_fast.memory.grids import tiling_like
 from nst_fast.memory.planner import MemoryTask, budget_of, largest_size, make_plan, predict
 from nst_fast.network.tiles import make_tiling
@@ -17,6 +17,7 @@ from nst_fast.options.values import Bytes
 
 GIB = 2**30
 DEFAULT = StylizeConfig()
+MAX, AVERAGE = DEFAULT.replace(pooling="max"), DEFAULT.replace(pooling="average")
 
 
 def task_of(
@@ -40,10 +41,10 @@ def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
 
 def test_bytes_kept_between_the_passes_are_those_counted_in_pytorch() -> None:
     """1,532 bytes per pixel were counted in autograd's graph of VGG-19 to relu5_1, see docs/large-pictures.md."""
-    assert kept_bytes("vgg19", DEFAULT.taps, "eager", "max", 4) == 1532
-    assert kept_bytes("vgg19", DEFAULT.taps, "eager", "average", 4) == 1532 - 240
-    assert kept_bytes("vgg19", DEFAULT.taps, "fast", "max", 4) == 12 + 4 * 290
-    assert kept_bytes("vgg19", DEFAULT.taps, "fast", "max", 2) == 12 + 2 * 290
+    assert kept_bytes(MAX, "eager", 4) == 1532
+    assert kept_bytes(AVERAGE, "eager", 4) == 1532 - 240
+    assert kept_bytes(MAX, "fast", 4) == 12 + 4 * 290
+    assert kept_bytes(MAX, "fast", 2) == 12 + 2 * 290
 
 
 def test_weights_are_counted_down_to_the_deepest_tap() -> None:
@@ -53,13 +54,14 @@ def test_weights_are_counted_down_to_the_deepest_tap() -> None:
 
 @pytest.mark.parametrize("engine", ["eager", "fast"])
 def test_a_step_takes_more_than_it_keeps_and_less_with_average_pooling_and_fewer_taps(engine: str) -> None:
-    network = Network("vgg19", ("relu4_2",), ("relu1_1", "relu2_1", "relu5_1"), "max")
-    step = step_bytes(network, engine, 4, tiled=True)
-    assert step > kept_bytes("vgg19", network.taps, engine, "max", 4)
-    assert step > step_bytes(network, engine, 2, tiled=True)
-    average = step_bytes(replace(network, pooling="average"), engine, 4, tiled=True)
+    config = MAX.replace(content_taps="relu4_2", style_taps="relu1_1,relu2_1,relu5_1")
+    step = step_bytes(config, engine, 4, tiled=True)
+    assert step > kept_bytes(config, engine, 4)
+    assert step > step_bytes(config, engine, 2, tiled=True)
+    average = step_bytes(config.replace(pooling="average"), engine, 4, tiled=True)
     assert step > average if engine == "eager" else step == average  # the fast engine keeps no indices
-    assert step > step_bytes(replace(network, content_taps=(), style_taps=("relu2_1",)), engine, 4, tiled=True)
+    fewer = config.replace(content_weight=0.0, style_taps="relu2_1")
+    assert step > step_bytes(fewer, engine, 4, tiled=True)
 
 
 def test_a_picture_that_fits_is_computed_whole() -> None:

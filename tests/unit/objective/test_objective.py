@@ -5,10 +5,10 @@ import torch
 
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective import losses
+from nst_fast.objective.guides import PLAIN, StylePart
 from nst_fast.objective.objective import Objective, build_targets
 from nst_fast.objective.style import blended
 from nst_fast.options.config import ObjectiveOptions
-from nst_fast.options.style import StyleTerm
 
 OPTIONS = ObjectiveOptions(
     content_taps="relu2_1", style_taps="relu1_1:0.5,relu2_1", tv_weight=3.0, chroma_tv_weight=4.0
@@ -60,8 +60,9 @@ def test_blended_targets_have_the_gradient_of_the_weighted_sum_of_losses() -> No
         return losses.style_loss(gram, target, "mean", 1.0, 1).sum()
 
     (separate,) = torch.autograd.grad(0.25 * loss(one) + 0.75 * loss(other), gram)
-    terms = {"tap": StyleTerm("tap", "tap", "gram", 1.0)}
-    mixture = blended(terms, [{"tap": one}, {"tap": other}], [{"tap": 1.0}, {"tap": 3.0}])["tap"]
+    name = "style/relu1_1"
+    parts = [StylePart(gram, PLAIN, weight) for weight in (1.0, 3.0)]
+    mixture = blended(ObjectiveOptions(style_taps="relu1_1"), parts, [{name: one}, {name: other}])[name]
     (together,) = torch.autograd.grad(loss(mixture), gram)
     torch.testing.assert_close(together, separate)
 

@@ -77,6 +77,13 @@ def test_quantiles_of_a_line_are_on_the_line() -> None:
     assert quantiles(line, 101) is line
 
 
+def test_quantiles_of_another_number_of_positions_lie_between_the_samples() -> None:
+    rows = torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])
+    assert quantiles(rows, 2).tolist() == [[[0.5, 2.5]]]
+    assert quantiles(rows, 8).tolist() == [[[0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]]]
+    assert quantiles(rows[:, :, :1], 3).tolist() == [[[0, 0, 0]]]
+
+
 @pytest.mark.parametrize("count", [1, 7, 1000, 20_000])
 def test_every_level_is_taken_once_in_the_order_of_values(count: int) -> None:
     """On a CPU in float32, where bins are narrower than 1: whole numbers are in order."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nst_fast.network.vgg import Encoder
-from nst_fast.objective import losses
+from nst_fast.objective import losses, targets
 from nst_fast.objective.objective import build_targets
 from nst_fast.objective.targets import TargetCache
 from nst_fast.options.config import ObjectiveOptions, StylizeConfig
@@ -78,9 +78,10 @@ def test_layers_beyond_the_taps_that_are_measured_are_not_computed(
 
 
 def test_without_content_or_style_there_are_only_the_other_targets_and_large_ones_are_not_kept(
-    shallow_encoder: Encoder, picture: torch.Tensor
+    shallow_encoder: Encoder, picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = TargetCache(kept_bytes=1000)
+    monkeypatch.setattr(targets, "KEPT_BYTES", 1000)
+    cache = TargetCache()
     assert not cache.build(shallow_encoder, CONFIG, None, [picture]).content
     for _ in range(2):
         assert not cache.build(shallow_encoder, CONFIG, picture, []).style

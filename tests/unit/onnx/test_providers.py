@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,13 @@ import pytest
 
 from nst_fast.errors import ModelError, UsageError
 from nst_fast.onnx.libraries import provider_file
-from nst_fast.onnx.providers import EngineKey, SessionConfig, engine_cache_dir
+from nst_fast.onnx.providers import SessionConfig, engine_cache_dir
 from nst_fast.options.config import MonitorOptions
 from nst_fast.options.providers import PROVIDERS, find_provider
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners of folders are POSIX's")
 
-KEY = EngineKey(
-    model_sha256="ab" * 32,
-    onnxruntime="1.31.1",
-    tensorrt="10.16.1.11",
-    gpu="NVIDIA H200",
-    sm=90,
-    precision="fp16",
-    shapes="",
-)
+ENGINE = "nst_" + "ab" * 16
 PROFILE = {"image": ((1, 3, 64, 64), (1, 3, 512, 512), (1, 3, 1024, 1024))}
 SHAPES = {"min": "image:1x3x64x64", "opt": "image:1x3x512x512", "max": "image:1x3x1024x1024"}
 
@@ -117,26 +108,19 @@ def test_each_option_reaches_onnx_runtime(provider: str, change: dict[str, Any],
 
 
 def test_without_a_cache_folder_no_engine_is_kept() -> None:
-    assert not [name for name in SessionConfig().tensorrt(KEY) if "cache" in name]
+    assert not [name for name in SessionConfig().tensorrt(ENGINE) if "cache" in name]
 
 
 def test_engines_and_timings_are_kept_in_the_cache_folder(tmp_path: Path) -> None:
     folder = tmp_path / "engines"
-    options = SessionConfig(engine_cache=folder).tensorrt(KEY)
+    options = SessionConfig(engine_cache=folder).tensorrt(ENGINE)
     assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "1"
     assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(folder)
-    assert options["trt_engine_cache_prefix"] == KEY.prefix
+    assert options["trt_engine_cache_prefix"] == ENGINE
     assert folder.is_dir()
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(EngineKey)])
-def test_whatever_an_engine_depends_on_changes_its_key(field: str) -> None:
-    other = 80 if field == "sm" else "another"
-    assert replace(KEY).prefix == KEY.prefix
-    assert replace(KEY, **{field: other}).prefix != KEY.prefix
-
-
-def test_two_profiles_have_two_keys() -> None:
+def test_two_profiles_have_two_texts() -> None:
     smaller = {"image": (PROFILE["image"][0], PROFILE["image"][0], PROFILE["image"][1])}
     texts = [SessionConfig(profile=profile).shapes() for profile in ({}, PROFILE, smaller)]
     assert len(set(texts)) == 3
@@ -151,7 +135,7 @@ def test_a_provider_knows_every_option_that_is_sent(provider: str, tmp_path: Pat
         pytest.skip(f"the installed ONNX Runtime has no provider {provider}")
     known = file.read_bytes()
     config = SessionConfig(profile=PROFILE, engine_cache=tmp_path / "engines", compute_stream=1)
-    options = config.options(PROVIDERS[provider], KEY)
+    options = config.options(PROVIDERS[provider], ENGINE)
     assert [name for name in options if name.encode() + b"\0" not in known] == []
 
 

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from nst_fast.errors import DeviceError, OnnxModelError, OutOfMemoryError
 from nst_fast.onnx import libraries
 from nst_fast.onnx import session as session_module
+from nst_fast.onnx.graph.writer import GraphWriter
 from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import (
     ORT_ERRORS,
     ProviderStatus,
     Session,
     check_placement,
-    engine_key,
+    engine_prefix,
     failure,
     make_session,
     one_line,
@@ -49,28 +49,26 @@ GPU_PROVIDERS = [
 CONVS = ["Conv", "Relu", "Conv", "Relu"]
 
 
-def as_bytes(graph: Any, opset: int = 18, ir_version: int = 10) -> bytes:
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
-    return bytes(model.SerializeToString())
-
-
-def make_model(sizes: Sequence[int | str] = ("height", "width"), *, seed: int = 0, **versions: int) -> bytes:
+def make_model(
+    sizes: Sequence[int | str] = ("height", "width"), *, seed: int = 0, opset: int = 18, ir_version: int = 10
+) -> bytes:
     """A small encoder: a convolution (tap ``conv``) and its ReLU (tap ``relu``)."""
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, *sizes])
-    taps = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, *sizes]) for name in ("conv", "relu")]
+    writer = GraphWriter("fp32")
     values = np.random.default_rng(seed).standard_normal((8, 3, 3, 3)).astype(np.float32)
-    nodes = [
-        helper.make_node("Conv", ["image", "weight"], ["conv"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["conv"], ["relu"]),
-    ]
-    graph = helper.make_graph(nodes, "encoder", [image], taps, [numpy_helper.from_array(values, "weight")])
-    return as_bytes(graph, **versions)
+    conv = writer.op("Conv", writer.input("image", [1, 3, *sizes]), writer.constant(values), pads=[1, 1, 1, 1])
+    relu = writer.op("Relu", conv)
+    for name, value in (("conv", conv), ("relu", relu)):
+        writer.output(name, value, [1, 8, *sizes])
+    model = writer.model("encoder", opset)
+    model.ir_version = ir_version
+    return bytes(model.SerializeToString())
 
 
 def make_sum() -> bytes:
     """A model of two inputs: a + b."""
-    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("a", "b", "sum")]
-    return as_bytes(helper.make_graph([helper.make_node("Add", ["a", "b"], ["sum"])], "add", sides[:2], sides[2:]))
+    writer = GraphWriter("fp32")
+    writer.output("sum", writer.op("Add", *(writer.input(name, ["n"]) for name in "ab")), ["n"])
+    return bytes(writer.model("add", 18).SerializeToString())
 
 
 def make_image(height: int = 9, width: int = 13) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -306,7 +304,7 @@ def test_whether_tensorrt_builds_its_engine_or_finds_it_is_known(place: Place, t
     place({"tensorrt": CONVS})
     model, config = make_model((8, 8)), SessionConfig(engine_cache=tmp_path, precision="fp16")
     assert make_session(model, "tensorrt", config).engine == "built"
-    (tmp_path / f"{engine_key(model, config).prefix}_sm90.engine").touch()
+    (tmp_path / f"{engine_prefix(model, config)}_sm90.engine").touch()
     kept = make_session(model, "tensorrt", config)
     assert (kept.engine, kept.actual) == ("kept", "tensorrt")
     assert kept.seconds > 0
@@ -384,17 +382,24 @@ def test_a_gpu_session_never_lists_the_cpu_and_tensorrt_stands_before_cuda() -> 
     assert names["coreml"] == ["CoreMLExecutionProvider"]
 
 
-def test_an_engine_key_holds_the_facts_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = CudaDriver((13, 2), (Gpu("NVIDIA H200", 90, 143_000),))
-    monkeypatch.setattr(session_module, "cuda_driver", lambda: driver)
-    monkeypatch.setattr(libraries, "tensorrt_version", lambda: "10.16.1.11")
-    (tmp_path / "m.onnx").write_bytes(b"model")
+def test_whatever_an_engine_depends_on_changes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     half = SessionConfig(precision="fp16")
-    key = engine_key(tmp_path / "m.onnx", half)
-    assert (key.gpu, key.sm, key.tensorrt, key.precision) == ("NVIDIA H200", 90, "10.16.1.11", "fp16")
-    assert key.onnxruntime == onnxruntime.__version__
-    assert key == engine_key(b"model", half)
-    assert key != engine_key(b"modem", half)
+
+    def names(gpu: Gpu, tensorrt: str, runtime: str = "1.31.1") -> list[str]:
+        monkeypatch.setattr(session_module, "cuda_driver", lambda: CudaDriver((13, 2), (gpu,)))
+        monkeypatch.setattr(libraries, "tensorrt_version", lambda: tensorrt)
+        monkeypatch.setattr(onnxruntime, "__version__", runtime)
+        others = (replace(half, precision="fp32"), replace(half, profile={"image": ((1, 3, 64, 64),) * 3}))
+        return [engine_prefix(b"model", half), engine_prefix(b"modem", half), *(engine_prefix(b"", o) for o in others)]
+
+    found = names(Gpu("NVIDIA H200", 90, 143_000), "10.16.1.11")
+    (tmp_path / "m.onnx").write_bytes(b"model")
+    assert engine_prefix(tmp_path / "m.onnx", half) == found[0]
+    found += names(Gpu("NVIDIA H100", 90, 143_000), "10.16.1.11")
+    found += names(Gpu("NVIDIA H200", 100, 143_000), "10.16.1.11")
+    found += names(Gpu("NVIDIA H200", 90, 143_000), "10.16.2.0")
+    found += names(Gpu("NVIDIA H200", 90, 143_000), "10.16.1.11", "1.32.0")
+    assert len(set(found)) == len(found) == 20
 
 
 @pytest.mark.parametrize(

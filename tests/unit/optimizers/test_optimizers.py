@@ -9,7 +9,9 @@ from nst_fast.engines import Evaluation
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective, build_targets
-from nst_fast.optimizers import LBFGS, learning_rate_at, make_optimizer, smoothed, smooths_at
+from nst_fast.optimizers import learning_rate_at, make_optimizer, smooths_at
+from nst_fast.optimizers.base import smoothed
+from nst_fast.optimizers.lbfgs import LBFGS
 from nst_fast.options.config import ObjectiveOptions, OptimizerOptions
 
 

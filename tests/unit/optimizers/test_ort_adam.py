@@ -14,7 +14,7 @@ from ort_problems import BLOCKS, check_same_end, distance, problem, real_picture
 from torch import Tensor
 
 from nst_fast import api
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluator
 from nst_fast.engines import ort as engine_module
@@ -25,13 +25,9 @@ from nst_fast.objective.evaluation import EagerEvaluator
 from nst_fast.objective.objective import Objective
 from nst_fast.onnx.providers import SessionConfig
 from nst_fast.onnx.session import Binding, ProviderStatus, Session
-from nst_fast.optimizers import (
-    Adam,
-    TorchStepper,
-    learning_rate_at,
-    make_stepper,
-    resized_moments,
-)
+from nst_fast.optimizers import learning_rate_at, make_stepper, resized_moments
+from nst_fast.optimizers.adam import Adam
+from nst_fast.optimizers.base import TorchStepper
 from nst_fast.optimizers.ort_adam import OrtAdam
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.observer import Listeners
@@ -148,7 +144,7 @@ def test_smoothing_and_going_back_are_those_of_adam(bench: Bench, what: str) -> 
 
 def test_moments_of_a_coarser_scale_are_taken_over_as_by_adam(bench: Bench) -> None:
     fine = Bench(40, 56)
-    strip = make_strip(SingleRank(), "vgg19", ["relu1_1"], 40, 56)
+    strip = make_strip(Ranks(), "vgg19", ["relu1_1"], 40, 56)
     pictures = []
     eager = EagerEvaluator(fine.encoder, fine.objective)
     for coarse, evaluator in ((bench.whole(), fine.ort()), (bench.twin(), eager)):

@@ -19,7 +19,7 @@ CONFIGS = [StylizeConfig, ExportConfig, BenchConfig, DemoConfig]
 @pytest.mark.parametrize("config_class", CONFIGS)
 def test_defaults_are_valid_and_every_option_has_a_help_text(config_class: type) -> None:
     config_class()
-    for item in declared(config_class):
+    for item in declared(config_class).values():
         assert isinstance(item.option, Option)
         assert item.option.help.endswith((".", ").", "'."))
         assert item.group
@@ -119,7 +119,7 @@ def test_options_have_types_and_records_have_texts_that_give_them_back(
 
 def test_a_crop_in_numbers_is_that_of_the_text() -> None:
     numbers, text = StylizeConfig(style_crop=(0, 3, 0, 0.5)), StylizeConfig(style_crop="0,3,0,0.5")  # type: ignore[arg-type]
-    assert numbers.style_borders == text.style_borders == (0, 0.03, 0, 0.005)
+    assert numbers.style_crop.borders == text.style_crop.borders == (0, 0.03, 0, 0.005)
     assert numbers == text
     assert numbers.as_dict() == text.as_dict()
 

@@ -16,7 +16,7 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.options.declaration import declared
 from nst_fast.options.layers import as_toml, environment_layer, file_layer, find_preset, line_of
 
-OWN = {item.name for item in declared(StylizeConfig)}
+OWN = set(declared(StylizeConfig))
 SOURCES = ("flag", "environment", "file", "preset")  # the first that gives an option decides
 STEPS = {"flag": 1, "environment": 2, "file": 3, "preset": 500}  # classic has 500
 

@@ -106,7 +106,7 @@ def test_the_presets_are_the_five_systems_and_our_own() -> None:
 
 @pytest.mark.parametrize("name", [preset.name for preset in SYSTEMS])
 def test_a_recipe_leaves_nothing_to_the_programs_defaults(name: str) -> None:
-    deciding = {item.name for item in declared(StylizeConfig) if not item.option.cosmetic} - FREE
+    deciding = {name for name, item in declared(StylizeConfig).items() if not item.option.cosmetic} - FREE
     assert deciding <= set(find_preset(name).settings)
 
 
@@ -203,7 +203,7 @@ def test_the_command_lists_the_presets_and_shows_one_with_sources() -> None:
     assert "  --device auto  (ours: the program's default)" in lines
     shown = json.loads(runner.invoke(app, ["presets", "adam-smoothing", "--json"]).output)
     assert shown["options"]["smooth_every"] == {"value": 251, "source": "stated by the document: 501 was tried too"}
-    assert set(shown["options"]) == {item.name for item in declared(StylizeConfig)}
+    assert set(shown["options"]) == set(declared(StylizeConfig))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -175,10 +175,12 @@ def test_a_disk_that_is_full_ends_the_checkpoints_and_not_the_run(
 
 @pytest.mark.parametrize(
     ("text", "interval"),
-    [("200", Interval(steps=200)), ("30s", Interval(seconds=30)), ("1.5m", Interval(seconds=90)), ("0", None)],
+    [("200", Interval(steps=200)), ("30s", Interval(seconds=30)), ("1.5m", Interval(seconds=90)), ("0", Interval())],
 )
-def test_intervals(text: str, interval: Interval | None) -> None:
-    assert StylizeConfig(checkpoint_every=text).checkpoint_interval == interval
+def test_intervals(text: str, interval: Interval) -> None:
+    given = StylizeConfig(checkpoint_every=text).checkpoint_every
+    assert given == interval
+    assert bool(given) == (text != "0")
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-3", "0s", "5d", "1e3", "nan"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +22,7 @@ from nst_fast.engines import Choice, Evaluation, Evaluator
 from nst_fast.engines.tiled import TiledEvaluator
 from nst_fast.errors import DeviceError, OutOfMemoryError
 from nst_fast.images import save_image
-from nst_fast.memory.allocator import return_freed_memory
+from nst_fast.memory.allocator import keep_freed_memory, return_freed_memory
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run import layout
 from nst_fast.run.out_of_memory import RetryInTiles, is_out_of_memory, memory_errors
@@ -62,7 +65,7 @@ def test_every_scale_has_its_own_plan_and_the_last_is_reported(pair: tuple[Path,
     assert [note.split()[1] for note in notes if note.startswith("plan:")] == ["80x60"]
     problem = load_problem(StylizeConfig(**pastiche.record.options), pair[0], [pair[1]], Networks())
     choice = Choice("fast", "fp32", "", {})
-    plans = [layout.WholePicture().plan(Batch([problem]), choice, scale) for scale in problem.scales]
+    plans = [layout.Layout().plan(Batch([problem]), choice, scale) for scale in problem.scales]
     assert [plan.tiled for plan in plans] == [False, True]
     assert pastiche.record.plan["grid"] == plans[-1].as_dict()["grid"]
 
@@ -136,6 +139,35 @@ def test_a_gpu_that_is_lost_ends_the_run_with_exit_code_6(
 def test_memory_is_returned_only_by_the_allocator_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert not return_freed_memory()
+    assert not keep_freed_memory()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the GNU C library's allocator")
+@pytest.mark.parametrize(
+    ("how", "huge", "able", "kept"),
+    [
+        ("keep_freed_memory", "1", True, True),
+        ("return_freed_memory", "1", True, False),
+        ("keep_freed_memory", "0", False, False),
+    ],
+)
+def test_freed_memory_is_kept_or_returned(how: str, huge: str, able: bool, kept: bool) -> None:
+    """Pages that a process has not, or no longer, are counted when it touches them: 16384, or 32 huge ones."""
+    lines = (
+        "import resource, torch",
+        f"from nst_fast.memory.allocator import {how}",
+        f"print(int({how}()))",
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt",
+        "torch.ones(2**24)",
+        "before = faults()",
+        "torch.ones(2**24)",
+        "print(faults() - before)",
+    )
+    environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": huge}
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    said, new = map(int, done.stdout.split())
+    assert (bool(said), new < 16) == (able, kept)
 
 
 def bf16(*arguments: object, **options: object) -> Choice:
@@ -163,7 +195,7 @@ def test_where_fp32_does_not_fit_nothing_is_compared_with_it(
 
     monkeypatch.setattr(layout, "choose", bf16)
     monkeypatch.setattr(layout, "confirm_precision", evaluate)
-    monkeypatch.setattr(layout.WholePicture, "_fits_in_fp32", lambda *given: False)
+    monkeypatch.setattr(layout.Layout, "_fits_in_fp32", lambda *given: False)
     assert run(pair, precision="auto")[0].record.precision == "bf16"
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from nst_fast.api import Listeners, Networks, stylize, stylize_together
-from nst_fast.distributed.group import SingleRank
+from nst_fast.distributed.group import Ranks
 from nst_fast.distributed.strips import make_strip
 from nst_fast.engines import Evaluation, Evaluator, choice, make_evaluator
 from nst_fast.engines.fast import FastEvaluator
@@ -132,7 +132,7 @@ ENGINES: dict[str, Callable[[Encoder, Objective], Evaluator]] = {
     "eager": EagerEvaluator,
     "fast": lambda encoder, objective: FastEvaluator(encoder, objective, torch.float64),
     "tiled": lambda encoder, objective: TiledEvaluator(
-        FastNetwork(encoder, torch.float64), objective, make_strip(SingleRank(), "vgg19", TINY.taps, 24, 32, (1, 2))
+        FastNetwork(encoder, torch.float64), objective, make_strip(Ranks(), "vgg19", TINY.taps, 24, 32, (1, 2))
     ),
 }
 

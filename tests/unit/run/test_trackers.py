@@ -163,7 +163,11 @@ def test_a_tracker_that_fails_says_so_once_and_the_run_goes_on(pair: tuple[Path,
 @pytest.mark.parametrize(
     ("flags", "module", "words"),
     [
-        (["--log-dir=runs"], "tensorboard.compat.proto", "--log-dir: TensorBoard is not installed. `pip install"),
+        (
+            ["--log-dir=runs"],
+            "tensorboard.compat.proto.event_pb2",
+            "--log-dir: TensorBoard is not installed. `pip install",
+        ),
         (["--tracker=wandb"], "wandb", "--tracker wandb: Weights & Biases is not installed"),
         (["--tracker=mlflow"], "mlflow", "--tracker mlflow: MLflow is not installed"),
         (["--tracker=mlfow"], "", "--tracker 'mlfow': must be one of wandb, mlflow. Did you mean mlflow?"),

@@ -55,7 +55,7 @@ def test_options_are_those_of_the_declarations(tmp_path: Path) -> None:
     with in_process(tmp_path) as client:
         found = {each["name"]: each for each in client.get("/api/options").json()}
         recipes = client.get("/api/presets").json()
-    assert list(found) == [item.name for item in declared(StylizeConfig)]
+    assert list(found) == list(declared(StylizeConfig))
     assert {name: each["default"] for name, each in found.items()} == StylizeConfig().as_dict()
     size = found["image_size"]
     assert (size["kind"], size["minimum"], size["maximum"], size["first"]) == ("integer", 16, 32768, True)
@@ -345,7 +345,7 @@ def test_previews_that_come_too_fast_or_cost_too_much_are_dropped(
     assert encoding.wait(30)
     previews.offer(event(2))
     goes_on.set()
-    while not shown or previews._busy:
+    while not shown or previews.busy:
         time.sleep(0.001)
     monkeypatch.setattr(pictures, "ALLOWANCE", -1.0)
     previews.offer(event(3))
@@ -362,7 +362,7 @@ def test_a_picture_that_is_not_finite_has_no_preview_and_those_after_it_have(pic
     previews = Previews(lambda step, data: shown.append(step))
     for step, image in ((1, picture * float("nan")), (2, picture)):
         previews.offer(StepEvent(0, step, 9, {"total": 1.0}, 0.0, 0.0, 0.0, image))
-        while previews._busy:
+        while previews.busy:
             time.sleep(0.001)
     previews.close()
     assert shown == [2]

@@ -150,7 +150,7 @@ ALLOWED = {
     "nst_fast/jobs/storage.py: rmtree": "a batch's own attempts, and copies of what is at addresses",
     "nst_fast/server/receiving.py: open": "an upload on its way in; one that does not end is removed",
     "nst_fast/server/uploads.py: replace": "an upload that has come in whole and could be read gets its name",
-    "nst_fast/server/runs.py: rmtree": "a run that its user deletes",
+    "nst_fast/server/queue.py: rmtree": "a run that its user deletes",
     "nst_fast/jobs/manifest.py: open": "appends one line under a lock; a line that was cut is found by its end",
     "nst_fast/images/film/writing.py: open": "PyAV, on a stream that files.py gives",
     "nst_fast/cli/console.py: open": "the null device, for a stream that is closed",

@@ -1,4 +1,4 @@
-"""Threads for what Numba computes, beside PyTorch's own.
+"""Functions that Numba compiles, and threads for them beside PyTorch's own.
 
 Each thread computes its part from beginning to end, by itself. Numba's own threads would meet those of PyTorch on the
 same cores, waiting for each other in loops, and end a forked process.
@@ -11,8 +11,22 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numba
 import torch
+
+
+def compiled(function: Callable[..., Any], *, fastmath: bool = True) -> Any:
+    """The function, compiled at its first call, or read from the cache; without the lock of the interpreter.
+
+    Numba keeps it beside its source or in the user's cache folder. Where neither can be written, as in a container
+    with a read-only root, every process compiles it again.
+    """
+    try:
+        return numba.njit(fastmath=fastmath, nogil=True, cache=True)(function)
+    except RuntimeError:  # no locator for the cache
+        return numba.njit(fastmath=fastmath, nogil=True)(function)
 
 
 def in_threads(compute: Callable[[int, int], None], count: int) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 from numba.core.caching import CacheImpl
 
-from nst_fast.system.numba_cache import compiled
-from nst_fast.system.threads import in_threads
+from nst_fast.system.compiled import compiled, in_threads
 
 
 def _in_two_threads(low_and_high: Any) -> None:
