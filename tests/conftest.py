@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from batches import draw
 from hypothesis import settings
+from in_process import Run, run_command, run_script
 
 from nst_fast.images import save_image
 from nst_fast.network.vgg import Encoder
@@ -42,6 +44,18 @@ def assets() -> Path:
     if not ASSETS.is_dir():
         pytest.skip(f"no assets at {ASSETS} (set NST_FAST_ASSETS)")
     return ASSETS
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``nst-fast ARGUMENTS`` in this process, where starting it costs nothing."""
+    return partial(run_command, monkeypatch, capsys)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """A script in this process: its ``main`` with ARGUMENTS."""
+    return partial(run_script, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

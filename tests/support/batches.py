@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import tiny
 from PIL import Image
 
 from nst_fast.jobs.batch import BatchRequest, BatchResult, run_batch
@@ -14,15 +15,7 @@ from nst_fast.jobs.runner import JobObserver
 from nst_fast.options.commands import BatchConfig
 from nst_fast.run.observer import Observer, StepEvent
 
-TINY = BatchConfig(
-    weights="random:0",
-    content_taps="relu1_2",
-    style_taps="relu1_1",
-    image_size=24,
-    steps=2,
-    engine="eager",
-    precision="fp32",
-)
+TINY = BatchConfig(**tiny.TINY)
 
 
 def draw(path: Path, seed: int = 0, size: tuple[int, int] = (32, 24)) -> Path:

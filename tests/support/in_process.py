@@ -27,6 +27,15 @@ def run_command(
     return int(ended.value.code or 0), written.out, written.err
 
 
+def run_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], main: Callable[[], int], *arguments: str | Path
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["script.py", *map(str, arguments)])
+    code = main()
+    written = capsys.readouterr()
+    return code, written.out, written.err
+
+
 @contextmanager
 def imported(folder: Path, names: Sequence[str]) -> Iterator[dict[str, ModuleType]]:
     """The modules of a folder of scripts; afterwards their names are free for another folder's."""

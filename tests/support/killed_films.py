@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tiny
 import torch
 
 from nst_fast.jobs.runner import JobObserver
@@ -22,16 +23,9 @@ from nst_fast.jobs.video import VideoRequest, run_video
 from nst_fast.options.video import VideoConfig
 from nst_fast.run.observer import StepEvent
 
-TINY: dict[str, Any] = {
-    "weights": "random:0",
-    "content_taps": "relu2_1",
-    "style_taps": "relu1_1,relu2_1",
-    "image_size": 48,
-    "device": "cpu",
-    "precision": "fp32",
-    "convolution": "direct",
-    "steps": 12,
-}
+TINY = {name: value for name, value in tiny.TINY.items() if name not in ("engine", "monitor_every")}
+TINY |= {"content_taps": "relu2_1", "style_taps": "relu1_1,relu2_1", "image_size": 48, "steps": 12}
+TINY |= {"convolution": "direct"}
 
 
 class Deadly(JobObserver):

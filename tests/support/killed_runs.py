@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny
 import torch
+from pictures import image_data
 from PIL import Image
 
 from nst_fast.api import Listeners, Networks, resume, stylize
@@ -25,19 +27,8 @@ from nst_fast.run import outputs
 from nst_fast.run.outputs import OutputFiles
 
 STEPS = 14
-TINY: dict[str, Any] = {
-    "weights": "random:0",
-    "content_taps": "relu1_2",
-    "style_taps": "relu1_1,relu2_1",
-    "image_size": 32,
-    "monitor_every": 0,
-    "engine": "fast",
-    "precision": "fp32",
-    "optimizer": "adam",
-    "device": "cpu",
-    "steps": STEPS,
-    "checkpoint_every": "2",
-}
+TINY = tiny.TINY | {"style_taps": "relu1_1,relu2_1", "image_size": 32, "engine": "fast", "optimizer": "adam"}
+TINY |= {"steps": STEPS, "checkpoint_every": "2"}
 LBFGS: dict[str, Any] = {"optimizer": "lbfgs", "lbfgs_history": 4}
 CASES: dict[str, dict[str, Any]] = {
     "adam": {"init": "noise", "schedule": "cosine", "tv_weight": 1.0},
@@ -56,17 +47,6 @@ CASES: dict[str, dict[str, Any]] = {
     "recoveries": {"divergence_factor": 1.3, "learning_rate": 0.2},
     "patience": {"patience": STEPS, "min_improvement": 0.5, "steps": 60},  # killed before it may end
 }
-
-
-def image_data(path: Path) -> bytes:
-    """The pixels of a PNG file as its IDAT chunks have them."""
-    data, at, found = path.read_bytes(), 8, b""
-    while at < len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] == b"IDAT":
-            found += data[at + 8 : at + 8 + length]
-        at += 12 + length
-    return found
 
 
 def killed(folder: Path, name: str, deadly: int, networks: Networks) -> None:

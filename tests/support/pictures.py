@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from nst_fast.images import LoadedImage, load_image
@@ -40,6 +42,20 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and data of each chunk of a file."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while head := file.read(8):
+            yield head[4:], file.read(int.from_bytes(head[:4]))
+            file.seek(4, os.SEEK_CUR)
+
+
+def image_data(path: Path) -> bytes:
+    """The pixels of a PNG as its IDAT chunks have them."""
+    return b"".join(data for kind, data in png_chunks(path) if kind == b"IDAT")
+
+
 def png(width: int, height: int, depth: int, color: int, rows: bytes, *chunks: bytes) -> bytes:
     """A PNG of any depth and colour type; ``rows`` holds the unfiltered rows one after the other."""
     stride = len(rows) // height
@@ -54,24 +70,28 @@ def with_chunk(data: bytes, chunk: bytes) -> bytes:
     return data[:33] + chunk + data[33:]
 
 
-def tiff(array: np.ndarray[Any, Any], *, bits: int, photometric: int, form: int = 1, extra: int | None = None) -> bytes:
-    """An uncompressed little-endian TIFF. ``form``: 1 unsigned, 2 signed, 3 float. ``extra``: 1 premultiplied alpha."""
-    height, width = array.shape[:2]
-    channels = array.shape[2] if array.ndim == 3 else 1
-    pixels = array.tobytes()
-    after = 8 + len(pixels)
-    lists = struct.pack(f"<{channels}H", *[bits] * channels) + struct.pack(f"<{channels}H", *[form] * channels)
-    tags = [(256, 3, 1, width), (257, 3, 1, height), (259, 3, 1, 1), (262, 3, 1, photometric), (273, 4, 1, 8)]
-    tags += [(277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, len(pixels))]
-    if channels <= 2:
-        packed = [bits | bits << 16, form | form << 16] if channels == 2 else [bits, form]
-        tags += [(258, 3, channels, packed[0]), (339, 3, channels, packed[1])]
+def tiff(pixels: np.ndarray[Any, Any], *, planar: bool = False, kind: str = "", **options: Any) -> bytes:
+    """A TIFF of [H, W] or [H, W, C] pixels of any type; the last of 2 or 4 channels is alpha, but in ``separated``."""
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    channels = pixels.shape[2]
+    if channels == 1:
+        pixels = pixels[..., 0]
+    elif planar:
+        pixels, options["planarconfig"] = np.moveaxis(pixels, 2, 0), "separate"
     else:
-        tags += [(258, 3, channels, after), (339, 3, channels, after + 2 * channels)]
-    if extra is not None:
-        tags.append((338, 3, 1, extra))
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
-    return b"II*\0" + struct.pack("<I", after + len(lists)) + pixels + lists + directory + bytes(4)
+        options["planarconfig"] = "contig"
+    if channels in {2, 4} and kind != "separated":
+        options.setdefault("extrasamples", ["unassalpha"])
+    sink = io.BytesIO()
+    photometric = kind or ("minisblack" if channels < 3 else "rgb")
+    tifffile.imwrite(sink, pixels, photometric=photometric, metadata=None, **options)
+    return sink.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[274] = orientation
+    return exif
 
 
 def _profile(

@@ -13,23 +13,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import tiny
 import uvicorn
 from pictures import encoded, sample
+from processes import PATIENCE
 
 from nst_fast.server.app import application
 from nst_fast.server.gate import Doors
 from nst_fast.server.serving import Server, listening
 
-PATIENCE = 300  # seconds, on a loaded machine
-TINY: dict[str, Any] = {
-    "weights": "random:0",
-    "content_taps": "relu1_2",
-    "style_taps": "relu1_1,relu2_1",
-    "image_size": 32,
-    "monitor_every": 0,
-    "steps": 6,
-    "engine": "eager",
-}
+TINY = {name: value for name, value in tiny.TINY.items() if name not in ("precision", "device")}
+TINY |= {"style_taps": "relu1_1,relu2_1", "image_size": 32, "steps": 6}
 LONG = TINY | {"steps": 100_000}
 
 

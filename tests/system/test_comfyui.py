@@ -20,6 +20,7 @@ import torch
 from comfy_stub import Comfy, Executor, InterruptError, loaded_pack
 from PIL import Image
 from places import ROOT
+from processes import PATIENCE, wait_until
 
 import nst_fast
 from nst_fast import stylize
@@ -30,12 +31,11 @@ from nst_fast.jobs.texture import plan_textures
 from nst_fast.options.commands import TextureConfig
 
 PACK = ROOT / "integrations" / "comfyui"
-TINY = 'weights = "random:0"\nstyle_taps = "relu1_1,relu2_1"\ncontent_taps = "relu2_1"'
-VALUES = {"weights": "random:0", "style_taps": "relu1_1,relu2_1", "content_taps": "relu2_1"} | {"monitor_every": 0}
 OF_TEXTURE = 'weights = "random:0"\nstyle_taps = "relu1_1,relu2_1"'
+TINY = f'{OF_TEXTURE}\ncontent_taps = "relu2_1"'
+VALUES = {"weights": "random:0", "style_taps": "relu1_1,relu2_1", "content_taps": "relu2_1", "monitor_every": 0}
 WIDGETS = {"preset": "painterly", "image_size": 32, "steps": 3, "strength": 1.0, "style_scale": 1.0}
 WIDGETS |= {"color": "preset", "seed": 0, "options": TINY}
-PATIENCE = 120  # seconds
 
 
 @pytest.fixture
@@ -131,9 +131,8 @@ def test_each_image_of_a_batch_is_painted_with_its_own_mask_and_styles_are_blend
         "content_mask": (masks,),
     }
     inputs = WIDGETS | {name: [name, 0] for name in batches}
-    made, records = Executor(nodes, folder).run({"1": {"class_type": "NstFastStylize", "inputs": inputs}}, **batches)[
-        "1"
-    ]
+    prompt = {"1": {"class_type": "NstFastStylize", "inputs": inputs}}
+    made, records = Executor(nodes, folder).run(prompt, **batches)["1"]
     assert made.shape == (3, 24, 32, 3)
     assert 0 <= float(made.min()) <= float(made.max()) <= 1
     assert not torch.equal(made[0], made[2])  # the same picture under the first mask and under the last
@@ -227,30 +226,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     with (base / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--port", str(port), "--database-url", "sqlite:///:memory:"],
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd=given,
-        )
+            stdout=log, stderr=log, env=environment, cwd=given,
+        )  # fmt: skip
         try:
             address = f"http://127.0.0.1:{port}"
-            wait_for(lambda: asked(address, "/system_stats"), process)
+            wait_until(lambda: process.poll() is not None or listens(port))
             yield address, base
         finally:
             process.terminate()
             process.wait(PATIENCE)
 
 
-def wait_for(answer: Callable[[], Any], process: subprocess.Popen[bytes] | None = None) -> Any:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and (process is None or process.poll() is None):
-        try:
-            if found := answer():
-                return found
-        except OSError:
-            pass  # it is not listening yet
-        time.sleep(0.2)
-    raise AssertionError("no answer of ComfyUI")
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def asked(address: str, path: str, data: Any = None) -> Any:
@@ -266,7 +255,7 @@ def prompted(address: str, prompt: dict[str, Any]) -> str:
 
 
 def ended(address: str, prompt_id: str) -> Any:
-    return wait_for(lambda: asked(address, f"/history/{prompt_id}").get(prompt_id))
+    return wait_until(lambda: asked(address, f"/history/{prompt_id}").get(prompt_id))
 
 
 def test_comfyui_itself_runs_the_workflows(server: tuple[str, Path], folder: Path) -> None:
@@ -288,7 +277,7 @@ def test_comfyui_itself_is_interrupted_within_a_step(server: tuple[str, Path], f
     for path in folder.glob("*.png"):
         (base / "input" / path.name).write_bytes(path.read_bytes())
     prompt_id = prompted(address, workflow("stylize", NstFastStylize={"steps": 100_000, "seed": 7}))
-    wait_for(lambda: asked(address, "/queue")["queue_running"])
+    wait_until(lambda: asked(address, "/queue")["queue_running"])
     time.sleep(1)
     asked(address, "/interrupt", {})
     messages = dict(ended(address, prompt_id)["status"]["messages"])

@@ -59,25 +59,15 @@ def modules() -> Iterator[dict[str, ModuleType]]:
 
 
 @pytest.fixture
-def main(
-    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
+def main(modules: dict[str, ModuleType], tmp_path: Path, script: Run) -> Run:
     """The script on two drawn pictures and a list of its own: exit code, stdout, stderr."""
     (tmp_path / "images").mkdir()
     save_image(from_uint8(draw_content(48)), tmp_path / "images" / "content.png")
     save_image(from_uint8(draw_style(48)), tmp_path / "images" / "style.png")
     (tmp_path / "tiny.toml").write_text(TINY)
     folders = [part for name in ("images", "work", "output") for part in (f"--{name}", str(tmp_path / name))]
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(
-            sys, "argv", ["make.py", *folders, "--entries", str(tmp_path / "tiny.toml"), *arguments, *SET]
-        )
-        code = modules["make"].main()
-        written = capsys.readouterr()
-        return code, written.out, written.err
-
-    return call
+    given = (modules["make"].main, *folders, "--entries", tmp_path / "tiny.toml")
+    return lambda *arguments: script(*given, *arguments, *SET)
 
 
 def test_pictures_are_made_laid_out_and_summed_up_and_kept_until_the_command_differs(main: Run, tmp_path: Path) -> None:

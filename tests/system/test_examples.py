@@ -1,59 +1,31 @@
-"""The examples, each run as a user runs it, at tiny size; and the files that contributors meet hold together."""
+"""The examples, each run as a user runs it, at tiny size."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-import re
 import subprocess
-import sys
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
+from places import ROOT
+from processes import python
 
 from nst_fast import __version__
 from nst_fast.jobs.sample_art import draw_content, draw_style
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-FORMS = ROOT / ".github" / "ISSUE_TEMPLATE"
 TINY = ("--image-size", "64", "--steps", "2", "--weights", "random:0")
 TINY_CELL = 'SIZE, STEPS, WEIGHTS, OUTPUT = 64, 2, "random:0", {output!r}'
 
 
+SETTINGS = {"MPLBACKEND": "agg", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MPLBACKEND": "agg",
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-        env={**environment, "PYTHONIOENCODING": "utf-8"},
-        cwd=cwd,
-    )
-
-
-def parsed(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def project() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-def notebook() -> dict[str, Any]:
-    return json.loads((EXAMPLES / "first_picture.ipynb").read_text(encoding="utf-8"))
+    return python(*command, cwd=cwd, **SETTINGS)
 
 
 def test_every_example_is_run_here_and_described() -> None:
@@ -72,8 +44,6 @@ def test_the_folder_example_paints_the_demos_scene_when_it_is_given_nothing(tmp_
 
 
 def test_the_folder_example_names_what_it_cannot_read_and_paints_the_rest(tmp_path: Path) -> None:
-    from PIL import Image
-
     (tmp_path / "photos").mkdir()
     Image.fromarray(draw_content(64)).save(tmp_path / "photos" / "lake.jpg")
     Image.fromarray(draw_style(64)).save(tmp_path / "style.png")
@@ -124,124 +94,11 @@ def test_the_notebook_runs_in_a_kernel_and_shows_its_pictures_and_a_bar(
 
 
 def test_the_notebook_is_stored_without_outputs() -> None:
-    data = notebook()
+    data = json.loads((EXAMPLES / "first_picture.ipynb").read_text("utf-8"))
     code = [cell for cell in data["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     assert len({cell["id"] for cell in data["cells"]}) == len(data["cells"])
     assert (data["nbformat"], data["nbformat_minor"]) == (4, 5)
-
-
-@pytest.fixture(scope="module")
-def workflow() -> dict[Any, Any]:
-    return parsed(ROOT / ".github" / "workflows" / "tests.yml")
-
-
-def commands(job: dict[str, Any]) -> list[str]:
-    return [line.strip() for step in job["steps"] for line in step.get("run", "").splitlines()]
-
-
-def test_the_workflow_runs_the_readmes_test_command_on_every_system(workflow: dict[Any, Any]) -> None:
-    job = workflow["jobs"]["tests"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "```sh\npytest\n```" in readme
-    assert "pytest" in commands(job)
-    assert {name.partition("-")[0] for name in job["strategy"]["matrix"]["os"]} == {"ubuntu", "macos", "windows"}
-    oldest = project()["project"]["requires-python"].removeprefix(">=")
-    versions = [tuple(map(int, version.split("."))) for version in job["strategy"]["matrix"]["python"]]
-    assert versions[0] == tuple(map(int, oldest.split(".")))
-    assert versions[-1] > versions[0]
-
-
-def test_the_workflow_checks_what_ci_run_checks(workflow: dict[Any, Any]) -> None:
-    local = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    checks = {line for line in local if line.startswith(("ruff ", "mypy"))}
-    assert len(checks) == 3
-    assert checks <= set(commands(workflow["jobs"]["lint"]))
-
-
-def test_the_gpu_job_is_skipped_without_a_runner_and_never_runs_code_of_forks(workflow: dict[Any, Any]) -> None:
-    job = workflow["jobs"]["gpu"]
-    assert "pytest -m gpu" in commands(job)
-    assert any(marker.startswith("gpu:") for marker in project()["tool"]["pytest"]["ini_options"]["markers"])
-    runner, _, trust = job["if"].partition(" && ")
-    assert runner == "vars.GPU_RUNNER != ''"
-    assert "head.repo.full_name == github.repository" in trust
-    assert job["runs-on"] == ["self-hosted", "${{ vars.GPU_RUNNER }}"]
-
-
-def test_the_workflow_has_few_rights_and_ends(workflow: dict[Any, Any]) -> None:
-    triggers = workflow[True]  # YAML 1.1 reads `on` as yes
-    assert set(triggers) == {"push", "pull_request", "workflow_dispatch"}
-    assert workflow["permissions"] == {"contents": "read"}
-    assert set(workflow["concurrency"]) == {"group", "cancel-in-progress"}
-    for job in workflow["jobs"].values():
-        assert job["timeout-minutes"] <= 120
-        assert "permissions" not in job
-        used = [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
-        assert set(used) <= {"actions/checkout", "actions/setup-python"}
-    for name in ("lint", "tests"):
-        (setup,) = [step for step in workflow["jobs"][name]["steps"] if "setup-python" in step.get("uses", "")]
-        assert setup["with"]["cache"] == "pip"
-
-
-def test_hooks_before_a_commit_run_the_programs_of_the_dev_extra() -> None:
-    hooks = [hook for repo in parsed(ROOT / ".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
-    entries = {hook["id"]: hook for hook in hooks if "entry" in hook}
-    assert [entries[name]["entry"].split(" --")[0] for name in entries] == ["ruff format", "ruff check", "mypy"]
-    extras = project()["project"]["optional-dependencies"]
-    assert "test" in extras["dev"][0]
-    for hook in entries.values():
-        assert hook["language"] == "system"
-        assert any(re.match(rf"{hook['entry'].split()[0]}\b", package) for package in extras["test"])
-    basic = {"trailing-whitespace", "end-of-file-fixer", "check-yaml", "check-toml", "check-added-large-files"}
-    assert basic <= {hook["id"] for hook in hooks}
-
-
-@pytest.mark.parametrize("path", sorted(FORMS.glob("*.yml")), ids=lambda path: path.stem)
-def test_issue_forms_have_what_github_needs(path: Path) -> None:
-    form = parsed(path)
-    if path.stem == "config":
-        assert set(form) == {"blank_issues_enabled", "contact_links"}
-        return
-    assert all(form[key] for key in ("name", "description", "body"))
-    questions = [item for item in form["body"] if item["type"] != "markdown"]
-    assert {item["type"] for item in questions} <= {"textarea", "input", "dropdown", "checkboxes"}
-    assert len({item["id"] for item in questions}) == len(questions) > 0
-    assert all(item["attributes"]["label"] for item in questions)
-    assert any(item.get("validations", {}).get("required") for item in questions)
-
-
-def test_a_bug_report_asks_for_doctor_command_line_and_record() -> None:
-    assert {path.stem for path in FORMS.glob("*.yml")} == {"bug", "picture", "feature", "config"}
-    questions = {item["id"]: item for item in parsed(FORMS / "bug.yml")["body"] if "id" in item}
-    assert {"command", "doctor", "record"} <= set(questions)
-    assert all(questions[name]["validations"]["required"] for name in ("command", "doctor"))
-    assert "nst-fast doctor" in questions["doctor"]["attributes"]["label"]
-
-
-def test_the_citation_names_this_version_and_the_paper() -> None:
-    citation = parsed(ROOT / "CITATION.cff")
-    assert {"cff-version", "message", "title", "authors", "type"} <= set(citation)
-    assert citation["version"] == __version__
-    (paper,) = citation["references"]
-    assert [author["family-names"] for author in paper["authors"]] == ["Gatys", "Ecker", "Bethge"]
-    assert (paper["year"], paper["doi"]) == (2016, "10.1109/CVPR.2016.265")
-
-
-def community_files() -> list[Path]:
-    named = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CITATION.cff", ".pre-commit-config.yaml")]
-    hidden = [path for path in (ROOT / ".github").rglob("*") if path.is_file()]
-    examples = [path for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".ipynb", ".md")]
-    return sorted([*named, *hidden, *examples])
-
-
-@pytest.mark.parametrize("path", community_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_community_files_name_no_machine_and_no_address_and_their_links_lead_somewhere(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert not re.search(r"(?<![\w.}])/(root|home|work|tmp|Users)/", text)
-    assert not re.search(r"[\w.]+@[\w-]+\.[a-z]", text)
-    for target in re.findall(r"\]\(([^)#]+)\)", text) if path.suffix == ".md" else []:
-        assert (path.parent / target).exists(), target
 
 
 def test_a_space_has_the_header_and_the_files_that_it_needs() -> None:

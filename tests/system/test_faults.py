@@ -8,11 +8,11 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from pictures import encoded, sample
+from batches import draw
+from tiny import TINY
 
 import nst_fast
 from nst_fast.api import resume, stylize
@@ -22,26 +22,8 @@ from nst_fast.images import load_image
 from nst_fast.options.config import StylizeConfig
 from nst_fast.run.outputs import OutputFiles
 
-TINY: dict[str, Any] = {
-    "weights": "random:0",
-    "content_taps": "relu1_2",
-    "style_taps": "relu1_1",
-    "image_size": 24,
-    "steps": 6,
-    "engine": "eager",
-    "precision": "fp32",
-    "monitor_every": 0,
-    "device": "cpu",
-}
-CONFIG = StylizeConfig(**TINY)
+CONFIG = StylizeConfig(**TINY | {"steps": 6})
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX only")
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
-    (tmp_path / "content.png").write_bytes(encoded(sample(), "PNG"))
-    (tmp_path / "style.png").write_bytes(encoded(sample(size=(40, 60)), "PNG"))
-    return tmp_path / "content.png", tmp_path / "style.png"
 
 
 def test_a_disk_that_is_full_at_the_end_costs_neither_the_old_picture_nor_the_run(
@@ -77,9 +59,12 @@ def full_for(name: str) -> Callable[[Path, Path], None]:
 def test_one_file_can_be_content_and_style_and_sizes_may_differ_as_they_like(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "large.png").write_bytes(encoded(sample(size=(900, 700)), "PNG"))
-    content, style = pair
-    for one, other in [(content, content), (style, content), (content, tmp_path / "large.png")]:
+    content, large, tall = (
+        pair[0],
+        draw(tmp_path / "large.png", 1, (900, 700)),
+        draw(tmp_path / "tall.png", 2, (40, 60)),
+    )
+    for one, other in [(content, content), (tall, content), (content, large)]:
         expected = load_image(one, longest_side=24).tensor.shape
         assert stylize(one, other, CONFIG, steps=1).image.shape == expected
 

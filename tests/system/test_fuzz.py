@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from in_process import imported
 from places import ROOT
 
 from nst_fast.errors import InputError, NstFastError
@@ -24,11 +26,9 @@ PLACES = ["options", "inputs", "weights", "losses", "history", "finish", "warnin
 
 
 @pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        import fuzz as module  # type: ignore[import-not-found]
-    return module  # type: ignore[no-any-return]
+def fuzz() -> Iterator[ModuleType]:
+    with imported(FOLDER, ["fuzz"]) as found:
+        yield found["fuzz"]
 
 
 TARGETS = [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from pictures import sample
+from processes import python
+from tiny import TINY, flags
 
 from nst_fast.cli.commands import COMMANDS, made
 
@@ -18,32 +18,36 @@ HEAVY = ("torch", "onnxruntime", "matplotlib", "numpy", "onnx", "pydantic", "fil
 UNUSED = ("torch._inductor", "torch._dynamo", "sympy", "triton", "scipy", "skimage", "torchvision", "onnxscript")
 PROBE = """
 import sys
-sys.argv = {argv!r}
 from nst_fast.cli import main
-try:
-    main()
-except SystemExit:
-    pass
+for line in {lines!r}:
+    sys.argv = ["nst-fast", *line]
+    try:
+        main()
+    except SystemExit:
+        pass
 {planted}
 sys.stderr.write(",".join(name for name in {heavy!r} if name in sys.modules))
 """
 
 
-def imported_by(*arguments: str, planted: str = "", modules: Sequence[str] = HEAVY) -> str:
-    source = PROBE.format(argv=["nst-fast", *arguments], heavy=modules, planted=planted)
-    return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stderr
+def imported_by(*lines: tuple[str, ...], planted: str = "", modules: Sequence[str] = HEAVY) -> str:
+    """Those of the modules that one process has after these command lines."""
+    return python("-c", PROBE.format(lines=lines, heavy=modules, planted=planted)).stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), ("taps", "--help"), ("info", "--help"), ("weights", "list", "--help")]
-)
-def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
-    assert imported_by(*arguments) == ""
+def said_by(*lines: str, **changes: str | None) -> str:
+    done = python("-c", "\n".join(lines), **changes)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_a_command_imports_no_library_that_computes(name: str) -> None:
-    found = imported_by(name, "--help").split(",")
+def test_help_imports_nothing_heavy() -> None:
+    others = (("taps", "--help"), ("info", "--help"), ("weights", "list", "--help"))
+    assert imported_by(("--help",), ("--version",), *others) == ""
+
+
+def test_help_of_a_command_imports_no_library_that_computes() -> None:
+    found = imported_by(*((name, "--help") for name in COMMANDS)).split(",")
     assert set(found) <= {"", "nst_fast.options.commands"}
 
 
@@ -54,41 +58,40 @@ def test_the_list_has_the_first_paragraph_of_every_commands_help() -> None:
 def test_a_run_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     picture = str(tmp_path / "picture.png")
     sample().save(picture)
-    options = ("--weights", "random", "--content-taps", "relu1_1", "--style-taps", "relu1_1", "--image-size", "24")
-    command = ("stylize", picture, picture, "-o", str(tmp_path / "out.png"), "--steps", "1", "--quiet", *options)
-    assert imported_by(*command, "--monitor-every", "0", modules=(*UNUSED, "onnx", "onnxruntime")) == ""
+    options = flags(TINY, engine="auto", convolution="direct")
+    command = ("stylize", picture, picture, "-o", str(tmp_path / "out.png"), "--quiet", *options)
+    assert imported_by(command, modules=(*UNUSED, "onnx", "onnxruntime")) == ""
 
 
 def test_an_encoder_is_built_and_the_state_set_without_the_compiler() -> None:
-    lines = (
+    said = said_by(
         "import sys",
         "from nst_fast.network.weights import make_encoder",
         "from nst_fast.system.isolation import own_state",
         "own_state()(make_encoder)('random', 'vgg19', ['relu1_1'])",
         f"print(*(name for name in {UNUSED!r} if name in sys.modules))",
     )
-    result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == ""
+    assert said == ""
 
 
 def test_the_probe_would_notice() -> None:
-    assert imported_by("--version", planted="import numpy") == "numpy"
+    assert imported_by(("--version",), planted="import numpy") == "numpy"
 
 
 def test_importing_the_package_is_cheap_and_still_offers_the_api() -> None:
-    lines = (
+    said = said_by(
         "import sys, nst_fast",
         "assert 'torch' not in sys.modules",
+        "assert set(nst_fast.__all__) <= set(dir(nst_fast))",
         "from nst_fast import stylize, StylizeConfig",
         "print(stylize.__name__)",
     )
-    result = subprocess.run([sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "stylize"
+    assert said == "stylize"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libraries are opened ahead on Linux alone")
 def test_libraries_are_opened_beside_the_imports_without_importing_pytorch() -> None:
-    lines = (
+    said = said_by(
         "import sys, threading",
         "from pathlib import Path",
         "from nst_fast.cli.startup import open_libraries",
@@ -99,8 +102,7 @@ def test_libraries_are_opened_beside_the_imports_without_importing_pytorch() -> 
         "import torch",
         "print(int(torch.ones(3).sum()))",
     )
-    result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "3"
+    assert said == "3"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_libraries_are_opened_beside_the_imports_without_importing_pytorch() -> 
     ],
 )
 def test_threads_wait_briefly_unless_the_user_says_how(given: dict[str, str], expected: str) -> None:
-    lines = (
+    said = said_by(
         "import os",
         "from nst_fast.cli.startup import tune_torch",
         "tune_torch()",
@@ -121,9 +123,6 @@ def test_threads_wait_briefly_unless_the_user_says_how(given: dict[str, str], ex
         "os.environ.pop('GOMP_SPINCOUNT', None)",
         "tune_torch()",
         "print(os.environ.get('GOMP_SPINCOUNT'))",
+        **dict.fromkeys(("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")) | given,
     )
-    read = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE"}
-    environment = {name: value for name, value in os.environ.items() if name not in read}
-    command = [sys.executable, "-c", "\n".join(lines)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | given)
-    assert result.stdout.splitlines() == [expected, "None"]
+    assert said.splitlines() == [expected, "None"]

@@ -13,10 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import tiny
 import torch
+from batches import draw
 from PIL import Image
+from tiny import flags
 
 from nst_fast import stylize
 from nst_fast.benchmark.rows import BenchReport, LoopRow
@@ -24,8 +26,8 @@ from nst_fast.cli import main
 from nst_fast.cli.commands import COMMANDS, made
 from nst_fast.cli.console import Messages, complain
 
-TAPS = ("--weights", "random:0", "--content-taps", "relu1_2", "--style-taps", "relu1_1")
-TINY = (*TAPS, "--precision", "fp32", "--engine", "eager", "--image-size", "24", "--steps", "2")
+TINY = flags()
+TAPS = TINY[:3]
 QUICK_BENCH = ("--sizes", "24", "--engines", "eager", "--steps", "1", "--repeats", "1", "--turn-seconds", "0.001")
 BENCH = (*QUICK_BENCH, "--providers", "cpu", "--monitor-every", "0", "--no-memory", "--device", "cpu", *TAPS)
 
@@ -71,15 +73,11 @@ ELSEWHERE = {"demo"}  # the object of stylize: test_demonstration.py
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workshop")
-    for seed, name in enumerate(["content.png", "style.png"]):
-        coarse = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((32, 24), Image.Resampling.BICUBIC).save(folder / name)
+    pair = draw(folder / "content.png", 1), draw(folder / "style.png", 2)
     (folder / "bad.png").write_bytes(b"")
-    with Image.open(folder / "content.png") as first, Image.open(folder / "style.png") as second:
+    with Image.open(pair[0]) as first, Image.open(pair[1]) as second:
         first.save(folder / "clip.gif", save_all=True, append_images=[second])
-    options = {"weights": "random:0", "content_taps": "relu1_2", "style_taps": "relu1_1", "image_size": 24, "steps": 1}
-    made = stylize(folder / "content.png", folder / "style.png", engine="eager", monitor_every=0, **options)
-    made.save(folder / "made.png")
+    stylize(*pair, tiny.TINY).save(folder / "made.png")
     row = LoopRow(width=24, height=24, engine="eager", device="cpu", step_ms=1.0)
     report = BenchReport(device="cpu", options={}, machine={"packages": {}}, rows=[row])
     (folder / "bench.json").write_text(json.dumps(report.as_dict()))
@@ -195,8 +193,8 @@ def test_a_name_that_is_not_utf_8_comes_out_as_its_bytes(
     inside: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     name = os.fsdecode(b"curves-\xff.png")
-    for flags, expected in ((), b"curves-\xff.png\n"), (("--overwrite", "--json"), rb'"curves-\udcff.png"}' + b"\n"):
-        monkeypatch.setattr(sys, "argv", ["nst-fast", "plot", "made.png", "-o", name, *flags])
+    for given, expected in ((), b"curves-\xff.png\n"), (("--overwrite", "--json"), rb'"curves-\udcff.png"}' + b"\n"):
+        monkeypatch.setattr(sys, "argv", ["nst-fast", "plot", "made.png", "-o", name, *given])
         with pytest.raises(SystemExit, match="0"):
             main()
         assert capfdbinary.readouterr().out.endswith(expected)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from batches import TINY as BATCH
 from batches import Watcher, draw
-from in_process import run_command
+from in_process import Run
+from tiny import TINY
 
 from nst_fast import Listeners, Networks, NstFastError, StylizeConfig, resume, stylize, stylize_together
 from nst_fast.errors import BusyError, OutputError, UsageError
@@ -29,19 +30,8 @@ from nst_fast.options.config import DemoConfig, ExportConfig
 from nst_fast.run import outputs
 from nst_fast.system.files import lock
 
-SETTINGS: dict[str, Any] = {
-    "weights": "random:0",
-    "content_taps": "relu1_2",
-    "style_taps": "relu1_1",
-    "image_size": 32,
-    "steps": 4,
-    "monitor_every": 0,
-    "engine": "eager",
-    "precision": "fp32",
-    "optimizer": "adam",
-    "save_every": 1,
-}
-TINY = StylizeConfig(**SETTINGS, checkpoint_every="1")
+SETTINGS = TINY | {"image_size": 32, "steps": 4, "optimizer": "adam", "save_every": 1}
+CONFIG = StylizeConfig(**SETTINGS, checkpoint_every="1")
 OUTPUTS = {
     "picture": "out.png",
     "record": "out.json",
@@ -79,7 +69,7 @@ def others(tmp_path_factory: pytest.TempPathFactory, networks: Networks) -> Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outputs, "save_loss_curve", small_curve)
         options = {"init": folder / "in" / "init.png", "output": folder / "out.png"}
-        stylize(content, style, TINY, listeners=stop, networks=networks, **options)  # type: ignore[arg-type]
+        stylize(content, style, CONFIG, listeners=stop, networks=networks, **options)  # type: ignore[arg-type]
     shutil.copy(folder / "out-000001.png", folder / "out-000004.png")
     assert (folder / OUTPUTS["checkpoint"]).exists()
     return folder
@@ -116,7 +106,7 @@ def test_a_run_replaces_no_input_and_what_is_not_its_own_only_when_told_to(
 
     def call() -> None:
         given: dict[str, Any] = {"output": tmp_path / "out.png", "overwrite": overwrite, **cell.options}
-        stylize(cell.content, cell.style, TINY, networks=networks, **given)
+        stylize(cell.content, cell.style, CONFIG, networks=networks, **given)
 
     if overwrite and kind in OTHERS:
         call()
@@ -233,39 +223,33 @@ COMMANDS = {
 
 @pytest.mark.parametrize("overwrite", [False, True], ids=["plain", "overwrite"])
 @pytest.mark.parametrize("kind", ["content", "style", "weights", "run", "a stranger's"])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_files_of_figures_neither(
-    tmp_path: Path,
-    others: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    command: str,
-    kind: str,
-    overwrite: bool,
+    tmp_path: Path, others: Path, command: Run, name: str, kind: str, overwrite: bool
 ) -> None:
     given = {name: draw(tmp_path / f"{name}.png", seed) for seed, name in enumerate(INPUTS)}
     given["run"] = Path(shutil.copy(others / "out.png", tmp_path / "run.png"))
-    taken = " ".join(COMMANDS[command])
+    taken = " ".join(COMMANDS[name])
     if (overwrite and kind == "a stranger's") or (kind in given and f"{{{kind}}}" not in taken):
         return
     victim = given.setdefault(kind, tmp_path / "mine.png")
     victim.touch()
     before = victim.read_bytes()
-    arguments = [part.format(**given, victim=victim) for part in COMMANDS[command]]
-    names = [word for word in command.split() if not word.startswith("--")]
-    code, _, error = run_command(monkeypatch, capsys, *names, *arguments, *["--overwrite"] * overwrite)
+    arguments = [part.format(**given, victim=victim) for part in COMMANDS[name]]
+    words = [word for word in name.split() if not word.startswith("--")]
+    code, _, error = command(*words, *arguments, *["--overwrite"] * overwrite)
     assert code == 4, error
     assert victim.read_bytes() == before
 
 
 def test_the_picture_of_a_run_given_by_its_record_is_an_input_of_a_plot(
-    tmp_path: Path, others: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, others: Path, command: Run
 ) -> None:
     for name in ("out.png", "out.json"):
         shutil.copy(others / name, tmp_path)
     before = (tmp_path / "out.png").read_bytes()
     arguments = ("plot", tmp_path / "out.json", "-o", tmp_path / "out.png", "--overwrite")
-    assert run_command(monkeypatch, capsys, *arguments)[0] == 4
+    assert command(*arguments)[0] == 4
     assert (tmp_path / "out.png").read_bytes() == before
 
 
@@ -274,7 +258,7 @@ def test_the_picture_of_a_run_given_by_its_record_is_an_input_of_a_plot(
 def test_a_pastiche_is_not_saved_over_its_inputs(tmp_path: Path, networks: Networks, kind: str, link: bool) -> None:
     inputs = {name: draw(tmp_path / f"{name}.png", seed) for seed, name in enumerate(INPUTS[:3])}
     before = inputs[kind].read_bytes()
-    made = stylize(inputs["content"], inputs["style"], TINY, init=inputs["init"], networks=networks)
+    made = stylize(inputs["content"], inputs["style"], CONFIG, init=inputs["init"], networks=networks)
     target = inputs[kind]
     if link:
         target = tmp_path / "link.png"
@@ -309,9 +293,7 @@ def test_the_snapshots_of_a_job_are_not_the_picture_of_another(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("second", ["out.jpg", "out.png", "out-losses.png"])
-def test_two_runs_at_once_do_not_share_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], networks: Networks, second: str
-) -> None:
+def test_two_runs_at_once_do_not_share_a_file(tmp_path: Path, networks: Networks, second: str) -> None:
     """Pictures of one stem share record, curve and checkpoints; a picture may be the curve of another."""
     content, style = draw(tmp_path / "content.png", 1), draw(tmp_path / "style.png", 2)
     codes: list[int] = []
@@ -320,14 +302,14 @@ def test_two_runs_at_once_do_not_share_a_file(
         def stop(self) -> bool:
             if not codes:
                 with pytest.raises(BusyError, match=r"or a file of that name beside it.*process \d+") as refused:
-                    stylize(content, style, TINY, output=tmp_path / second, networks=networks)
+                    stylize(content, style, CONFIG, output=tmp_path / second, networks=networks)
                 codes.append(refused.value.exit_code)
             return False
 
-    stylize(content, style, TINY, output=tmp_path / "out.png", listeners=Other(), networks=networks)
+    stylize(content, style, CONFIG, output=tmp_path / "out.png", listeners=Other(), networks=networks)
     assert codes == [11]
     with lock(tmp_path / "out"), pytest.raises(BusyError):
-        stylize(content, style, TINY, output=tmp_path / "out.webp", networks=networks)
+        stylize(content, style, CONFIG, output=tmp_path / "out.webp", networks=networks)
 
 
 def test_a_killed_run_of_one_stem_is_named_to_the_next(tmp_path: Path, others: Path, networks: Networks) -> None:
@@ -336,7 +318,7 @@ def test_a_killed_run_of_one_stem_is_named_to_the_next(tmp_path: Path, others: P
         (tmp_path / OUTPUTS[name]).unlink()  # as after kill -9
     pair = tmp_path / "in" / "content.png", tmp_path / "in" / "style.png"
     with pytest.raises(OutputError, match=r"out\.png is the picture of an unfinished run.*nst-fast resume .*out\.png"):
-        stylize(*pair, TINY, output=tmp_path / "out.jpg", networks=networks)
+        stylize(*pair, CONFIG, output=tmp_path / "out.jpg", networks=networks)
     assert resume(tmp_path / "out.png", networks=networks, content=pair[0], style=pair[1]).record.steps == 4
 
 
@@ -346,13 +328,11 @@ def test_a_killed_run_of_one_stem_is_named_to_the_next(tmp_path: Path, others: P
 def test_pictures_made_together_share_no_file(tmp_path: Path, names: tuple[str, str]) -> None:
     content, style = draw(tmp_path / "content.png", 1), draw(tmp_path / "style.png", 2)
     with pytest.raises(UsageError, match="all different"):
-        stylize_together([content, content], style, TINY, outputs=[tmp_path / name for name in names])
+        stylize_together([content, content], style, CONFIG, outputs=[tmp_path / name for name in names])
 
 
-def test_two_outputs_of_a_command_are_two_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_outputs_of_a_command_are_two_files(tmp_path: Path, command: Run) -> None:
     (tmp_path / "link").symlink_to("figures")
     arguments = ("bench", "--json", tmp_path / "figures", "--csv", tmp_path / "link")
-    code, _, error = run_command(monkeypatch, capsys, *arguments)
+    code, _, error = command(*arguments)
     assert (code, "two outputs have one name" in error) == (2, True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from in_process import imported
+from in_process import Run, imported
+from peer_folders import arguments, make_folders
 from places import ROOT
-from torch import Tensor
 
-from nst_fast.images import save_image
 from nst_fast.options.config import StylizeConfig
 
 FOLDER = ROOT / "bench" / "peers"
@@ -44,34 +42,22 @@ def peers() -> Iterator[dict[str, ModuleType]]:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> dict[str, Path]:
-    found = {name: tmp_path / name for name in ("sources", "images", "output", "results")}
-    for folder in found.values():
-        folder.mkdir()
-    for index, name in enumerate("abc"):
-        picture: Tensor = torch.rand(1, 3, 30, 40, generator=torch.Generator().manual_seed(index))
-        save_image(picture, found["images"] / f"{name}.png")
-    script = found["sources"] / "neural-style-pt" / "neural_style.py"
-    script.parent.mkdir()
-    script.write_text(STAND_IN)
-    (tmp_path / "tiny.toml").write_text(TINY)
-    return found
+    return make_folders(tmp_path, "abc", STAND_IN, TINY)
 
 
-def compared(peers: dict[str, ModuleType], folders: dict[str, Path], patch: pytest.MonkeyPatch, *more: str) -> int:
-    given = [part for name, folder in folders.items() for part in (f"--{name}", str(folder))]
-    only = ["--pairs", str(folders["images"].parent / "tiny.toml"), "--programs", "nst-fast", "neural-style-pt"]
-    patch.setattr(sys, "argv", ["compare.py", *given, *only, "--rounds", "1", "--threads", "1", *more])
-    return int(peers["compare"].main())
+@pytest.fixture
+def compared(peers: dict[str, ModuleType], folders: dict[str, Path], script: Run) -> Run:
+    """The script on these folders."""
+    given = [*arguments(folders, ("nst-fast", "neural-style-pt")), "--rounds", "1"]
+    return lambda *more: script(peers["compare"].main, *given, *more)
 
 
 def test_pictures_scores_table_and_sheet_are_made_and_what_is_there_is_kept(
-    peers: dict[str, ModuleType],
-    folders: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    compared: Run, folders: dict[str, Path]
 ) -> None:
-    assert compared(peers, folders, monkeypatch) == 0, capsys.readouterr().err
-    written = [folders["results"] / line for line in capsys.readouterr().out.splitlines()]
+    code, out, err = compared()
+    assert code == 0, err
+    written = [folders["results"] / line for line in out.splitlines()]
     assert [path.suffix for path in written] == [".json", ".csv", ".md", ".jpg"]
     data = json.loads(written[0].read_text())
     assert [(row["pair"], row["program"]) for row in data["rows"]] == [
@@ -89,21 +75,18 @@ def test_pictures_scores_table_and_sheet_are_made_and_what_is_there_is_kept(
 
     pictures = {path: path.stat().st_mtime_ns for path in folders["output"].glob("*/a+?.png")}
     assert len(pictures) == 4
-    assert compared(peers, folders, monkeypatch, "--parts", "paint", "--again", "neural-style-pt") == 0
+    assert compared("--parts", "paint", "--again", "neural-style-pt")[0] == 0
     changed = [path for path, then in pictures.items() if path.stat().st_mtime_ns != then]
     assert {path.parent.name for path in changed} == {"neural-style-pt"}
 
 
 def test_a_program_that_fails_is_named_and_the_others_pictures_are_made(
-    peers: dict[str, ModuleType],
-    folders: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    compared: Run, folders: dict[str, Path]
 ) -> None:
     fails = 'import sys\nif "a+b" in " ".join(sys.argv):\n    sys.exit("no memory")\n' + STAND_IN
     (folders["sources"] / "neural-style-pt" / "neural_style.py").write_text(fails)
-    assert compared(peers, folders, monkeypatch, "--programs", "neural-style-pt", "--parts", "paint") == 10
-    assert "error: neural-style-pt ended with 1:\nno memory" in capsys.readouterr().err
+    code, _, err = compared("--programs", "neural-style-pt", "--parts", "paint")
+    assert (code, "error: neural-style-pt ended with 1:\nno memory" in err) == (10, True)
     assert [path.name for path in (folders["output"] / "neural-style-pt").glob("*.png")] == ["a+c.png"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from in_process import imported
+from in_process import Run, imported
+from peer_folders import arguments, make_folders
 from places import ROOT
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -73,16 +73,8 @@ def peers() -> Iterator[dict[str, ModuleType]]:
 
 @pytest.fixture
 def folders(tmp_path: Path, peers: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    found = {name: tmp_path / name for name in ("sources", "images", "output", "results")}
-    for folder in found.values():
-        folder.mkdir()
-    for index, name in enumerate("ab"):
-        picture: Tensor = torch.rand(1, 3, 30, 40, generator=torch.Generator().manual_seed(index))
-        save_image(picture, found["images"] / f"{name}.png")
-    (found["sources"] / "neural-style-pt").mkdir()
-    (found["sources"] / "neural-style-pt" / "neural_style.py").write_text(PEER)
+    found = make_folders(tmp_path, "ab", PEER, TINY + RECIPE)
     (found["sources"] / "ours.py").write_text(OURS)
-    (tmp_path / "tiny.toml").write_text(TINY + RECIPE)
 
     def ours(job: Any, count: int) -> list[Any]:
         return [found["sources"] / "ours.py", job.content, job.style, job.output, count]
@@ -94,22 +86,25 @@ def folders(tmp_path: Path, peers: dict[str, ModuleType], monkeypatch: pytest.Mo
     return found
 
 
-def measured(peers: dict[str, ModuleType], folders: dict[str, Path], patch: pytest.MonkeyPatch, *more: str) -> int:
-    given = [part for name, folder in folders.items() for part in (f"--{name}", str(folder))]
-    only = ["--pairs", str(folders["images"].parent / "tiny.toml"), "--programs", "neural-style-pt"]
-    small = ["--portion", "0.01", "--steps", "4", "--rounds", "2", "--threads", "1"]
-    patch.setattr(sys, "argv", ["speed.py", *given, *only, *small, *more])
-    return int(peers["speed"].main())
+@pytest.fixture
+def measured(peers: dict[str, ModuleType], folders: dict[str, Path], script: Run) -> Run:
+    """The script on these folders."""
+    small = ["--portion", "0.01", "--steps", "4", "--rounds", "2"]
+    given = [*arguments(folders, ["neural-style-pt"]), *small]
+    return lambda *more: script(peers["speed"].main, *given, *more)
 
 
-def test_everything_is_measured_kept_and_reported(
-    peers: dict[str, ModuleType],
-    folders: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert measured(peers, folders, monkeypatch) == 0, capsys.readouterr().err
-    written = [folders["results"] / line for line in capsys.readouterr().out.splitlines()]
+@pytest.fixture
+def what(peers: dict[str, ModuleType], folders: dict[str, Path]) -> Any:
+    """The comparison of all peers on these folders."""
+    places = [folders[name] for name in ("images", "sources", "output")]
+    return peers["painting"].Comparison.read(folders["images"].parent / "tiny.toml", *places, peers["speed"].PEERS)
+
+
+def test_everything_is_measured_kept_and_reported(measured: Run, folders: dict[str, Path]) -> None:
+    code, out, err = measured()
+    assert code == 0, err
+    written = [folders["results"] / line for line in out.splitlines()]
     assert [path.suffix for path in written] == [".json", ".md"]
     data = json.loads(written[0].read_text())
     assert str(folders["images"].parent) not in "".join(path.read_text() for path in written)
@@ -139,7 +134,7 @@ def test_everything_is_measured_kept_and_reported(
     assert "not reached" in report
 
     pictures = {path: path.stat().st_mtime_ns for path in folders["output"].rglob("*.*")}
-    assert measured(peers, folders, monkeypatch) == 0
+    assert measured()[0] == 0
     assert {path for path, then in pictures.items() if path.stat().st_mtime_ns != then} == set()
 
 
@@ -151,16 +146,9 @@ def test_everything_is_measured_kept_and_reported(
         (("paint", "race"), "nst-fast by default has not painted a+b"),
     ],
 )
-def test_a_report_before_all_is_there_says_what_is_missing(
-    peers: dict[str, ModuleType],
-    folders: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    parts: tuple[str, ...],
-    said: str,
-) -> None:
-    assert measured(peers, folders, monkeypatch, "--parts", *parts, "report") == UsageError.exit_code
-    assert said in capsys.readouterr().err
+def test_a_report_before_all_is_there_says_what_is_missing(measured: Run, parts: tuple[str, ...], said: str) -> None:
+    code, _, err = measured("--parts", *parts, "report")
+    assert (code, said in err) == (UsageError.exit_code, True)
 
 
 def test_the_ratio_is_the_median_over_rounds_and_scales_have_their_shares(peers: dict[str, ModuleType]) -> None:
@@ -180,13 +168,8 @@ def test_the_ratio_is_the_median_over_rounds_and_scales_have_their_shares(peers:
 
 
 def test_every_racer_steps_at_the_final_size_and_one_peer_at_all_its_scales_too(
-    peers: dict[str, ModuleType], folders: dict[str, Path]
+    peers: dict[str, ModuleType], what: Any
 ) -> None:
-    everyone = peers["speed"].PEERS
-    read = peers["painting"].Comparison.read
-    what = read(
-        folders["images"].parent / "tiny.toml", *(folders[n] for n in ("images", "sources", "output")), everyone
-    )
     job = peers["programs"].Job(*map(Path, ("c.png", "s.png", "o.png")), 32, Path("sources"), Path("weights"))
     commands = {each.name: [*map(str, each.arguments(job, each.probe))] for each in peers["racing"].racers(what, 10)}
     assert list(commands) == [
@@ -200,17 +183,14 @@ def test_every_racer_steps_at_the_final_size_and_one_peer_at_all_its_scales_too(
     assert commands["style-transfer-pytorch"][-2:] == ["-ms", "32"]
     assert "10" in commands["style-transfer-pytorch"]  # its first scale has twice the count
     assert commands["nst-fast in fp32"][-2:] == ["--precision", "fp32"]
-    assert "--style-size" in peers["speed"].at_style_size(everyone[0], what).arguments(job, 1)
+    assert "--style-size" in peers["speed"].at_style_size(peers["speed"].PEERS[0], what).arguments(job, 1)
 
 
 @pytest.mark.parametrize("peer", ["pastiche", "neural-style-pt"])
 def test_a_peers_objective_is_expressed_by_our_options(
-    peers: dict[str, ModuleType], folders: dict[str, Path], peer: str
+    peers: dict[str, ModuleType], folders: dict[str, Path], what: Any, peer: str
 ) -> None:
     """Their formulas, written out by hand, on a picture that is neither content nor style."""
-    what = peers["painting"].Comparison.read(
-        folders["images"].parent / "tiny.toml", folders["images"], folders["sources"], folders["output"], ()
-    )
     pair = what.pairs[0]
     picture = folders["output"] / "c.png"
     save_image(torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(5)), picture)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 
@@ -18,17 +20,8 @@ from nst_fast.options.evaluate import EvaluateConfig
 from nst_fast.options.layers import find_preset
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
-TINY: dict[str, Any] = {
-    "weights": "random:0",
-    "content_taps": ["relu1_2"],
-    "style_taps": {"relu1_1": 1.0, "relu2_1": 0.5},
-    "image_size": 32,
-    "steps": 3,
-    "monitor_every": 0,
-    "engine": "eager",
-    "device": "cpu",
-    "checkpoint_every": 0,
-}
+TYPED = {"content_taps": ["relu1_2"], "style_taps": {"relu1_1": 1.0, "relu2_1": 0.5}, "checkpoint_every": 0}
+TINY = tiny.TINY | TYPED | {"image_size": 32, "steps": 3}
 
 
 @pytest.fixture
@@ -69,17 +62,20 @@ def test_a_texture_has_the_size_and_the_options_that_are_given(pair: tuple[Path,
         texture([], (32, 32), **options)
 
 
-def test_a_run_of_arrays_is_resumed_when_they_are_given_again(arrays: Arrays, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "name"), [(np.asarray, "an array"), (bytes, "bytes")])
+def test_a_run_of_pictures_in_memory_is_resumed_when_they_are_given_again(
+    kind: Callable[..., Any], name: str, pair: tuple[Path, Path], arrays: Arrays, tmp_path: Path
+) -> None:
     steps = iter(range(9))
     options = TINY | {"checkpoint_every": 1, "steps": 6}
-    expected = stylize(*arrays, **options)
-    stylize(*arrays, output=tmp_path / "out.png", listeners=Listeners(stop=lambda: next(steps) > 2), **options)
-    with pytest.raises(ResumeError, match=r"began with an array in memory.*`content`"):
+    given = arrays if kind is np.asarray else tuple(path.read_bytes() for path in pair)
+    stylize(*given, output=tmp_path / "out.png", listeners=Listeners(stop=lambda: next(steps) > 2), **options)
+    with pytest.raises(ResumeError, match=rf"began with {name} in memory.*`content`"):
         resume(tmp_path / "out.png")
-    with pytest.raises(ResumeError, match="the given array is not the picture that the run began with"):
-        resume(tmp_path / "out.png", content=arrays[1], style=arrays[1])
-    made = resume(tmp_path / "out.png", content=arrays[0], style=[arrays[1]])
-    assert torch.equal(made.image, expected.image)
+    with pytest.raises(ResumeError, match="is not the picture that the run began with"):
+        resume(tmp_path / "out.png", content=given[1], style=given[1])
+    made = resume(tmp_path / "out.png", content=given[0], style=[given[1]])
+    assert torch.equal(made.image, stylize(*pair, **options).image)
     assert made.record.steps == 6
 
 
@@ -158,42 +154,9 @@ def test_bytes_of_a_file_give_the_picture_of_the_file(pair: tuple[Path, Path], k
     assert len(several.record.inputs["styles"]) == 2
 
 
-def test_a_run_of_bytes_is_resumed_when_they_are_given_again(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    steps = iter(range(9))
-    options = TINY | {"checkpoint_every": 1, "steps": 6}
-    data = [path.read_bytes() for path in pair]
-    stylize(*data, output=tmp_path / "out.png", listeners=Listeners(stop=lambda: next(steps) > 2), **options)
-    with pytest.raises(ResumeError, match="began with bytes in memory"):
-        resume(tmp_path / "out.png")
-    assert torch.equal(
-        resume(tmp_path / "out.png", content=pair[0], style=data[1]).image, stylize(*pair, **options).image
-    )
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        b"",
-        b"no picture at all",
-        None,
-        7,
-        object(),
-        [[1, 2], [3, 4]],
-        np.zeros((0, 0, 3), np.uint8),
-        np.zeros((40, 40), np.uint8),
-        np.zeros((1, 40, 40, 3), np.uint8),
-        np.zeros((40, 40, 3), bool),
-        np.full((40, 40, 3), "a", object),
-        np.full((40, 40, 3), np.nan),
-        torch.zeros(3, 40, 40, dtype=torch.uint8),
-        torch.zeros(3, 40, 40, device="meta"),
-        torch.zeros(3, 40, 40).to_sparse(),
-        torch.zeros(2, 3, 40, 40),
-    ],
-    ids=lambda given: type(given).__name__,
-)
-def test_what_is_no_picture_is_refused_as_content_and_style(pair: tuple[Path, Path], given: Any) -> None:
-    for pictures in ((given, pair[1]), (pair[0], given), (pair[0], [pair[1], given])):
+def test_what_is_no_picture_is_refused_as_content_and_style(pair: tuple[Path, Path]) -> None:
+    """What is none: unit/images/test_given.py."""
+    for pictures in ((7, pair[1]), (pair[0], b"no picture"), (pair[0], [pair[1], None])):
         with pytest.raises(InputError):
             stylize(*pictures, **TINY)
 

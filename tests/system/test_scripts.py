@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import json
 import os
-import subprocess
-import sys
+import runpy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from in_process import Run
+from batches import draw
+from in_process import Run, imported
 from places import ROOT
+from processes import python
 
+from nst_fast import StylizeConfig
 from nst_fast.benchmark.scenarios import load_scenario
+from nst_fast.run.scales import plan_scales
 
-SCRIPTS = sorted([*(ROOT / "bench").glob("*.py"), *(ROOT / "export").glob("*.py")])
 TINY_SCENARIO = """
 description = "as small as it gets"
 [options]
@@ -33,58 +35,20 @@ monitor_every = 0
 device = "cpu"
 memory = false
 """
+
+
 TINY_RECIPE = 'network = "vgg16"\ncontent_taps = "relu1_1"\nstyle_taps = "relu1_2"\n'
 
 
-def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+def main_of(name: str) -> Callable[[], int]:
+    return runpy.run_path(str(ROOT / name))["main"]
 
 
-def loaded(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("script", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A script's main in this process, where starting it costs nothing: exit code, stdout, stderr."""
-
-    def call(script: str, *arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        code = loaded(ROOT / script).main()
-        written = capsys.readouterr()
-        return code, written.out, written.err
-
-    return call
-
-
-def test_every_script_is_run_here() -> None:
-    assert [path.relative_to(ROOT).as_posix() for path in SCRIPTS] == ["bench/run.py", "export/build.py"]
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_thin(path: Path) -> None:
-    assert path.read_text().count("\n") <= 60
-    modules = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules.add(node.module.partition(".")[0])
-    assert modules <= {"nst_fast", *sys.stdlib_module_names}
-
-
-def test_bench_run_writes_a_scenarios_result_under_a_name_that_says_all(tmp_path: Path) -> None:
+def test_bench_run_writes_a_scenarios_result_under_a_name_that_says_all(script: Run, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY_SCENARIO)
-    done = run("bench/run.py", tmp_path / "tiny.toml", "--results", tmp_path / "results")
-    assert done.returncode == 0, done.stderr
-    written = [Path(line) for line in done.stdout.splitlines()]
+    code, out, err = script(main_of("bench/run.py"), tmp_path / "tiny.toml", "--results", tmp_path / "results")
+    assert code == 0, err
+    written = [Path(line) for line in out.splitlines()]
     assert [path.suffix for path in written] == [".json", ".csv", ".png"]
     assert all(path.is_file() and path.parent == tmp_path / "results" for path in written)
     assert written[0].name.startswith("tiny-")
@@ -97,28 +61,31 @@ def test_bench_run_writes_a_scenarios_result_under_a_name_that_says_all(tmp_path
     assert str(tmp_path) not in written[0].read_text()
 
 
-def test_bench_run_reads_all_scenarios_before_it_runs_one(main: Run, tmp_path: Path) -> None:
+def test_bench_run_reads_all_scenarios_before_it_runs_one(script: Run, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY_SCENARIO)
     (tmp_path / "bad.toml").write_text("[options]\nsizes = 'big'\n")
-    code, out, err = main("bench/run.py", tmp_path / "tiny.toml", tmp_path / "bad.toml", "--results", tmp_path)
+    code, out, err = script(
+        main_of("bench/run.py"), tmp_path / "tiny.toml", tmp_path / "bad.toml", "--results", tmp_path
+    )
     assert (code, out) == (2, "")
     assert err.startswith("error: `sizes` 'big'")
 
 
-def test_options_of_a_scenario_can_be_set_on_the_command_line(main: Run, tmp_path: Path) -> None:
+def test_options_of_a_scenario_can_be_set_on_the_command_line(script: Run, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY_SCENARIO)
     for change, message in (("sizes=big", "`sizes` 'big'"), ("repeets=3", "repeats"), ("repeats=three", "as in TOML")):
-        code, out, err = main("bench/run.py", tmp_path / "tiny.toml", "--set", "seed=1", "--set", change)
+        code, out, err = script(main_of("bench/run.py"), tmp_path / "tiny.toml", "--set", "seed=1", "--set", change)
         assert (code, out) == (2, "")
         assert message in err
 
 
-def test_export_build_writes_a_proven_model_per_recipe(tmp_path: Path) -> None:
+def test_export_build_writes_a_proven_model_per_recipe(script: Run, tmp_path: Path) -> None:
     (tmp_path / "vgg16-small.toml").write_text(TINY_RECIPE)
-    done = run("export/build.py", tmp_path / "vgg16-small.toml", "--output", tmp_path, "--weights", "random:3")
-    assert done.returncode == 0, done.stderr
+    given = (tmp_path / "vgg16-small.toml", "--output", tmp_path, "--weights", "random:3")
+    code, out, err = script(main_of("export/build.py"), *given)
+    assert code == 0, err
     model = tmp_path / "vgg16-small.onnx"
-    assert done.stdout.strip() == str(model)
+    assert out.strip() == str(model)
     manifest = json.loads((tmp_path / "vgg16-small.onnx.json").read_text())
     assert (manifest["network"], manifest["style_taps"]) == ("vgg16", ["relu1_2"])
     assert manifest["parity"]
@@ -130,11 +97,11 @@ def test_export_build_writes_a_proven_model_per_recipe(tmp_path: Path) -> None:
     [('network = "vgg11"', 2, "error: `network` 'vgg11'"), ("network vgg", 3, "error: {path}: cannot be read as TOML")],
 )
 def test_export_build_ends_with_the_code_of_what_is_wrong(
-    main: Run, tmp_path: Path, recipe: str, code: int, message: str
+    script: Run, tmp_path: Path, recipe: str, code: int, message: str
 ) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(recipe)
-    ended, out, err = main("export/build.py", path, "--output", tmp_path)
+    ended, out, err = script(main_of("export/build.py"), path, "--output", tmp_path)
     assert (ended, out) == (code, "")
     assert err.startswith(message.format(path=path))
 
@@ -147,7 +114,7 @@ def test_committed_scenarios_are_valid_and_described(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "export").glob("*.toml")), ids=lambda path: path.stem)
 def test_committed_recipes_are_valid_and_their_names_say_what_comes_out(path: Path) -> None:
-    recipe = loaded(ROOT / "export" / "build.py").read_recipe(path, None)
+    recipe = runpy.run_path(str(ROOT / "export" / "build.py"))["read_recipe"](path, None)
     deepest = path.stem.split("-")[-4]
     pooling = ["average"] if recipe.pooling == "average" else []
     parts = [recipe.network, *pooling, deepest, recipe.graph, f"op{recipe.opset}", recipe.precision]
@@ -158,7 +125,7 @@ def test_committed_recipes_are_valid_and_their_names_say_what_comes_out(path: Pa
 
 def test_memory_is_measured_beside_its_prediction(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text('[[case]]\nsize = "64x48"\nengine = "fast"\nprecision = "fp32"\n')
-    done = run("bench/memory/footprints.py", tmp_path / "out.json", tmp_path / "tiny.toml")
+    done = python(ROOT / "bench/memory/footprints.py", tmp_path / "out.json", tmp_path / "tiny.toml")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert (row["engine"], row["precision"]) == ("fast", "fp32")
@@ -168,7 +135,7 @@ def test_memory_is_measured_beside_its_prediction(tmp_path: Path) -> None:
 
 def test_a_huge_picture_is_measured_in_tiles(tmp_path: Path) -> None:
     shallow = ("--content-taps", "relu2_1", "--style-taps", "relu1_1", "--precision", "fp32")
-    done = run("bench/memory/huge.py", "96", "1GiB", "--tile-size", "64", *shallow)
+    done = python(ROOT / "bench/memory/huge.py", "96", "1GiB", "--tile-size", "64", *shallow)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["peak_mib"] > 0
@@ -178,7 +145,7 @@ def test_a_huge_picture_is_measured_in_tiles(tmp_path: Path) -> None:
 def test_bench_start_times_every_phase_from_the_command_to_the_file(tmp_path: Path) -> None:
     options = ("--weights", "random", "--content-taps", "relu1_1", "--style-taps", "relu1_1", "--monitor-every", "0")
     sizes = ("--rounds", "1", "--size", "24", "--steps", "2", "--results", tmp_path)
-    done = run("bench/start/start.py", *sizes, "--", *options)
+    done = python(ROOT / "bench/start/start.py", *sizes, "--", *options)
     assert done.returncode == 0, done.stderr
     text = Path(done.stdout.strip()).read_text()
     rows = {row["case"]: row for row in json.loads(text)["rows"]}
@@ -193,15 +160,57 @@ def test_bench_start_times_every_phase_from_the_command_to_the_file(tmp_path: Pa
     assert str(tmp_path) not in text
 
 
-def test_bench_trackers_measures_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: Run) -> None:
+def test_bench_trackers_measures_what_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Run
+) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found(name) if name == "tensorboard" else None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     flags = ("--rounds", "1", "--size", "32", "--steps", "2")
-    code, out, err = main("bench/trackers/trackers.py", *flags, "--results", tmp_path)
+    code, out, err = script(main_of("bench/trackers/trackers.py"), *flags, "--results", tmp_path)
     assert code == 0, err
     rows = json.loads(Path(out.strip()).read_text())["rows"]
     assert {row["follower"] for row in rows} >= {"none", "--progress json", "--csv"}
     assert all(row["step_ms"] > 0 and row["event_ms"] >= 0 for row in rows)
     assert all(row["slow_down"] <= row["slow_down_every_step"] for row in rows)
+
+
+# --- bench/optimizers
+
+
+@pytest.fixture
+def table() -> Iterator[ModuleType]:
+    with imported(ROOT / "bench" / "optimizers", ["optimizers"]) as found:
+        yield found["optimizers"]
+
+
+def test_steps_at_coarser_scales_cost_their_share_of_the_pixels(table: ModuleType) -> None:
+    config = StylizeConfig(image_size=1024, scales=2)
+    steps = table.steps_for(config, 100)
+    assert [(scale.fraction, scale.steps) for scale in plan_scales(config, steps, 1024, 1024)] == [(0.5, 80), (1.0, 80)]
+    assert table.steps_for(config.replace(scales=1), 100) == 100
+
+
+def test_gradients_to_a_loss_are_interpolated(table: ModuleType) -> None:
+    curve = {25: 3.0, 50: 2.0, 100: 1.0}
+    assert [table.gradients_to(curve, loss) for loss in (4.0, 2.5, 1.0, 0.5)] == [25, 37.5, 100, None]
+
+
+def test_the_table_has_every_recipe_on_every_pair(
+    table: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Run
+) -> None:
+    draw(tmp_path / "content.png", 1, (40, 30)), draw(tmp_path / "style.png", 2, (40, 30))
+    monkeypatch.setattr(table, "PAIRS", [("content.png", "style.png")])
+    monkeypatch.setattr(table, "COUNTS", (2, 4))
+    monkeypatch.setattr(table, "EACH", (4,))
+    arguments = ["--images", tmp_path, "--output", tmp_path / "kept", "--size", "40", "--steps", "4", "--results"]
+    recipes = ["from a half", "PyTorch's L-BFGS, strong Wolfe"]
+    given = [*arguments, tmp_path / "results", "--weights", "random:0", "--recipes", *recipes]
+    code, out, _ = script(table.main, *given)
+    assert code == 0
+    assert [line.split("|")[1].strip() for line in out.splitlines()[2:]] == [table.DEFAULT, *recipes]
+    report = json.loads(next((tmp_path / "results").iterdir()).read_text())
+    assert report["losses"][table.DEFAULT]["content+style"].keys() == {"2", "4"}
+    assert report["rows"][0]["relative"]["4"] == 1.0
+    assert len(list((tmp_path / "kept").iterdir())) == 3

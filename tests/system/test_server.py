@@ -9,9 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +23,8 @@ pytest.importorskip("uvicorn", reason="no server: pip install 'nst-fast[ui]'")
 
 from pictures import encoded, sample
 from PIL import Image
-from served import LONG, PATIENCE, Process, events, finished, started, until_step, upload
+from processes import PATIENCE, python, wait_until
+from served import LONG, Process, events, finished, started, until_step, upload
 
 from nst_fast.cli.serve import serve
 
@@ -45,6 +45,13 @@ def pixels(client: httpx.Client, id: str) -> np.ndarray:
 def connection(server: Process) -> socket.socket:
     place = urlsplit(server.address)
     return socket.create_connection((place.hostname, place.port), timeout=PATIENCE)
+
+
+def follower(server: Process, id: str) -> socket.socket:
+    """One who has asked for the events of a run, and reads nothing."""
+    made = connection(server)
+    made.sendall(f"GET /api/runs/{id}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    return made
 
 
 def outside(folder: Path) -> list[str]:
@@ -72,43 +79,34 @@ def test_a_server_that_is_killed_loses_nothing_and_goes_on_with_what_was_running
 def test_the_end_of_the_server_does_not_wait_for_those_who_follow(tmp_path: Path) -> None:
     with Process(tmp_path / "folder") as server:
         id = started(server.client, **LONG)
-        follower = connection(server)
-        follower.sendall(f"GET /api/runs/{id}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        silent = follower(server, id)
         until_step(server.client, id)
         assert server.end() == 130
-        with follower, follower.makefile("rb") as stream:
+        with silent, silent.makefile("rb") as stream:
             assert b"event: step" in stream.read()
         assert "Traceback" not in server.log.read_text()
 
 
 def test_two_clients_at_once_get_their_own(server: Process) -> None:
-    made: dict[str, int] = {}
-
-    def client(name: str, side: int) -> None:
+    def client(name: str, side: int) -> int:
         with httpx.Client(base_url=server.address, timeout=PATIENCE) as own:
             for value in range(10):
                 data = encoded(Image.new("RGB", (side, side), (value, side, 0)), "PNG")
                 facts = upload(own, data, f"{name}-{value}.png").json()
                 assert facts["name"] == f"{name}-{value}.png" and facts["width"] == side
-            made[name] = finished(own, started(own, image_size=side))["width"]
+            return int(finished(own, started(own, image_size=side))["width"])
 
-    threads = [threading.Thread(target=client, args=args) for args in (("a", 32), ("b", 48))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert made == {"a": 32, "b": 48}
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(client, "ab", (32, 48))) == [32, 48]
 
 
 def test_clients_that_do_not_read_or_vanish_cost_nothing(server: Process) -> None:
     id = started(server.client, **LONG)
     until_step(server.client, id)
     process = psutil.Process(server.process.pid)
-    silent = [connection(server) for _ in range(20)]
-    for number, each in enumerate(silent):
-        each.sendall(f"GET /api/runs/{id}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-        if number % 2:
-            each.close()
+    silent = [follower(server, id) for _ in range(20)]
+    for each in silent[::2]:
+        each.close()
     until_step(server.client, id, 20)
     before = process.memory_info().rss
     for _ in range(200):
@@ -129,43 +127,36 @@ def test_an_upload_that_does_not_end_leaves_nothing_and_holds_up_nobody(server: 
     gone.close()
     assert upload(server.client).status_code == 201
     slow.close()
-    for _ in range(100):
-        left = [path.name for path in (tmp_path / "folder" / "uploads").iterdir() if path.suffix == ".part"]
-        if not left:
-            break
-        time.sleep(0.1)
-    assert left == [] and len(server.client.get("/api/uploads").json()) == 1
+    wait_until(lambda: not list((tmp_path / "folder" / "uploads").glob("*.part")), 10)
+    assert len(server.client.get("/api/uploads").json()) == 1
     assert outside(tmp_path) == []
 
 
 def test_more_followers_than_there_is_room_for_are_refused(server: Process) -> None:
     id = started(server.client, **LONG)
     until_step(server.client, id)
-    request = f"GET /api/runs/{id}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-    crowd = [connection(server) for _ in range(64)]
+    crowd = [follower(server, id) for _ in range(64)]
     for each in crowd:
-        each.sendall(request)
         assert each.recv(12) == b"HTTP/1.1 200"
     assert server.client.get(f"/api/runs/{id}/events").status_code == 429
     for each in crowd:
         each.close()
-    for _ in range(100):
+
+    def has_room() -> bool:
         with server.client.stream("GET", f"/api/runs/{id}/events") as answer:
-            if answer.status_code == 200:
-                break
-        time.sleep(0.2)
-    assert answer.status_code == 200
+            return answer.status_code == 200
+
+    wait_until(has_room, 20)
     server.client.post(f"/api/runs/{id}/stop")
 
 
 def test_a_folder_has_one_server_and_a_port_too(server: Process, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "nst_fast", "serve", "--port"]
     port = str(urlsplit(server.address).port)
     for arguments, code, said in (
         (["0", "--folder", str(tmp_path / "folder")], 11, "is being written by process"),
         ([port, "--folder", str(tmp_path / "other")], 2, f"--port {port}: cannot be listened on"),
     ):
-        found = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=PATIENCE)
+        found = python("-m", "nst_fast", "serve", "--port", *arguments)
         assert (found.returncode, said in found.stderr) == (code, True), found.stderr
     (tmp_path / "other").rmdir()
 
@@ -182,18 +173,10 @@ def test_another_host_prints_a_token_that_it_wants(tmp_path: Path) -> None:
 
 
 def test_json_gives_the_address(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "nst_fast",
-        "ui",
-        "--no-browser",
-        "--port",
-        "0",
-        "--folder",
-        str(tmp_path / "folder"),
-    ]
-    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    given = ["ui", "--no-browser", "--port=0", f"--folder={tmp_path / 'folder'}", "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "nst_fast", *given], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdout is not None
         facts = json.loads(process.stdout.readline())
         assert (facts["schema"], facts["token"]) == ("nst-fast/serve/1", "")

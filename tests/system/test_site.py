@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -13,8 +12,7 @@ from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import pytest
-import yaml
-from in_process import imported
+from in_process import Run, imported
 from markdown_it import MarkdownIt
 from places import ROOT
 
@@ -155,24 +153,11 @@ def test_a_link_to_a_heading_that_there_is_not_ends_the_build(make: ModuleType, 
 
 
 def test_the_script_says_where_the_site_is_and_what_is_wrong(
-    make: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Run
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["make_site.py", "--work", str(tmp_path / "work")])
     monkeypatch.setattr(make, "build", lambda work: work / "site")
-    assert make.main() == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'work' / 'site'}\n"
+    code, out, _ = script(make.main, "--work", tmp_path / "work")
+    assert (code, out) == (0, f"{tmp_path / 'work' / 'site'}\n")
     monkeypatch.setattr(make, "navigation", lambda: ["none.md"])
-    assert make.main() == 3
-    assert "the navigation: a link leads to" in capsys.readouterr().err
-
-
-def test_the_workflow_builds_with_the_documented_command_and_only_its_deployment_may_write() -> None:
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "site.yml").read_text("utf-8"))
-    assert workflow["permissions"] == {"contents": "read"}
-    build, deploy = workflow["jobs"]["build"], workflow["jobs"]["deploy"]
-    assert "python docs/site/make_site.py" in [step.get("run") for step in build["steps"]]
-    assert "permissions" not in build
-    assert deploy["permissions"] == {"pages": "write", "id-token": "write"}
-    (upload,) = [step for step in build["steps"] if "upload-pages-artifact" in step.get("uses", "")]
-    assert upload["with"]["path"] == "build/docs/site"
-    assert "    python docs/site/make_site.py\n" in (DOCS / "site" / "README.md").read_text("utf-8")
+    code, _, err = script(make.main, "--work", tmp_path / "work")
+    assert (code, "the navigation: a link leads to" in err) == (3, True)

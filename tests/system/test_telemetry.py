@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from batches import draw
+from processes import python
 
 import nst_fast
 from nst_fast.onnx import TELEMETRY_VARIABLE
@@ -41,9 +41,7 @@ def traced(tmp_path: Path, *command: str, **changes: str) -> tuple[list[str], li
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the home folder is laid out otherwise")
 def test_a_whole_run_asks_no_name_server_and_leaves_nothing_foreign_at_home(tmp_path: Path) -> None:
-    for seed, name in enumerate(("content.png", "style.png")):
-        pixels = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), np.uint8)
-        Image.fromarray(pixels).resize((40, 32), Image.Resampling.BICUBIC).save(tmp_path / name)
+    draw(tmp_path / "content.png", 1), draw(tmp_path / "style.png", 2)
     calls, files = traced(tmp_path, sys.executable, "-m", "nst_fast", *RUN, *ORT)
     assert calls == []
     assert [file for file in files if not file.startswith(".cache/nst-fast/")] == []
@@ -65,10 +63,5 @@ def test_the_bundles_program_reports_nothing_unless_it_is_allowed_to(allowed: bo
 def test_what_the_user_has_set_stays() -> None:
     script = f"import os; from nst_fast.onnx import session; print(os.environ[{TELEMETRY_VARIABLE!r}])"
     for given, kept in ((None, "1"), ("0", "0"), ("1", "1")):
-        environment = {name: value for name, value in os.environ.items() if name != TELEMETRY_VARIABLE}
-        environment |= {} if given is None else {TELEMETRY_VARIABLE: given}
-        environment["ORT_HOME"] = os.devnull
-        said = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-        )
-        assert said.stdout.strip() == kept
+        said = python("-c", script, **{TELEMETRY_VARIABLE: given}, ORT_HOME=os.devnull)
+        assert said.stdout.strip() == kept, said.stderr

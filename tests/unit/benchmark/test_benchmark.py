@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_process import Run, run_command
+from in_process import Run
 from places import ROOT
 
 from nst_fast.benchmark import evaluations, loops, memory, suite
@@ -556,11 +556,11 @@ def test_a_picture_that_does_not_fit_fails_its_rows_only(monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def command(report: BenchReport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def command(report: BenchReport, monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
     """``nst-fast bench`` with a report made beforehand: exit code, stdout, stderr."""
 
     monkeypatch.setattr(suite, "run_benchmark", lambda config, observer: report)
-    return lambda *arguments: run_command(monkeypatch, capsys, "bench", *arguments)
+    return lambda *arguments: command("bench", *arguments)
 
 
 def test_json_on_stdout_is_all_that_is_there(command: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import run_command
+from in_process import Run
 
 from nst_fast.benchmark.compare import CompareConfig, compare, refuse, to_markdown
 from nst_fast.benchmark.rows import (
@@ -179,15 +179,15 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_the_command_shows_writes_and_ends_with_9_beyond_the_limit(
-    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    files: tuple[Path, Path], command: Run, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.md"
     call = ("bench", "compare", *files)
-    code, out, err = run_command(monkeypatch, capsys, *call, "--fail-over", "5%", "--markdown", report)
+    code, out, err = command(*call, "--fail-over", "5%", "--markdown", report)
     assert (code, err) == (0, "")
     assert report.read_text() == out
     assert "1.040" in out
-    code, out, err = run_command(monkeypatch, capsys, *call, "--fail-over", "3%", "--json", "-")
+    code, out, err = command(*call, "--fail-over", "3%", "--json", "-")
     assert code == 9
     assert err.startswith("error: worse by more than 3 %: loop, fast, fp32, 512x384: step_ms 1.040x.")
     assert json.loads(out)["changes"][0]["ratio"] == 1.04
@@ -202,22 +202,15 @@ def test_the_command_shows_writes_and_ends_with_9_beyond_the_limit(
     ],
 )
 def test_the_command_refuses_in_a_sentence(
-    files: tuple[Path, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    change: str,
-    code: int,
-    said: str,
+    files: tuple[Path, Path], command: Run, change: str, code: int, said: str
 ) -> None:
     files[1].write_text(change)
-    ended, out, err = run_command(monkeypatch, capsys, "bench", "compare", *files)
+    ended, out, err = command("bench", "compare", *files)
     assert (ended, out) == (code, "")
     assert said in err
 
 
-def test_options_of_the_measurement_before_the_command_are_refused(
-    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = run_command(monkeypatch, capsys, "bench", "--sizes", "64", "--no-memory", "compare", *files)
+def test_options_of_the_measurement_before_the_command_are_refused(files: tuple[Path, Path], command: Run) -> None:
+    code, _, err = command("bench", "--sizes", "64", "--no-memory", "compare", *files)
     assert code == 2
     assert "--sizes, --memory before compare" in err

@@ -9,11 +9,11 @@ import sys
 import threading
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 from places import ROOT, SUPPORT
+from tiny import DEEPER
 from torch import Tensor
 
 from nst_fast.api import Listeners, stylize
@@ -158,16 +158,7 @@ def test_a_run_that_is_long_enough_begins_them_before_the_network_is_loaded(
     assert order == ["kernels"] * begun + ["weights"]
 
 
-TINY: dict[str, Any] = {
-    "weights": "random:0",
-    "content_taps": "relu2_1",
-    "style_taps": "relu1_1,relu2_1",
-    "image_size": 32,
-    "engine": "fast",
-    "precision": "fp32",
-    "steps": 2,
-    "monitor_every": 0,
-}
+TINY = {name: value for name, value in DEEPER.items() if name != "device"} | {"engine": "fast"}
 
 
 def test_without_a_compiler_pytorch_computes_and_the_run_says_so(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -43,16 +44,16 @@ def test_16_bit_gray_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     for picture, kind in ((Image.fromarray(gray), "PNG"), (Image.fromarray(gray), "TIFF"), (big_endian, "TIFF")):
         row = first_row(load(tmp_path, encoded(picture, kind)))
         np.testing.assert_allclose(row, TABLE / 65535, atol=1e-7)
-    inverted = tiff(gray.astype("<u2"), bits=16, photometric=0)  # white is zero
+    inverted = tiff(gray, kind="miniswhite")  # white is zero
     np.testing.assert_allclose(first_row(load(tmp_path, inverted)), 1 - TABLE / 65535, atol=1e-6)
 
 
 def test_12_bit_grey_has_its_own_white(tmp_path: Path) -> None:
     packed = bytes.fromhex("fff000800" + "fff" * 13)[: 16 * 12 // 8]
-    data = tiff(np.frombuffer(packed * 16, np.uint8).reshape(16, 24), bits=8, photometric=1)
-    for tag, value in ((256, 16), (258, 12)):  # pretend: 16 pixels of 12 bits instead of 24 of 8
-        at = data.rindex(tag.to_bytes(2, "little") + b"\3\0\1\0\0\0")
-        data = data[: at + 8] + value.to_bytes(4, "little") + data[at + 12 :]
+    data = tiff(np.frombuffer(packed * 16, np.uint8).reshape(16, 24))
+    for tag, kind, value in ((256, 4, 16), (258, 3, 12)):  # pretend: 16 pixels of 12 bits instead of 24 of 8
+        at = data.index(struct.pack("<HHI", tag, kind, 1))
+        data = data[: at + 8] + struct.pack("<I", value) + data[at + 12 :]
     np.testing.assert_allclose(first_row(load(tmp_path, data))[:4], [1, 0, 2048 / 4095, 1], atol=1e-6)
 
 
@@ -68,24 +69,24 @@ def test_16_bit_colour_is_scaled_and_not_clipped(tmp_path: Path, color_type: int
 
 
 @pytest.mark.parametrize(
-    ("dtype", "form", "values", "black", "white"),
+    ("dtype", "values", "black", "white"),
     [
-        ("<u4", 1, [0, 2**31, 2**32 - 1], 0, 2**32 - 1),
-        ("<i4", 2, [0, 2**30, 2**31 - 1], 0, 2**31 - 1),
-        ("<i4", 2, [0, 300, 65535], 0, 65535),
-        ("<i4", 2, [0, 30, 200], 0, 255),
-        ("<i2", 2, [-32768, 0, 32767], -32768, 65535),
-        ("<f4", 3, [0.0, 0.25, 1.0], 0, 1),
-        ("<f4", 3, [0.0, 0.5, 4.0], 0, 4),
-        ("<f4", 3, [-1.0, 0.5, 0.75], -1, 1),
+        ("<u4", [0, 2**31, 2**32 - 1], 0, 2**32 - 1),
+        ("<i4", [0, 2**30, 2**31 - 1], 0, 2**31 - 1),
+        ("<i4", [0, 300, 65535], 0, 65535),
+        ("<i4", [0, 30, 200], 0, 255),
+        ("<i2", [-32768, 0, 32767], -32768, 65535),
+        ("<f4", [0.0, 0.25, 1.0], 0, 1),
+        ("<f4", [0.0, 0.5, 4.0], 0, 4),
+        ("<f4", [-1.0, 0.5, 0.75], -1, 1),
     ],
 )
 def test_integers_and_floats_are_scaled_by_a_range_that_is_noted(
-    tmp_path: Path, dtype: str, form: int, values: list[float], black: float, white: float
+    tmp_path: Path, dtype: str, values: list[float], black: float, white: float
 ) -> None:
     array = np.zeros((16, 16), dtype)
     array[:, :3] = values
-    image = load(tmp_path, tiff(array, bits=array.dtype.itemsize * 8, photometric=1, form=form))
+    image = load(tmp_path, tiff(array))
     expected = (np.array(values, np.float64) - black) / (white - black)
     np.testing.assert_allclose(first_row(image)[:3], expected, atol=1e-6)
     assert bool(image.notes) == ((black, white) != (0, 1))
@@ -261,8 +262,8 @@ def transparent_corpus() -> dict[str, bytes]:
         "TIFF RGBA": encoded(half_hidden("RGBA"), "TIFF"),
         "TIFF PA": encoded(half_hidden("PA"), "TIFF"),
         "TIFF LA": encoded(half_hidden("LA"), "TIFF"),
-        "TIFF premultiplied RGBA": tiff(premultiplied, bits=8, photometric=2, extra=1),
-        "TIFF premultiplied grey": tiff(premultiplied[..., :2], bits=8, photometric=1, extra=1),
+        "TIFF premultiplied RGBA": tiff(premultiplied, extrasamples=["assocalpha"]),
+        "TIFF premultiplied grey": tiff(premultiplied[..., :2], extrasamples=["assocalpha"]),
     }  # fmt: skip
 
 
@@ -282,7 +283,7 @@ def test_hidden_colours_never_leak(tmp_path: Path, name: str) -> None:
 
 def test_half_transparent_pixels_are_mixed_with_the_background_premultiplied_or_not(tmp_path: Path) -> None:
     plain = encoded(solid("RGBA", (255, 0, 0, 51)), "PNG")
-    premultiplied = tiff(np.full((16, 16, 4), (51, 0, 0, 51), np.uint8), bits=8, photometric=2, extra=1)
+    premultiplied = tiff(np.full((16, 16, 4), (51, 0, 0, 51), np.uint8), extrasamples=["assocalpha"])
     for data, tolerance in ((plain, 1e-6), (premultiplied, 0.01)):
         image = load(tmp_path, data, background="#0000ff")
         np.testing.assert_allclose(image.tensor[0, :, 3, 3], [0.2, 0.0, 0.8], atol=tolerance)

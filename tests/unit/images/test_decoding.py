@@ -9,19 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import encoded, load, png_chunk, sample, with_chunk
+from pictures import encoded, load, png_chunk, sample, turned, with_chunk
 from PIL import Image, ImageFilter, ImageOps
 
 from nst_fast.errors import InputError
 from nst_fast.images.decoding import Limits
 
 KINDS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-
-
-def orientation_exif(orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[274] = orientation
-    return exif.tobytes()
 
 
 def plain(picture: Image.Image) -> torch.Tensor:
@@ -36,13 +30,10 @@ def plain(picture: Image.Image) -> torch.Tensor:
 def test_every_kind_of_picture_is_read(tmp_path: Path, kind: str) -> None:
     image = load(tmp_path, encoded(sample(), kind))
     assert image.format in {kind, "JPEG"}
-    assert image.original_size == (48, 32)
-    assert image.tensor.shape == (1, 3, 32, 48)
-    assert image.tensor.dtype == torch.float32
-    assert image.tensor.is_contiguous()
     assert image.notes == ()
-    tolerance = 0 if kind in {"PNG", "TIFF", "BMP"} else 0.08
-    assert (image.tensor - plain(sample())).abs().mean() <= tolerance
+    assert image.tensor.is_contiguous()
+    tolerance = 0 if kind in {"PNG", "TIFF", "BMP"} else 0.2
+    torch.testing.assert_close(image.tensor, plain(sample()), atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["ICO", "PPM", "JPEG2000", "TGA", "EPS", "PDF", "PCX"])
@@ -76,9 +67,9 @@ def test_damaged_png_metadata_is_ignored_with_a_note(tmp_path: Path, name: str) 
     image = load(tmp_path, with_chunk(encoded(sample(), "PNG"), DAMAGED_METADATA[name]))
     assert torch.equal(image.tensor, plain(sample()))
     assert image.notes == ("damaged or oversized metadata ignored",)
-    turned = with_chunk(encoded(sample(), "PNG", exif=orientation_exif(6)), DAMAGED_METADATA[name])
+    other = with_chunk(encoded(sample(), "PNG", exif=turned(6)), DAMAGED_METADATA[name])
     # A damaged profile costs the orientation too: only the pixels are kept.
-    assert load(tmp_path, turned).original_size == ((48, 32) if "profile" in name else (32, 48))
+    assert load(tmp_path, other).original_size == ((48, 32) if "profile" in name else (32, 48))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -159,7 +150,7 @@ def test_damage_in_later_frames_does_not_cost_the_first(tmp_path: Path, kind: st
 @pytest.mark.parametrize("orientation", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 65535])
 def test_exif_orientation_is_applied(tmp_path: Path, kind: str, orientation: int) -> None:
     quality = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}, "AVIF": {"quality": 100}}
-    data = encoded(sample(), kind, exif=orientation_exif(orientation), **quality.get(kind, {}))
+    data = encoded(sample(), kind, exif=turned(orientation), **quality.get(kind, {}))
     tagged = sample()
     tagged.getexif()[274] = orientation
     expected = plain(ImageOps.exif_transpose(tagged))

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pictures import encoded, load, sample
+from pictures import encoded, load, sample, turned
 from PIL import Image
 
 from nst_fast.errors import InputError
@@ -113,12 +113,10 @@ def test_a_damaged_one_is_an_input_error(kind: extra.Kind, make: object, tmp_pat
 
 @needs(extra.HEIF)
 def test_a_heic_keeps_its_profile_and_its_orientation_is_applied_once(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[274] = 6  # turned by a quarter
-    loaded = load(tmp_path, heic(sample(size=SIZE), exif=exif.tobytes()))
+    loaded = load(tmp_path, heic(sample(size=SIZE), exif=turned(6).tobytes()))
     assert loaded.original_size == SIZE[::-1]
-    turned = np.asarray(sample(size=SIZE).transpose(Image.Transpose.ROTATE_270), np.float32) / 255
-    assert abs(loaded.tensor[0].permute(1, 2, 0).numpy() - turned).mean() < 0.05
+    upright = np.asarray(sample(size=SIZE).transpose(Image.Transpose.ROTATE_270), np.float32) / 255
+    assert abs(loaded.tensor[0].permute(1, 2, 0).numpy() - upright).mean() < 0.05
 
 
 @needs(extra.HEIF)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pictures import sample, turned
 from PIL import Image
 
 from nst_fast.errors import InputError
@@ -20,8 +21,7 @@ Array = np.ndarray[Any, Any]
 
 @pytest.fixture(scope="module")
 def pixels() -> Array:
-    coarse = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((400, 300), Image.Resampling.BICUBIC))
+    return np.asarray(sample(size=(400, 300)))
 
 
 FORMS: dict[str, Callable[[Array], Any]] = {
@@ -64,9 +64,7 @@ def test_transparency_is_composited_on_the_background(form: str, pixels: Array, 
 
 
 def test_an_image_is_turned_as_its_orientation_says_and_its_palette_is_resolved(pixels: Array, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[274] = 6
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned(6))
     Image.fromarray(pixels).convert("P").save(tmp_path / "palette.png")
     for name in ("turned.png", "palette.png"):
         with Image.open(tmp_path / name) as image:
@@ -113,11 +111,21 @@ def test_what_is_given_may_be_changed_afterwards(pixels: Array) -> None:
         (torch.zeros(2, 3, 20, 20), r"a tensor \[2, 3, 20, 20\]"),
         (torch.zeros(20, 20, 3), r"a tensor \[20, 20, 3\]"),
         (torch.zeros(3, 20, 20, dtype=torch.uint8), "of torch.uint8"),
+        (torch.zeros(3, 20, 20, device="meta"), "is no picture"),
+        (torch.zeros(3, 20, 20).to_sparse(), "is no picture"),
+        (np.zeros((0, 0, 3), np.uint8), "is no picture"),
+        (np.zeros((1, 20, 20, 3), np.uint8), "is no picture"),
+        (np.zeros((20, 20, 3), bool), "is no picture"),
+        (np.full((20, 20, 3), "a", object), "is no picture"),
+        (b"", "is empty"),
+        (b"no picture at all", "not an image"),
+        (None, "is no picture"),
+        ([[1, 2], [3, 4]], "is no picture"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_what_is_one(given: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        source_of(given)
+        load_image(source_of(given))
 
 
 def test_limits_are_those_of_files(pixels: Array) -> None:

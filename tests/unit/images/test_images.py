@@ -17,7 +17,7 @@ from pictures import encoded, png_chunk, sample, with_chunk
 from PIL import Image
 
 from nst_fast import images
-from nst_fast.errors import InputError, NumericsError, OutputError, UsageError
+from nst_fast.errors import InputError, NumericsError, UsageError
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 TEXT = {"nst-fast": '{"seed": 0, "name": "[red] é 日本"}', "Comment": "two\nlines"}
@@ -40,23 +40,6 @@ def test_values_are_rounded_to_the_nearest_and_clamped() -> None:
         image[0, 1, 2, 3] = value
         with pytest.raises(NumericsError):
             images.to_uint8(image)
-
-
-@pytest.mark.parametrize("suffix", LOSSLESS)
-def test_lossless_formats_give_the_pixels_back(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    images.save_image(all_bytes(), path)
-    loaded = images.load_image(path)
-    assert torch.equal(loaded.tensor, all_bytes())
-    assert loaded.notes == ()
-    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
-def test_lossy_formats_come_close(tmp_path: Path, suffix: str) -> None:
-    image = images.from_uint8(np.asarray(sample()))
-    images.save_image(image, tmp_path / f"a{suffix}")
-    assert (images.load_image(tmp_path / f"a{suffix}").tensor - image).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("suffix", images.WRITABLE)
@@ -84,21 +67,10 @@ def test_any_size_and_mode_is_read_as_pillow_shows_it(
     path = tmp_path_factory.mktemp("any") / f"a{suffix}"
     picture.save(path)
     loaded = images.load_image(path)
+    assert (loaded.notes, loaded.sha256) == ((), hashlib.sha256(path.read_bytes()).hexdigest())
     np.testing.assert_array_equal(images.to_uint8(loaded.tensor), np.asarray(picture.convert("RGB")))
     images.save_image(loaded.tensor, path)
     assert torch.equal(images.load_image(path).tensor, loaded.tensor)
-
-
-@pytest.mark.parametrize("longest_side", [16, 33, 48, 96])
-def test_the_longest_side_is_what_was_asked(tmp_path: Path, longest_side: int) -> None:
-    images.save_image(all_bytes()[:, :, :, :30], tmp_path / "a.png")
-    if longest_side == 16:
-        with pytest.raises(InputError, match="use `image_size` 30 or more"):
-            images.load_image(tmp_path / "a.png", longest_side=longest_side)
-        return
-    image = images.load_image(tmp_path / "a.png", longest_side=longest_side)
-    assert max(image.tensor.shape[2:]) == longest_side
-    assert image.original_size == (30, 16)
 
 
 def test_a_wrong_suffix_is_noted(tmp_path: Path) -> None:
@@ -157,28 +129,9 @@ def test_a_suffix_that_cannot_be_written_is_wrong_use(tmp_path: Path, name: str)
     assert images.check_output_suffix("A.PNG") == "PNG"
 
 
-def test_an_image_too_large_for_its_format_is_an_output_error(tmp_path: Path) -> None:
-    (tmp_path / "a.webp").write_bytes(b"old")
-    with pytest.raises(OutputError, match=r"17000x1 cannot be stored as WEBP .* Use \.png"):
-        images.save_image(torch.zeros(1, 3, 1, 17_000), tmp_path / "a.webp")
-    assert (tmp_path / "a.webp").read_bytes() == b"old"
-
-
-def test_a_picture_with_a_camera_profile_loads(assets: Path) -> None:
-    path = assets / "images" / "cafe_terrace.jpg"
-    with Image.open(path) as picture:
-        assert picture.info["icc_profile"]
-        size = picture.size
-    image = images.load_image(path, longest_side=200)
-    assert image.original_size == size
-    assert max(image.tensor.shape[2:]) == 200
-    assert image.notes == ()
-    assert image.tensor.std() > 0.1
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif"])
 def test_a_lower_quality_makes_a_smaller_and_less_faithful_file(suffix: str, tmp_path: Path) -> None:
-    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    picture = images.from_uint8(np.asarray(sample(size=(64, 64)).effect_spread(3)))
     sizes, errors = [], []
     for quality in (20, 80, 95):
         path = tmp_path / f"{quality}{suffix}"
@@ -187,6 +140,7 @@ def test_a_lower_quality_makes_a_smaller_and_less_faithful_file(suffix: str, tmp
         errors.append((images.load_image(path).tensor - picture).abs().mean().item())
     assert sizes == sorted(sizes)
     assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.03
     images.save_image(picture, tmp_path / f"default{suffix}")
     assert (tmp_path / f"default{suffix}").read_bytes() == (tmp_path / f"95{suffix}").read_bytes()
 

@@ -95,9 +95,3 @@ def test_what_cannot_be_plotted_is_refused_before_anything_is_written(tmp_path: 
     with pytest.raises(UsageError, match="--beside"):
         plot([run], tmp_path / "out.png", against="seconds", beside=True)
     assert not (tmp_path / "out.png").exists()
-
-
-def test_the_command_prints_the_path_of_the_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plot([save_run(tmp_path / "a.png")], tmp_path / "out.png")
-    assert capsys.readouterr().out.strip() == str(tmp_path / "out.png")
-    assert (tmp_path / "out.png").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from nst_fast.api import Pastiche, stylize, stylize_together
@@ -17,9 +18,9 @@ from nst_fast.run.problem import Networks, Problem, load_problem
 
 NETWORKS = Networks()
 TINY = StylizeConfig(
-    weights="random:0", content_taps="relu2_1", style_taps="relu1_1,relu2_1", image_size=32, steps=12, monitor_every=0,
-    device="cpu", engine="eager",
-)  # fmt: skip
+    **tiny.TINY | {"content_taps": "relu2_1", "style_taps": "relu1_1,relu2_1", "image_size": 32, "steps": 12},
+    convolution="direct",
+)
 
 
 def smooth_picture(seed: int, height: int = 24, width: int = 32) -> torch.Tensor:

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from pictures import cmyk_profile, encoded, gray_profile, load, png, png_chunk, rgb_profile, sample
+from pictures import cmyk_profile, encoded, gray_profile, load, png, png_chunk, rgb_profile, sample, tiff
 from PIL import Image, TiffImagePlugin
 
 from nst_fast.errors import InputError
 from nst_fast.images import LoadedImage
 
-CHANNELS = {1: "minisblack", 2: "minisblack", 3: "rgb", 4: "rgb"}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "strips": {"rowsperstrip": 5},
     "tiles": {"tile": (16, 16)},
@@ -32,21 +31,6 @@ def noise(channels: int, dtype: Any = np.uint16) -> np.ndarray[Any, Any]:
     if np.issubdtype(dtype, np.floating):
         return values.astype(dtype)
     return np.rint(values * np.iinfo(dtype).max).astype(dtype)
-
-
-def tiff(pixels: np.ndarray[Any, Any], *, planar: bool = False, kind: str = "", **options: Any) -> bytes:
-    channels = pixels.shape[2]
-    if channels == 1:
-        pixels = pixels[..., 0]
-    elif planar:
-        pixels, options["planarconfig"] = np.moveaxis(pixels, 2, 0), "separate"
-    else:
-        options["planarconfig"] = "contig"
-    if channels in {2, 4} and kind != "separated":
-        options.setdefault("extrasamples", ["unassalpha"])
-    sink = io.BytesIO()
-    tifffile.imwrite(sink, pixels, photometric=kind or CHANNELS[channels], metadata=None, **options)
-    return sink.getvalue()
 
 
 def expected(pixels: np.ndarray[Any, Any]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from in_process import Run, run_command
+from in_process import Run
 from jury_pictures import brushwork, painted_over, save, scene
 from PIL import Image
 from places import ROOT
@@ -280,13 +280,9 @@ def test_lpips_compares_picture_and_content_where_its_weights_are_there(
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """``nst-fast evaluate`` with random weights: exit code, stdout, stderr."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        return run_command(monkeypatch, capsys, "evaluate", *arguments, "--weights", "random:0", "--device", "cpu")
-
-    return call
+def command(command: Run) -> Run:
+    """``nst-fast evaluate`` with random weights."""
+    return lambda *arguments: command("evaluate", *arguments, "--weights", "random:0", "--device", "cpu")
 
 
 def test_the_command_shows_a_table_and_writes_json_and_csv(

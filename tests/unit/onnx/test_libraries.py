@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import ROOT
 
 from nst_fast.errors import DeviceError
 from nst_fast.onnx import libraries
@@ -166,12 +165,6 @@ def test_the_cuda_version_is_that_of_the_linked_runtime() -> None:
     assert cuda_major([]) == libraries.DEFAULT_CUDA
 
 
-def test_the_remedies_are_extras_or_dependencies_of_this_project() -> None:
-    pyproject = (ROOT / "pyproject.toml").read_text()
-    assert 'tensorrt = ["tensorrt-cu13' in pyproject
-    assert "onnxruntime-gpu[cuda,cudnn]" in pyproject
-
-
 @linux
 def test_tensorrt_has_a_version_exactly_when_it_is_there(cuda_file: Path) -> None:
     found = {item.name.partition(".")[0]: item for item in provider_libraries("tensorrt")}
@@ -187,7 +180,3 @@ def test_a_systems_tensorrt_is_versioned_by_its_file(
     (tmp_path / name).symlink_to(f"{name}.16.1")
     monkeypatch.setattr(libraries, "search_paths", lambda: SearchPaths((), (tmp_path,)))
     assert tensorrt_version() == f"{name}.16.1"
-
-
-def test_exactly_one_onnx_runtime_is_installed() -> None:
-    assert len(runtime_packages()) == 1

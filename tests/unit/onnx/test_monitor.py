@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from processes import wait_until
 
 from nst_fast.network.vgg import Encoder
 from nst_fast.objective.evaluation import EagerEvaluator
@@ -71,13 +70,6 @@ def run_both(problem: Problem, size: tuple[int, int], batch: int = 1) -> None:
     for reading, terms in zip(readings, expected, strict=True):
         assert list(reading.terms) == list(terms)
         assert reading.terms == pytest.approx(terms, rel=1e-3)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, f"nothing within {WAIT} s"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,15 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
-from graph_variants import build
+from processes import python
 
-from nst_fast.errors import DeviceError, OnnxModelError
+from nst_fast.errors import DeviceError
 from nst_fast.onnx import libraries, plugins
-from nst_fast.onnx.parity import check_parity
 from nst_fast.onnx.session import Binding, make_session, probe_provider
 from nst_fast.options.providers import PROVIDERS, find_provider
 
@@ -177,52 +174,11 @@ def test_an_input_of_a_provider_with_memory_of_its_own_is_bound_again_before_eve
         assert events == expected
 
 
-def working(name: str) -> Any:
-    status = probe_provider(name)
-    return pytest.mark.skipif(not status.works, reason=f"provider {name} is {status.state}: {status.detail}")
-
-
-@working("openvino")
-@pytest.mark.parametrize("graph", ["objective", "gradient", "step"])
-def test_openvinos_plugin_runs_every_graph_whole_and_in_fp32(graph: str) -> None:
-    """In bf16, which it takes where a processor has it unless told otherwise, the losses would be 1e-3 off."""
-    encoder, config, made = build({"graph": graph})
-    rows = check_parity(encoder, config, made.model, "openvino", sizes=[(33, 47), (96, 80)])
-    assert {row.provider for row in rows} == {"openvino"}
-    losses = [row.rms_relative_err for row in rows if row.tap in ("losses", "total") or graph == "objective"]
-    assert max(losses) < 2e-5
-
-
-@working("openvino")
-def test_openvinos_plugin_sees_a_picture_that_changes_in_place() -> None:
-    encoder, config, made = build({"graph": "objective"})
-    del encoder, config
-    picture = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(0))
-    session = make_session(made.model, "openvino")
-    (name,) = session.inputs
-    binding = Binding(session, shared=True)
-    binding.bind_input(name, picture)
-    for output in session.outputs:
-        binding.bind_output(output)
-    for _ in range(2):
-        binding.run()
-        for output, found in make_session(made.model).run(picture.numpy()).items():
-            np.testing.assert_allclose(binding.outputs()[output], found, rtol=1e-3, atol=1e-4)
-        picture.mul_(0.5)
-
-
-@working("openvino")
-def test_options_of_a_plugin_reach_it() -> None:
-    model = build({"graph": "objective"})[2].model
-    with pytest.raises((DeviceError, OnnxModelError), match="NONSENSE"):
-        make_session(model, 'plugin:openvino:device=cpu,load_config={"CPU": {"NONSENSE": 1}}')
-
-
 @pytest.mark.parametrize(
     "name", [name for name, row in PROVIDERS.items() if row.module and libraries.why_absent(row, ()) is None]
 )
 def test_an_installed_plugin_works_or_the_doctor_says_why_not(name: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "nst_fast", "doctor", "--json"], capture_output=True, text=True)
+    done = python("-m", "nst_fast", "doctor", "--json")
     assert done.returncode == 0, done.stderr
     (status,) = (each for each in json.loads(done.stdout)["providers"] if each["name"] == name)
     assert status["state"] in ("works", "refused")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +10,18 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from processes import python
 
 from nst_fast.errors import DeviceError, UsageError
 from nst_fast.onnx import libraries
 from nst_fast.onnx import session as session_module
 from nst_fast.onnx.libraries import Library
-from nst_fast.onnx.session import check_provider, probe_provider
+from nst_fast.onnx.session import check_provider, make_session, probe_provider
 from nst_fast.options.providers import PROVIDERS
 from nst_fast.system.machine import CudaDriver, Gpu
 
 HOPPER = CudaDriver((13, 2), (Gpu("NVIDIA H200", 90, 143_000),))
+OLD = CudaDriver((12, 4), HOPPER.gpus)
 PRESENT = Library("libcudart.so.13", Path("x"), "nvidia-cuda-runtime", bundled=True)
 CURAND = Library("libcurand.so.10", None, "nvidia-curand")
 NVINFER = Library("libnvinfer.so.10", None, "tensorrt-cu13<11")
@@ -55,10 +56,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     probe_provider.cache_clear()
     yield Machine(monkeypatch)
     probe_provider.cache_clear()
-
-
-def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 
 def test_the_cpu_works_by_running_a_convolution() -> None:
@@ -114,25 +111,24 @@ def test_of_two_builds_the_doctor_says_which_to_remove(machine: Machine) -> None
     assert libraries.two_runtimes() == ("", "")
 
 
-def test_missing_libraries_are_the_first_reason(machine: Machine) -> None:
-    machine.fails(None, PRESENT, CURAND)
+@pytest.mark.parametrize(
+    ("driver", "library", "loader", "detail", "remedy"),
+    [
+        (None, CURAND, "wrong version", "libcurand.so.10 not found", "pip install nvidia-curand"),
+        (OLD, PRESENT, "wrong version", "the NVIDIA driver serves CUDA 12.4, CUDA 13 is needed", "580 or newer"),
+        (HOPPER, PRESENT, "version `GLIBCXX_3.4.32' not found", "GLIBCXX_3.4.32", ""),
+        (HOPPER, PRESENT, "", "the provider's own words", ""),
+    ],
+    ids=["libraries", "driver", "loader", "ONNX Runtime"],
+)
+def test_of_several_reasons_the_first_is_given(
+    driver: CudaDriver | None, library: Library, loader: str, detail: str, remedy: str, machine: Machine
+) -> None:
+    machine.fails(driver, library)
+    machine.patch.setattr(libraries, "load_error", lambda name: loader)
     status = probe_provider("cuda")
-    assert (status.detail, status.remedy) == ("libcurand.so.10 not found", "pip install nvidia-curand")
-
-
-def test_the_driver_is_the_next_reason(machine: Machine) -> None:
-    machine.fails(CudaDriver((12, 4), HOPPER.gpus), PRESENT)
-    status = probe_provider("cuda")
-    assert status.detail == "the NVIDIA driver serves CUDA 12.4, CUDA 13 is needed"
-    assert "580 or newer" in status.remedy
-
-
-def test_the_loaders_message_comes_after_the_driver_and_onnx_runtimes_last(machine: Machine) -> None:
-    machine.fails(HOPPER, PRESENT)
-    assert probe_provider("cuda").detail == "the provider's own words"
-    probe_provider.cache_clear()
-    machine.patch.setattr(libraries, "load_error", lambda name: "version `GLIBCXX_3.4.32' not found")
-    assert "GLIBCXX" in probe_provider("cuda").detail
+    assert detail in status.detail
+    assert remedy in status.remedy
 
 
 def test_tensorrt_needs_what_cuda_needs(machine: Machine) -> None:
@@ -152,12 +148,15 @@ def test_a_library_that_is_no_library_is_an_answer_and_no_crash(machine: Machine
 def test_an_unknown_provider_is_a_usage_error_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match=r"unknown provider 'tensor_rt'\. Did you mean tensorrt"):
         probe_provider("tensor_rt")
+    with pytest.raises(UsageError, match="unknown provider"):
+        make_session(b"", "tensor_rt", allow_fallback=True)
 
 
 @pytest.mark.parametrize(("mode", "flushes"), [("flush", True), ("keep", False)])
 def test_opening_a_session_leaves_the_callers_arithmetic_alone(mode: str, flushes: bool) -> None:
     """ONNX Runtime's first session would make its thread flush denormals, or stop it: here, in both directions."""
-    done = run_python(
+    done = python(
+        "-c",
         "import sys\nimport numpy as np\nimport torch\n"
         "from nst_fast.onnx.session import convolution, make_session\n"
         "def flushes():\n"
@@ -172,18 +171,20 @@ def test_opening_a_session_leaves_the_callers_arithmetic_alone(mode: str, flushe
 
 
 def test_without_onnx_runtime_the_error_is_ours_and_says_what_to_install() -> None:
-    done = run_python(
+    done = python(
+        "-c",
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from nst_fast.errors import DeviceError\n"
         "try:\n    import nst_fast.onnx.session\n"
-        "except DeviceError as error:\n    sys.exit(0 if 'pip install' in error.remedy else 3)\n"
+        "except DeviceError as error:\n    sys.exit(0 if 'pip install' in error.remedy else 3)\n",
     )
     assert done.returncode == 0, done.stderr
 
 
 def test_onnx_runtimes_log_never_reaches_the_terminal_and_torch_is_not_imported() -> None:
     """A request for a GPU that is not there makes ONNX Runtime log errors in colour; the one line is ours to write."""
-    done = run_python(
+    done = python(
+        "-c",
         "import sys\n"
         "from nst_fast.onnx.session import convolution, make_session\n"
         "from nst_fast.options.providers import PROVIDERS\n"
@@ -192,6 +193,6 @@ def test_onnx_runtimes_log_never_reaches_the_terminal_and_torch_is_not_imported(
         "for garbage in (b'', b'garbage'):\n"
         "    try:\n        make_session(garbage)\n"
         "    except Exception:\n        pass\n"
-        "sys.exit('torch' in sys.modules)\n"
+        "sys.exit('torch' in sys.modules)\n",
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

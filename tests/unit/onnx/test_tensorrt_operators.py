@@ -51,10 +51,8 @@ def test_the_table_says_what_is_in_the_graphs() -> None:
     assert {operator: ours for operator, (ours, _) in table().items()} == dict(found)
 
 
-@pytest.mark.parametrize(("operator", "types"), table().items())
-def test_tensorrt_has_the_operator_for_these_types(operator: str, types: tuple[set[str], set[str]]) -> None:
-    ours, theirs = types
-    assert ours <= theirs, operator
+def test_tensorrt_has_each_operator_for_these_types() -> None:
+    assert [operator for operator, (ours, theirs) in table().items() if not ours <= theirs] == []
 
 
 @pytest.mark.parametrize("index", range(len(VARIANTS)), ids=map(name_of, VARIANTS))

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from in_process import run_command
+from in_process import Run
 
 from nst_fast.api import stylize
 from nst_fast.cli.options import values_of
@@ -133,7 +133,7 @@ def test_every_option_survives_being_written_and_read(tmp_path: Path) -> None:
 
 
 def test_a_command_takes_a_file_and_info_writes_one_back(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, command: Run
 ) -> None:
     folder = pair[0].parent
     (folder / "run.toml").write_text(
@@ -142,10 +142,10 @@ def test_a_command_takes_a_file_and_info_writes_one_back(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("NST_FAST_MONITOR_EVERY", "0")
     run = ("stylize", *pair, "-o", "out.png", "--config", "run.toml", "--steps", "2")
-    code, _, messages = run_command(monkeypatch, capsys, *run)
+    code, _, messages = command(*run)
     assert code == 0, messages
     assert "note: set by the environment: --monitor-every" in messages
-    code, text, _ = run_command(monkeypatch, capsys, "info", "out.png", "--toml")
+    code, text, _ = command("info", "out.png", "--toml")
     assert code == 0
     written = tomllib.loads(text)
     assert (written["steps"], written["image_size"], written["monitor_every"]) == (2, 24, 0)
@@ -154,12 +154,10 @@ def test_a_command_takes_a_file_and_info_writes_one_back(
     assert {name: again.record.options[name] for name in written.keys() & OWN} == {
         name: value for name, value in written.items() if name in OWN
     }
-    code, _, messages = run_command(
-        monkeypatch, capsys, "stylize", *pair, "-o", "again.png", "--config", "again.toml", "--from", "out.png"
-    )
+    code, _, messages = command("stylize", *pair, "-o", "again.png", "--config", "again.toml", "--from", "out.png")
     assert code == 0, messages
     (folder / "typo.toml").write_text("stepz = 3")
-    code, _, messages = run_command(monkeypatch, capsys, "stylize", *pair, "-o", "no.png", "--config", "typo.toml")
+    code, _, messages = command("stylize", *pair, "-o", "no.png", "--config", "typo.toml")
     assert (code, messages.splitlines()[-1][:76]) == (
         2,
         "error: typo.toml, line 1: unknown option stepz. Did you mean steps, style_ta",
@@ -175,14 +173,12 @@ def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_users_file_is_a_preset_and_builds_on_one_of_ours(
-    presets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_users_file_is_a_preset_and_builds_on_one_of_ours(presets: Path, command: Run) -> None:
     preset = find_preset("poster")
     assert preset.values == {**find_preset("print").values, "steps": 400, "style_weight": 12}
     assert preset.settings["style_weight"].source == "yours: poster.toml"
-    assert "\nposter           Mine\n" in run_command(monkeypatch, capsys, "presets")[1]
-    assert "--style-weight 12.0  (yours: poster.toml)" in run_command(monkeypatch, capsys, "presets", "poster")[1]
+    assert "\nposter           Mine\n" in command("presets")[1]
+    assert "--style-weight 12.0  (yours: poster.toml)" in command("presets", "poster")[1]
     assert values(presets, "preset = 'poster'", {}, seed=3)["steps"] == 400
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from loops import bowl, ramp, run_loop, stepper_on
+from tiny import DEEPER
 
 from nst_fast import api
 from nst_fast.engines import Evaluation
@@ -13,15 +14,7 @@ from nst_fast.options.config import OptimizerOptions, StylizeConfig
 from nst_fast.run.averaging import IterateAverage
 from nst_fast.run.observer import StepEvent
 
-TINY = StylizeConfig(
-    weights="random:0",
-    content_taps="relu2_1",
-    style_taps="relu1_1,relu2_1",
-    image_size=32,
-    monitor_every=0,
-    precision="fp32",
-    steps=12,
-)
+TINY = StylizeConfig(**DEEPER | {"engine": "auto", "steps": 12})
 
 
 def seen_by(pair: tuple[Path, Path], **options: object) -> tuple[api.Pastiche, dict[int, torch.Tensor]]:

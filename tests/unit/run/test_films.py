@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_process import run_command
+from in_process import Run
 from PIL import Image
-from tracked import FLAGS, OPTIONS
+from tiny import TINY, flags
 
 from nst_fast import Observer, stylize
 from nst_fast.errors import OutputError
@@ -24,6 +24,9 @@ from nst_fast.run import films, loop
 from nst_fast.run.films import TimeLapse
 from nst_fast.run.trackers import Observers
 
+OPTIONS = TINY | {"steps": 6, "log_every": 2}
+FLAGS = flags(OPTIONS)
+
 
 @pytest.fixture(autouse=True)
 def no_event_for_slowness(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,16 +35,11 @@ def no_event_for_slowness(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("film", "suffix"), [("gif", ".gif"), ("sheet", ".png")])
 def test_a_film_shows_the_picture_at_events_from_the_start_to_the_result(
-    film: str,
-    suffix: str,
-    pair: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    film: str, suffix: str, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run
 ) -> None:
     monkeypatch.setattr("nst_fast.run.films.FRAMES", 2)
     flags = (*FLAGS, "--steps=12", "--scales=2", "--min-size=16", "--film", film)
-    code, _, messages = run_command(monkeypatch, capsys, "stylize", *pair, "-o", tmp_path / "out.png", *flags)
+    code, _, messages = command("stylize", *pair, "-o", tmp_path / "out.png", *flags)
     assert code == 0, messages
     with Image.open(tmp_path / f"out-film{suffix}") as picture:
         if film == "gif":
@@ -52,9 +50,7 @@ def test_a_film_shows_the_picture_at_events_from_the_start_to_the_result(
             assert abs(last - made).mean() < 8  # a palette of 256 colours
         else:
             assert picture.width > 3 * 24
-    code, _, messages = run_command(
-        monkeypatch, capsys, "stylize", *pair, "-o", tmp_path / "a.png", *FLAGS, "--film", "gfi"
-    )
+    code, _, messages = command("stylize", *pair, "-o", tmp_path / "a.png", *FLAGS, "--film", "gfi")
     sentence = "--film 'gfi': must be one of gif, sheet, or a file as out.mp4. Did you mean gif?"
     assert (code, sentence in messages) == (2, True)
 
@@ -66,16 +62,12 @@ LAPSE = (*FLAGS, "--steps=12", "--scales=2", "--min-size=16", "--log-every=0")
 @needs_av
 @pytest.mark.parametrize("name", ["f.mp4", "f.gif", "f.webp", "f.png", "f/%02d.png"])
 def test_a_film_of_the_run_has_every_picture_and_holds_the_result(
-    name: str,
-    pair: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    name: str, pair: tuple[Path, Path], tmp_path: Path, command: Run
 ) -> None:
     run = ("stylize", *pair, "-o", tmp_path / "out.png", *LAPSE)
-    assert run_command(monkeypatch, capsys, *run)[0] == 0
+    assert command(*run)[0] == 0
     plain = load_image(tmp_path / "out.png").tensor
-    code, _, messages = run_command(monkeypatch, capsys, *run, "--overwrite", "--film", tmp_path / name)
+    code, _, messages = command(*run, "--overwrite", "--film", tmp_path / name)
     assert code == 0, messages
     made = load_image(tmp_path / "out.png").tensor
     assert torch.equal(made, plain)  # the film changes nothing
@@ -165,7 +157,7 @@ def test_a_film_that_cannot_be_written_ends_with_a_note_and_not_the_run(
 
 
 def test_the_film_of_a_resumed_run_begins_where_it_was_resumed(
-    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pair: tuple[Path, Path], tmp_path: Path, command: Run
 ) -> None:
     class StopAtSix(Observer):
         seen = 0
@@ -178,9 +170,7 @@ def test_the_film_of_a_resumed_run_begins_where_it_was_resumed(
 
     options = OPTIONS | {"steps": 12, "checkpoint_every": 1}
     stylize(*pair, options, output=tmp_path / "out.png", listeners=StopAtSix())
-    code, _, messages = run_command(
-        monkeypatch, capsys, "resume", tmp_path / "out.png", "--film", tmp_path / "f" / "%d.png"
-    )
+    code, _, messages = command("resume", tmp_path / "out.png", "--film", tmp_path / "f" / "%d.png")
     assert code == 0, messages
     assert len(list((tmp_path / "f").iterdir())) == 7 + 10  # from step 6 on
 
@@ -196,16 +186,11 @@ def test_the_film_of_a_resumed_run_begins_where_it_was_resumed(
     ],
 )
 def test_a_film_that_would_be_refused_is_refused_before_the_run(
-    film: str,
-    sentence: str,
-    pair: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    film: str, sentence: str, pair: tuple[Path, Path], tmp_path: Path, command: Run
 ) -> None:
     (tmp_path / "there.mp4").touch()
     (tmp_path / "1.png").touch()
     run = ("stylize", *pair, "-o", tmp_path / "out.png", *FLAGS, "--film", tmp_path / film)
-    code, _, messages = run_command(monkeypatch, capsys, *run)
+    code, _, messages = command(*run)
     assert (code, sentence in messages) == (4 if sentence == "exists" else 2, True), messages
     assert not (tmp_path / "out.png").exists()

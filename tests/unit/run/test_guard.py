@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from loops import Loop, Spiking, bowl, ramp, run_loop
+from tiny import DEEPER
 
 from nst_fast import api
 from nst_fast.engines import Choice, Evaluation, Evaluator, make_evaluator
@@ -126,16 +127,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         StopOptions(time_budget=text)
 
 
-TINY = StylizeConfig(
-    weights="random:0",
-    content_taps="relu2_1",
-    style_taps="relu1_1,relu2_1",
-    image_size=32,
-    monitor_every=0,
-    precision="fp32",
-    steps=30,
-    chroma_tv_weight=0.0,
-)
+TINY = StylizeConfig(**DEEPER | {"engine": "auto", "steps": 30}, chroma_tv_weight=0.0)
 
 
 def test_a_diverging_run_still_saves_its_best_picture_and_says_so(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from loops import bowl
 from thread_ranks import ThreadRanks, run_ranks
+from tiny import DEEPER
 
 from nst_fast import api
 from nst_fast.engines import Choice, Evaluation, Evaluator
@@ -27,15 +28,8 @@ from nst_fast.run import layout
 from nst_fast.run.out_of_memory import RetryInTiles, is_out_of_memory, memory_errors
 from nst_fast.run.problem import Batch, Networks, load_problem
 
-CONFIG = StylizeConfig(
-    weights="random:0",
-    content_taps="relu2_1",
-    style_taps="relu1_1,relu2_1",
-    image_size=80,
-    steps=3,
-    monitor_every=0,
-    engine="fast",
-    precision="fp32",
+CONFIG = StylizeConfig(**{name: value for name, value in DEEPER.items() if name != "device"}).replace(
+    engine="fast", image_size=80, steps=3
 )
 
 

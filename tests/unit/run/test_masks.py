@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import DEEPER
 
 from nst_fast import resume, stylize
 from nst_fast.errors import InputError, NstFastError, ResumeError, UsageError
@@ -23,16 +24,7 @@ from nst_fast.run.problem import Networks, Problem, check_blend, load_problem
 from nst_fast.run.provenance import Provenance, recorded_options
 from nst_fast.run.record import read_record
 
-TINY: dict[str, Any] = {
-    "weights": "random:0",
-    "content_taps": "relu2_1",
-    "style_taps": "relu1_1,relu2_1",
-    "image_size": 48,
-    "scales": 1,
-    "steps": 4,
-    "engine": "eager",
-    "monitor_every": 0,
-}
+TINY = DEEPER | {"image_size": 48, "scales": 1, "steps": 4}
 SIZE = (36, 48)
 
 

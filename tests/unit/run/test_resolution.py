@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import DEEPER
 
 from nst_fast import api
 from nst_fast.images import from_uint8, save_image
@@ -19,15 +20,7 @@ from nst_fast.options.config import StylizeConfig
 from nst_fast.run.problem import Networks
 
 SMALL, LARGE = 64, 128
-CONFIG = StylizeConfig(
-    weights="random:0",
-    content_taps="relu2_1",
-    style_taps="relu1_1,relu2_1",
-    steps=30,
-    monitor_every=0,
-    engine="fast",
-    precision="fp32",
-)
+CONFIG = StylizeConfig(**DEEPER | {"engine": "fast", "steps": 30})
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import CASES, image_data
+from killed_runs import CASES
+from pictures import image_data
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from places import SUPPORT
+from tiny import DEEPER
 
 from nst_fast import api
 from nst_fast.api import Listeners, resume, stylize
@@ -38,17 +40,7 @@ from nst_fast.run.record import UNRECORDED, RunRecord, read_record
 from nst_fast.run.resumption import continued_config
 from nst_fast.system.files import lock
 
-TINY = StylizeConfig(
-    weights="random:0",
-    content_taps="relu1_2",
-    style_taps="relu1_1,relu2_1",
-    image_size=32,
-    monitor_every=0,
-    engine="fast",
-    precision="fp32",
-    optimizer="adam",
-    steps=12,
-)
+TINY = StylizeConfig(**DEEPER | {"engine": "fast", "steps": 12}, optimizer="adam")
 
 
 def draw(folder: Path) -> Path:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import run_command
+from in_process import Run
 from jsonschema import Draft202012Validator
 from places import ROOT
-from tracked import FLAGS, OPTIONS
+from tiny import TINY, flags
 
 from nst_fast import Observer, stylize
 from nst_fast.errors import UsageError
@@ -24,6 +24,9 @@ from nst_fast.run.trackers import MLflow, Observers, TensorBoard, Tracker, Weigh
 
 EVENTS = [0, 2, 4, 5, 6]  # multiples of log_every and of the guard's steps, and the end
 VALIDATOR = Draft202012Validator(json.loads((ROOT / "docs" / "progress.schema.json").read_text()))
+
+OPTIONS = TINY | {"steps": 6, "log_every": 2}
+FLAGS = flags(OPTIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -178,22 +181,20 @@ def test_a_tracker_that_is_absent_is_refused_before_any_work(
     pair: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Run,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if module:
         monkeypatch.setitem(sys.modules, module, None)
-    code, _, messages = run_command(monkeypatch, capsys, "stylize", *pair, "-o", "out.png", *FLAGS, *flags)
+    code, _, messages = command("stylize", *pair, "-o", "out.png", *FLAGS, *flags)
     assert code == 2
     assert words in messages
     assert not (tmp_path / "out.png").exists()
 
 
-def test_the_table_has_every_step_and_is_not_overwritten(
-    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_has_every_step_and_is_not_overwritten(pair: tuple[Path, Path], tmp_path: Path, command: Run) -> None:
     run = ("stylize", *pair, "-o", tmp_path / "out.png", *FLAGS, "--csv")
-    assert run_command(monkeypatch, capsys, *run)[0] == 0
+    assert command(*run)[0] == 0
     with (tmp_path / "out-losses.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     history = json.loads((tmp_path / "out.json").read_text())["history"]
@@ -202,7 +203,7 @@ def test_the_table_has_every_step_and_is_not_overwritten(
     (tmp_path / "out.png").unlink()
     (tmp_path / "out.json").unlink()
     (tmp_path / "out-losses.png").unlink()
-    code, _, messages = run_command(monkeypatch, capsys, *run)
+    code, _, messages = command(*run)
     assert (code, "out-losses.csv" in messages) == (4, True)
 
 
@@ -214,10 +215,10 @@ def events(text: str) -> list[dict[str, Any]]:
 
 
 def test_progress_as_json_is_one_object_per_line_of_the_documented_schema(
-    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pair: tuple[Path, Path], tmp_path: Path, command: Run
 ) -> None:
     run = ("stylize", *pair, "-o", tmp_path / "aé.png", *FLAGS, "--progress", "json", "--verbose")
-    code, out, err = run_command(monkeypatch, capsys, *run)
+    code, out, err = command(*run)
     assert (code, out) == (0, f"{tmp_path / 'aé.png'}\n")
     assert err.isascii()
     said = events(err)
@@ -226,19 +227,19 @@ def test_progress_as_json_is_one_object_per_line_of_the_documented_schema(
     assert set(steps[0]["terms"]) == {"content/relu1_2", "style/relu1_1", "tv", "total"}
     (end,) = [line for line in said if line["event"] == "end"]
     assert (end["status"], end["steps"], end["output"]) == ("complete", 6, str(tmp_path / "aé.png"))
-    code, out, err = run_command(monkeypatch, capsys, *run)
+    code, out, err = command(*run)
     assert (code, out) == (4, "")
     assert [(line["event"], line["code"]) for line in events(err)[-1:]] == [("error", 4)]
-    quiet = run_command(monkeypatch, capsys, *run, "--overwrite", "--quiet")
+    quiet = command(*run, "--overwrite", "--quiet")
     assert [line["event"] for line in events(quiet[2])] == ["end"]
 
 
 def test_progress_as_json_of_a_batch_names_each_picture_and_each_failure(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    photos: Path, tmp_path: Path, command: Run
 ) -> None:
     (photos / "bad.png").write_bytes(b"")
     run = ("batch", photos, "--style", tmp_path / "style.png", "-o", tmp_path / "painted", *FLAGS)
-    code, _, err = run_command(monkeypatch, capsys, *run, "--progress", "json")
+    code, _, err = command(*run, "--progress", "json")
     assert code == 10
     said = events(err)
     assert any("bad.png" in line.get("text", "") for line in said)
