@@ -1,10 +1,10 @@
 """An evaluation by every engine, direct and by Winograd's algorithm.
 
-    GOMP_SPINCOUNT=10000 python bench/convolutions/convolutions.py OUT.json
+    GOMP_SPINCOUNT=10000 THP_MEM_ALLOC_ENABLE=1 python bench/convolutions/convolutions.py OUT.json
 
 Full depth, the default objective, random weights, fp32. The cases of one process take turns, forwards and backwards;
 ratios are medians over turns. Wall-clock seconds in as many threads as PyTorch takes, and CPU seconds of one thread,
-which other work on the machine disturbs less. The command line sets GOMP_SPINCOUNT so.
+which other work on the machine disturbs less. The command line sets both variables so.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from nst_fast.benchmark.scripts import by_turns, conditions, paired_ratio, write_json
 from nst_fast.engines.fast import FastEvaluator
 from nst_fast.engines.ort import OrtEvaluator
+from nst_fast.memory.allocator import keep_freed_memory
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import make_encoder
 from nst_fast.objective.evaluation import EagerEvaluator, Evaluator
@@ -65,13 +66,15 @@ def rows_of(height: int, width: int, threads: int, clock: Callable[[], float]) -
 
 
 def main(output: Path) -> None:
+    keep_freed_memory()  # as a run does
     threads = torch.get_num_threads()
     rows = []
     for size in SIZES:
         rows += rows_of(*size, threads, time.perf_counter)
         rows += rows_of(*size, 1, time.process_time)
     torch.set_num_threads(threads)
-    facts = {"spins": os.environ.get("GOMP_SPINCOUNT", ""), "turns": TURNS, "rows": rows}
+    set_before = {name: os.environ.get(name, "") for name in ("GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE")}
+    facts = {"environment": set_before, "turns": TURNS, "rows": rows}
     write_json(output, conditions("nst-fast/convolutions/1") | facts)
 
 

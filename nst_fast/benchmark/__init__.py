@@ -3,5 +3,5 @@
 :mod:`suite` runs what a :class:`scenarios.BenchConfig` asks for and gives a :class:`rows.BenchReport`. This file
 imports nothing, so that the fresh processes of :mod:`memory` load only what they measure.
 
-May import: engines, errors, images, jobs, jury, network, objective, onnx, optimizers, options, run, system.
+May import: engines, errors, images, jobs, jury, memory, network, objective, onnx, optimizers, options, run, system.
 """

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Self
 
 from nst_fast.errors import UsageError
@@ -144,8 +145,6 @@ class Seconds(Parsed, float):
         elif isinstance(given, str):
             seconds, text = cls(_seconds(given)), given
         else:
-            from decimal import Decimal  # compiled: its import waits until PyTorch's libraries are open (cli/startup)
-
             text = format(Decimal(repr(given)), "f") if type(given) in (int, float) else repr(given)
             seconds = cls(_seconds(text))
         seconds.text = text

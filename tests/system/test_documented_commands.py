@@ -94,7 +94,7 @@ ELSEWHERE = {
     r"python bench/peers/compare.py": "system/test_peers.py",
     r"python bench/peers/speed.py": "system/test_peers_speed.py",
     r"python bench/reliability/fuzz.py": "system/test_fuzz.py",
-    r"GOMP_SPINCOUNT=10000 python bench/convolutions/": "system/test_documented_commands.py",
+    r"GOMP_SPINCOUNT=10000 THP_MEM_ALLOC_ENABLE=1 python bench/convolutions/": "system/test_documented_commands.py",
     r"nst-fast .*--on ray": "system/test_cluster.py",
     r"nst-fast weights (fetch|import)": "system/test_weights_command.py",
     r"nst-fast .*--target openvino": "unit/onnx/test_openvino.py",
