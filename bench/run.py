@@ -1,6 +1,6 @@
 """Run scenarios and keep their results: ``python bench/run.py bench/steps-cpu.toml``. See README.md beside this."""
 
-# ruff: noqa: E402  # what PyTorch reads when it is loaded is set before, as by the command line
+# ruff: noqa: E402  # what PyTorch's threads read when it is loaded is set before, as by the command line
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from nst_fast.cli.startup import tune_torch
+from nst_fast.cli.startup import wait_briefly
 
-tune_torch()
+wait_briefly()
 
 from nst_fast.benchmark.report import file_stem, write_results
 from nst_fast.benchmark.scenarios import BenchConfig, load_scenario

@@ -4,7 +4,7 @@
 
 Full depth, the default objective, random weights, fp32. The cases of one process take turns, forwards and backwards;
 ratios are medians over turns. Wall-clock seconds in as many threads as PyTorch takes, and CPU seconds of one thread,
-which other work on the machine disturbs less. The command line sets both variables so.
+which other work on the machine disturbs less. A run of this size has both variables so.
 """
 
 from __future__ import annotations

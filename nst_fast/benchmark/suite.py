@@ -16,7 +16,7 @@ from nst_fast.benchmark.rows import BenchReport, Row
 from nst_fast.benchmark.scenarios import SAMPLE, BenchConfig
 from nst_fast.benchmark.workbench import Workbench
 from nst_fast.errors import UsageError
-from nst_fast.memory.allocator import keep_freed_memory
+from nst_fast.memory.allocator import keep_freed_memory, use_huge_pages
 from nst_fast.run.observer import Observer
 from nst_fast.system.machine import describe_machine
 
@@ -53,7 +53,8 @@ def run_benchmark(config: BenchConfig, observer: Observer | None = None) -> Benc
     if not kinds:
         raise UsageError("nothing to measure: neither engines nor providers", "Name one, as `engines` eager")
     started = time.perf_counter()
-    keep_freed_memory()  # as a run does
+    use_huge_pages(max(max(size) for size in config.image_sizes))  # this and the next as a run does
+    keep_freed_memory()
     workbench = Workbench(config, observer)
     report = BenchReport(options=shareable(config), machine=describe_machine(), device=str(workbench.device))
     for height, width in config.image_sizes:

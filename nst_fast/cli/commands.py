@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from nst_fast.cli.startup import open_libraries, tune_torch
+from nst_fast.cli.startup import open_libraries, wait_briefly
 
 # The first paragraph of each command's docstring: importing them all takes longer than help may.
 COMMANDS = {
@@ -76,7 +76,7 @@ class Commands(Group):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in COMMANDS:
-            tune_torch()
+            wait_briefly()
             if args[0] in COMPUTING and not ctx.resilient_parsing and not {"--help", "-h"} & set(args):
                 open_libraries()
             self.commands[args[0]] = made(args[0])

@@ -15,21 +15,17 @@ from pathlib import Path
 from nst_fast.cli.console import Messages
 from nst_fast.distributed import process_rank
 
-SPINS = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+SPINS = "10000"
 
 
-def tune_torch() -> None:
-    """Set what PyTorch reads from the environment when it is loaded, unless the user has.
+def wait_briefly() -> None:
+    """Let PyTorch's idle threads (GNU OpenMP) sleep soon instead of waiting in a loop, unless the user has set that.
 
-    Its idle threads (GNU OpenMP) sleep soon instead of waiting in a loop on the cores of those that convolve: with this
-    a step of 256 pixels on two cores took 0.15 s instead of 0.19, one of 512 pixels 0.52 instead of 0.57. Its large
-    tensors lie in huge pages: a step of 512 pixels took 0.92 of its time.
+    They wait for up to some milliseconds on the cores of those that convolve: with this a step of 256 pixels on two
+    cores took 0.15 s instead of 0.19, one of 512 pixels 0.52 instead of 0.57.
     """
-    if "torch" in sys.modules:
-        return
-    if not SPINS & set(os.environ):
-        os.environ["GOMP_SPINCOUNT"] = "10000"
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if "torch" not in sys.modules and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def open_libraries() -> None:

@@ -19,6 +19,7 @@ from nst_fast.images.matching import gray, matched_colors
 from nst_fast.images.postprocess import finished, prepared_content, prepared_style, with_joined_sides
 from nst_fast.images.resizing import resize_to, resize_wrapped
 from nst_fast.images.sources import STANDARD_INPUT
+from nst_fast.memory.allocator import use_huge_pages
 from nst_fast.network.taps import NO_WRAP, Wraps, cut
 from nst_fast.network.vgg import Encoder
 from nst_fast.network.weights import Weights, load_weights, resolved
@@ -351,6 +352,7 @@ def load_problem(
             join become multiples of a cell (:func:`nst_fast.run.scales.seamless_size`).
         runs: about how many there are alike, as of frames.
     """
+    use_huge_pages(max(size or (config.image_size,)))
     check_styles(config, content, styles)
     check_standard_input(config, [content, *styles])
     device, phases = resolve_device(config.device), Phases()
