@@ -113,8 +113,8 @@ def _files_below(root: Path, output: Place) -> Iterator[tuple[str, Path]]:
 def _files_at(root: Url, output: Place) -> Iterator[tuple[str, Url]]:
     every = [(f"/{name}", place) for name, place in root.files()]
     batches = {name.partition(f"/{STATE}/")[0] for name, _ in every if f"/{STATE}/" in name}
-    if isinstance(output, Url) and output.startswith(f"{root}/"):
-        batches.add(output.removeprefix(root))
+    if isinstance(output, Url) and output.text.startswith(f"{root}/"):
+        batches.add(output.text.removeprefix(root.text))
     for name, place in every:
         if "/." not in name and not any(name.startswith(f"{batch}/") for batch in batches):
             yield name[1:], place

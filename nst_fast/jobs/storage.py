@@ -13,6 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -21,24 +22,31 @@ from nst_fast.run.provenance import readable_sha256
 from nst_fast.system.files import make_folder, move_into_place, remove, sha256_bytes, shown, user_path, write_atomic
 
 
-class Url(str):
-    """The address, without a slash at its end, of a file or folder; with those methods of a path that a batch needs."""
+@dataclass(frozen=True, order=True)
+class Url:
+    """A file or folder at an address, with those methods of a path that a batch needs."""
 
-    __slots__ = ()
+    text: str  # without a slash at its end
+
+    def __fspath__(self) -> str:
+        return self.text
+
+    def __str__(self) -> str:
+        return self.text
 
     def __truediv__(self, name: str) -> Self:
-        return type(self)(f"{self}/{name}")
+        return type(self)(f"{self.text}/{name}")
 
     @property
     def name(self) -> str:
-        return self.rpartition("/")[2]
+        return self.text.rpartition("/")[2]
 
     @property
     def parent(self) -> Self:
-        return type(self)(self.rpartition("/")[0])
+        return type(self)(self.text.rpartition("/")[0])
 
     def with_suffix(self, suffix: str) -> Self:
-        folder, slash, name = self.rpartition("/")
+        folder, slash, name = self.text.rpartition("/")
         return type(self)(f"{folder}{slash}{PurePosixPath(name).with_suffix(suffix)}")
 
     def exists(self) -> bool:
@@ -53,7 +61,7 @@ class Url(str):
 
     def files(self) -> Iterator[tuple[str, Self]]:
         """Name below this folder and address of every file in it, in order."""
-        root = self.call("_strip_protocol", self).rstrip("/")
+        root = self.call("_strip_protocol", self.text).rstrip("/")
         for path in self.call("find"):
             name = path[len(root) :].strip("/")
             yield name, self / name
@@ -70,7 +78,7 @@ class Url(str):
 
         try:
             # Others write there too: a listing that was kept would be wrong.
-            system, path = url_to_fs(str(self), use_listings_cache=False)
+            system, path = url_to_fs(self.text, use_listings_cache=False)
             if method == "_strip_protocol":
                 return path
             return getattr(system, method)(path, *arguments, **options)
