@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,6 @@ CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "NumPy errors": lambda: np.errstate(all="raise"),
     "NumPy's print options": float_format(1),
     "matplotlib style": lambda: style.context("dark_background"),
-    "threads": setting(lambda: torch.set_num_threads(3), partial(torch.set_num_threads, torch.get_num_threads())),
     "seeds": setting(lambda: (torch.manual_seed(5), np.random.seed(5), random.seed(5)), lambda: None),
 }
 
@@ -187,6 +185,17 @@ def test_an_error_leaves_the_state_as_it_was(pair: tuple[Path, Path]) -> None:
         with pytest.raises(nst_fast.NstFastError):
             stylize(*pair, **TINY | {"weights": "nowhere.pth"})
         assert state() == before
+
+
+def test_the_number_of_threads_is_the_callers(pair: tuple[Path, Path]) -> None:
+    """Whose sums it changes by rounding."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        stylize(*pair, **TINY)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_calls_of_several_threads_share_the_state_and_restore_it_once(pair: tuple[Path, Path]) -> None:
