@@ -63,8 +63,9 @@ class Url:
         """Name below this folder and address of every file in it, in order."""
         root = self.call("_strip_protocol", self.text).rstrip("/")
         for path in self.call("find"):
-            name = path[len(root) :].strip("/")
-            yield name, self / name
+            # A folder that another process has just begun is found as if it were a file in itself.
+            if name := path[len(root) :].strip("/"):
+                yield name, self / name
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of fsspec's file system for this path.
