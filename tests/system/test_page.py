@@ -89,7 +89,7 @@ def ready(browser: Browser) -> None:
 
 
 def choose(browser: Browser, pictures: Path, **options: Any) -> None:
-    """Both pictures, and options in the panel. A second tab may have the style already, from the set-up of the first."""
+    """Both pictures, and options in the panel. A second tab may have the style already, from the first's set-up."""
     for kind, name in (("content", "harbour.png"), ("styles", "starry.png")):
         browser.type(f"#{kind}-file", str(pictures / name))
         browser.wait(f"return document.querySelectorAll('#{kind} li').length > 0", 60)
