@@ -13,7 +13,7 @@ import torch
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
 THRESHOLD = 2**20
 LARGEST = 2**31 - 1
-HUGE_PAGE = 2**21
+HUGE_PAGES, HUGE_PAGE = "THP_MEM_ALLOC_ENABLE", 2**21
 LARGE_SIDE = 384  # of a picture in pixels: the largest tensors of its step are then mapped one by one
 
 
@@ -22,8 +22,10 @@ def use_huge_pages(side: int) -> None:
 
     It reads the variable at its first allocation. For small pictures they gain nothing and take 0.15 s of the start.
     """
-    if side >= LARGE_SIDE:
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if side >= LARGE_SIDE and HUGE_PAGES not in os.environ:
+        os.environ[HUGE_PAGES] = "1"
+        torch.empty(1)
+        del os.environ[HUGE_PAGES]  # a call leaves the environment as it was
 
 
 def keep_freed_memory() -> bool:
